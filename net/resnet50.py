@@ -1,0 +1,188 @@
+"""ResNet-50 at output stride 16: the backbone that every step shares.
+
+Layers carry torchvision's names, so ImageNet files load as they are. Three things differ from
+torchvision's network, all of them from the released SIPE code:
+
+* strides are 2 (conv1), 2 (max pool), 2 (layer2), 2 (layer3) and 1 (layer4), without dilation;
+* batch normalisation always uses the stored mean and variance, in training too;
+* the first stages are frozen, and run without gradients or stored activations.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tool import checkpoint
+from tool.errors import InputError
+
+BLOCKS = (3, 4, 6, 3)
+STRIDES = (1, 2, 2, 1)  # of layer1..layer4; torchvision has 2 in layer4
+EXPANSION = 4  # a bottleneck widens its output four times
+RANDOM_WEIGHTS = (None, False, "none")
+IMAGENET_WEIGHTS = (True, "imagenet")
+IMAGENET_URL = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
+
+log = logging.getLogger(__name__)
+
+
+class FixedBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation by the stored mean and variance, whatever the mode.
+
+    Scale and shift learn unless their stage is frozen; the running statistics never change.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+
+class Bottleneck(nn.Module):
+    """1x1 reduce, 3x3 (carries the stride), 1x1 expand, with a shortcut."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        out_channels = channels * EXPANSION
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = FixedBatchNorm(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = FixedBatchNorm(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = FixedBatchNorm(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                FixedBatchNorm(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class ResNet50(nn.Module):
+    """The five stages of ResNet-50: stem, layer1, .. layer4.
+
+    Args:
+        width: channels after conv1. 64 is ResNet-50; the demo uses 16.
+        frozen_stages: index of the last stage that does not learn (0 the stem, 4 everything).
+            Frozen stages have ``requires_grad`` off and build no graph.
+    """
+
+    def __init__(self, width: int = 64, frozen_stages: int = 2) -> None:
+        super().__init__()
+        self.width = width
+        self.frozen_stages = frozen_stages
+        self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+        self.bn1 = FixedBatchNorm(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        in_channels = width
+        for number, (blocks, stride) in enumerate(zip(BLOCKS, STRIDES, strict=True), start=1):
+            channels = width * 2 ** (number - 1)
+            layer = [Bottleneck(in_channels, channels, stride)]
+            in_channels = channels * EXPANSION
+            layer += [Bottleneck(in_channels, channels, 1) for _ in range(blocks - 1)]
+            setattr(self, f"layer{number}", nn.Sequential(*layer))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for stage in self.stages()[: frozen_stages + 1]:
+            stage.requires_grad_(False)
+
+    def stages(self) -> list[nn.Module]:
+        """Return the stem (conv1, bn1, ReLU, max pool) and the four layers, in order."""
+        stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
+        return [stem, self.layer1, self.layer2, self.layer3, self.layer4]
+
+    def forward(self, img: Tensor) -> list[Tensor]:
+        """Return the output of every stage.
+
+        Args:
+            img: (B, 3, H, W) float, normalised with the ImageNet mean and deviation.
+
+        Returns:
+            [x0, x1, x2, x3, x4]: widths 1, 4, 8, 16, 32 times ``width``; strides 4, 4, 8, 16, 16.
+        """
+        learning = torch.is_grad_enabled()
+        outputs, x = [], img
+        for number, stage in enumerate(self.stages()):
+            with torch.set_grad_enabled(learning and number > self.frozen_stages):
+                x = stage(x)
+            outputs.append(x)
+        return outputs
+
+
+def read_pretrained(pretrained: str | Path | bool | None) -> dict[str, Tensor] | None:
+    """Return the weights that initialise a backbone, with torchvision's names.
+
+    Args:
+        pretrained: ``None`` or ``"none"`` for random weights, ``"imagenet"`` for torchvision's
+            ``ResNet50_Weights.IMAGENET1K_V1`` (fetched once, checksum verified), or a file.
+
+    Returns:
+        State dict without the last layer ``fc``; ``None`` for random weights.
+
+    Raises:
+        InputError: the file does not exist or holds something else, or there is no network.
+    """
+    if pretrained in RANDOM_WEIGHTS:
+        return None
+    if pretrained in IMAGENET_WEIGHTS:
+        state = _fetch_imagenet()
+    else:
+        state = checkpoint.state_dict_of(checkpoint.load(pretrained))
+    return {name: value for name, value in state.items() if not name.startswith("fc.")}
+
+
+def _fetch_imagenet() -> dict[str, Tensor]:
+    advice = (
+        f"Download {IMAGENET_URL} by hand and pass --pretrained PATH, "
+        "or --pretrained none for random weights."
+    )
+    try:
+        from torchvision.models import ResNet50_Weights  # only needed, and slow to import, here
+    except ImportError as error:
+        raise InputError(f"torchvision is not installed ({error}). {advice}") from error
+    try:
+        return ResNet50_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True, progress=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a bad hash a RuntimeError
+        raise InputError(f"The ImageNet weights could not be fetched: {error}. {advice}") from error
+
+
+def build_backbone(
+    pretrained: str | Path | bool | None, width: int | None, frozen_stages: int
+) -> ResNet50:
+    """Return a backbone; its width is read off the weights where ``width`` is None.
+
+    Raises:
+        InputError: the weights do not fit, or a file contradicts ``width``.
+    """
+    state = read_pretrained(pretrained)
+    if width is None:
+        width = 64 if state is None else backbone_width(state)
+    backbone = ResNet50(width, frozen_stages)
+    if state is None:
+        log.warning("the backbone starts from random weights")
+    else:
+        checkpoint.load_weights(backbone, state)
+    return backbone
+
+
+def backbone_width(state_dict: dict[str, Tensor]) -> int:
+    """Return the channels after conv1 of any state dict that holds this backbone.
+
+    Raises:
+        InputError: there is no ``conv1.weight`` under any of the names in use.
+    """
+    for name, value in state_dict.items():
+        if name.endswith(("conv1.weight", "stage0.0.weight")) and value.shape[1:] == (3, 7, 7):
+            return value.shape[0]
+    raise InputError("These weights are not those of a ResNet-50: there is no conv1.weight.")

@@ -1,0 +1,268 @@
+"""SIPE: image-specific prototype exploration and general-specific consistency.
+
+Chen et al., "Self-supervised Image-specific Prototype Exploration for Weakly Supervised Semantic
+Segmentation", CVPR 2022, as its released code computes it.
+
+Letters in shapes: B pictures, K foreground classes, C = K + 1 classes with background at index 0,
+D feature channels, h x w the map at stride 16, N = h * w positions.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from net.resnet50 import EXPANSION, build_backbone
+
+CAM_EPS = 1e-5  # added to maxima and norms before dividing
+COSINE_EPS = 1e-8  # smallest norm in a cosine
+BACKGROUND_WEIGHT = 0.5  # the released code halves the background's soft IoU before the argmax
+SIDE_CHANNELS = (128, 128, 256, 256)  # of the projections of x1..x4; together the 768 of F_h
+SEED_FEATURES = ("hierarchical", "semantic")
+COMPETITORS = ("all", "present")
+
+
+def general_cam(logits: Tensor) -> Tensor:
+    """Return class activation maps with a background map in front.
+
+    M_k = relu(logits_k) / (max over positions + 1e-5); M_0 = 1 - max over k of M_k.
+
+    Args:
+        logits: (B, K, h, w), outputs of the 1x1 classifier.
+
+    Returns:
+        (B, C, h, w) in [0, 1], for every class whether present or not.
+    """
+    cam = F.relu(logits)
+    cam = cam / (cam.amax((2, 3), keepdim=True) + CAM_EPS)  # (B, K, h, w)
+    background = 1 - cam.amax(1, keepdim=True)  # (B, 1, h, w)
+    return torch.cat([background, cam], 1)
+
+
+@torch.no_grad()
+def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return structure-aware seeds: each position goes to the CAM that its similar pixels fill best.
+
+    With S_ij = relu(cosine of i and j), A_c(i) = I / U where I = sum_j S_ij M_c(j) and
+    U = sum_j S_ij + sum_j M_c(j) - I (a soft IoU); A_0 is halved; a seed is the argmax of A.
+
+    Args:
+        norm_cam: (B, C, h, w) maps M in [0, 1].
+        label: broadcastable to (B, C, h, w); seeds are multiplied by it (valid mask or label).
+        feature: (B, D, h, w) of any range.
+
+    Returns:
+        seeds: (B, C, h, w) in {0, 1} times ``label``, at most one class a position.
+        probs: (B, C, h, w), softmax of A over classes. Neither carries a gradient.
+    """
+    b, c, h, w = norm_cam.shape
+    feature = feature.flatten(2)  # (B, D, N)
+    feature = feature / (feature.norm(dim=1, keepdim=True) + CAM_EPS)
+    similarity = F.relu(feature.transpose(1, 2) @ feature)  # (B, N, N), symmetric
+    maps = norm_cam.flatten(2)  # (B, C, N)
+    intersection = maps @ similarity  # (B, C, N)
+    union = similarity.sum(1, keepdim=True) + maps.sum(2, keepdim=True) - intersection
+    iou = intersection / union.clamp_min(CAM_EPS)  # only a zero feature under a zero map gets there
+    iou[:, 0] *= BACKGROUND_WEIGHT
+    seeds = torch.zeros_like(iou).scatter_(1, iou.argmax(1, keepdim=True), 1)
+    return seeds.view(b, c, h, w) * label, iou.softmax(1).view(b, c, h, w)
+
+
+def get_prototype(seeds: Tensor, feature: Tensor) -> Tensor:
+    """Return P_c, the mean over all h * w positions of seeds_c * feature.
+
+    Args:
+        seeds: (B, C, h, w).
+        feature: (B, D, h, w); the gradient flows through it.
+
+    Returns:
+        (B, C, D, 1, 1); zero for a class without seeds.
+    """
+    n = seeds.shape[2] * seeds.shape[3]
+    prototype = seeds.flatten(2) @ feature.flatten(2).transpose(1, 2) / n  # (B, C, D)
+    return prototype[..., None, None]
+
+
+def reactivate(prototype: Tensor, feature: Tensor) -> Tensor:
+    """Return IS_c = relu(cosine(feature, P_c)), each norm clamped at 1e-8.
+
+    Args:
+        prototype: (B, C, D, 1, 1).
+        feature: (B, D, h, w).
+
+    Returns:
+        (B, C, h, w) in [0, 1]; zero where the prototype or the feature is zero.
+    """
+    prototype = F.normalize(prototype[..., 0, 0], dim=2, eps=COSINE_EPS)  # (B, C, D)
+    direction = F.normalize(feature.flatten(2), dim=1, eps=COSINE_EPS)  # (B, D, N)
+    return F.relu(prototype @ direction).unflatten(2, feature.shape[2:])
+
+
+def classification_loss(score: Tensor, label: Tensor) -> Tensor:
+    """Return the multi-label soft margin loss, mean over B and K.
+
+    Args:
+        score: (B, K) or (B, K, 1, 1) logits.
+        label: (B, K) in {0, 1}.
+    """
+    return F.multilabel_soft_margin_loss(score.flatten(1), label)
+
+
+def consistency_loss(cam: Tensor, is_cam: Tensor) -> Tensor:
+    """Return L_gsc, mean over B, C, h, w of |cam - IS / (max over h, w of IS + 1e-5)|.
+
+    Absent classes count as zeros, as in the released code, so the term is about four times weaker
+    with 81 classes than with 21. The gradient flows through both maps and their maxima.
+
+    Args:
+        cam: (B, C, h, w), times the valid mask.
+        is_cam: (B, C, h, w).
+    """
+    return (cam - is_cam / (is_cam.amax((2, 3), keepdim=True) + CAM_EPS)).abs().mean()
+
+
+class Net(nn.Module):
+    """Classifier, hierarchical feature and IPE, as used in training.
+
+    Args:
+        num_cls: classes with background, C.
+        pretrained: ``"imagenet"``, a file, or ``None`` / ``"none"`` for random weights.
+        width: channels after conv1; ``None`` reads it off the file (64 without one).
+    """
+
+    def __init__(
+        self,
+        num_cls: int = 21,
+        pretrained: str | Path | bool | None = "imagenet",
+        width: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_cls = num_cls
+        # Only layer3, layer4 and the heads learn: stem, layer1 and layer2 are frozen.
+        self.resnet50 = build_backbone(pretrained, width, frozen_stages=2)
+        widths = [self.resnet50.width * 2**i * EXPANSION for i in range(4)]
+        self.classifier = nn.Conv2d(widths[3], num_cls - 1, 1, bias=False)
+        self.side1, self.side2, self.side3, self.side4 = (
+            nn.Conv2d(width, channels, 1, bias=False)
+            for width, channels in zip(widths, SIDE_CHANNELS, strict=True)
+        )
+
+    def trainable_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Return (backbone, new layers): the parameters that learn, for the two learning rates."""
+        backbone = [p for p in self.resnet50.parameters() if p.requires_grad]
+        heads = (self.classifier, self.side1, self.side2, self.side3, self.side4)
+        return backbone, [p for head in heads for p in head.parameters()]
+
+    def canonical_name(self, name: str, shape: tuple[int, ...]) -> str:
+        """Return our name of a tensor that the released checkpoints or torchvision name otherwise.
+
+        The released network registers its backbone three times (``resnet50``, ``stage0``..``4``,
+        ``backbone``) and its heads twice (``newly_added``).
+        """
+        name = re.sub(r"^backbone\.(?=\d\.)", "stage", name)
+        name = re.sub(r"^stage0\.([01])\.", lambda m: ("conv1.", "bn1.")[int(m[1])], name)
+        name = re.sub(r"^stage([1-4])\.(?:0\.)?(?=\d+\.(conv|bn|downsample))", r"layer\1.", name)
+        if re.match(r"(conv1|bn1|layer[1-4])\.", name):
+            return "resnet50." + name
+        if name.startswith("newly_added."):  # a list in some order; the shapes are all different
+            heads = ("classifier", "side1", "side2", "side3", "side4")
+            for head in (f"{head}.weight" for head in heads):
+                if self.get_parameter(head).shape == shape:
+                    return head
+        return name
+
+    def forward_features(self, img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what one pass of the backbone gives.
+
+        Args:
+            img: (B, 3, H, W), normalised.
+
+        Returns:
+            logits (B, K, h, w), hierarchical feature F_h (B, 768, h, w), x4 (B, 2048, h, w).
+        """
+        _, *stages = self.resnet50(img)  # x1..x4
+        sides = (self.side1, self.side2, self.side3, self.side4)
+        size = stages[2].shape[2:]
+        parts = []
+        for side, x in zip(sides, stages, strict=True):
+            x = side(x.detach())  # the heads do not teach the backbone
+            x = x / (x.norm(dim=1, keepdim=True) + CAM_EPS)
+            parts.append(F.interpolate(x, size, mode="bilinear", align_corners=False))
+        return self.classifier(stages[3]), torch.cat(parts, 1), stages[3]
+
+    def forward(self, img: Tensor, valid_mask: Tensor) -> dict[str, Tensor]:
+        """Return scores and both maps of a training batch.
+
+        Args:
+            img: (B, 3, H, W), normalised, zeros in the padding.
+            valid_mask: (B, C, h, w), or (B, C, H, W) to be sampled at stride 16: 1 inside the
+                picture for background and the classes present, else 0.
+
+        Returns:
+            score (B, K, 1, 1); cam, IS_cam, seeds, probs (B, C, h, w); prototypes
+            (B, C, 768, 1, 1). ``cam`` is already times the mask; ``IS_cam`` is not normalised.
+        """
+        logits, feature, x4 = self.forward_features(img)
+        if valid_mask.shape[2:] != logits.shape[2:]:
+            valid_mask = F.interpolate(valid_mask, logits.shape[2:], mode="nearest")
+        cam = general_cam(logits) * valid_mask
+        seeds, probs = get_seed(cam, valid_mask, x4)
+        prototypes = get_prototype(seeds, feature)
+        return {
+            "score": logits.mean((2, 3), keepdim=True),
+            "cam": cam,
+            "IS_cam": reactivate(prototypes, feature),
+            "seeds": seeds,
+            "probs": probs,
+            "prototypes": prototypes,
+        }
+
+
+class CAM(Net):
+    """The network at inference: a picture and its mirror image, one scale.
+
+    Args:
+        num_cls, pretrained, width: as in :class:`Net`.
+        seed_feature: feature whose similarities make the seeds: ``"hierarchical"`` (F_h, released
+            code) or ``"semantic"`` (x4, as in training).
+        competitors: classes that take part in the seeds' argmax: ``"all"`` (released code; pixels
+            that an absent class wins get no seed) or ``"present"``.
+    """
+
+    def __init__(
+        self,
+        num_cls: int = 21,
+        pretrained: str | Path | bool | None = "imagenet",
+        width: int | None = None,
+        seed_feature: str = "hierarchical",
+        competitors: str = "all",
+    ) -> None:
+        super().__init__(num_cls, pretrained, width)
+        if seed_feature not in SEED_FEATURES or competitors not in COMPETITORS:
+            raise ValueError(
+                f"seed_feature is one of {SEED_FEATURES} and competitors one of {COMPETITORS}, "
+                f"not {seed_feature!r} and {competitors!r}"
+            )
+        self.seed_feature = seed_feature
+        self.competitors = competitors
+
+    def forward(self, pair: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both maps of one picture at one scale.
+
+        Args:
+            pair: (2, 3, H, W), the normalised picture and its mirror image.
+            label: (C, 1, 1) in {0, 1}, background 1.
+
+        Returns:
+            cam: (C, h, w) in [0, 1], absent classes included.
+            IS_cam: (C, h, w) in [0, 1], zero for absent classes.
+        """
+        logits, feature, x4 = (x[:1] + x[1:].flip(3) for x in self.forward_features(pair))
+        cam = general_cam(logits)
+        if self.competitors == "present":
+            cam = cam * label
+        seeds, _ = get_seed(cam, label, feature if self.seed_feature == "hierarchical" else x4)
+        is_cam = reactivate(get_prototype(seeds, feature), feature)
+        return cam[0], is_cam[0]
