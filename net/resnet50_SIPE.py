@@ -43,7 +43,7 @@ def general_cam(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-    """Return structure-aware seeds: each position goes to the CAM that its similar pixels fill best.
+    """Return structure-aware seeds: a position goes to the CAM that its similar pixels fill best.
 
     With S_ij = relu(cosine of i and j), A_c(i) = I / U where I = sum_j S_ij M_c(j) and
     U = sum_j S_ij + sum_j M_c(j) - I (a soft IoU); A_0 is halved; a seed is the argmax of A.
@@ -180,17 +180,18 @@ class Net(nn.Module):
             img: (B, 3, H, W), normalised.
 
         Returns:
-            logits (B, K, h, w), hierarchical feature F_h (B, 768, h, w), x4 (B, 2048, h, w).
+            logits (B, K, h, w), hierarchical feature F_h (B, 768, h, w), x4 (B, 2048, h, w);
+            float32 also where autocast runs the convolutions in less.
         """
         _, *stages = self.resnet50(img)  # x1..x4
         sides = (self.side1, self.side2, self.side3, self.side4)
         size = stages[2].shape[2:]
         parts = []
         for side, x in zip(sides, stages, strict=True):
-            x = side(x.detach())  # the heads do not teach the backbone
+            x = side(x.detach()).float()  # the heads do not teach the backbone
             x = x / (x.norm(dim=1, keepdim=True) + CAM_EPS)
             parts.append(F.interpolate(x, size, mode="bilinear", align_corners=False))
-        return self.classifier(stages[3]), torch.cat(parts, 1), stages[3]
+        return self.classifier(stages[3]).float(), torch.cat(parts, 1), stages[3].float()
 
     def forward(self, img: Tensor, valid_mask: Tensor) -> dict[str, Tensor]:
         """Return scores and both maps of a training batch.
@@ -207,17 +208,18 @@ class Net(nn.Module):
         logits, feature, x4 = self.forward_features(img)
         if valid_mask.shape[2:] != logits.shape[2:]:
             valid_mask = F.interpolate(valid_mask, logits.shape[2:], mode="nearest")
-        cam = general_cam(logits) * valid_mask
-        seeds, probs = get_seed(cam, valid_mask, x4)
-        prototypes = get_prototype(seeds, feature)
-        return {
-            "score": logits.mean((2, 3), keepdim=True),
-            "cam": cam,
-            "IS_cam": reactivate(prototypes, feature),
-            "seeds": seeds,
-            "probs": probs,
-            "prototypes": prototypes,
-        }
+        with torch.autocast(img.device.type, enabled=False):  # argmax and maxima want float32
+            cam = general_cam(logits) * valid_mask
+            seeds, probs = get_seed(cam, valid_mask, x4)
+            prototypes = get_prototype(seeds, feature)
+            return {
+                "score": logits.mean((2, 3), keepdim=True),
+                "cam": cam,
+                "IS_cam": reactivate(prototypes, feature),
+                "seeds": seeds,
+                "probs": probs,
+                "prototypes": prototypes,
+            }
 
 
 class CAM(Net):
@@ -260,9 +262,10 @@ class CAM(Net):
             IS_cam: (C, h, w) in [0, 1], zero for absent classes.
         """
         logits, feature, x4 = (x[:1] + x[1:].flip(3) for x in self.forward_features(pair))
-        cam = general_cam(logits)
-        if self.competitors == "present":
-            cam = cam * label
-        seeds, _ = get_seed(cam, label, feature if self.seed_feature == "hierarchical" else x4)
-        is_cam = reactivate(get_prototype(seeds, feature), feature)
+        with torch.autocast(pair.device.type, enabled=False):  # argmax and maxima want float32
+            cam = general_cam(logits)
+            if self.competitors == "present":
+                cam = cam * label
+            seeds, _ = get_seed(cam, label, feature if self.seed_feature == "hierarchical" else x4)
+            is_cam = reactivate(get_prototype(seeds, feature), feature)
         return cam[0], is_cam[0]

@@ -1,0 +1,157 @@
+"""What a dataset is: names of classes, where a picture and a mask lie, lists, labels.
+
+Nothing else in the project knows a path, a list's name or a number of classes.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from tool.errors import InputError
+
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class Dataset:
+    """Base of all datasets; a new one states only what is its own.
+
+    Attributes:
+        name: as in ``--dataset``.
+        class_names: the K foreground classes; ids are 1..K in this order, 0 is background.
+        train_list, eval_list: the lists to learn from and to measure on when none is named.
+        pretrained: initial weights of the backbone when none are named.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    default_root: str
+    train_list = "train"
+    eval_list = "train"
+    pretrained = "imagenet"
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = Path(root or self.default_root)
+        if not self.root.is_dir():
+            raise InputError(
+                f"There is no folder {self.root} for --dataset {self.name}. "
+                "Name the right one with --dataset_root."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Classes with background, C = K + 1."""
+        return len(self.class_names) + 1
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Names of the C classes, background first."""
+        return ("background", *self.class_names)
+
+    def list_ids(self, list_name: str) -> list[str]:
+        """Return the ids of a list that belongs to the dataset, by name.
+
+        Raises:
+            InputError: there is no such list.
+        """
+        raise NotImplementedError
+
+    def image_path(self, image_id: str) -> Path:
+        """Return where the picture lies."""
+        raise NotImplementedError
+
+    def mask_path(self, image_id: str) -> Path:
+        """Return where the ground-truth mask lies, if there is one."""
+        raise NotImplementedError
+
+    def labels(self, ids: list[str]) -> np.ndarray:
+        """Return image-level labels, uint8 (len(ids), K) in {0, 1}.
+
+        Raises:
+            InputError: an id has no label, or names an unknown class.
+        """
+        raise NotImplementedError
+
+    def ids(self, list_name: str | Path) -> list[str]:
+        """Return the ids of a list, given by name or as a text file, in its order.
+
+        Raises:
+            InputError: there is no such list, it is empty, or it repeats an id.
+        """
+        path = Path(list_name)
+        is_file = path.is_file() and (path.suffix or len(path.parts) > 1)
+        ids = read_list(path) if is_file else self.list_ids(str(list_name))
+        if not ids:
+            raise InputError(f"The list {list_name} of {self.root} is empty.")
+        twice = [image_id for image_id, times in Counter(ids).items() if times > 1]
+        if twice:
+            raise InputError(
+                f"The list {list_name} names {len(twice)} ids more than once, first {twice[0]}."
+            )
+        return ids
+
+    def check_pictures(self, ids: list[str]) -> None:
+        """Find missing pictures before hours are spent.
+
+        Raises:
+            InputError: some picture does not exist.
+        """
+        check_exist([self.image_path(image_id) for image_id in ids], "pictures", "Complete the set")
+
+
+def check_exist(paths: list[Path], what: str, mend: str) -> None:
+    """Raise an InputError that counts the missing files and names the first."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(paths)} {what} are missing, the first is {missing[0]}. {mend}."
+        )
+
+
+def read_list(path: Path) -> list[str]:
+    """Return the ids in a text file, one a line.
+
+    A line is a plain id, a path to the picture, or the published form
+    ``/JPEGImages/x.jpg /SegmentationClassAug/x.png`` whose first path counts.
+
+    Raises:
+        InputError: there is no such file, or it is no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise InputError(f"There is no list {path}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no text file with one id a line ({error}).") from error
+    return [_id_of(line.strip()) for line in lines if line.strip()]
+
+
+def _id_of(line: str) -> str:
+    if "/" in line:
+        line = line.split()[0].rsplit("/", 1)[-1]
+    return strip_ending(line)
+
+
+def strip_ending(file_name: str) -> str:
+    """Return a picture's file name without its ending; ids themselves may hold dots."""
+    stem, dot, ending = file_name.rpartition(".")
+    return stem if dot + ending.lower() in PICTURE_ENDINGS else file_name
+
+
+def labels_from_names(names: list[set[str]], ids: list[str], dataset: Dataset) -> np.ndarray:
+    """Return uint8 (len(ids), K) from the class names of every picture.
+
+    Raises:
+        InputError: a name is no class of the dataset.
+    """
+    columns = {name: column for column, name in enumerate(dataset.class_names)}
+    labels = np.zeros((len(ids), len(columns)), dtype=np.uint8)
+    for row, (image_id, present) in enumerate(zip(ids, names, strict=True)):
+        for name in present:
+            if name not in columns:
+                raise InputError(
+                    f"{image_id} in {dataset.root} is labelled {name!r}, which is no class of "
+                    f"{dataset.name}; the classes are {', '.join(columns)}."
+                )
+            labels[row, columns[name]] = 1
+    return labels

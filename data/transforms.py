@@ -1,0 +1,113 @@
+"""From a picture to what a network takes: pure functions of their arguments.
+
+The loader hands over uint8 pictures and the box they fill; floating point starts on the device.
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def resize(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize with Pillow's bicubic filter; sides below 1 become 1."""
+    return image.resize((max(1, width), max(1, height)), Image.Resampling.BICUBIC)
+
+
+def rescale(image: Image.Image, scale: float) -> Image.Image:
+    """Resize both sides by a factor, rounded half to even."""
+    return resize(image, round(image.height * scale), round(image.width * scale))
+
+
+def random_view(
+    image: Image.Image, rng: np.random.Generator, smallest: int, largest: int, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a randomly resized, mirrored and cropped or padded square.
+
+    The long side becomes an integer drawn uniformly from smallest..largest. Where a side exceeds
+    the window it is cropped at a random place, where it falls short it is put at one.
+
+    Args:
+        image: RGB.
+        rng: the only source of chance; the number of draws does not depend on the picture.
+        smallest, largest: range of the long side in pixels, both included.
+        size: side of the window in pixels.
+
+    Returns:
+        window: uint8 (3, size, size); zeros outside the picture, which the box tells apart.
+        box: int64 (4,) top, left, bottom, right of the picture in the window, end exclusive.
+    """
+    long_side = int(rng.integers(smallest, largest, endpoint=True))
+    mirrored = rng.random() < 0.5
+    place = rng.random(2)  # of the window, or of the picture in it, vertically and horizontally
+
+    image = rescale(image, long_side / max(image.size))
+    pixels = np.asarray(image)
+    if mirrored:
+        pixels = pixels[:, ::-1]
+    window = np.zeros((3, size, size), dtype=np.uint8)
+    source, target, box = [], [], np.zeros(4, dtype=np.int64)
+    for axis in range(2):
+        slack = size - pixels.shape[axis]
+        offset = min(int(place[axis] * (abs(slack) + 1)), abs(slack))
+        length = min(size, pixels.shape[axis])
+        from_, to = (offset, 0) if slack < 0 else (0, offset)
+        source.append(slice(from_, from_ + length))
+        target.append(slice(to, to + length))
+        box[axis], box[axis + 2] = to, to + length
+    window[:, target[0], target[1]] = pixels[source[0], source[1]].transpose(2, 0, 1)
+    return window, box
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Return (x / 255 - mean) / deviation of ImageNet.
+
+    Args:
+        pixels: uint8 (..., 3, H, W) RGB on any device.
+
+    Returns:
+        float32 of the same shape and device.
+    """
+    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
+    return (pixels.float() / 255 - mean) / std
+
+
+def inside(box: Tensor, size: int, samples: int) -> Tensor:
+    """Return 1 where a window is picture and 0 where it is padding.
+
+    Args:
+        box: int64 (B, 4) top, left, bottom, right in pixels, end exclusive.
+        size: side of the window in pixels.
+        samples: side of the result. Position i looks at pixel floor(i * size / samples), which is
+            nearest sampling: the top-left pixel of each cell.
+
+    Returns:
+        float32 (B, 1, samples, samples) on the device of ``box``.
+    """
+    at = torch.arange(samples, device=box.device) * size // samples
+    rows = (at >= box[:, 0:1]) & (at < box[:, 2:3])  # (B, samples)
+    columns = (at >= box[:, 1:2]) & (at < box[:, 3:4])
+    return (rows[:, None, :, None] & columns[:, None, None, :]).float()
+
+
+def training_input(window: Tensor, box: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the network's training pass takes.
+
+    Args:
+        window: uint8 (B, 3, S, S).
+        box: int64 (B, 4), see :func:`inside`.
+        label: (B, K) in {0, 1}.
+
+    Returns:
+        img: float32 (B, 3, S, S), normalised, zeros in the padding.
+        valid_mask: float32 (B, C, s, s) with s = ceil(S / 16): inside times the label,
+            background always present.
+    """
+    size = window.shape[-1]
+    img = normalise(window) * inside(box, size, size)
+    present = torch.nn.functional.pad(label.float(), (1, 0), value=1)  # (B, C)
+    return img, inside(box, size, -(-size // 16)) * present[:, :, None, None]

@@ -1,0 +1,160 @@
+"""PASCAL VOC 2012, and the preparation of its ``trainaug`` list.
+
+    python -m data.voc [--dataset_root VOCdevkit/VOC2012] [--sbd_root benchmark_RELEASE]
+
+Reads the devkit (and SBD's two lists where the devkit has no list of its own), checks lists,
+pictures and labels, and writes ``ImageSets/Segmentation/trainaug.txt`` if there is none yet.
+Takes some seconds. Only names are taken from SBD, never its masks.
+"""
+
+import argparse
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from data.base import Dataset, check_exist, labels_from_names, read_list
+from tool.errors import InputError
+from tool.files import write_atomic
+
+LISTS = "ImageSets/Segmentation"
+# Number of ids in the published lists. Subsets are welcome, so a difference is only reported.
+PUBLISHED_COUNTS = {"train": 1464, "val": 1449, "trainaug": 10582}
+# Names under which trainaug circulates, below the root.
+TRAINAUG_FILES = (
+    f"{LISTS}/trainaug.txt",
+    f"{LISTS}/train_aug.txt",
+    "ImageSets/SegmentationAug/trainaug.txt",
+    "ImageSets/SegmentationAug/train_aug.txt",
+)
+
+log = logging.getLogger(__name__)
+
+
+class VOC(Dataset):
+    """The devkit's folder: JPEGImages, SegmentationClass, Annotations, ImageSets."""
+
+    name = "voc"
+    default_root = "../PascalVOC2012/VOCdevkit/VOC2012"
+    train_list = "trainaug"
+    class_names = (
+        *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+        *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+        *("train", "tvmonitor"),
+    )
+
+    def list_ids(self, list_name: str) -> list[str]:
+        """Return the ids of train, val, trainaug, or any list in ImageSets/Segmentation."""
+        ids = find_trainaug(self.root) if list_name == "trainaug" else self._read(list_name)
+        published = PUBLISHED_COUNTS.get(list_name)
+        if published and len(ids) != published:
+            log.warning("the list %s has %d ids, the published %d", list_name, len(ids), published)
+        return ids
+
+    def _read(self, list_name: str) -> list[str]:
+        path = self.root / LISTS / f"{list_name}.txt"
+        if not path.is_file():
+            known = sorted(p.stem for p in path.parent.glob("*.txt"))
+            raise InputError(
+                f"There is no list {path}; that folder has {', '.join(known) or 'none'}."
+            )
+        return read_list(path)
+
+    def image_path(self, image_id: str) -> Path:
+        """Return JPEGImages/<id>.jpg."""
+        return self.root / "JPEGImages" / f"{image_id}.jpg"
+
+    def mask_path(self, image_id: str) -> Path:
+        """Return SegmentationClass/<id>.png."""
+        return self.root / "SegmentationClass" / f"{image_id}.png"
+
+    def labels(self, ids: list[str]) -> np.ndarray:
+        """Return the classes that any object of the annotation XML names, difficult ones too."""
+        paths = [self.root / "Annotations" / f"{image_id}.xml" for image_id in ids]
+        check_exist(paths, "annotations", "Complete the devkit, or take the ids off the list")
+        return labels_from_names([_objects(path) for path in paths], ids, self)
+
+
+def _objects(path: Path) -> set[str]:
+    """Return the names of all objects in one annotation file."""
+    try:
+        tree = ElementTree.parse(path)
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path} is not whole XML ({error}). Copy it again.") from error
+    names = {(element.text or "").strip() for element in tree.findall("object/name")}
+    if not names:
+        raise InputError(f"{path} names no object, so the picture has no label.")
+    return names
+
+
+def find_trainaug(root: Path, sbd_root: Path | None = None) -> list[str]:
+    """Return the ids of trainaug from what the user has.
+
+    In this order: a list file; the names in SegmentationClassAug without val; the devkit's train
+    and SBD's train and val without the devkit's val.
+
+    Raises:
+        InputError: nothing of that is there, or a list contains pictures of val.
+    """
+    val_file = root / LISTS / "val.txt"
+    for path in (root / name for name in TRAINAUG_FILES):
+        if path.is_file():
+            ids = read_list(path)
+            both = set(ids).intersection(read_list(val_file) if val_file.is_file() else ())
+            if both:
+                raise InputError(
+                    f"{path} contains {len(both)} pictures of val, such as {min(both)}; training "
+                    "on them would spoil the measurement. Delete the file and prepare it anew."
+                )
+            return ids
+    masks = root / "SegmentationClassAug"
+    if masks.is_dir():
+        return _without_val((path.stem for path in masks.glob("*.png")), val_file)
+    if sbd_root is not None:
+        folders = (sbd_root, sbd_root / "dataset", sbd_root / "benchmark_RELEASE" / "dataset")
+        folder = next((f for f in folders if (f / "train.txt").is_file()), folders[1])
+        parts = (root / LISTS / "train.txt", folder / "train.txt", folder / "val.txt")
+        return _without_val((image_id for part in parts for image_id in read_list(part)), val_file)
+    raise InputError(
+        f"The list trainaug (10,582 ids) is not part of the VOC devkit. Put trainaug.txt into "
+        f"{root / LISTS}, or a folder SegmentationClassAug into {root}, or make the list from SBD: "
+        f"python -m data.voc --dataset_root {root} --sbd_root PATH_TO_SBD"
+    )
+
+
+def _without_val(ids: Iterable[str], val_file: Path) -> list[str]:
+    return sorted(set(ids) - set(read_list(val_file)))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Check the devkit and write trainaug.txt where there is none."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset_root", default=VOC.default_root, help="the folder VOC2012")
+    parser.add_argument("--sbd_root", type=Path, help="the folder of SBD that holds dataset/")
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    voc = VOC(args.dataset_root)
+    target = voc.root / TRAINAUG_FILES[0]
+    if not any((voc.root / name).is_file() for name in TRAINAUG_FILES):
+        ids = find_trainaug(voc.root, args.sbd_root)
+        write_atomic(target, lambda file: file.write("".join(f"{i}\n" for i in ids).encode()))
+        log.info("%s written", target)
+    for list_name, published in PUBLISHED_COUNTS.items():
+        ids = voc.ids(list_name)
+        voc.check_pictures(ids)
+        positives = voc.labels(ids).sum()
+        log.info(
+            "%-8s %6d pictures (published %d), %.2f classes a picture",
+            *(list_name, len(ids), published, positives / len(ids)),
+        )
+
+
+if __name__ == "__main__":
+    from tool.cli import run
+
+    run(main)

@@ -1,0 +1,299 @@
+"""Lay a training log beside a published run of the same method.
+
+Reads:  the log of ``train_resnet50_SIPE.py`` and the ``published_*.csv`` tables next to this file.
+Writes: a table on the screen and, with ``--out``, a picture of the curves (needs matplotlib).
+
+    python log/compare.py exp/exp.log
+    python log/compare.py exp/exp.log --against coco_repository_run --out curves.png --classes
+
+It takes a second or two, and also works on the log of a run that is still going.
+"""
+
+import argparse
+import csv
+import math
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """A published run: how many updates it made, and the steps between two rows of our table."""
+
+    total_steps: int
+    spacing: int
+
+
+RUNS = {
+    "voc_repository_run": Run(total_steps=3305, spacing=500),
+    "voc_cvpr_run": Run(total_steps=3305, spacing=500),
+    "coco_repository_run": Run(total_steps=25650, spacing=2500),
+    "coco_cvpr_run": Run(total_steps=25650, spacing=2500),
+}
+
+SAMPLE = "step:  510/ 3305 lossCLS:0.0994 lossGSC:0.0159 imps:36.6 lr: 0.0430"
+NUMBER = r"([-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf))"
+TRAINING_LINE = re.compile(
+    rf"\bstep:\s*(\d+)\s*/\s*(\d+)\s+lossCLS:\s*{NUMBER}\s+lossGSC:\s*{NUMBER}"
+    rf"\s+imps:\s*{NUMBER}\s+lr:\s*{NUMBER}"
+)
+CLASS_LINE = re.compile(rf"\biou (.+?):\s*{NUMBER}\s*$")
+VALIDATION_LINE = re.compile(rf"\bvalidation step:\s*(\d+)\s+miou:\s*{NUMBER}")
+
+SMOOTH = 11  # rows in the running mean that the picture draws over the raw losses
+
+
+@dataclass
+class Curves:
+    """What a run logged; every dictionary goes from a step, counted from 0, to a value.
+
+    The losses are means since the row before, mIoU and IoU are fractions.
+    """
+
+    loss_cls: dict[int, float] = field(default_factory=dict)
+    loss_gsc: dict[int, float] = field(default_factory=dict)
+    learning_rate: dict[int, float] = field(default_factory=dict)
+    miou: dict[int, float] = field(default_factory=dict)
+    iou: dict[int, dict[str, float]] = field(default_factory=dict)  # step -> class name -> IoU
+    total_steps: int = 0
+
+    def forget_from(self, step: int) -> None:
+        """Drop what an interrupted run logged at ``step`` and later, before it started again."""
+        for curve in (self.loss_cls, self.loss_gsc, self.learning_rate):
+            for old in [s for s in curve if s >= step]:
+                del curve[old]
+        for curve in (self.miou, self.iou):  # a validation follows the line of its own step
+            for old in [s for s in curve if s > step]:
+                del curve[old]
+
+
+def parse_log(lines: Iterable[str]) -> Curves:
+    """Return the curves in the lines of a log; all other lines are passed over.
+
+    Where the steps go back, the run was started again: its earlier lines from there on are dropped.
+
+    Raises:
+        ValueError: no line reports a training step.
+    """
+    curves = Curves()
+    classes: dict[str, float] = {}
+    for line in lines:
+        if match := TRAINING_LINE.search(line):
+            step = int(match[1])
+            if curves.loss_cls and step <= max(curves.loss_cls):
+                curves.forget_from(step)
+            curves.total_steps = int(match[2])
+            curves.loss_cls[step] = float(match[3])
+            curves.loss_gsc[step] = float(match[4])
+            curves.learning_rate[step] = float(match[6])
+            classes = {}
+        elif match := VALIDATION_LINE.search(line):
+            curves.miou[int(match[1])] = float(match[2])
+            curves.iou[int(match[1])] = classes
+            classes = {}
+        elif match := CLASS_LINE.search(line):
+            classes[match[1]] = float(match[2])
+    if not curves.loss_cls:
+        raise ValueError(f"holds no training line; one looks like\n  {SAMPLE}")
+    return curves
+
+
+def read_log(path: Path) -> Curves:
+    """Return the curves of a log file.
+
+    Raises:
+        ValueError: the file cannot be read, or is no training log; the message names it.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return parse_log(file)
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}). The log of a training run is "
+            "<session>/<session>.log."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+
+
+def read_published(name: str) -> Curves:
+    """Return the curves of a published run, one of ``RUNS``; MS COCO's have no validation."""
+    curves = Curves(total_steps=RUNS[name].total_steps)
+    with open(FOLDER / f"published_{name}_training.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            step = int(row["step"])
+            curves.loss_cls[step] = float(row["loss_cls"])
+            curves.loss_gsc[step] = float(row["loss_gsc"])
+            curves.learning_rate[step] = float(row["learning_rate"])
+    validation = FOLDER / f"published_{name}_validation.csv"
+    if validation.exists():
+        with open(validation, newline="") as file:
+            for row in csv.DictReader(file):
+                step = int(row.pop("step"))
+                curves.miou[step] = float(row.pop("miou"))
+                curves.iou[step] = {label: float(value) for label, value in row.items()}
+    return curves
+
+
+def table_steps(ours: Curves, published: Curves, spacing: int) -> list[int]:
+    """Return the published steps that get a row: every ``spacing``, and the last one we reached."""
+    reached = [step for step in published.loss_cls if step <= max(ours.loss_cls)]
+    return [step for step in reached if step % spacing == 0 or step == reached[-1]]
+
+
+def mean_between(curve: dict[int, float], after: int, until: int) -> float | None:
+    """Return the mean over the steps in (after, until], or None where nothing was logged."""
+    values = [value for step, value in curve.items() if after < step <= until]
+    return sum(values) / len(values) if values else None
+
+
+def cell(value: float | None, digits: int = 4) -> str:
+    """Return a number as the tables show it, a dash for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in percent, a dash for None."""
+    return cell(None if value is None else 100 * value, 2)
+
+
+def comparison_table(ours: Curves, published: Curves, spacing: int) -> str:
+    """Return losses, learning rate and mIoU of both runs at the published steps."""
+    lines = [
+        f"{'':8}" + "".join(f"{title:>20}" for title in ("lossCLS", "lossGSC", "lr", "mIoU (%)")),
+        f"{'step':>8}" + f"{'ours':>10}{'published':>10}" * 4,
+    ]
+    before = -1
+    for step in table_steps(ours, published, spacing):
+        cells = []
+        for curves in (ours, published):
+            cells.append(
+                (
+                    cell(mean_between(curves.loss_cls, before, step)),
+                    cell(mean_between(curves.loss_gsc, before, step), 5),
+                    cell(curves.learning_rate.get(step)),
+                    percent(curves.miou.get(step)),
+                )
+            )
+        pairs = zip(*cells, strict=True)
+        lines.append(f"{step:8}" + "".join(f"{a:>10}{b:>10}" for a, b in pairs))
+        before = step
+    return "\n".join(lines)
+
+
+def class_table(ours: Curves, published: Curves) -> str:
+    """Return the IoU per class at the last validation that both runs made."""
+    shared = sorted(step for step in ours.iou if ours.iou[step] and step in published.iou)
+    if not shared:
+        return "There is no step at which both runs report the IoU of each class."
+    a, b = ours.iou[shared[-1]], published.iou[shared[-1]]
+    lines = [f"IoU (%) at step {shared[-1]}", f"{'':16}{'ours':>10}{'published':>10}"]
+    lines += [f"{name:16}{percent(a.get(name)):>10}{percent(b[name]):>10}" for name in b]
+    return "\n".join(lines)
+
+
+def smooth(curve: dict[int, float]) -> tuple[list[int], list[float]]:
+    """Return steps and the mean of up to ``SMOOTH`` rows centred on each."""
+    steps, values = list(curve), list(curve.values())
+    half = SMOOTH // 2
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return steps, [sum(window) / len(window) for window in windows]
+
+
+def draw(ours: Curves, published: Curves, name: str, out: Path) -> None:
+    """Draw both losses and the mIoU of both runs into the picture ``out``.
+
+    Raises:
+        ValueError: matplotlib is missing, the ending is no picture format, or ``out`` cannot be
+            written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("--out needs matplotlib: pip install matplotlib") from error
+
+    figure = Figure(figsize=(13, 4), layout="constrained", dpi=120)
+    cls_axes, gsc_axes, miou_axes = figure.subplots(1, 3)
+    runs = ((published, name, "tab:gray"), (ours, "ours", "tab:blue"))
+    for axes, attribute, title in (
+        (cls_axes, "loss_cls", "classification loss"),
+        (gsc_axes, "loss_gsc", "general-specific consistency loss"),
+    ):
+        for curves, label, colour in runs:
+            curve = getattr(curves, attribute)
+            axes.plot(list(curve), list(curve.values()), color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(*smooth(curve), color=colour, label=label)
+        axes.set(title=title, xlabel="step", yscale="log")
+    for curves, label, colour in runs:
+        if curves.miou:
+            values = [100 * value for value in curves.miou.values()]
+            miou_axes.plot(list(curves.miou), values, "o-", color=colour, label=label)
+    miou_axes.set(title="mIoU in validation (%)", xlabel="step")
+    for axes in (cls_axes, gsc_axes, miou_axes):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+
+    temporary = out.with_name(f".{os.getpid()}.{out.name}")  # keeps the ending, thus the format
+    try:
+        figure.savefig(temporary)
+        os.replace(temporary, out)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{out} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("log", type=Path, help="log of a training run, <session>/<session>.log")
+    parser.add_argument(
+        "--against",
+        choices=RUNS,
+        default="voc_repository_run",
+        help="published run; our defaults are those of the repository runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="also draw the curves of both runs into this picture (.png, .svg)"
+    )
+    parser.add_argument(
+        "--classes",
+        action="store_true",
+        help="also list the IoU of each class at the last validation that both runs made",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the comparison and draw it when asked; a file that is no log ends in status 2."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        ours = read_log(args.log)
+        published = read_published(args.against)
+        print(f"{args.log} and {args.against}; losses are means since the row above.")
+        print(comparison_table(ours, published, RUNS[args.against].spacing))
+        if ours.total_steps != published.total_steps:
+            print(
+                f"Note: this run is set to {ours.total_steps} steps, the published one made "
+                f"{published.total_steps}, so one step means different amounts of training."
+            )
+        if any(math.isnan(value) for value in ours.loss_cls.values()):
+            print("Note: the classification loss of this run became NaN.")
+        if args.classes:
+            print("\n" + class_table(ours, published))
+        if args.out:
+            draw(ours, published, args.against, args.out)
+            print(f"The curves are in {args.out}.")
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A folder of tiny pictures and a tiny backbone, for the tests that run whole programs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from net.resnet50 import ResNet50
+from tool.pictures import save_label
+
+torch.set_num_threads(1)  # threads that wait for each other slow tiny tensors down
+
+COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+LABELS = {"a": "red", "b": "green", "c": "blue", "d": "red blue", "e": "green", "f": "red"}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """Six pictures of about 48x40 with rectangles of three classes, laid out as a folder."""
+    root = tmp_path / "tiny"
+    (root / "images").mkdir(parents=True)
+    names = list(COLOURS)
+    (root / "classes.txt").write_text("\n".join(names) + "\n")
+    rows = [f"{image_id}.png,{labels}" for image_id, labels in LABELS.items()]
+    (root / "labels.csv").write_text("image,labels\n" + "\n".join(rows) + "\n")
+    rng = np.random.default_rng(0)
+    for number, (image_id, labels) in enumerate(LABELS.items()):
+        picture = rng.integers(90, 130, (40 + number, 48, 3)).astype(np.uint8)
+        mask = np.zeros(picture.shape[:2], np.uint8)
+        for place, name in enumerate(labels.split()):
+            area = slice(6, 30), slice(4 + 22 * place, 22 + 22 * place)
+            picture[area] = COLOURS[name]
+            mask[area] = names.index(name) + 1
+        Image.fromarray(picture).save(root / "images" / f"{image_id}.png")
+        save_label(root / "masks" / f"{image_id}.png", mask)
+    return root
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A file with random weights of a backbone of width 4."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "narrow.pth"
+    torch.save(ResNet50(width=4).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def flags(tiny: Path, weights: Path, tmp_path: Path) -> dict[str, list[str]]:
+    """Command lines of the three programs of step 1 on the tiny folder."""
+    common = ["--dataset", "folder", "--dataset_root", str(tiny), "--device", "cpu"]
+    common += ["--session_name", str(tmp_path / "run"), "--num_workers", "0"]
+    small = ["--batch_size", "2", "--crop_size", "64", "--resize_min", "40", "--resize_max", "80"]
+    train = [*common, *small, "--pretrained", str(weights), "--lr", "0.01", "--print_freq", "1"]
+    train += ["--val_freq", "0", "--max_epoches", "2"]
+    return {"train": train, "make_cam": common, "eval_cam": common}

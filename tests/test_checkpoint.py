@@ -1,0 +1,146 @@
+"""Weights: names in use, complaints, and files that were cut off."""
+
+import pickle
+
+import pytest
+import torch
+
+from net.resnet50 import ResNet50, build_backbone, read_pretrained
+from net.resnet50_SIPE import Net
+from tests.fill import filled_state
+from tool import checkpoint
+from tool.checkpoint import load, load_weights, state_dict_of
+from tool.errors import InputError
+
+STAGES = ("", "layer1", "layer2", "layer3", "layer4")
+
+
+def published(net: Net) -> dict[str, torch.Tensor]:
+    """Lay out weights as the released code saves them: every tensor under all its names."""
+    state = {}
+    for name, value in net.state_dict().items():
+        state[name] = value
+        if name.startswith("resnet50."):
+            name = name.removeprefix("resnet50.")
+            if name.startswith("layer"):
+                number, rest = name[5], name[7:]
+                alias = f"{number}.0.{rest}"
+            else:
+                alias = f"0.{['conv1', 'bn1'].index(name.split('.')[0])}.{name.split('.')[1]}"
+            state[f"stage{alias}"] = state[f"backbone.{alias}"] = value
+    heads = ("classifier", "side1", "side2", "side3", "side4")
+    for number, head in enumerate(heads):
+        state[f"newly_added.{number}.weight"] = state[f"{head}.weight"]
+    return state
+
+
+def test_published_layout_of_964_keys_loads():
+    source = Net(21, pretrained=None, width=4)
+    load_weights(source, filled_state(source))
+    state = published(source)
+    assert len(state) == 964
+    assert len({value.data_ptr() for value in state.values()}) == 323
+    target = Net(21, pretrained=None, width=4)
+    load_weights(target, state)
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value), name
+    load_weights(target, {f"module.{name}": value for name, value in state.items()})
+
+
+@pytest.mark.parametrize("kept", ["resnet50.", "stage", "backbone."])
+def test_one_set_of_aliases_is_enough(kept):
+    source, target = (Net(4, pretrained=None, width=4) for _ in range(2))
+    state = {
+        name: value
+        for name, value in published(source).items()
+        if name.startswith((kept, "newly_added."))
+    }
+    load_weights(target, state)
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value), name
+
+
+def test_torchvision_names_load_into_the_network():
+    net = Net(4, pretrained=None, width=4)
+    state = {n.removeprefix("resnet50."): v for n, v in filled_state(net).items()}
+    load_weights(net, state)
+    assert torch.equal(net.resnet50.conv1.weight, state["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("side2.weight"), "missing: side2.weight"),
+        (lambda s: s.update(extra=torch.zeros(1)), "left over: extra"),
+        (lambda s: s.update({"classifier.weight": torch.zeros(8, 128, 1, 1)}), "8 classes"),
+        (lambda s: s.update({"stage0.0.weight": torch.zeros(4, 3, 7, 7)}), "different values"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_and_change_nothing(change, message):
+    net = Net(4, pretrained=None, width=4)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = filled_state(net)
+    change(state)
+    with pytest.raises(InputError, match=message):
+        load_weights(net, state)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_every_tensor_has_one_name():
+    pointers = [value.data_ptr() for value in Net(4, None, 4).state_dict().values()]
+    assert len(pointers) == len(set(pointers))
+
+
+def test_missing_truncated_and_foreign_files(tmp_path):
+    path = tmp_path / "net.pth"
+    with pytest.raises(InputError, match=r"no checkpoint .*net\.pth"):
+        load(path)
+    checkpoint.save(path, {"net": {"weight": torch.zeros(1000)}, "step": 3})
+    assert load(path)["step"] == 3
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(InputError, match=r"net\.pth"):
+        load(path)
+    path.write_text("not a checkpoint")
+    with pytest.raises(InputError, match=r"net\.pth"):
+        load(path)
+    torch.save(torch.zeros(3), path)
+    with pytest.raises(InputError, match="holds a Tensor"):
+        load(path)
+    with pytest.raises(InputError, match="No state dict"):
+        state_dict_of({"step": 3})
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code was executed')",))
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path):
+    path = tmp_path / "evil.pth"
+    torch.save({"net": Evil()}, path)
+    with pytest.raises(InputError, match="execute code"):
+        load(path)
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match=r"evil\.pth"):
+        load(path)
+
+
+def test_backbone_reads_half_precision_and_drops_fc(tmp_path):
+    path = tmp_path / "half.pth"
+    state = {name: value.half() for name, value in filled_state(ResNet50(8)).items()}
+    torch.save({**state, "fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}, path)
+    backbone = build_backbone(path, width=None, frozen_stages=2)
+    assert backbone.width == 8
+    assert backbone.conv1.weight.dtype == torch.float32
+    assert torch.equal(backbone.conv1.weight, state["conv1.weight"].float())
+
+
+def test_imagenet_without_network_names_url_and_flag(monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.models.ResNet50_Weights, "get_state_dict", refuse)
+    with pytest.raises(InputError, match=r"download\.pytorch\.org.*--pretrained"):
+        read_pretrained("imagenet")

@@ -1,0 +1,301 @@
+"""The network and its mathematics: against float64 formulas, and against the reference's numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from data.transforms import normalise, rescale
+from make_cam import infer
+from net.resnet50_SIPE import (
+    CAM,
+    Net,
+    classification_loss,
+    consistency_loss,
+    general_cam,
+    get_prototype,
+    get_seed,
+    reactivate,
+)
+from tests.fill import filled_state
+from tool.checkpoint import load_weights
+from train_resnet50_SIPE import learning_rate
+
+PARITY = Path(__file__).with_name("parity")
+TOLERANCE = 1e-4
+
+
+def reference(name: str) -> dict[str, torch.Tensor]:
+    with np.load(PARITY / f"{name}.npz") as file:
+        return {key: torch.from_numpy(file[key]) for key in file if file[key].dtype.kind != "U"}
+
+
+def relative(value: torch.Tensor, expected: torch.Tensor) -> float:
+    expected = expected.double().reshape(value.shape)
+    return float((value.detach().double() - expected).abs().max() / expected.abs().max())
+
+
+def network(cls):
+    net = cls(21, pretrained=None)
+    load_weights(net, filled_state(net))
+    return net
+
+
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    return normalise(images.movedim(-1, -3))
+
+
+def plain_seeds(cam, label, feature):
+    """Seeds and probabilities position by position, as the equations stand, in float64."""
+    cam, feature = cam.double().numpy(), feature.double().numpy()
+    b, c, h, w = cam.shape
+    seeds, probs = np.zeros(cam.shape), np.zeros(cam.shape)
+    for n in range(b):
+        f = feature[n].reshape(len(feature[n]), -1)
+        f = f / (np.sqrt((f**2).sum(0)) + 1e-5)
+        s = np.maximum(f.T @ f, 0)
+        a = np.zeros((c, h * w))
+        for k in range(c):
+            m = cam[n, k].ravel()
+            for i in range(h * w):
+                inter = (s[i] * m).sum()
+                union = s[i].sum() + m.sum() - inter
+                a[k, i] = inter / union if union > 0 else 0
+        a[0] *= 0.5
+        for i in range(h * w):
+            seeds[n, a[:, i].argmax(), i // w, i % w] = 1
+        e = np.exp(a)
+        probs[n] = (e / e.sum(0)).reshape(c, h, w)
+    return torch.from_numpy(seeds) * label.double(), torch.from_numpy(probs)
+
+
+def plain_reactivation(seeds, feature):
+    """Prototypes and IS-CAM as (B, C, D, h, w) products, in float64."""
+    prototype = (seeds[:, :, None] * feature[:, None]).mean((3, 4))  # (B, C, D)
+    dot = (prototype[..., None, None] * feature[:, None]).sum(2)  # (B, C, h, w)
+    norms = prototype.norm(dim=2).clamp_min(1e-8)[..., None, None]
+    norms = norms * feature.norm(dim=1, keepdim=True).clamp_min(1e-8)
+    return prototype, F.relu(dot / norms)
+
+
+@pytest.fixture
+def maps():
+    generator = torch.Generator().manual_seed(3)
+    cam = general_cam(torch.randn(2, 4, 5, 7, generator=generator))
+    label = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 1, 0, 0.0]])[:, :, None, None]
+    return cam, label, torch.randn(2, 12, 5, 7, generator=generator)
+
+
+def test_general_cam_by_hand():
+    cam = general_cam(torch.tensor([[[[2.0, -1.0]], [[0.5, 1.0]]]]))
+    expected = torch.tensor([[[[0.0, 0.0]], [[1.0, 0.0]], [[0.5, 1.0]]]])
+    torch.testing.assert_close(cam, expected, atol=2e-5, rtol=0)
+
+
+def test_seeds_against_float64(maps):
+    cam, label, feature = maps
+    seeds, probs = get_seed(cam, label, feature)
+    plain, plain_probs = plain_seeds(cam, label, feature)
+    assert torch.equal(seeds.double(), plain)
+    assert relative(probs, plain_probs) < 1e-6
+    assert not seeds.requires_grad
+
+
+def test_reactivation_and_its_gradient_against_float64(maps):
+    cam, label, feature = maps
+    seeds, _ = get_seed(cam, label, feature)
+    weight = torch.randn_like(cam)
+    ours = feature.clone().requires_grad_()
+    prototype = get_prototype(seeds, ours)
+    is_cam = reactivate(prototype, ours)
+    (is_cam * weight).sum().backward()
+    plain = feature.double().requires_grad_()
+    plain_prototype, plain_is_cam = plain_reactivation(seeds.double(), plain)
+    (plain_is_cam * weight.double()).sum().backward()
+    assert relative(prototype.detach(), plain_prototype.detach()) < 1e-6
+    assert relative(is_cam.detach(), plain_is_cam.detach()) < 1e-6
+    assert relative(ours.grad, plain.grad) < 1e-5
+    absent = (label == 0)[:, :, 0, 0]
+    assert (is_cam[absent] == 0).all()
+
+
+def test_zero_features_and_zero_maps_give_no_nan():
+    feature = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    seeds, probs = get_seed(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 1, 1), feature)
+    is_cam = reactivate(get_prototype(seeds, feature), feature)
+    loss = consistency_loss(torch.zeros(1, 3, 2, 2), is_cam)
+    loss.backward()
+    for value in (seeds, probs, is_cam, loss, feature.grad):
+        assert value.isfinite().all()
+
+
+def test_consistency_loss_counts_absent_classes_as_zeros():
+    cam = torch.zeros(1, 4, 1, 2)
+    cam[0, 1] = torch.tensor([1.0, 0.0])
+    is_cam = torch.zeros(1, 4, 1, 2)
+    is_cam[0, 1] = torch.tensor([0.2, 0.1])  # normalised: 1, 0.5
+    assert float(consistency_loss(cam, is_cam)) == pytest.approx(0.5 / 8, rel=1e-3)
+
+
+def test_parity_forward():
+    ref = reference("sipe_forward")
+    net = network(Net)
+    img = pixels(ref["images"])
+    stages = net.resnet50(img)
+    for number in range(1, 5):
+        assert relative(stages[number].mean((2, 3)), ref[f"stage{number}_mean"]) < TOLERANCE
+    logits, feature, _ = net.forward_features(img)
+    assert relative(logits, ref["classifier"]) < TOLERANCE
+    assert relative(feature, ref["hierarchical_feature"]) < TOLERANCE
+    out = net(img, ref["valid_mask"])
+    for name in ("score", "cam", "IS_cam", "probs"):
+        assert relative(out[name].detach(), ref[name]) < TOLERANCE
+    assert torch.equal(out["seeds"], ref["seeds"])
+    assert relative(classification_loss(out["score"], ref["label"]), ref["lossCLS"]) < TOLERANCE
+    assert relative(consistency_loss(out["cam"], out["IS_cam"]), ref["lossGSC"]) < TOLERANCE
+
+
+def test_parity_ipe():
+    ref = reference("ipe")
+    feature = ref["hierarchical_feature"].requires_grad_()
+    seeds, probs = get_seed(ref["norm_cam"], ref["label"], ref["semantic_feature"])
+    prototypes = get_prototype(seeds, feature)
+    is_cam = reactivate(prototypes, feature)
+    (is_cam * ref["output_weight"]).sum().backward()
+    assert torch.equal(seeds, ref["seeds"])
+    assert relative(probs, ref["probs"]) < TOLERANCE
+    assert relative(prototypes.detach(), ref["prototypes"]) < TOLERANCE
+    assert relative(is_cam.detach(), ref["IS_cam"]) < TOLERANCE
+    assert relative(feature.grad, ref["grad_hierarchical_feature"]) < TOLERANCE
+
+
+def test_parity_train_steps():
+    ref = reference("sipe_train_steps")
+    with np.load(PARITY / "sipe_train_steps.npz") as file:
+        names = file["parameter_names"].tolist()
+    net = network(Net)
+    groups = net.trainable_parameters()
+    rates = (float(ref["lr"]), 10 * float(ref["lr"]))
+    optimizer = torch.optim.SGD(
+        [{"params": group} for group in groups], lr=1, momentum=1e-4, weight_decay=1e-4
+    )
+    img = pixels(ref["images"])
+    for step in range(4):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = learning_rate(rate, step, int(ref["max_step"]))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(float(ref["learning_rate"][step]))
+        out = net(img, ref["valid_mask"])
+        losses = torch.stack(
+            [
+                classification_loss(out["score"], ref["label"]),
+                consistency_loss(out["cam"], out["IS_cam"]),
+            ]
+        )
+        optimizer.zero_grad()
+        losses.sum().backward()
+        norm = torch.nn.utils.clip_grad_norm_([*groups[0], *groups[1]], 1.0)
+        optimizer.step()
+        assert relative(losses.detach(), ref["losses"][step]) < TOLERANCE
+        assert relative(norm, ref["grad_norm_before_clip"][step]) < TOLERANCE
+        lengths = torch.stack([net.get_parameter(name).detach().norm() for name in names])
+        expected = ref["parameter_l2_after_step"][step]
+        assert float((lengths / expected - 1).abs().max()) < TOLERANCE
+
+
+def test_parity_inference():
+    ref = reference("cam_inference")
+    net = network(CAM).eval()
+    image = Image.fromarray(ref["image"].numpy())
+    label = F.pad(ref["label"], (1, 0), value=1)
+    scaled = [
+        torch.from_numpy(np.array(rescale(image, scale))).permute(2, 0, 1)
+        for scale in ref["scales"].tolist()
+    ]
+    with torch.no_grad():
+        for number, picture in enumerate(scaled):
+            img = normalise(picture)
+            cam, is_cam = net(torch.stack([img, img.flip(2)]), label[:, None, None])
+            assert relative(cam, ref[f"norm_cam_scale{number}"]) < TOLERANCE
+            assert relative(is_cam, ref[f"IS_cam_scale{number}"]) < TOLERANCE
+        _, fused = infer(net, scaled, label, image.size[::-1])
+    assert torch.equal(label.nonzero()[:, 0], ref["keys"])
+    assert relative(fused, ref["IS_CAM"]) < TOLERANCE
+
+
+def test_only_layer3_layer4_and_heads_learn():
+    net = Net(4, pretrained=None, width=4)
+    out = net(torch.randn(2, 3, 64, 64), torch.ones(2, 4, 4, 4))
+    (out["score"].sum() + out["IS_cam"].sum()).backward()
+    backbone, new_layers = net.trainable_parameters()
+    learning = {id(p) for p in backbone + new_layers}
+    for name, parameter in net.named_parameters():
+        frozen = name.startswith(
+            ("resnet50.conv1", "resnet50.bn1", "resnet50.layer1", "resnet50.layer2")
+        )
+        assert parameter.requires_grad != frozen, name
+        assert (id(parameter) in learning) != frozen, name
+        assert (parameter.grad is None) == frozen, name
+
+
+def test_heads_do_not_teach_the_backbone():
+    net = Net(4, pretrained=None, width=4)
+    net(torch.randn(1, 3, 64, 64), torch.ones(1, 4, 4, 4))["IS_cam"].sum().backward()
+    assert all(p.grad is None for p in net.resnet50.parameters())
+    assert net.side1.weight.grad.abs().sum() > 0
+
+
+def test_training_mode_keeps_batch_statistics():
+    net = Net(4, pretrained=None, width=4).train()
+    before = net.resnet50.layer4[0].bn1.running_mean.clone()
+    img = torch.randn(2, 3, 64, 64) + 3
+    trained = net(img, torch.ones(2, 4, 4, 4))["score"]
+    assert torch.equal(net.resnet50.layer4[0].bn1.running_mean, before)
+    assert torch.equal(trained, net.eval()(img, torch.ones(2, 4, 4, 4))["score"])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 17), (64, 48)])
+def test_any_size_of_picture(size):
+    net = CAM(4, pretrained=None, width=4).eval()
+    label = torch.tensor([1.0, 0, 1, 0])[:, None, None]
+    with torch.no_grad():
+        cam, is_cam = net(torch.randn(2, 3, *size), label)
+    assert cam.shape == is_cam.shape == (4, -(-size[0] // 16), -(-size[1] // 16))
+    assert cam.isfinite().all()
+    assert is_cam.isfinite().all()
+    assert (is_cam[[1, 3]] == 0).all()
+
+
+def test_full_size_mask_is_sampled_at_the_top_left_of_each_cell():
+    net = Net(3, pretrained=None, width=4).eval()
+    img, mask = torch.randn(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
+    mask[:, :, ::16, 32::16] = 1
+    small = mask[:, :, ::16, ::16]
+    for name, value in net(img, mask).items():
+        assert torch.equal(value, net(img, small)[name])
+
+
+def test_other_readings_change_the_maps(monkeypatch):
+    torch.manual_seed(0)
+    net = CAM(6, pretrained=None, width=4)
+    features = [torch.randn(2, d, 12, 12) for d in (5, 768, 128)]  # logits, F_h, x4
+    monkeypatch.setattr(net, "forward_features", lambda pair: features)
+    label = torch.tensor([1.0, 1, 0, 0, 1, 0])[:, None, None]
+    variants = {}
+    for feature in ("hierarchical", "semantic"):
+        for competitors in ("all", "present"):
+            net.seed_feature, net.competitors = feature, competitors
+            variants[feature, competitors] = net(torch.zeros(2, 3, 1, 1), label)[1]
+    values = list(variants.values())
+    assert all(not torch.equal(a, b) for i, a in enumerate(values) for b in values[:i])
+    with pytest.raises(ValueError, match="seed_feature"):
+        CAM(4, pretrained=None, width=4, seed_feature="x5")
+
+
+def test_bf16_keeps_prototypes_in_float32():
+    net = Net(4, pretrained=None, width=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(torch.randn(1, 3, 64, 64), torch.ones(1, 4, 4, 4))
+    assert {value.dtype for value in out.values()} == {torch.float32}

@@ -1,0 +1,97 @@
+"""A confusion matrix that streams, and the IoU it gives.
+
+The definition is that of the VOC devkit: 255 in the ground truth is ignored,
+IoU_c = M_cc / (row c + column c - M_cc), mIoU = mean over classes, NaN left out.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from tool.errors import InputError
+from tool.pictures import UNSURE, read_mask
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over any number of pictures.
+
+    ``counts`` is int64 (C, C + 1): the last column takes predictions outside 0..C-1, such as the
+    255 of an unsure label, which count as missed pixels of the true class.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.counts = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
+
+    def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Add one picture.
+
+        Args:
+            truth: (H, W) class ids; ids from C on are ignored where they are 255.
+            prediction: (H, W) class ids.
+
+        Raises:
+            ValueError: the shapes differ, or the truth has ids that are no class.
+        """
+        if truth.shape != prediction.shape:
+            raise ValueError(f"the mask is {truth.shape}, the prediction {prediction.shape}")
+        known = truth != UNSURE
+        truth = truth[known].astype(np.int64)
+        if truth.size and truth.max() >= self.num_classes:
+            raise ValueError(f"the mask has class {truth.max()} of {self.num_classes}")
+        prediction = np.minimum(prediction[known].astype(np.int64), self.num_classes)
+        joint = truth * (self.num_classes + 1) + prediction
+        self.counts += np.bincount(joint, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def update_from(self, mask_path: Path, prediction: np.ndarray) -> None:
+        """Add one picture whose ground truth lies in a file.
+
+        Raises:
+            InputError: the mask is missing, of another size, or has ids that are no class.
+        """
+        truth = read_mask(mask_path)
+        try:
+            self.update(truth, prediction)
+        except ValueError as error:
+            raise InputError(
+                f"{mask_path} does not fit: {error}. Check the mask, or --dataset and --gt_path."
+            ) from error
+
+    def add(self, other: "ConfusionMatrix") -> None:
+        """Add what another process counted."""
+        self.counts += other.counts
+
+    def iou(self) -> np.ndarray:
+        """Return float64 (C,) IoU; NaN for a class in neither truth nor prediction."""
+        return iou_of(self.counts)
+
+    def miou(self) -> float:
+        """Return the mean IoU over the classes that occur; NaN where none does."""
+        return miou_of(self.counts)
+
+
+def iou_of(counts: np.ndarray) -> np.ndarray:
+    """Return IoU, (..., C), of counts (..., C, C + 1) as in :class:`ConfusionMatrix`."""
+    c = counts.shape[-2]
+    hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    union = counts.sum(-1) + counts[..., :c].sum(-2) - hits
+    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+
+
+def miou_of(counts: np.ndarray) -> np.ndarray:
+    """Return the mean IoU, (...), of counts (..., C, C + 1), NaN left out."""
+    iou = iou_of(counts)
+    present = ~np.isnan(iou)
+    total = np.where(present, iou, 0).sum(-1)
+    number = present.sum(-1)
+    return np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
+
+
+def iou_table(class_names: list[str], iou: np.ndarray) -> str:
+    """Lay out per-class IoU, in percent, three classes a line."""
+    width = max(map(len, class_names))
+    cells = [
+        f"{name:<{width}} {'  -  ' if np.isnan(value) else f'{100 * value:5.2f}'}"
+        for name, value in zip(class_names, iou, strict=True)
+    ]
+    return "\n".join("  ".join(cells[i : i + 3]) for i in range(0, len(cells), 3))

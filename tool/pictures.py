@@ -1,0 +1,104 @@
+"""Reading pictures and masks of any kind, writing palette labels, drawing maps."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tool.errors import InputError
+from tool.files import write_atomic
+
+UNSURE = 255  # the label of a pixel that no one judges
+HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers are used to
+    [[0, 0, 140], [0, 110, 255], [60, 235, 200], [255, 235, 60], [255, 80, 0], [150, 0, 0]]
+)
+
+Image.MAX_IMAGE_PIXELS = None  # a large picture of the user's own is no attack
+
+
+def read_rgb(path: str | Path) -> Image.Image:
+    """Read any picture as RGB, upright as viewers show it.
+
+    Grey, 16-bit, palette and CMYK pictures are converted, transparent ones laid on white, and the
+    EXIF orientation is applied.
+
+    Raises:
+        InputError: the file is missing or is not a whole picture.
+    """
+    image = _open(path)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey; Pillow would clip it at 255
+        grey = np.asarray(image, dtype=np.float64)
+        return Image.fromarray((grey / 65535 * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Read a label picture: uint8 (H, W) of class ids, 255 where unknown.
+
+    Raises:
+        InputError: the file is missing, broken, or holds colours instead of ids.
+    """
+    image = _open(path)
+    if image.mode not in ("P", "L", "1"):
+        raise InputError(
+            f"{path} is a {image.mode} picture; a mask is an 8-bit palette or grey PNG whose pixel "
+            "values are class ids."
+        )
+    return np.array(image, dtype=np.uint8)
+
+
+def _open(path: str | Path) -> Image.Image:
+    """Open and decode; every failure becomes a sentence that names the file."""
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError as error:
+        raise InputError(f"There is no picture {path}.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is not a picture that can be read. Replace it.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}). Replace it.") from error
+    return image
+
+
+def voc_palette() -> np.ndarray:
+    """Return the colour map of PASCAL VOC, uint8 (256, 3) RGB: bits of the id spread over RGB."""
+    ids = np.arange(256)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (((ids >> (3 * bit + channel)) & 1) << (7 - bit)).astype(
+                np.uint8
+            )
+    return palette
+
+
+def save_label(path: str | Path, label: np.ndarray) -> None:
+    """Write uint8 (H, W) class ids as an 8-bit palette PNG with the VOC colours, atomically."""
+    image = Image.fromarray(label.astype(np.uint8), "P")
+    image.putpalette(voc_palette().tobytes())
+    write_atomic(path, lambda file: image.save(file, "PNG"))
+
+
+def save_rgb(path: str | Path, picture: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) RGB in the format of the name's ending, atomically."""
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, Path(path).suffix.lstrip(".").replace("jpg", "jpeg"))
+    write_atomic(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+    """Colour a map: float (H, W) in [0, 1] -> uint8 (H, W, 3), blue for 0 and red for 1."""
+    stops = np.linspace(0, 1, len(HEAT_STOPS))
+    channels = [np.interp(values, stops, HEAT_STOPS[:, c]) for c in range(3)]
+    return np.stack(channels, -1).astype(np.uint8)
+
+
+def overlay(picture: np.ndarray, colours: np.ndarray, strength: float = 0.6) -> np.ndarray:
+    """Blend uint8 (H, W, 3) ``colours`` over a picture of that shape."""
+    return (picture * (1 - strength) + colours * strength).astype(np.uint8)

@@ -1,0 +1,44 @@
+"""Progress for a person at a terminal, and for one who reads the log in the morning."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 20.0
+
+Item = TypeVar("Item")
+log = logging.getLogger(__name__)
+
+
+def progress(items: Iterable[Item], total: int, what: str, weigh=lambda item: 1) -> Iterator[Item]:
+    """Yield ``items`` and show how many of ``total`` are done, the rate and the time left.
+
+    A bar where standard error is a terminal, else a log line now and then.
+
+    Args:
+        items: what to go through.
+        total: the sum of ``weigh(item)``.
+        what: name of the work, in front of the bar.
+        weigh: how much an item counts for.
+    """
+    if sys.stderr.isatty():
+        with tqdm(total=total, desc=what, unit="pic", dynamic_ncols=True) as bar:
+            for item in items:
+                yield item
+                bar.update(weigh(item))
+        return
+    start = shown = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += weigh(item)
+        now = time.monotonic()
+        if now - shown >= SECONDS_BETWEEN_LINES or done == total:
+            shown = now
+            rate = done / max(now - start, 1e-6)
+            left = tqdm.format_interval((total - done) / rate)
+            log.info("%s: %d/%d, %.1f a second, %s left", what, done, total, rate, left)
