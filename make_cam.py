@@ -187,7 +187,8 @@ def main(arguments: list[str] | None = None) -> None:
             if args.visualize:
                 names = [dataset.all_names[key] for key in keys]
                 where = session.path / "visual"
-                drawing = (where, item["id"], item["original"], names, maps["IS_CAM"])
+                original = item["original"].numpy()
+                drawing = (where, item["id"], original, names, maps["IS_CAM"])
                 pending.append(writers.submit(visualize, *drawing))
             while len(pending) > WAITING:
                 pending.popleft().result()

@@ -28,6 +28,7 @@ from data.loaders import (
     training_loader,
 )
 from data.transforms import normalise, training_input
+from net.resnet50 import backbone_width
 from net.resnet50_SIPE import CAM_EPS, classification_loss, consistency_loss
 from tool import checkpoint, cli
 from tool.errors import InputError
@@ -186,7 +187,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)  # of the heads; nothing else here draws from torch
     torch.backends.cudnn.benchmark = True  # every batch has the same size
     network = importlib.import_module(args.network)
-    net = network.Net(dataset.num_classes, pretrained=None if begun else args.pretrained)
+    if begun:
+        net = network.Net(dataset.num_classes, None, width=backbone_width(begun["net"]))
+    else:
+        net = network.Net(dataset.num_classes, args.pretrained)
     net.to(device).train()
     backbone, new_layers = net.trainable_parameters()
     learning = backbone + new_layers

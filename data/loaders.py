@@ -119,7 +119,7 @@ class ScaledPictures(TorchDataset):
             "label": torch.from_numpy(self.labels[index]),
         }
         if self.with_original:
-            item["original"] = np.array(image)
+            item["original"] = torch.from_numpy(np.array(image))
         return item
 
 

@@ -169,10 +169,10 @@ def build_backbone(
     if width is None:
         width = 64 if state is None else backbone_width(state)
     backbone = ResNet50(width, frozen_stages)
-    if state is None:
-        log.warning("the backbone starts from random weights")
-    else:
+    if state is not None:
         checkpoint.load_weights(backbone, state)
+    elif pretrained is not None:  # None is for code that loads weights afterwards
+        log.warning("the backbone starts from random weights")
     return backbone
 
 

@@ -72,8 +72,9 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     """Copy ``state_dict`` into ``model``, under our names or the published ones.
 
     The released files name the same tensor several times; a model that knows such aliases has a
-    method ``canonical_name(name, shape) -> str``. A leading ``module.`` (data parallel) is dropped,
-    batch counters are ignored, and any floating dtype is converted.
+    method ``canonical_name(name, shape) -> str``, and ``ignored_name(name) -> bool`` for what its
+    file holds beside weights. A leading ``module.`` (data parallel) is dropped, batch counters are
+    ignored, and any floating dtype is converted.
 
     Raises:
         InputError: a tensor is missing, left over, of another shape, or two aliases disagree. The
@@ -81,12 +82,15 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     """
     own = {name: value for name, value in model.state_dict().items() if not name.endswith(COUNTER)}
     rename = getattr(model, "canonical_name", lambda name, shape: name)
+    ignored = getattr(model, "ignored_name", lambda name: False)
     given: dict[str, Tensor] = {}
     left_over, contradicting = [], []
     for published, value in state_dict.items():
         if published.endswith(COUNTER):
             continue
         name = published.removeprefix("module.")
+        if name not in own and ignored(name):
+            continue
         if name not in own:
             name = rename(name, tuple(value.shape))
         if name not in own:
@@ -105,7 +109,10 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     problems = []
     if any(entry.startswith("classifier.weight ") for entry in misshapen):
         saved, wanted = (len(tensors["classifier.weight"]) for tensors in (given, own))
-        problems.append(f"trained for {saved} classes, asked to serve {wanted}: check --dataset")
+        if saved != wanted:
+            problems.append(
+                f"trained for {saved} classes, asked to serve {wanted}: check --dataset"
+            )
     for what, names in (
         ("missing", missing),
         ("left over", left_over),

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The whole method on pictures that the project draws for itself: minutes on two cores, no download.
+#   bash run_demo.sh
+#   SEED=2 SESSION=demo_2 bash run_demo.sh
+# Ends with a table; the pictures are in $SESSION/demo.png, the figures in $SESSION/results.json.
+# Running it again continues it; delete the folder $SESSION to begin anew.
+set -euo pipefail
+cd "$(dirname "$0")"
+source tool/setup.sh
+
+SESSION=${SESSION:-demo}
+SEED=${SEED:-1}
+PLAIN=$SESSION/cam_only # the classifier without GSC, which plain CAM is taken from
+DATA=(--dataset demo)
+CAM=(--scales 1.0 1.5)
+TRAIN=(--seed "$SEED" --batch_size 8 --max_epochs 12 --crop_size 192 --resize_min 160 --resize_max 224)
+TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 200)
+mkdir -p "$SESSION"
+
+step "1.1  train SIPE on image-level labels" train_sipe \
+    "$PYTHON" train_resnet50_SIPE.py "${DATA[@]}" --session_name "$SESSION" "${TRAIN[@]}"
+step "1.1  train the same classifier without GSC, for plain CAM" train_cam \
+    "$PYTHON" train_resnet50_SIPE.py "${DATA[@]}" --session_name "$PLAIN" "${TRAIN[@]}" --gsc_weight 0
+step "1.2  localization maps of SIPE" make_cam \
+    "$PYTHON" make_cam.py "${DATA[@]}" --session_name "$SESSION" "${CAM[@]}" --visualize
+step "1.2  plain CAM of the other classifier" make_plain_cam \
+    "$PYTHON" make_cam.py "${DATA[@]}" --session_name "$PLAIN" "${CAM[@]}" --save_cam
+step "1.3  mIoU of IS-CAM" eval_cam \
+    "$PYTHON" eval_cam.py "${DATA[@]}" --session_name "$SESSION"
+step "1.3  mIoU of plain CAM at every background threshold" eval_plain_cam \
+    "$PYTHON" eval_cam.py "${DATA[@]}" --session_name "$PLAIN"
+
+echo
+"$PYTHON" -m tool.demo_report --session_name "$SESSION" --plain "$PLAIN"

@@ -1,0 +1,388 @@
+"""Step 1 as a user runs it: programs on a tiny folder, continued runs, bad input, every flag."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import eval_cam
+import make_cam
+import train_resnet50_SIPE as train
+from net.resnet50_SIPE import Net
+from tool import checkpoint
+from tool.errors import InputError
+from tool.maps import read_maps
+from tool.metrics import ConfusionMatrix
+from tool.pictures import read_mask, save_label
+
+PROGRAMS = {"train": train, "make_cam": make_cam, "eval_cam": eval_cam}
+REPOSITORY = Path(__file__).parent.parent
+LOG_LINE = re.compile(
+    r"^step: *\d+/ *\d+ lossCLS:\d+\.\d{4} lossGSC:\d+\.\d{4} imps:\d+\.\d lr: \d+\.\d{4} etc:.+$"
+)
+
+
+def session_of(flags: list[str]) -> Path:
+    return Path(flags[len(flags) - flags[::-1].index("--session_name")])
+
+
+def with_flag(flags: list[str], name: str, value: str) -> list[str]:
+    """The last value of a flag counts."""
+    return [*flags, name, value]
+
+
+def log_of(flags: list[str]) -> str:
+    session = session_of(flags)
+    return (session / f"{session.name}.log").read_text()
+
+
+@pytest.fixture
+def trained(flags):
+    """The flags, after a training."""
+    train.main(flags["train"])
+    return flags
+
+
+# ------------------------------------------------------------------------- the whole of step 1
+
+
+def test_step_1_from_labels_to_miou(flags, tiny):
+    with_validation = [*flags["train"], "--val_freq", "2", "--tf_freq", "2", "--val_list", "train"]
+    train.main(with_validation)
+    make_cam.main([*flags["make_cam"], "--save_cam", "--visualize", "--scales", "1.0", "0.5"])
+    eval_cam.main(flags["eval_cam"])
+
+    session = session_of(flags["train"])
+    result = json.loads((session / "eval_cam.json").read_text())
+    assert result["images"] == 6
+    assert set(result["iou"]) == {"background", "red", "green", "blue"}
+    assert result["settings"]["scales"] == [1.0, 0.5]
+    matrix = ConfusionMatrix(4)
+    for image_id in "abcdef":
+        maps = read_maps(session / "npy", image_id)
+        with Image.open(tiny / "images" / f"{image_id}.png") as picture:
+            assert maps["IS_CAM"].shape[1:] == (picture.height, picture.width)
+        assert maps["IS_CAM"].dtype == np.float32
+        assert maps["CAM"].shape[0] == len(maps["keys"]) - 1
+        prediction = maps["keys"][maps["IS_CAM"].argmax(0)]
+        matrix.update(read_mask(tiny / "masks" / f"{image_id}.png"), prediction)
+    assert result["miou"] == pytest.approx(matrix.miou())
+    assert len(list((session / "visual").glob("*.png"))) == 6 * 2 + 1  # background and classes
+    assert (session / "visual/d_blue.png").exists()
+    saved = json.loads((session / "args.json").read_text())
+    assert set(saved) == {"train_resnet50_SIPE", "make_cam", "eval_cam"}
+    assert saved["train_resnet50_SIPE"]["lr"] == 0.01
+
+    lines = log_of(flags["train"]).splitlines()
+    steps = [line for line in lines if line.startswith("step:")]
+    assert len(steps) == 6
+    assert all(LOG_LINE.match(line) for line in steps)
+    assert len([x for x in lines if re.match(r"^validation step: +[24] miou: 0\.\d{4}$", x)]) == 2
+    assert sum(line.startswith("  iou red: ") for line in lines) == 2  # after steps 2 and 4
+
+    board = EventAccumulator(str(session / "runs"))
+    board.Reload()
+    assert {"loss/cls", "loss/gsc", "train/learning_rate", "validation/miou"} <= set(
+        board.Tags()["scalars"]
+    )
+    assert {name.split("/")[0] for name in board.Tags()["images"]} == {"CAM", "IS-CAM"}
+    assert len(board.Scalars("loss/cls")) == 6
+
+
+def test_plain_cam_sweep_equals_one_threshold_after_another(trained):
+    make_cam.main([*trained["make_cam"], "--save_cam"])
+    eval_cam.main(trained["eval_cam"])
+    session = session_of(trained["train"])
+    curve = json.loads((session / "eval_cam.json").read_text())["cam"]["miou_by_threshold"]
+    root = Path(trained["train"][trained["train"].index("--dataset_root") + 1])
+    for index in (0, 13, 50, 100):
+        matrix = ConfusionMatrix(4)
+        for image_id in "abcdef":
+            maps = read_maps(session / "npy", image_id)
+            cam = maps["CAM"]
+            label = np.where(cam.max(0) > index / 100, maps["keys"][1:][cam.argmax(0)], 0)
+            matrix.update(read_mask(root / "masks" / f"{image_id}.png"), label)
+        assert curve[index] == pytest.approx(matrix.miou())
+
+
+def test_files_that_exist_are_kept_and_restart_makes_them_again(trained):
+    session = session_of(trained["train"])
+    make_cam.main(trained["make_cam"])
+    (session / "npy/b.npz").unlink()
+    before = {p.name: p.stat().st_mtime_ns for p in (session / "npy").glob("*.npz")}
+    make_cam.main(trained["make_cam"])
+    after = {p.name: p.stat().st_mtime_ns for p in (session / "npy").glob("*.npz")}
+    assert {name: after[name] for name in before} == before
+    assert "b.npz" in after
+    with pytest.raises(InputError, match=r"scales .*0\.5"):
+        make_cam.main([*trained["make_cam"], "--scales", "0.5"])
+    make_cam.main([*trained["make_cam"], "--scales", "0.5", "--restart"])
+    assert (session / "npy/a.npz").stat().st_mtime_ns > after["a.npz"]
+
+
+def test_workers_change_neither_weights_nor_maps(flags, tmp_path):
+    weights, maps = [], []
+    for workers in ("0", "2"):
+        run = {k: with_flag(v, "--num_workers", workers) for k, v in flags.items()}
+        run = {k: with_flag(v, "--session_name", str(tmp_path / workers)) for k, v in run.items()}
+        train.main(run["train"])
+        make_cam.main(run["make_cam"])
+        weights.append(checkpoint.load(tmp_path / workers / "ckpt/final.pth")["net"])
+        maps.append(read_maps(tmp_path / workers / "npy", "d")["IS_CAM"])
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert np.array_equal(*maps)
+
+
+# -------------------------------------------------------------------------- stopping, continuing
+
+
+def test_a_continued_training_gives_the_same_weights(flags, tmp_path, monkeypatch):
+    train.main(flags["train"])
+    whole = checkpoint.load(session_of(flags["train"]) / "ckpt/final.pth")["net"]
+
+    broken = with_flag(flags["train"], "--session_name", str(tmp_path / "broken"))
+    broken = with_flag(broken, "--save_freq", "2")
+    real, calls = train.consistency_loss, []
+
+    def dies(cam, is_cam):
+        calls.append(0)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(cam, is_cam)
+
+    monkeypatch.setattr(train, "consistency_loss", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(broken)
+    assert not (tmp_path / "broken/ckpt/final.pth").exists()
+    assert checkpoint.load(tmp_path / "broken/ckpt/last.pth")["step"] == 2
+    monkeypatch.undo()
+    train.main(broken)
+    assert "continuing" in log_of(broken)
+    again = checkpoint.load(tmp_path / "broken/ckpt/final.pth")["net"]
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+def test_a_finished_training_is_left_alone_unless_restarted(trained):
+    final = session_of(trained["train"]) / "ckpt/final.pth"
+    before = final.stat().st_mtime_ns
+    train.main(trained["train"])
+    assert final.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match=r"--lr 0\.01, not 0\.5"):
+        train.main([*trained["train"], "--lr", "0.5"])
+    train.main([*trained["train"], "--lr", "0.02", "--restart"])
+    assert final.stat().st_mtime_ns > before
+
+
+def test_gsc_weight_0_does_not_teach_the_side_layers(flags):
+    train.main([*flags["train"], "--gsc_weight", "0", "--wt_dec", "0"])
+    net = checkpoint.load(session_of(flags["train"]) / "ckpt/final.pth")["net"]
+    torch.manual_seed(15)
+    fresh = Net(4, pretrained=flags["train"][flags["train"].index("--pretrained") + 1])
+    assert torch.equal(net["side1.weight"], fresh.side1.weight)
+    assert not torch.equal(net["classifier.weight"], fresh.classifier.weight)
+
+
+# ---------------------------------------------------------------------------- published layout
+
+
+def test_a_released_checkpoint_gives_the_maps_of_our_own(flags, tmp_path):
+    """The released files name every tensor up to three times and use other prefixes."""
+    torch.manual_seed(1)
+    ours = Net(4, pretrained=None, width=4).state_dict()
+    heads = ("classifier.weight", "side1.weight", "side2.weight", "side3.weight", "side4.weight")
+    released = dict(ours)
+    for name, value in ours.items():
+        if name in heads:
+            released[f"newly_added.{heads.index(name)}.weight"] = value
+            continue
+        module, rest = name.removeprefix("resnet50.").split(".", 1)
+        if module in ("conv1", "bn1"):
+            alias = f"stage0.{('conv1', 'bn1').index(module)}.{rest}"
+        elif module == "layer1":  # in the released stage1 it follows the max pool
+            alias = f"stage1.0.{rest}"
+        else:
+            alias = f"stage{module[-1]}.{rest}"
+        released[alias] = value
+        released[alias.replace("stage", "backbone.")] = value
+    assert len(released) > 2.5 * len(ours)
+    torch.save(released, tmp_path / "released.pth")
+    checkpoint.save(tmp_path / "ours.pth", {"net": ours})
+    maps = []
+    for name in ("released", "ours"):
+        run = with_flag(flags["make_cam"], "--session_name", str(tmp_path / name))
+        make_cam.main([*run, "--ckpt", str(tmp_path / f"{name}.pth")])
+        maps.append(read_maps(tmp_path / name / "npy", "d")["IS_CAM"])
+    assert maps[0].max() > 0.9
+    assert np.array_equal(*maps)
+
+
+# ------------------------------------------------------------------------------ flags
+
+
+class Recording:
+    """Settings that remember which of them were read."""
+
+    def __init__(self, namespace):
+        object.__setattr__(self, "_namespace", namespace)
+        object.__setattr__(self, "_read", set())
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            return getattr(self._namespace, name)
+        self._read.add(name)
+        return getattr(self._namespace, name)
+
+    def __setattr__(self, name, value):
+        setattr(self._namespace, name, value)
+
+    @property
+    def __dict__(self):  # vars(args), for the log: that is no use of a setting
+        return vars(self._namespace)
+
+
+def test_every_flag_is_read(flags, monkeypatch):
+    unread = {}
+    for name, program in PROGRAMS.items():
+        recordings = []
+        parse = program.parse_arguments
+
+        def record(arguments=None, parse=parse, recordings=recordings):
+            recordings.append(Recording(parse(arguments)))
+            return recordings[-1]
+
+        monkeypatch.setattr(program, "parse_arguments", record)
+        more = ["--val_freq", "2", "--val_list", "train"] if name == "train" else []
+        program.main([*flags[name], *more])
+        settings = set(vars(recordings[0]))
+        unread[name] = settings - recordings[0]._read
+    # Eval's --device is only checked: its work is done by processors.
+    assert unread == {name: set() for name in PROGRAMS}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_shows_the_story_and_the_published_defaults(program, capsys):
+    with pytest.raises(SystemExit) as end:
+        PROGRAMS[program].main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("Reads", "Writes", "Try", "--dataset_root"))
+
+
+def test_published_defaults_of_training():
+    args = train.parse_arguments([])
+    published = {
+        **{"batch_size": 16, "max_epoches": 5, "network": "net.resnet50_SIPE", "lr": 0.1},
+        **{"wt_dec": 1e-4, "crop_size": 512, "print_freq": 10, "tf_freq": 500, "val_freq": 500},
+        **{"seed": 15, "dataset": "voc", "session_name": "exp", "momentum": 1e-4},
+    }
+    assert {name: getattr(args, name) for name in published} == published
+    assert train.parse_arguments(["--max_epochs", "7"]).max_epoches == 7
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+def test_a_mistake_ends_as_one_sentence_and_status_2(flags, tmp_path):
+    command = [sys.executable, str(REPOSITORY / "make_cam.py"), *flags["make_cam"]]
+    end = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert end.returncode == 2
+    assert "Traceback" not in end.stdout + end.stderr
+    assert "There is no checkpoint final.pth" in end.stdout + end.stderr
+
+
+def test_corrupt_picture_is_named_also_out_of_a_worker(flags, tiny):
+    picture = tiny / "images/c.png"
+    picture.write_bytes(picture.read_bytes()[:400])
+    for workers in ("0", "2"):
+        with pytest.raises(InputError, match=r"c\.png is damaged"):
+            train.main(with_flag([*flags["train"], "--restart"], "--num_workers", workers))
+
+
+def test_missing_picture_is_found_before_training(flags, tiny):
+    (tiny / "splits").mkdir()
+    (tiny / "splits/train.txt").write_text("a\nb\nzzz\n")
+    with pytest.raises(InputError, match=r"1 of 3 pictures are missing.*zzz"):
+        train.main(flags["train"])
+
+
+def test_empty_list(flags, tiny):
+    (tiny / "splits").mkdir()
+    (tiny / "splits/train.txt").write_text("\n")
+    with pytest.raises(InputError, match="is empty"):
+        train.main(flags["train"])
+
+
+def test_batch_larger_than_the_list(flags):
+    with pytest.raises(InputError, match=r"--batch_size 7 exceeds the 6"):
+        train.main([*flags["train"], "--batch_size", "7"])
+
+
+def test_nan_loss_stops_and_keeps_the_last_checkpoint(flags, monkeypatch):
+    real, calls = train.classification_loss, []
+
+    def poisoned(score, label):
+        calls.append(0)
+        return real(score, label) * (float("nan") if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(train, "classification_loss", poisoned)
+    with pytest.raises(InputError, match=r"at step 3\b.*lower --lr"):
+        train.main([*flags["train"], "--save_freq", "2"])
+    state = checkpoint.load(session_of(flags["train"]) / "ckpt/last.pth")
+    assert state["step"] == 2
+    assert all(value.isfinite().all() for value in state["net"].values())
+
+
+def test_mask_of_another_size(trained, tiny):
+    make_cam.main(trained["make_cam"])
+    save_label(tiny / "masks/b.png", np.zeros((5, 5), np.uint8))
+    with pytest.raises(InputError, match=r"b\.png.*5"):
+        eval_cam.main(trained["eval_cam"])
+
+
+def test_gt_path_that_lacks_masks(trained, tmp_path):
+    make_cam.main(trained["make_cam"])
+    with pytest.raises(InputError, match=r"6 of 6 masks are missing.*--gt_path"):
+        eval_cam.main([*trained["eval_cam"], "--gt_path", str(tmp_path)])
+
+
+def test_checkpoint_of_another_class_count(trained, tiny):
+    (tiny / "classes.txt").write_text("red\ngreen\nblue\nwhite\n")
+    with pytest.raises(InputError, match="trained for 3 classes, asked to serve 4"):
+        make_cam.main(trained["make_cam"])
+
+
+def test_truncated_checkpoint(trained):
+    final = session_of(trained["train"]) / "ckpt/final.pth"
+    final.write_bytes(final.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"final\.pth"):
+        make_cam.main(trained["make_cam"])
+
+
+def test_maps_of_more_classes_than_the_dataset(trained, tiny):
+    make_cam.main(trained["make_cam"])
+    (tiny / "classes.txt").write_text("red\ngreen\n")
+    (tiny / "labels.csv").write_text("image,labels\na.png,red\n")
+    with pytest.raises(InputError, match=r"ha(s|ve) class 3"):
+        eval_cam.main(trained["eval_cam"])
+
+
+def test_pictures_of_any_kind_go_through(flags, tiny):
+    """Grey, alpha, CMYK and single-pixel pictures are trained on and mapped."""
+    images = tiny / "images"
+    Image.open(images / "a.png").convert("L").save(images / "a.png")
+    Image.open(images / "b.png").convert("RGBA").save(images / "b.png")
+    Image.open(images / "c.png").convert("CMYK").save(images / "c.jpg")
+    (images / "c.png").unlink()
+    Image.open(images / "d.png").resize((1, 1)).save(images / "d.png")
+    train.main(flags["train"])
+    make_cam.main(flags["make_cam"])
+    maps = read_maps(session_of(flags["train"]) / "npy", "d")
+    assert maps["IS_CAM"].shape == (3, 1, 1)
+    assert np.isfinite(maps["IS_CAM"]).all()
