@@ -85,7 +85,7 @@ def parse_arguments(arguments: list[str] | None = None):
         "--val_freq", type=cli.at_least(0), default=500, help="steps between validations; 0: never"
     )
     parser.add_argument("--save_freq", type=count, default=200, help="steps between checkpoints")
-    parser.add_argument("--seed", type=int, default=15, help="of order, augmentation and heads")
+    parser.add_argument("--seed", type=cli.at_least(0), default=15, help="of order, augmentation and heads")
     parser.add_argument("--restart", action="store_true", help="begin anew, whatever is there")
     args = parser.parse_args(arguments)
     if args.resize_min > args.resize_max:

@@ -117,13 +117,30 @@ def read_list(path: Path) -> list[str]:
     Raises:
         InputError: there is no such file, or it is no text.
     """
+    return [_id_of(line) for line in read_lines(path)]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 text file without surrounding space; empty ones are left out.
+
+    Raises:
+        InputError: there is no such file, or it is no text.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_text(path: Path) -> str:
+    """Return a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        InputError: there is no such file, or it is no text.
+    """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise InputError(f"There is no list {path}.") from error
+        raise InputError(f"There is no file {path}.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no text file with one id a line ({error}).") from error
-    return [_id_of(line.strip()) for line in lines if line.strip()]
+        raise InputError(f"{path} is no UTF-8 text ({error}). Save it as such.") from error
 
 
 def _id_of(line: str) -> str:

@@ -8,13 +8,22 @@ root/splits/<list>.txt      lists of ids; without the folder, "train" is every p
 """
 
 import csv
+import io
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from data import demo
-from data.base import PICTURE_ENDINGS, Dataset, labels_from_names, read_list, strip_ending
+from data.base import (
+    PICTURE_ENDINGS,
+    Dataset,
+    labels_from_names,
+    read_lines,
+    read_list,
+    read_text,
+    strip_ending,
+)
 from tool.errors import InputError
 
 MOST_CLASSES = 254  # 255 is "unsure" in an 8-bit mask, 0 is background
@@ -31,12 +40,14 @@ class Folder(Dataset):
         path = self.root / "classes.txt"
         if not path.is_file():
             raise InputError(f"There is no {path}: one class name a line, without background.")
-        self.class_names = tuple(line.strip() for line in path.read_text().splitlines() if line)
+        self.class_names = tuple(read_lines(path))
         if not 1 <= len(self.class_names) <= MOST_CLASSES:
             raise InputError(f"{path} has {len(self.class_names)} classes; 1 to 254 are possible.")
         for name in self.class_names:
-            if not name or " " in name or self.class_names.count(name) > 1:
-                raise InputError(f"{path}: {name!r} is empty, has a space, or stands twice.")
+            if name == "background":
+                raise InputError(f"{path}: take background off, it is class 0 without being named.")
+            if len(name.split()) > 1 or self.class_names.count(name) > 1:
+                raise InputError(f"{path}: {name!r} has a space, or stands twice.")
 
     @cached_property
     def _pictures(self) -> dict[str, Path]:
@@ -60,24 +71,25 @@ class Folder(Dataset):
         if not path.is_file():
             raise InputError(f"There is no {path} with a header image,labels and a row a picture.")
         rows: dict[str, set[str]] = {}
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"image", "labels"} <= set(reader.fieldnames or ()):
-                raise InputError(f"{path} has no header line image,labels.")
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                image_id = strip_ending((row["image"] or "").strip())
-                names = set((row["labels"] or "").split())
-                if not names:
-                    raise InputError(f"{where}: {image_id!r} has no class.")
-                if image_id in rows:
-                    raise InputError(f"{where}: {image_id!r} stands there twice.")
-                if image_id not in self._pictures:
-                    raise InputError(f"{where}: there is no picture {image_id!r} in images/.")
-                unknown = names.difference(self.class_names)
-                if unknown:
-                    raise InputError(f"{where}: {min(unknown)!r} is not in classes.txt.")
-                rows[image_id] = names
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        if not {"image", "labels"} <= set(reader.fieldnames or ()):
+            raise InputError(f"{path} has no header line image,labels.")
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row:
+                raise InputError(f"{where}: too many commas. Put spaces between class names.")
+            image_id = strip_ending((row["image"] or "").strip())
+            names = set((row["labels"] or "").split())
+            if not names:
+                raise InputError(f"{where}: {image_id!r} has no class.")
+            if image_id in rows:
+                raise InputError(f"{where}: {image_id!r} stands there twice.")
+            if image_id not in self._pictures:
+                raise InputError(f"{where}: there is no picture {image_id!r} in images/.")
+            unknown = names.difference(self.class_names)
+            if unknown:
+                raise InputError(f"{where}: {min(unknown)!r} is not in classes.txt.")
+            rows[image_id] = names
         return rows
 
     def list_ids(self, list_name: str) -> list[str]:

@@ -1,8 +1,10 @@
 """Files appear whole or not at all."""
 
 import json
+import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,10 +29,19 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     except OSError as error:
         raise InputError(f"{path} could not be written: {error.strerror or error}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2) + "\n"
+    """Write ``value`` as indented JSON, atomically; NaN, which JSON does not have, as null."""
+    text = json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n"
     write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

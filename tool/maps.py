@@ -1,6 +1,8 @@
 """Localization maps on disk: ``npy/<id>.npz`` between step 1.2 and those that read it."""
 
+import pickle
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,11 @@ from tool.errors import InputError
 from tool.files import write_atomic
 
 FORMATS = ("npz", "npy")
+# What reading a file that was cut off or changed raises, in zip, numpy and pickle.
+DAMAGE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+)
 
 
 def maps_path(folder: Path, image_id: str, save_format: str = "npz") -> Path:
@@ -43,24 +50,32 @@ def read_maps(folder: Path, image_id: str, allow_pickle: bool = False) -> dict[s
     Raises:
         InputError: there are no maps for the picture, or the file is damaged.
     """
-    path = maps_path(folder, image_id)
-    pickled = maps_path(folder, image_id, "npy")
+    path, pickled = (maps_path(folder, image_id, ending) for ending in FORMATS)
+    if not path.is_file():
+        if not pickled.is_file():
+            raise InputError(f"There are no maps {path}. Run make_cam.py on a list that has them.")
+        if not allow_pickle:
+            raise InputError(
+                f"{pickled} is a pickle, which executes code when read. Pass --allow_pickle if "
+                "you made it yourself, or make the maps again as npz."
+            )
+        path = pickled
     try:
-        if path.is_file():
+        if path == pickled:
+            maps = np.load(path, allow_pickle=True).item()
+            maps = {name: np.asarray(value) for name, value in maps.items()}
+        else:
             with np.load(path, allow_pickle=False) as file:
                 maps = {name: file[name] for name in file.files}
-        elif pickled.is_file():
-            if not allow_pickle:
-                raise InputError(
-                    f"{pickled} is a pickle, which executes code when read. Pass --allow_pickle if "
-                    "you made it yourself, or make the maps again as npz."
-                )
-            maps = np.load(pickled, allow_pickle=True).item()
-        else:
-            raise InputError(f"There are no maps {path}. Run make_cam.py on a list that has them.")
         keys, is_cam = maps["keys"], maps["IS_CAM"]
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise InputError(f"{path} is damaged ({error}). Delete it and run make_cam.py.") from error
-    if is_cam.ndim != 3 or len(keys) != len(is_cam) or keys[0] != 0:
-        raise InputError(f"{path} holds {len(keys)} keys for maps of shape {is_cam.shape}.")
+    whole = keys.ndim == 1 and keys.dtype.kind in "iu" and is_cam.dtype.kind == "f"
+    whole = whole and is_cam.ndim == 3 and len(keys) == len(is_cam) > 0 and keys[0] == 0
+    if not whole or ("CAM" in maps and maps["CAM"].shape != (len(keys) - 1, *is_cam.shape[1:])):
+        layout = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in maps.items())
+        raise InputError(
+            f"{path} holds {layout}; maps are keys int (P,) from 0 on, IS_CAM float (P, H, W) and "
+            "CAM (P - 1, H, W) or none. Delete it and run make_cam.py."
+        )
     return maps

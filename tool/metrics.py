@@ -39,7 +39,8 @@ class ConfusionMatrix:
         truth = truth[known].astype(np.int64)
         if truth.size and truth.max() >= self.num_classes:
             raise ValueError(f"the mask has class {truth.max()} of {self.num_classes}")
-        prediction = np.minimum(prediction[known].astype(np.int64), self.num_classes)
+        prediction = prediction[known].astype(np.int64)
+        prediction[(prediction < 0) | (prediction >= self.num_classes)] = self.num_classes
         joint = truth * (self.num_classes + 1) + prediction
         self.counts += np.bincount(joint, minlength=self.counts.size).reshape(self.counts.shape)
 
@@ -67,7 +68,7 @@ class ConfusionMatrix:
 
     def miou(self) -> float:
         """Return the mean IoU over the classes that occur; NaN where none does."""
-        return miou_of(self.counts)
+        return float(miou_of(self.counts))
 
 
 def iou_of(counts: np.ndarray) -> np.ndarray:

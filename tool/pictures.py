@@ -1,10 +1,11 @@
 """Reading pictures and masks of any kind, writing palette labels, drawing maps."""
 
+import struct
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tool.errors import InputError
 from tool.files import write_atomic
@@ -13,6 +14,16 @@ UNSURE = 255  # the label of a pixel that no one judges
 HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers are used to
     [[0, 0, 140], [0, 110, 255], [60, 235, 200], [255, 235, 60], [255, 80, 0], [150, 0, 0]]
 )
+
+TURNS = {  # EXIF orientation -> what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Image.MAX_IMAGE_PIXELS = None  # a large picture of the user's own is no attack
 
@@ -27,7 +38,8 @@ def read_rgb(path: str | Path) -> Image.Image:
         InputError: the file is missing or is not a whole picture.
     """
     image = _open(path)
-    image = ImageOps.exif_transpose(image)
+    turn = TURNS.get(_orientation(image))
+    image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey; Pillow would clip it at 255
         grey = np.asarray(image, dtype=np.float64)
         return Image.fromarray((grey / 65535 * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -61,9 +73,17 @@ def _open(path: str | Path) -> Image.Image:
         raise InputError(f"There is no picture {path}.") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not a picture that can be read. Replace it.") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, OverflowError, struct.error) as error:
         raise InputError(f"{path} is damaged ({error}). Replace it.") from error
     return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1..8; 1 (upright) where it is missing or the tags are broken."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, TypeError, OSError, struct.error):
+        return 1
 
 
 def voc_palette() -> np.ndarray:

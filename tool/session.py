@@ -33,18 +33,18 @@ class Session:
         args: the settings; written to ``args.json`` beside those of the other programs.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made or written.
     """
 
     def __init__(self, name: str | Path, program: str, args: argparse.Namespace) -> None:
         self.path = Path(name)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._start_log()
         except OSError as error:
             raise InputError(
-                f"--session_name {name}: no folder can be made there ({error.strerror})."
+                f"--session_name {name}: nothing can be written there ({error.strerror})."
             ) from error
-        self._start_log()
         settings = {key: _plain(value) for key, value in sorted(vars(args).items())}
         self._save_settings(program, settings)
         log.info("%s -> %s", program, self.path)

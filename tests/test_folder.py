@@ -1,0 +1,198 @@
+"""Your own pictures: every mistake that a person makes in such a folder has its sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.folder import MOST_CLASSES, Folder
+from tool.errors import InputError
+from tool.metrics import ConfusionMatrix
+from tool.pictures import save_label
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_what_the_folder_says(tiny):
+    folder = Folder(tiny)
+    assert folder.class_names == ("red", "green", "blue")
+    assert folder.all_names == ("background", "red", "green", "blue")
+    assert folder.num_classes == 4
+    assert folder.ids("train") == list("abcdef")
+    assert folder.image_path("b") == tiny / "images/b.png"
+    assert folder.mask_path("b") == tiny / "masks/b.png"
+    folder.check_pictures(folder.ids("train"))
+    labels = folder.labels(["d", "b", "a"])
+    assert labels.dtype == np.uint8
+    assert labels.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_masks_are_not_needed(tiny):
+    for path in (tiny / "masks").iterdir():
+        path.unlink()
+    (tiny / "masks").rmdir()
+    folder = Folder(tiny)
+    assert folder.labels(folder.ids("train")).sum() == 7
+
+
+def test_pictures_of_all_endings_count_and_other_files_do_not(tiny):
+    image = Image.new("RGB", (4, 4))
+    image.save(tiny / "images/g.JPG")
+    image.save(tiny / "images/h.i.jpeg")
+    (tiny / "images/notes.txt").write_text("not a picture")
+    assert Folder(tiny).ids("train") == [*"abcdefg", "h.i"]
+    rewrite(tiny / "labels.csv", "f.png,red\n", "f.png,red\ng.JPG,blue\nh.i.jpeg,red\n")
+    assert Folder(tiny).labels(["h.i", "g"]).tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_row_may_leave_the_ending_out_and_columns_may_be_swapped(tiny):
+    rows = ["labels,comment,image", "red,mine,a", "green  blue,,b.png", "red,,c", "red,,d.jpg"]
+    (tiny / "labels.csv").write_text("\n".join(rows) + "\n")
+    assert Folder(tiny).labels(["a", "b", "d"]).tolist() == [[1, 0, 0], [0, 1, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "labels.csv"])
+def test_file_from_windows_is_read_as_it_looks(tiny, name):
+    path = tiny / name
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_text().replace("\n", "\r\n").encode())
+    folder = Folder(tiny)
+    assert folder.class_names == ("red", "green", "blue")
+    assert folder.labels(["d"]).tolist() == [[1, 0, 1]]
+
+
+def test_names_need_not_be_ascii(tiny):
+    (tiny / "classes.txt").write_bytes("rød\ngreen\nblue\n".encode())
+    text = (tiny / "labels.csv").read_text().replace("red", "rød")
+    (tiny / "labels.csv").write_bytes(text.encode())
+    assert Folder(tiny).labels(["a"]).tolist() == [[1, 0, 0]]
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "labels.csv"])
+def test_file_in_another_encoding_is_named(tiny, name):
+    (tiny / name).write_bytes("image,labels\na.png,rød\n".encode("latin-1"))
+    with pytest.raises(InputError, match=rf"{name} is no UTF-8 text"):
+        Folder(tiny).labels(["a"])
+
+
+def test_splits_are_optional_and_replace_the_default(tiny):
+    folder = Folder(tiny)
+    with pytest.raises(InputError, match=r"There is no list .*splits/val\.txt"):
+        folder.ids("val")
+    (tiny / "splits").mkdir()
+    (tiny / "splits/val.txt").write_text("c\na.png\nimages/d.png masks/other.png\n")
+    assert folder.ids("val") == ["c", "a", "d"]
+    with pytest.raises(InputError, match=r"splits/train\.txt"):  # else val would be trained on
+        folder.ids("train")
+    (tiny / "splits/train.txt").write_text("b\n")
+    assert folder.ids("train") == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "val .*is empty"), ("a\nb\na\n", "val names 1 ids more than once, first a")],
+)
+def test_split_that_is_empty_or_repeats_itself(tiny, text, message):
+    (tiny / "splits").mkdir()
+    (tiny / "splits/val.txt").write_text(text)
+    with pytest.raises(InputError, match=message):
+        Folder(tiny).ids("val")
+
+
+def test_split_with_an_id_that_has_no_picture(tiny):
+    (tiny / "splits").mkdir()
+    (tiny / "splits/val.txt").write_text("a\nzebra\n")
+    folder = Folder(tiny)
+    with pytest.raises(InputError, match=r"1 of 2 pictures are missing.*images/zebra"):
+        folder.check_pictures(folder.ids("val"))
+    with pytest.raises(InputError, match=r"labels\.csv has no row for 'zebra'"):
+        folder.labels(["zebra"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("c.png,blue", "c.png,purple", r"labels\.csv, line 4: 'purple' is not in classes\.txt"),
+        ("c.png,blue\n", "", r"labels\.csv has no row for 'c'"),
+        ("c.png,blue", "x.png,blue", r"labels\.csv, line 4: there is no picture 'x' in images/"),
+        ("c.png,blue", "c.png,", r"labels\.csv, line 4: 'c' has no class"),
+        ("c.png,blue", "c.png", r"labels\.csv, line 4: 'c' has no class"),
+        ("c.png,blue", "a.png,blue", r"labels\.csv, line 4: 'a' stands there twice"),
+        ("c.png,blue", "a,blue", r"labels\.csv, line 4: 'a' stands there twice"),
+        ("d.png,red blue", "d.png,red,blue", r"labels\.csv, line 5: too many commas"),
+        ("image,labels", "picture,labels", r"labels\.csv has no header line image,labels"),
+        ("image,labels\n", "", r"labels\.csv has no header line image,labels"),
+    ],
+)
+def test_mistake_in_the_rows_is_named_with_its_line(tiny, old, new, message):
+    rewrite(tiny / "labels.csv", old, new)
+    folder = Folder(tiny)
+    with pytest.raises(InputError, match=message):
+        folder.labels(folder.ids("train"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"classes\.txt has 0 classes"),
+        ("red\n\n \n", None),  # empty lines are no classes
+        ("red\ngreen\nred\n", r"classes\.txt: 'red' .*stands twice"),
+        ("red\npolar bear\n", r"classes\.txt: 'polar bear' has a space"),
+        ("red\npolar\tbear\n", r"classes\.txt: 'polar\\tbear' has a space"),
+        ("background\nred\n", r"classes\.txt: take background off"),
+        ("\n".join(f"c{i}" for i in range(255)), r"classes\.txt has 255 classes; 1 to 254"),
+        ("\n".join(f"c{i}" for i in range(254)), None),
+    ],
+)
+def test_classes_that_cannot_be_used(tiny, text, message):
+    (tiny / "classes.txt").write_text(text)
+    if message is None:
+        assert len(Folder(tiny).class_names) == len(text.split())
+    else:
+        with pytest.raises(InputError, match=message):
+            Folder(tiny)
+
+
+def test_largest_class_is_not_the_unsure_label():
+    assert MOST_CLASSES < 255
+
+
+def test_two_pictures_with_one_id(tiny):
+    Image.new("RGB", (4, 4)).save(tiny / "images/a.jpg")
+    with pytest.raises(InputError, match=r"a\.png and a\.jpg have the same id"):
+        Folder(tiny).ids("train")
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "labels.csv"])
+def test_missing_file_is_named_with_what_belongs_in_it(tiny, name):
+    (tiny / name).unlink()
+    with pytest.raises(InputError, match=rf"There is no .*{name}.* a (line|row)"):
+        Folder(tiny).labels(["a"])
+
+
+def test_folder_without_pictures(tiny):
+    for path in (tiny / "images").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match=r"no pictures in .*images"):
+        Folder(tiny).ids("train")
+    with pytest.raises(InputError, match=r"no folder .*nowhere for --dataset folder"):
+        Folder(tiny / "nowhere")
+
+
+def test_mask_of_another_size_is_named(tiny):
+    folder = Folder(tiny)
+    matrix = ConfusionMatrix(folder.num_classes)
+    save_label(folder.mask_path("a"), np.zeros((48, 40), np.uint8))
+    with pytest.raises(InputError, match=r"masks/a\.png does not fit: .*\(48, 40\).*\(40, 48\)"):
+        matrix.update_from(folder.mask_path("a"), np.zeros((40, 48), np.int64))
+
+
+def test_mask_with_a_class_too_many_is_named(tiny):
+    folder = Folder(tiny)
+    save_label(folder.mask_path("a"), np.full((40, 48), 4, np.uint8))
+    with pytest.raises(InputError, match=r"masks/a\.png does not fit: the mask has class 4 of 4"):
+        ConfusionMatrix(4).update_from(folder.mask_path("a"), np.zeros((40, 48), np.int64))

@@ -1,0 +1,193 @@
+"""Localization maps on disk: whole, of known layout, and never executed."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from tool.errors import InputError
+from tool.maps import FORMATS, maps_path, read_maps, write_maps
+
+RNG = np.random.default_rng(0)
+
+
+def maps_of(dtype=np.float32, with_cam: bool = True) -> dict[str, np.ndarray]:
+    maps = {"keys": np.array([0, 3, 17]), "IS_CAM": RNG.random((3, 5, 6)).astype(dtype)}
+    return {**maps, "CAM": RNG.random((2, 5, 6)).astype(dtype)} if with_cam else maps
+
+
+def assert_same(maps: dict, expected: dict) -> None:
+    assert set(maps) == set(expected)
+    for name, value in expected.items():
+        assert maps[name].dtype == value.dtype
+        np.testing.assert_array_equal(maps[name], value)
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code was executed')",))
+
+
+@pytest.mark.parametrize("with_cam", [True, False])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("save_format", FORMATS)
+def test_roundtrip_keeps_every_bit(tmp_path, save_format, dtype, with_cam):
+    maps = maps_of(dtype, with_cam)
+    path = maps_path(tmp_path / "npy", "2007.a b", save_format)
+    assert path == tmp_path / "npy" / f"2007.a b.{save_format}"
+    write_maps(path, maps)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert_same(read_maps(path.parent, "2007.a b", save_format == "npy"), maps)
+
+
+def test_background_alone(tmp_path):
+    maps = {"keys": np.array([0]), "IS_CAM": np.ones((1, 1, 1), np.float32)}
+    maps["CAM"] = np.zeros((0, 1, 1), np.float32)
+    write_maps(maps_path(tmp_path, "a"), maps)
+    assert_same(read_maps(tmp_path, "a"), maps)
+
+
+def test_npz_is_readable_without_pickle(tmp_path):
+    maps = maps_of()
+    write_maps(maps_path(tmp_path, "a"), maps)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        assert_same(dict(file), maps)
+
+
+def test_npy_is_the_dict_of_the_published_code(tmp_path):
+    maps = maps_of(with_cam=False)
+    write_maps(maps_path(tmp_path, "a", "npy"), maps)
+    assert_same(np.load(tmp_path / "a.npy", allow_pickle=True).item(), maps)
+
+
+def test_pickle_is_refused_without_the_flag(tmp_path):
+    write_maps(maps_path(tmp_path, "a", "npy"), maps_of())
+    with pytest.raises(InputError, match=r"a\.npy is a pickle.*--allow_pickle"):
+        read_maps(tmp_path, "a")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_code_in_a_file_is_not_executed(tmp_path, name):
+    (tmp_path / name).write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match=rf"{name}"):
+        read_maps(tmp_path, "a")
+    with open(tmp_path / name, "wb") as file:
+        np.save(file, np.array(Evil(), dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match=rf"{name}"):
+        read_maps(tmp_path, "a")
+
+
+@pytest.mark.parametrize("name", ["keys", "IS_CAM", "CAM"])
+def test_code_within_an_npz_is_not_executed_even_with_the_flag(tmp_path, name):
+    maps = {**maps_of(), name: np.array([Evil()], dtype=object)}
+    np.savez(tmp_path / "a.npz", allow_pickle=True, **maps)
+    with pytest.raises(InputError, match=r"a\.npz is damaged"):
+        read_maps(tmp_path, "a", allow_pickle=True)
+
+
+def test_npz_comes_before_npy(tmp_path):
+    maps = maps_of()
+    write_maps(maps_path(tmp_path, "a"), maps)
+    (tmp_path / "a.npy").write_bytes(pickle.dumps(Evil()))
+    assert_same(read_maps(tmp_path, "a", allow_pickle=True), maps)
+
+
+def test_missing_maps_name_the_program_that_makes_them(tmp_path):
+    with pytest.raises(InputError, match=r"no maps .*a\.npz.*make_cam\.py"):
+        read_maps(tmp_path, "a")
+    with pytest.raises(InputError, match=r"no maps .*a\.npz"):
+        read_maps(tmp_path / "nowhere", "a", allow_pickle=True)
+
+
+@pytest.mark.parametrize("save_format", FORMATS)
+def test_file_cut_off_anywhere_is_named(tmp_path, save_format):
+    path = maps_path(tmp_path, "a", save_format)
+    write_maps(path, maps_of())
+    content = path.read_bytes()
+    for length in [*range(0, len(content), 7), len(content) - 1]:
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=rf"a\.{save_format} is damaged.*make_cam\.py"):
+            read_maps(tmp_path, "a", allow_pickle=True)
+
+
+def test_changed_byte_of_an_npz_never_gives_other_maps(tmp_path):
+    path, maps = maps_path(tmp_path, "a"), maps_of()
+    write_maps(path, maps)
+    content = path.read_bytes()
+    refused = 0
+    for position in range(0, len(content), 3):
+        changed = bytearray(content)
+        changed[position] ^= 255
+        path.write_bytes(changed)
+        try:
+            read = read_maps(tmp_path, "a")
+        except InputError:
+            refused += 1
+        else:  # the byte meant nothing, as a date, or hid CAM, which may be missing
+            assert_same(read, {name: maps[name] for name in read})
+    assert refused > len(content) / 3 / 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keys": np.array([1, 3, 17])},  # without background
+        {"keys": np.array([0, 3])},
+        {"keys": np.array(0)},
+        {"keys": np.array([0.0, 3.0, 17.0])},  # no class ids
+        {"keys": np.array(["0", "3", "17"])},
+        {"keys": np.zeros(0, int), "IS_CAM": np.zeros((0, 5, 6))},
+        {"IS_CAM": np.zeros((5, 6), np.float32)},
+        {"IS_CAM": np.zeros((3, 1, 5, 6), np.float32)},
+        {"IS_CAM": np.zeros((3, 5, 6), np.uint8)},  # would be read as 0..255
+        {"CAM": np.zeros((3, 5, 6), np.float32)},  # one too many
+        {"CAM": np.zeros((2, 6, 5), np.float32)},
+    ],
+)
+@pytest.mark.parametrize("save_format", FORMATS)
+def test_other_layout_is_described(tmp_path, change, save_format):
+    write_maps(maps_path(tmp_path, "a", save_format), {**maps_of(), **change})
+    with pytest.raises(InputError, match=rf"a\.{save_format} holds .*keys int \(P,\) from 0 on"):
+        read_maps(tmp_path, "a", allow_pickle=True)
+
+
+@pytest.mark.parametrize("name", ["keys", "IS_CAM"])
+def test_missing_part_is_named(tmp_path, name):
+    maps = maps_of()
+    del maps[name]
+    write_maps(maps_path(tmp_path, "a"), maps)
+    with pytest.raises(InputError, match=rf"a\.npz is damaged \('{name}'\)"):
+        read_maps(tmp_path, "a")
+
+
+@pytest.mark.parametrize("content", [[1, 2], "text", None])
+def test_pickle_of_something_else_is_named(tmp_path, content):
+    np.save(tmp_path / "a.npy", np.array(content, dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"a\.npy is damaged"):
+        read_maps(tmp_path, "a", allow_pickle=True)
+
+
+@pytest.mark.parametrize("save_format", FORMATS)
+def test_crash_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, save_format):
+    path, old = maps_path(tmp_path, "a", save_format), maps_of()
+    write_maps(path, old)
+
+    def crash(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", crash)  # the moment before the new file would appear
+    with pytest.raises(KeyboardInterrupt):
+        write_maps(path, maps_of())
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert_same(read_maps(tmp_path, "a", allow_pickle=True), old)
+
+
+def test_maps_that_cannot_be_stored_leave_no_half_file(tmp_path):
+    class Broken:
+        def __array__(self, *args, **kwargs):
+            raise RuntimeError("lost on the device")
+
+    with pytest.raises(RuntimeError, match="lost on the device"):
+        write_maps(maps_path(tmp_path, "a"), {**maps_of(), "IS_CAM": Broken()})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,282 @@
+"""PASCAL VOC: lists in all their forms, labels from annotations, and the preparation."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import voc as module
+from data.voc import VOC, find_trainaug, main
+from tool.errors import InputError
+
+LISTS = "ImageSets/Segmentation"
+# id -> objects (name, difficult); train a, val v, and pictures that only SBD knows.
+OBJECTS = {
+    "2007_000001": [("cat", 0), ("sofa", 0), ("cat", 0)],
+    "2007_000002": [("person", 1)],
+    "2008_000003": [("tvmonitor", 0), ("aeroplane", 1)],
+    "2009_000004": [("dog", 0)],
+    "2010_000005": [("train", 0)],
+}
+TRAIN, VAL = ["2007_000001", "2007_000002"], ["2009_000004"]
+SBD_TRAIN, SBD_VAL = ["2008_000003", "2009_000004", "2007_000001"], ["2010_000005"]
+TRAINAUG = ["2007_000001", "2007_000002", "2008_000003", "2010_000005"]
+
+
+def lines(ids: list[str]) -> str:
+    return "".join(f"{image_id}\n" for image_id in ids)
+
+
+def annotation(objects) -> str:
+    body = "".join(
+        f"<object><name>{name}</name><difficult>{difficult}</difficult>"
+        "<part><name>head</name></part></object>"
+        for name, difficult in objects
+    )
+    return f"<annotation><filename>x.jpg</filename>{body}</annotation>"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A devkit of five pictures without a trainaug of any kind."""
+    root = tmp_path / "VOC2012"
+    for folder in ("JPEGImages", "Annotations", "SegmentationClass", LISTS):
+        (root / folder).mkdir(parents=True)
+    for image_id, objects in OBJECTS.items():
+        Image.new("RGB", (4, 3)).save(root / "JPEGImages" / f"{image_id}.jpg")
+        (root / "Annotations" / f"{image_id}.xml").write_text(annotation(objects))
+    (root / LISTS / "train.txt").write_text(lines(TRAIN))
+    (root / LISTS / "val.txt").write_text(lines(VAL))
+    return root
+
+
+@pytest.fixture
+def sbd(tmp_path: Path) -> Path:
+    root = tmp_path / "benchmark_RELEASE"
+    (root / "dataset").mkdir(parents=True)
+    (root / "dataset/train.txt").write_text(lines(SBD_TRAIN))
+    (root / "dataset/val.txt").write_text(lines(SBD_VAL))
+    return root
+
+
+def test_classes_are_the_twenty_in_alphabetical_order(root):
+    voc = VOC(root)
+    assert list(voc.class_names) == sorted(voc.class_names)
+    assert (len(voc.class_names), voc.num_classes, len(voc.all_names)) == (20, 21, 21)
+    assert voc.all_names[0] == "background"
+    assert {n: voc.all_names.index(n) for n in ("aeroplane", "person", "tvmonitor")} == {
+        "aeroplane": 1,
+        "person": 15,
+        "tvmonitor": 20,
+    }
+
+
+def test_paths(root):
+    voc = VOC(root)
+    assert voc.image_path("2007_000001") == root / "JPEGImages/2007_000001.jpg"
+    assert voc.mask_path("2007_000001") == root / "SegmentationClass/2007_000001.png"
+
+
+TWO_PATHS = "".join(f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i in TRAINAUG)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lines(TRAINAUG),
+        "\n".join(TRAINAUG),
+        TWO_PATHS,
+        TWO_PATHS.replace("/J", "J", 1),
+        lines([f"JPEGImages/{i}.jpg" for i in TRAINAUG]),
+        lines([f"{i}.jpg" for i in TRAINAUG]),
+        lines(TRAINAUG).replace("\n", "\r\n"),
+        "\ufeff" + lines(TRAINAUG) + "\n  \n",
+    ],
+    ids=[
+        *("plain", "no-last-newline", "two-paths", "without-slash", "one-path", "endings"),
+        *("windows", "byte-order-mark"),
+    ],
+)
+@pytest.mark.parametrize("name", module.TRAINAUG_FILES)
+def test_every_form_and_place_of_a_trainaug_list(root, name, text):
+    path = root / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text.encode())
+    assert VOC(root).ids("trainaug") == TRAINAUG
+
+
+def test_order_of_a_list_is_kept(root):
+    (root / LISTS / "trainaug.txt").write_text(lines(TRAINAUG[::-1]))
+    assert VOC(root).ids("trainaug") == TRAINAUG[::-1]
+
+
+def test_trainaug_from_the_folder_of_masks_leaves_val_out(root):
+    masks = root / "SegmentationClassAug"
+    masks.mkdir()
+    for image_id in OBJECTS:
+        (masks / f"{image_id}.png").touch()
+    (masks / "readme.txt").touch()
+    assert VOC(root).ids("trainaug") == TRAINAUG
+
+
+@pytest.mark.parametrize("inner", [".", "dataset", ".."])
+def test_trainaug_from_sbd_leaves_val_out_and_takes_any_of_its_folders(root, sbd, inner):
+    assert find_trainaug(root, sbd / inner) == TRAINAUG
+
+
+def test_a_list_comes_before_the_folder_of_masks_and_that_before_sbd(root, sbd):
+    masks = root / "SegmentationClassAug"
+    masks.mkdir()
+    (masks / "2008_000003.png").touch()
+    assert find_trainaug(root, sbd) == ["2008_000003"]
+    (root / LISTS / "train_aug.txt").write_text(lines(["2010_000005"]))
+    assert find_trainaug(root, sbd) == ["2010_000005"]
+
+
+def test_trainaug_that_contains_val_is_refused(root):
+    (root / LISTS / "trainaug.txt").write_text(lines([*TRAINAUG, *VAL]))
+    with pytest.raises(InputError, match=r"trainaug\.txt contains 1 pictures of val.*2009_000004"):
+        VOC(root).ids("trainaug")
+
+
+def test_trainaug_of_nowhere_names_every_way_out(root):
+    with pytest.raises(InputError, match=r"trainaug\.txt.*SegmentationClassAug.*--sbd_root"):
+        VOC(root).ids("trainaug")
+
+
+@pytest.mark.parametrize("missing", ["train.txt", "val.txt"])
+def test_incomplete_sbd_names_the_file(root, sbd, missing):
+    (sbd / "dataset" / missing).unlink()
+    with pytest.raises(InputError, match=rf"dataset/{missing}"):
+        find_trainaug(root, sbd)
+
+
+def test_masks_without_the_list_of_val_are_refused(root):
+    (root / LISTS / "val.txt").unlink()
+    (root / "SegmentationClassAug").mkdir()
+    with pytest.raises(InputError, match=r"val\.txt"):
+        VOC(root).ids("trainaug")
+
+
+def test_counts_that_differ_from_the_published_are_reported(root, caplog, monkeypatch):
+    VOC(root).ids("train")
+    assert "train has 2 ids, the published 1464" in caplog.text
+    caplog.clear()
+    monkeypatch.setitem(module.PUBLISHED_COUNTS, "train", 2)
+    VOC(root).ids("train")
+    assert caplog.text == ""
+
+
+def test_missing_empty_and_repeating_lists(root, tmp_path):
+    voc = VOC(root)
+    with pytest.raises(InputError, match=r"There is no list .*nothing\.txt; .* train, val"):
+        voc.ids("nothing")
+    with pytest.raises(InputError, match=r"gone\.txt"):
+        voc.ids(tmp_path / "gone.txt")
+    (root / LISTS / "blank.txt").write_text(" \n\n")
+    with pytest.raises(InputError, match=r"blank .*is empty"):
+        voc.ids("blank")
+    (root / LISTS / "twice.txt").write_text(lines(["a", "b", "a", "b", "c"]))
+    with pytest.raises(InputError, match="names 2 ids more than once, first a"):
+        voc.ids("twice")
+    (root / LISTS / "photo.txt").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(InputError, match=r"photo\.txt is no UTF-8 text"):
+        voc.ids("photo")
+
+
+def test_list_as_a_file_of_the_users_own(root, tmp_path, monkeypatch):
+    path = tmp_path / "mine.txt"
+    path.write_text(lines(["2010_000005"]))
+    assert VOC(root).ids(path) == VOC(root).ids(str(path)) == ["2010_000005"]
+    monkeypatch.chdir(tmp_path)
+    assert VOC(root).ids("mine.txt") == ["2010_000005"]
+
+
+def test_a_file_that_is_called_like_a_list_does_not_replace_it(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train").write_text(lines(["2010_000005"]))
+    assert VOC(root).ids("train") == TRAIN
+
+
+def test_labels_count_difficult_objects_and_no_parts(root):
+    voc = VOC(root)
+    labels = voc.labels(list(OBJECTS))
+    assert labels.dtype == np.uint8
+    assert labels.shape == (5, 20)
+    names = [{voc.class_names[k] for k in row.nonzero()[0]} for row in labels]
+    assert names == [{name for name, _ in objects} for objects in OBJECTS.values()]
+    assert labels.max() == 1  # two cats are one cat
+
+
+def test_labels_follow_the_order_of_the_ids(root):
+    ids = list(OBJECTS)
+    np.testing.assert_array_equal(VOC(root).labels(ids[::-1]), VOC(root).labels(ids)[::-1])
+
+
+def test_space_around_a_name_is_no_other_class(root):
+    (root / "Annotations/2007_000001.xml").write_text(annotation([("\n cat ", 0)]))
+    assert VOC(root).labels(["2007_000001"]).nonzero()[1].tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (annotation([("unicorn", 0)]), r"2007_000002 .*'unicorn', which is no class of voc"),
+        (annotation([]), r"2007_000002\.xml names no object"),
+        (annotation([("cat", 0)])[:-9], r"2007_000002\.xml is not whole XML"),
+        ("", r"2007_000002\.xml is not whole XML"),
+        (None, r"1 of 2 annotations are missing, the first is .*2007_000002\.xml\. Complete"),
+    ],
+    ids=["unknown", "empty", "cut", "zero-bytes", "missing"],
+)
+def test_annotation_that_cannot_be_used_is_named(root, text, message):
+    path = root / "Annotations/2007_000002.xml"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        VOC(root).labels(TRAIN)
+
+
+def test_missing_pictures_are_counted_and_named(root):
+    (root / "JPEGImages/2007_000002.jpg").unlink()
+    with pytest.raises(InputError, match=r"1 of 2 pictures are missing.*2007_000002\.jpg"):
+        VOC(root).check_pictures(TRAIN)
+    VOC(root).check_pictures(VAL)
+
+
+def test_missing_root_names_the_flag(tmp_path):
+    with pytest.raises(
+        InputError, match=r"no folder .*elsewhere for --dataset voc.*--dataset_root"
+    ):
+        VOC(tmp_path / "elsewhere")
+
+
+def test_preparation_writes_the_list_once(root, sbd, caplog):
+    caplog.set_level(logging.INFO)
+    arguments = ["--dataset_root", str(root), "--sbd_root", str(sbd)]
+    main(arguments)
+    path = root / LISTS / "trainaug.txt"
+    assert path.read_text() == lines(TRAINAUG)
+    assert "trainaug      4 pictures (published 10582), 1.50 classes a picture" in caplog.text
+    before = path.stat().st_mtime_ns
+    (sbd / "dataset/train.txt").write_text("")
+    main(arguments)
+    main(["--dataset_root", str(root)])  # and SBD is not needed any more
+    assert path.read_text() == lines(TRAINAUG)
+    assert path.stat().st_mtime_ns == before
+    assert caplog.text.count("trainaug.txt written") == 1
+    assert sorted(p.name for p in path.parent.iterdir()) == ["train.txt", "trainaug.txt", "val.txt"]
+
+
+def test_preparation_keeps_a_list_under_another_name(root):
+    (root / LISTS / "train_aug.txt").write_text(lines(TRAINAUG[:2]))
+    main(["--dataset_root", str(root)])
+    assert not (root / LISTS / "trainaug.txt").exists()
+
+
+@pytest.mark.parametrize("missing", ["JPEGImages/2010_000005.jpg", "Annotations/2010_000005.xml"])
+def test_preparation_finds_what_is_missing(root, sbd, missing):
+    (root / missing).unlink()
+    with pytest.raises(InputError, match=f"1 of 4 .*{Path(missing).name}"):
+        main(["--dataset_root", str(root), "--sbd_root", str(sbd)])
