@@ -1,0 +1,347 @@
+"""DeepLab v2: against the reference's numbers, Pillow, and files in the published names."""
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from data.transforms import normalise
+from net import deeplabv2
+from net.deeplabv2 import (
+    BLOCKS,
+    DeepLabV2_ResNet101_MSC,
+    build,
+    cross_entropy,
+    is_head,
+    resize_labels,
+    restore,
+    shrink,
+)
+from net.resnet50 import ResNet50
+from tests.fill import filled_state
+from tool import checkpoint
+from tool.errors import InputError
+
+PARITY = Path(__file__).with_name("parity") / "deeplabv2_resnet101.npz"
+TOLERANCE = 1e-5
+SMALL = (1, 2, 2, 1)
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, np.ndarray]:
+    with np.load(PARITY) as file:
+        return dict(file)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time():
+    torch.manual_seed(0)
+
+
+def full_size() -> nn.Module:
+    with torch.device("meta"):  # nothing is drawn or stored
+        return DeepLabV2_ResNet101_MSC(21)
+
+
+def small(n_classes: int = 3, **options) -> DeepLabV2_ResNet101_MSC:
+    net = DeepLabV2_ResNet101_MSC(n_classes, **{"width": 4, "blocks": SMALL, **options})
+    checkpoint.load_weights(net, filled_state(net, prefix=""))
+    return net
+
+
+def tensors(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: v.clone() for n, v in net.state_dict().items() if not n.endswith("tracked")}
+
+
+def relative(value: torch.Tensor, expected) -> float:
+    value, expected = value.detach().double(), torch.as_tensor(expected).detach().double()
+    assert value.shape == expected.shape
+    return float((value - expected).abs().max() / expected.abs().max())
+
+
+def torchvision_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Lay out the backbone of a network as torchvision names it, with a classifier."""
+    branches = {"reduce": "1", "conv3x3": "2", "increase": "3"}
+    renamed = {"fc.weight": torch.zeros(5, 2), "fc.bias": torch.zeros(5)}
+    for name, value in state.items():
+        if is_head(name):
+            continue
+        _, layer, block, *rest = name.split(".")
+        if layer == "layer1":
+            renamed[f"{rest[0]}1.{rest[1]}"] = value
+            continue
+        branch, kind, leaf = rest
+        part = f"{kind}{branches[branch]}" if branch in branches else ""
+        part = part or f"downsample.{int(kind == 'bn')}"
+        number = f"layer{int(layer[5:]) - 1}.{int(block[5:]) - 1}"
+        renamed[f"{number}.{part}.{leaf}"] = value
+    return renamed
+
+
+def test_names_and_shapes_are_the_published_ones(reference):
+    own = [(n, str(tuple(v.shape))) for n, v in tensors(full_size()).items()]
+    published = zip(reference["state_dict_keys"], reference["state_dict_shapes"], strict=True)
+    assert own == [(str(name), str(shape)) for name, shape in published]
+
+
+def test_evaluation_and_training_outputs_equal_the_reference(reference):
+    net = full_size()
+    state = filled_state(net, prefix="")
+    net = net.to_empty(device="cpu")
+    checkpoint.load_weights(net, state)
+    x = net.prepare(torch.from_numpy(reference["image"]).permute(2, 0, 1)[None])
+    assert float(x.double().sum()) == pytest.approx(float(reference["input_checksum"]), rel=1e-9)
+    with torch.no_grad():
+        outputs = net.train()(x)
+    assert len(outputs) == 4
+    for number, output in enumerate(outputs):
+        assert relative(output, reference[f"train_output{number}"]) < TOLERANCE
+    assert relative(outputs[3], reference["logits_max"]) < TOLERANCE
+    # That the evaluation returns this maximum is tested below, where it costs nothing.
+
+
+def test_evaluation_returns_the_maximum_and_normalisation_ignores_the_mode():
+    net = small()
+    before = tensors(net)
+    x = torch.randn(2, 3, 37, 50) * 50
+    outputs = net.train()(x)
+    fused = net.eval()(x)
+    assert torch.equal(outputs[3], fused)
+    resized = [F.interpolate(o.double(), fused.shape[2:], mode="bilinear") for o in outputs[:3]]
+    assert relative(fused, torch.stack(resized).amax(0)) < 1e-6
+    assert any((r > resized[0]).any() for r in resized[1:])
+    assert all(torch.equal(before[name], value) for name, value in tensors(net).items())
+
+
+def test_predict_gives_logits_at_pixels_of_tiny_pictures_too():
+    net = small().eval()
+    for height, width in ((1, 1), (1, 9), (33, 20)):
+        x = torch.randn(1, 3, height, width)
+        with torch.no_grad():
+            assert net.predict(x).shape == (1, 3, height, width)
+            assert net.predict(x, (7, 5)).shape == (1, 3, 7, 5)
+    with pytest.raises(RuntimeError, match="eval"):
+        net.train().predict(x)
+
+
+def test_small_copies_are_mapped_by_the_scale():
+    x = torch.arange(9.0).expand(1, 1, 9, 9)  # columns; 9 * 0.75 = 6.75 becomes 6
+    expected = (torch.arange(6) + 0.5) / 0.75 - 0.5
+    torch.testing.assert_close(shrink(x, 0.75)[0, 0, 0], expected)
+
+
+def test_prepare_is_bgr_without_the_mean():
+    x = DeepLabV2_ResNet101_MSC.prepare(
+        torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None]
+    )
+    expected = torch.tensor([30 - 104.008, 20 - 116.669, 10 - 122.675])
+    torch.testing.assert_close(x.flatten(), expected)
+
+
+@pytest.mark.parametrize("source", [1, 2, 7, 10, 41, 321, 375])
+def test_labels_shrink_and_grow_as_pillow_does_it(source):
+    rng = np.random.default_rng(source)
+    labels = rng.integers(0, 256, (source, source + 3)).astype(np.uint8)
+    for target in (1, 2, 3, 6, 11, 20, 21, 31, 41, 47, 160, 321, 500):
+        pillow = Image.fromarray(labels).resize((target + 1, target), Image.Resampling.NEAREST)
+        ours = resize_labels(torch.from_numpy(labels)[None], (target, target + 1))[0]
+        assert np.array_equal(ours.numpy(), np.asarray(pillow)), target
+
+
+def test_loss_is_the_sum_of_four_cross_entropies():
+    net = small().train()
+    outputs = net(torch.randn(2, 3, 41, 41) * 50)
+    labels = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2, 255], (2, 41, 41)))
+    expected = 0.0
+    for output in outputs:
+        log_probability = output.detach().double().log_softmax(1).numpy()
+        terms = []
+        for picture, logp in zip(labels.numpy().astype(np.uint8), log_probability, strict=True):
+            h, w = logp.shape[1:]
+            rows = np.asarray(Image.fromarray(picture).resize((w, h), Image.Resampling.NEAREST))
+            terms += [-logp[rows[i, j], i, j] for i, j in np.argwhere(rows != 255)]
+        expected += np.mean(terms)
+    loss = net.loss(outputs, labels.to(torch.uint8))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_without_labels_teaches_nothing_instead_of_nan():
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss = cross_entropy(logits, torch.full((1, 4, 4), 255, dtype=torch.uint8))
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_every_learning_tensor_is_in_one_group_and_moves():
+    net = small().train()
+    groups = net.trainable_groups(lr=2.5e-4, weight_decay=5e-4)
+    names = {id(p): n for n, p in net.named_parameters()}
+    members = [[names[id(p)] for p in group["params"]] for group in groups]
+    learning = [n for n, p in net.named_parameters() if p.requires_grad]
+    assert sorted(chain(*members)) == sorted(learning)
+    assert all(n.endswith("conv.weight") for n in members[0])
+    assert members[1] == [f"base.aspp.c{i}.weight" for i in range(4)]
+    assert members[2] == [f"base.aspp.c{i}.bias" for i in range(4)]
+    assert [g["lr_scale"] for g in groups] == [1, 10, 20]
+    assert [g["lr"] for g in groups] == pytest.approx([2.5e-4, 2.5e-3, 5e-3])
+    assert [g["weight_decay"] for g in groups] == [5e-4, 5e-4, 0]
+    before = tensors(net)
+    optimizer = torch.optim.SGD(groups, lr=1, momentum=0.9)
+    net.loss(net(torch.randn(1, 3, 41, 41) * 50), torch.ones(1, 41, 41)).backward()
+    optimizer.step()
+    moved = {n for n, v in tensors(net).items() if not torch.equal(v, before[n])}
+    assert moved == set(learning)
+
+
+def test_head_starts_small_and_without_bias():
+    torch.manual_seed(0)
+    head = DeepLabV2_ResNet101_MSC(21, width=8, blocks=SMALL).base.aspp
+    for conv in head.children():
+        assert 0.0095 < conv.weight.std().item() < 0.0105
+        assert not conv.bias.any()
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("prefix", ["", "base.", "module.base."])
+def test_initialisation_in_the_names_of_deeplab_pytorch(tmp_path, prefix):
+    source = small()
+    state = {
+        prefix + n.removeprefix("base."): v.half()
+        for n, v in tensors(source).items()
+        if not is_head(n)
+    }
+    state["fc.weight"], state["fc.bias"] = torch.zeros(91, 8), torch.zeros(91)
+    torch.save({"state_dict": state}, tmp_path / "init.pth")
+    net, record = build(21, tmp_path / "init.pth")
+    assert record["layout"] == "deeplab"
+    assert record["fresh"] == [f"base.aspp.c{i}.{x}" for i in range(4) for x in ("weight", "bias")]
+    assert record["left_out"] == ["fc.weight", "fc.bias"]
+    expected = {"n_classes": 21, "width": 4, "blocks": list(SMALL), "stride_on": "reduce"}
+    assert record["config"] == net.config == expected
+    for name, value in tensors(net).items():
+        if not is_head(name):
+            assert torch.equal(value, source.state_dict()[name].half().float()), name
+
+
+def test_a_head_of_other_classes_is_left_out_and_a_fitting_one_is_taken(tmp_path):
+    torch.save(tensors(small(3)), tmp_path / "trained.pth")
+    net, record = build(4, tmp_path / "trained.pth")
+    assert len(record["fresh"]) == len(record["left_out"]) == 8
+    assert len(net.base.aspp.c0.bias) == 4
+    net, record = build(3, tmp_path / "trained.pth")
+    assert record["fresh"] == record["left_out"] == []
+    assert torch.equal(net.base.aspp.c3.bias, small(3).base.aspp.c3.bias)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("base.layer3.block1.shortcut.bn.bias"), "missing: base.layer3.block1.sh"),
+        (lambda s: s.update(extra=torch.zeros(1)), "left over: base.extra"),
+        (lambda s: s.update({"base.layer2.block1.reduce.conv.weight": torch.zeros(1)}), "shape"),
+        (lambda s: s.pop("base.layer1.conv1.conv.weight"), "names"),
+        (lambda s: [s.pop(n) for n in list(s) if "layer5" in n], "four layers"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(tmp_path, change, message):
+    state = tensors(small())
+    change(state)
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=rf"odd\.pth.*{message}"):
+        build(3, tmp_path / "odd.pth")
+
+
+def test_torchvision_names_and_depth(tmp_path):
+    source = small(blocks=(2, 1, 2, 1))
+    state = torchvision_names(tensors(source))
+    assert {"layer1.0.downsample.1.running_var", "layer3.1.conv2.weight", "bn1.bias"} < set(state)
+    torch.save(state, tmp_path / "resnet.pth")
+    net, record = build(3, tmp_path / "resnet.pth")
+    assert record["layout"] == "torchvision"
+    assert record["config"]["blocks"] == [2, 1, 2, 1]
+    assert record["config"]["stride_on"] == "conv3x3"
+    assert record["left_out"] == ["fc.weight", "fc.bias"]
+    for name, value in tensors(net).items():
+        if not is_head(name) and name not in (
+            "base.layer1.conv1.conv.weight",
+            "base.layer1.conv1.bn.running_mean",
+        ):
+            assert torch.equal(value, source.state_dict()[name]), name
+    assert build(3, tmp_path / "resnet.pth", stride_on="reduce")[0].config["stride_on"] == "reduce"
+    with pytest.raises(InputError, match=r"resnet\.pth.*shape"):
+        build(3, tmp_path / "resnet.pth", width=8)
+
+
+def test_a_torchvision_backbone_computes_the_same_from_our_input(tmp_path):
+    resnet = ResNet50(width=4)
+    checkpoint.load_weights(resnet, filled_state(resnet))
+    torch.save(resnet.state_dict(), tmp_path / "narrow.pth")
+    net, _ = build(3, tmp_path / "narrow.pth")
+    picture = torch.randint(0, 256, (1, 3, 73, 73), dtype=torch.uint8)
+    with torch.no_grad():
+        theirs = resnet.bn1(resnet.conv1(normalise(picture)))
+        ours = net.base.layer1.conv1(net.prepare(picture))
+        inner = (..., slice(2, -2), slice(2, -2))  # windows inside the picture
+        assert relative(ours[inner], theirs[inner]) < 1e-5
+        assert relative(ours, theirs) < 0.02  # padding: a mean of at most 1.1 grey levels
+        stem, layer1, layer2 = resnet.stages()[:3]
+        stem = stem(normalise(picture))
+        expected = layer2(layer1(stem))
+        assert relative(net.base.layer3(net.base.layer2(stem)), expected) < 1e-6
+        published, _ = build(3, tmp_path / "narrow.pth", stride_on="reduce")
+        assert relative(published.base.layer3(published.base.layer2(stem)), expected) > 0.01
+
+
+def test_random_weights_are_said():
+    net, record = build(3, "none", width=4, blocks=SMALL)
+    assert (record["layout"], record["fresh"]) == ("random", "all")
+    assert net.config["width"] == 4
+    assert DeepLabV2_ResNet101_MSC.__init__.__defaults__[1] == BLOCKS == (3, 4, 23, 3)
+
+
+def test_imagenet_without_network_names_url(monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.models.ResNet101_Weights, "get_state_dict", refuse)
+    with pytest.raises(InputError, match=r"download\.pytorch\.org.*resnet101"):
+        build(3, "imagenet")
+    url = torchvision.models.ResNet101_Weights.IMAGENET1K_V1.url
+    assert url == deeplabv2.IMAGENET_URL
+
+
+def test_trained_networks_come_back():
+    source = small(5, stride_on="conv3x3")
+    x = torch.randn(1, 3, 30, 30) * 50
+    content = {"net": tensors(source), "config": source.config}
+    net = restore(content)
+    assert net.config == source.config
+    assert not net.training
+    assert torch.equal(net(x), source.eval()(x))
+    one_scale = {n.removeprefix("base."): v for n, v in tensors(source).items()}
+    published = restore({f"module.{n}": v for n, v in one_scale.items()})
+    assert published.config == {**source.config, "stride_on": "reduce"}
+    checkpoint.load_weights(net, one_scale)
+    with pytest.raises(InputError, match="start training from"):
+        restore({n: v for n, v in tensors(source).items() if not is_head(n)})
+    with pytest.raises(InputError, match="start training from"):
+        restore(torchvision_names(tensors(source)))
+    with pytest.raises(InputError, match="stride_on"):
+        restore({**content, "config": {**source.config, "stride_on": "both"}})
+
+
+def test_impossible_architectures_are_refused():
+    with pytest.raises(ValueError, match="stride_on"):
+        DeepLabV2_ResNet101_MSC(3, 4, stride_on="pool")
+    with pytest.raises(ValueError, match="blocks"):
+        DeepLabV2_ResNet101_MSC(3, 4, blocks=(1, 1, 1))
