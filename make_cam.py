@@ -10,7 +10,6 @@ Files that exist are kept, so running the same command again finishes what is le
 
 import hashlib
 import importlib
-import json
 import logging
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,12 +25,10 @@ from data.transforms import normalise
 from net.resnet50 import backbone_width
 from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
-from tool.errors import InputError
-from tool.files import write_json
 from tool.maps import FORMATS, maps_path, write_maps
 from tool.pictures import heat, overlay, save_rgb
 from tool.progress import progress
-from tool.session import Session
+from tool.session import Session, agree_on_settings
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 WAITING = 8  # pictures whose files are being written while the network goes on
@@ -119,24 +116,6 @@ def visualize(folder: Path, image_id: str, picture: np.ndarray, names, is_cam: n
     """Write one heat map over the picture for each map: <id>_<class>.png."""
     for name, one in zip(names, is_cam, strict=True):
         save_rgb(folder / f"{image_id}_{name}.png", overlay(picture, heat(one)))
-
-
-def agree_on_settings(folder: Path, settings: dict, restart: bool) -> None:
-    """Keep maps of different settings out of one folder.
-
-    Raises:
-        InputError: the folder holds maps that were made with other settings.
-    """
-    path = folder / "settings.json"
-    if path.exists() and not restart:
-        before = json.loads(path.read_text())
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise InputError(
-                    f"The maps in {folder} were made with {name} {before.get(name)}, not {value}. "
-                    "Make them all again with --restart, or use another --session_name."
-                )
-    write_json(path, settings)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -85,7 +85,9 @@ def parse_arguments(arguments: list[str] | None = None):
         "--val_freq", type=cli.at_least(0), default=500, help="steps between validations; 0: never"
     )
     parser.add_argument("--save_freq", type=count, default=200, help="steps between checkpoints")
-    parser.add_argument("--seed", type=cli.at_least(0), default=15, help="of order, augmentation and heads")
+    parser.add_argument(
+        "--seed", type=cli.at_least(0), default=15, help="of order, augmentation and heads"
+    )
     parser.add_argument("--restart", action="store_true", help="begin anew, whatever is there")
     args = parser.parse_args(arguments)
     if args.resize_min > args.resize_max:
@@ -161,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.pretrained = args.pretrained or dataset.pretrained
     last, final = session.path / "ckpt/last.pth", session.path / "ckpt/final.pth"
     decisive = {name: getattr(args, name) for name in DECISIVE}
-    begun = None if args.restart else find_begun(last, final, decisive)
+    begun = None if args.restart else checkpoint.find_begun(last, final, decisive)
     if begun == "finished":
         log.info("%s is finished; --restart trains it anew", final)
         return
@@ -276,25 +278,6 @@ def main(arguments: list[str] | None = None) -> None:
     board.close()
     checkpoint.save(final, {"net": net.state_dict(), "step": total, "settings": decisive})
     log.info("%s written, %s", final, time.strftime("%H:%M:%S", time.gmtime(time.time() - began)))
-
-
-def find_begun(last, final, settings: dict):
-    """Return "finished", the content of ``last`` to continue from, or None.
-
-    Raises:
-        InputError: the session was begun with other settings.
-    """
-    path = final if final.exists() else last
-    if not path.exists():
-        return None
-    begun = checkpoint.load(path)
-    for name, value in begun.get("settings", settings).items():
-        if value != settings.get(name):
-            raise InputError(
-                f"{path} was trained with --{name} {value}, not {settings.get(name)}. Give that, "
-                "or another --session_name, or --restart to overwrite it."
-            )
-    return "finished" if path == final else begun
 
 
 if __name__ == "__main__":

@@ -48,7 +48,59 @@ def random_view(
     pixels = np.asarray(image)
     if mirrored:
         pixels = pixels[:, ::-1]
-    window = np.zeros((3, size, size), dtype=np.uint8)
+    window, box = cut_window(pixels, place, size, fill=0)
+    return window.transpose(2, 0, 1), box
+
+
+def random_pair(
+    image: Image.Image,
+    label: np.ndarray,
+    rng: np.random.Generator,
+    scales: tuple[float, float],
+    size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a randomly resized, mirrored and cropped or padded square of a picture and its label.
+
+    Args:
+        image: RGB, resized with the bicubic filter.
+        label: uint8 (H, W), resized to the nearest.
+        rng: the only source of chance; the number of draws does not depend on the picture.
+        scales: range of the factor of both sides, drawn uniformly.
+        size: side of the window in pixels.
+
+    Returns:
+        window: uint8 (3, size, size), zeros outside the picture.
+        box: int64 (4,) of the picture in the window, see :func:`random_view`.
+        label: uint8 (size, size), 255 outside the picture.
+    """
+    scale = float(rng.uniform(*scales))
+    mirrored = rng.random() < 0.5
+    place = rng.random(2)
+    image = rescale(image, scale)
+    label = np.asarray(Image.fromarray(label).resize(image.size, Image.Resampling.NEAREST))
+    pixels = np.asarray(image)
+    if mirrored:
+        pixels, label = pixels[:, ::-1], label[:, ::-1]
+    window, box = cut_window(pixels, place, size, fill=0)
+    return window.transpose(2, 0, 1), box, cut_window(label, place, size, fill=255)[0]
+
+
+def cut_window(
+    pixels: np.ndarray, place: np.ndarray, size: int, fill: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a square out of a picture, or around it where the picture is smaller.
+
+    Args:
+        pixels: uint8 (H, W, ...).
+        place: two numbers in [0, 1), of the window in the picture or of the picture in the window,
+            vertically and horizontally; 0 is top left.
+        size: side of the window in pixels.
+        fill: value outside the picture.
+
+    Returns:
+        window uint8 (size, size, ...) and box int64 (4,), see :func:`random_view`.
+    """
+    window = np.full((size, size, *pixels.shape[2:]), fill, dtype=np.uint8)
     source, target, box = [], [], np.zeros(4, dtype=np.int64)
     for axis in range(2):
         slack = size - pixels.shape[axis]
@@ -58,7 +110,7 @@ def random_view(
         source.append(slice(from_, from_ + length))
         target.append(slice(to, to + length))
         box[axis], box[axis + 2] = to, to + length
-    window[:, target[0], target[1]] = pixels[source[0], source[1]].transpose(2, 0, 1)
+    window[tuple(target)] = pixels[tuple(source)]
     return window, box
 
 

@@ -126,6 +126,29 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     model.load_state_dict(given, strict=False)  # strict is ours above; counters stay
 
 
+def find_begun(last: Path, final: Path, settings: dict[str, Any]) -> dict[str, Any] | str | None:
+    """Return "finished", the content of ``last`` to continue from, or None where there is nothing.
+
+    Args:
+        last, final: checkpoints of a training that goes on, and of one that is done.
+        settings: those that decide the weights; both files hold them under ``"settings"``.
+
+    Raises:
+        InputError: the session was begun with other settings.
+    """
+    path = final if final.exists() else last
+    if not path.exists():
+        return None
+    begun = load(path)
+    for name, value in begun.get("settings", settings).items():
+        if value != settings.get(name):
+            raise InputError(
+                f"{path} was trained with --{name} {value}, not {settings.get(name)}. Give that, "
+                "or another --session_name, or --restart to overwrite it."
+            )
+    return "finished" if path == final else begun
+
+
 def _some(names: Any) -> str:
     names = list(names)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

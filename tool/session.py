@@ -82,5 +82,28 @@ class Session:
         write_json(path, everything)
 
 
+def agree_on_settings(folder: Path, settings: dict[str, Any], restart: bool) -> None:
+    """Keep files of different settings out of one folder, by its ``settings.json``.
+
+    Args:
+        folder: of files that a step writes, one a picture.
+        settings: those that decide what is in the files.
+        restart: the files will all be made again.
+
+    Raises:
+        InputError: the folder's files were made with other settings.
+    """
+    path = folder / "settings.json"
+    if path.exists() and not restart:
+        before = json.loads(path.read_text())
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise InputError(
+                    f"The files in {folder} were made with {name} {before.get(name)}, not {value}. "
+                    "Make them all again with --restart, or use another --session_name."
+                )
+    write_json(path, settings)
+
+
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,458 @@
+"""The CRF against a lattice of dictionaries in float64, hand-computed cases and pydensecrf2."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tool.crf import (
+    bilateral_kernel,
+    build_lattice,
+    crf_inference,
+    crf_inference_label,
+    crf_inference_views,
+    gaussian_kernel,
+    mean_field,
+    normalize,
+)
+
+PARITY = Path(__file__).parent / "parity"
+CPU = torch.device("cpu")
+
+
+def plain_filter(features, values):
+    """F applied to float64 (N, channels), vertices in a dictionary; features (d, N).
+
+    The enclosing simplex by sorting fractional parts: y / (d + 1) lies between its floor and the
+    corners reached from there by adding 1 to one coordinate after the other, the largest
+    fractional part first; a corner v stands for the lattice point (d + 1) v - sum(v).
+    """
+    d = len(features)
+    size = d + 1
+    alpha = 1 / (1 + 2.0**-d)
+    corners = []  # per point: (vertex, weight), d + 1 of them
+    for f in features.T.astype(np.float64):
+        scaled = [f[j] * math.sqrt(2 / 3) * size / math.sqrt((j + 1) * (j + 2)) for j in range(d)]
+        y = [sum(scaled[j:][::-1]) - (j * scaled[j - 1] if j else 0) for j in range(size)]
+        corner = [math.floor(value / size) for value in y]
+        fraction = [value / size - whole for value, whole in zip(y, corner, strict=True)]
+        order = sorted(range(size), key=lambda i: -fraction[i])
+        levels = [1 + fraction[order[-1]], *(fraction[i] for i in order)]
+        point = []
+        for k, i in enumerate(order):
+            vertex = tuple(size * v - sum(corner) for v in corner)
+            point.append((vertex, levels[k] - levels[k + 1]))
+            corner[i] += 1
+        corners.append(point)
+
+    cells = {}
+    for point, value in zip(corners, values, strict=True):
+        for vertex, weight in point:
+            cells[vertex] = cells.get(vertex, 0) + weight * value
+    for j in range(size):
+        step = np.array([d if i == j else -1 for i in range(size)])
+        cells = {
+            vertex: value
+            + 0.5 * cells.get(tuple((vertex + step).tolist()), 0)
+            + 0.5 * cells.get(tuple((vertex - step).tolist()), 0)
+            for vertex, value in cells.items()
+        }
+    sliced = [sum(w * cells[vertex] for vertex, w in point) * alpha for point in corners]
+    return np.stack(sliced)
+
+
+def plain_kernel(features):
+    """n^-1/2 F n^-1/2 as a function of float64 (N, channels)."""
+    scale = (plain_filter(features, np.ones((features.shape[1], 1))) + 1e-20) ** -0.5
+    return lambda values: scale * plain_filter(features, scale * values)
+
+
+def plain_features(img, sxy, srgb=None):
+    """Rows x / sxy, y / sxy and, with srgb, R, G, B / srgb; (d, N) float64."""
+    height, width = img.shape[:2]
+    y, x = np.mgrid[:height, :width].reshape(2, -1)
+    position = np.stack([x, y]) / sxy
+    return position if srgb is None else np.concatenate([position, img.reshape(-1, 3).T / srgb])
+
+
+def plain_crf(unary, t, kernels):
+    """Mean field of float64 energies (C, N)."""
+
+    def softmax(logits):
+        e = np.exp(logits - logits.max(0))
+        return e / e.sum(0)
+
+    q = softmax(-unary)
+    for _ in range(t):
+        q = softmax(-unary + sum(weight * kernel(q.T).T for weight, kernel in kernels))
+    return q
+
+
+def make_case(height, width, n_labels, seed=0, noise=6.0):
+    """A picture of smooth colours with noise, (H, W, 3) uint8, and random areas as labels."""
+    generator = torch.Generator().manual_seed(seed)
+    colours = torch.rand(1, 3, 4, 5, generator=generator) * 200 + 25
+    smooth = F.interpolate(colours, size=(height, width), mode="bilinear")[0]
+    smooth += noise * torch.randn(smooth.shape, generator=generator)
+    areas = F.interpolate(
+        torch.rand(1, n_labels, 5, 6, generator=generator), size=(height, width), mode="bilinear"
+    )[0]
+    img = smooth.clamp(1, 255).byte().permute(1, 2, 0).contiguous().numpy()
+    return img, areas.argmax(0).numpy()
+
+
+def label_unary(labels, n_labels, gt_prob=0.7):
+    own = labels.reshape(1, -1) == np.arange(n_labels)[:, None]
+    return np.where(own, -math.log(gt_prob), -math.log((1 - gt_prob) / (n_labels - 1)))
+
+
+@pytest.mark.parametrize(("d", "spread"), [(1, 4), (2, 0.5), (2, 20), (3, 3), (5, 1), (5, 6)])
+def test_filter_equals_the_dictionary_lattice(d, spread):
+    rng = np.random.default_rng(d)
+    features = (rng.standard_normal((d, 150)) * spread).astype(np.float32)
+    values = rng.random((150, 4)).astype(np.float32)
+    lattice = build_lattice(torch.from_numpy(features))
+    expected = plain_filter(features, values.astype(np.float64))
+    np.testing.assert_allclose(lattice.filter(torch.from_numpy(values)), expected, rtol=2e-5)
+    kernel = normalize(lattice)
+    expected = plain_kernel(features)(values.astype(np.float64))
+    np.testing.assert_allclose(kernel.filter(torch.from_numpy(values)), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("d", "narrow"), [(1, 0), (2, 1), (3, 2), (5, 4)])
+def test_narrow_features_keep_their_keys_apart(d, narrow):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((d, 150)).astype(np.float32) * 3
+    features[narrow] *= 0.01  # few cells wide: a key without room for neighbours would collide
+    values = rng.random((150, 2)).astype(np.float32)
+    filtered = build_lattice(torch.from_numpy(features)).filter(torch.from_numpy(values))
+    expected = plain_filter(features, values.astype(np.float64))
+    np.testing.assert_allclose(filtered, expected, rtol=2e-5)
+
+
+def test_lattice_parts_fit_together():
+    features = torch.randn(5, 200, generator=torch.Generator().manual_seed(0))
+    lattice = build_lattice(features)
+    m = len(lattice.starts) - 1
+    alpha = 1 / (1 + 2.0**-5)
+    torch.testing.assert_close(lattice.slice_weights.sum(1), torch.full((200,), alpha))
+    assert lattice.vertices.unique().tolist() == list(range(m))
+    for pair in lattice.neighbours.long():
+        assert pair[m].tolist() == [m, m]
+        for here, there in ((0, 1), (1, 0)):  # the neighbour's other neighbour is the vertex itself
+            known = (pair[:, here] < m).nonzero().squeeze(1)
+            assert pair[pair[known, here], there].equal(known)
+
+
+def test_filter_of_a_single_point():
+    # d = 2, at the origin: all of it at one corner. Blurs add 1/2 to the corner before it, half of
+    # that to the one between, and half of that back: (1 + 1/8) / (1 + 1/4).
+    assert build_lattice(torch.zeros(2, 1)).filter(torch.ones(1, 1)).item() == pytest.approx(0.9)
+    # d = 1: both directions join the two corners: (1 + 1/4) / (1 + 1/2).
+    assert build_lattice(torch.zeros(1, 1)).filter(torch.ones(1, 1)).item() == pytest.approx(5 / 6)
+
+
+def test_filter_of_two_neighbouring_vertices():
+    # d = 1: y = (s f, -s f) with s = 2 / sqrt(3), so f = sqrt(3) / 2 is the vertex (1, -1). Values
+    # 1 and 3; direction 0 makes 2.5 and 3.5, direction 1 the same pair of 4.25 and 4.75.
+    # The second point sits on its vertex to rounding and makes (2, -2) with a weight of about 0.
+    features = torch.tensor([[0.0, math.sqrt(3) / 2 - 1e-4]])
+    filtered = build_lattice(features).filter(torch.tensor([[1.0], [3.0]])).squeeze(1) * 1.5
+    torch.testing.assert_close(filtered, torch.tensor([4.25, 4.75]), rtol=1e-3, atol=0)
+
+
+def test_points_far_apart_do_not_see_each_other():
+    features = torch.tensor([[0.0, 100.0], [0.0, 100.0]])
+    kernel = normalize(build_lattice(features))
+    values = torch.tensor([[1.0], [5.0]])
+    torch.testing.assert_close(kernel.filter(values), values)
+
+
+class Mean:
+    """A kernel that gives every point the mean of all."""
+
+    def filter(self, values):
+        return values.mean(0, keepdim=True).expand_as(values)
+
+
+def test_mean_field_step_by_hand():
+    # Two pixels, two labels: Q = (0.8, 0.2) and (0.4, 0.6), their mean (0.6, 0.4); weight ln 10.
+    q = torch.tensor([[[0.8, 0.4], [0.2, 0.6]]])
+    refined = mean_field(-q.log(), [(math.log(10), Mean())], 1)
+    factor = 10**0.6 / 10**0.4
+    first, second = 0.8 * factor / (0.8 * factor + 0.2), 0.4 * factor / (0.4 * factor + 0.6)
+    expected = torch.tensor([[[first, second], [1 - first, 1 - second]]])
+    torch.testing.assert_close(refined, expected)
+
+
+def test_one_pixel_by_hand():
+    # Alone, a pixel is its own neighbourhood: K = 1 in both kernels, whose weights are 3 and 4.
+    img = np.full((1, 1, 3), 77, np.uint8)
+    q = crf_inference(img, torch.tensor([0.6, 0.4]).view(2, 1, 1), t=2).flatten().tolist()
+    odds = 0.6 / 0.4
+    p = odds / (1 + odds)
+    for _ in range(2):
+        logit = math.log(odds) + 7 * (2 * p - 1)
+        p = 1 / (1 + math.exp(-logit))
+    assert q == pytest.approx([p, 1 - p], rel=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width", "n_labels"), [(7, 9, 2), (1, 12, 3), (10, 1, 3)])
+def test_labels_equal_the_plain_crf(height, width, n_labels):
+    img, labels = make_case(height, width, n_labels, seed=height)
+    kernels = (
+        (3, plain_kernel(plain_features(img, 3))),
+        (10, plain_kernel(plain_features(img, 50, 5))),
+    )
+    q = plain_crf(label_unary(labels, n_labels), 5, kernels)
+    refined = crf_inference_label(img, labels, t=5, n_labels=n_labels)
+    assert np.array_equal(refined, q.argmax(0).reshape(height, width))
+
+
+@pytest.mark.parametrize("setting", [(10, 1, 3, 67, 3, 4), (1, 3, 3, 32, 13, 10)])
+def test_scores_equal_the_plain_crf(setting):
+    img, _ = make_case(8, 9, 2, seed=3)
+    probs = torch.rand(4, 8, 9, generator=torch.Generator().manual_seed(4)).mul(3).softmax(0)
+    t, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat = setting
+    kernels = (
+        (gaussian_compat, plain_kernel(plain_features(img, gaussian_sxy))),
+        (bilateral_compat, plain_kernel(plain_features(img, bilateral_sxy, bilateral_srgb))),
+    )
+    expected = plain_crf(-np.log(probs.double().flatten(1).numpy()), t, kernels)
+    refined = crf_inference(img, probs, *setting)
+    assert refined.shape == probs.shape
+    np.testing.assert_allclose(refined.flatten(1), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_default_settings_are_the_published_ones():
+    img, _ = make_case(20, 24, 2)
+    probs = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0)).softmax(0)
+    assert crf_inference(img, probs).equal(crf_inference(img, probs, 10, 1, 3, 67, 3, 4))
+    labels = make_case(20, 24, 21)[1]
+    expected = crf_inference_label(img, labels, t=10, n_labels=21, gt_prob=0.7)
+    assert np.array_equal(crf_inference_label(img, labels), expected)
+
+
+def test_parity_with_the_reference():
+    with np.load(PARITY / "ir_label.npz") as file:
+        img, maps, keys = file["image"], file["IS_CAM"], file["keys"]
+        expected = np.stack([file["fg_conf"], file["bg_conf"]])
+    background = maps.copy()
+    background[0] *= 0.5
+    views = np.stack([maps.argmax(0), background.argmax(0)])
+    refined = keys[crf_inference_views(img, views, n_labels=len(keys))]
+    assert (keys[views] == expected).mean() < 0.99  # the CRF has something to do
+    assert (refined == expected).mean(axis=(1, 2)).min() >= 0.999
+
+
+@pytest.mark.parametrize(("height", "width", "n_labels"), [(60, 80, 3), (47, 33, 21), (1, 40, 4)])
+def test_labels_equal_pydensecrf(height, width, n_labels):
+    densecrf = pytest.importorskip("pydensecrf.densecrf")
+    img, labels = make_case(height, width, n_labels, seed=width, noise=3)
+    model = densecrf.DenseCRF2D(width, height, n_labels)
+    model.setUnaryEnergy(label_unary(labels, n_labels).astype(np.float32))
+    model.addPairwiseGaussian(sxy=3, compat=3)
+    model.addPairwiseBilateral(sxy=50, srgb=5, rgbim=img, compat=10)
+    expected = np.argmax(model.inference(10), axis=0).reshape(height, width)
+    refined = crf_inference_label(img, labels, n_labels=n_labels)
+    assert (refined != labels).any()
+    assert (refined == expected).mean() >= 0.999
+
+
+def test_scores_equal_pydensecrf():
+    densecrf = pytest.importorskip("pydensecrf.densecrf")
+    img, _ = make_case(50, 66, 2, seed=5, noise=3)
+    probs = torch.rand(6, 50, 66, generator=torch.Generator().manual_seed(5)).mul(4).softmax(0)
+    probs[0, :10] = 0  # clipped
+    model = densecrf.DenseCRF2D(66, 50, 6)
+    model.setUnaryEnergy(-np.log(probs.flatten(1).numpy().clip(1e-5, 1)))
+    model.addPairwiseGaussian(sxy=1, compat=3)
+    model.addPairwiseBilateral(sxy=67, srgb=3, rgbim=img, compat=4)
+    expected = np.array(model.inference(10)).reshape(6, 50, 66)
+    np.testing.assert_allclose(crf_inference(img, probs), expected, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_cuda_equals_cpu():
+    img, labels = make_case(60, 80, 3, noise=3)
+    on_cuda = crf_inference_label(img, labels, n_labels=3, device="cuda")
+    assert (on_cuda == crf_inference_label(img, labels, n_labels=3)).mean() >= 0.999
+    probs = torch.rand(4, 60, 80, generator=torch.Generator().manual_seed(0)).softmax(0)
+    refined = crf_inference(img, probs.cuda())
+    assert refined.is_cuda
+    torch.testing.assert_close(refined.cpu(), crf_inference(img, probs), rtol=0, atol=1e-3)
+
+
+def test_views_equal_single_maps():
+    img, labels = make_case(20, 26, 4)
+    views = np.stack([labels, labels[::-1], np.zeros_like(labels)])
+    together = crf_inference_views(img, views, n_labels=4)
+    assert together.shape == views.shape
+    assert together.dtype == np.int64
+    for view, refined in zip(views, together, strict=True):
+        assert np.array_equal(crf_inference_label(img, view, n_labels=4), refined)
+
+
+def test_stray_label_gives_way_to_its_surroundings():
+    img = np.zeros((12, 16, 3), np.uint8)
+    img[:, 8:] = 250
+    labels = np.repeat([[0] * 8 + [1] * 8], 12, axis=0)
+    noisy = labels.copy()
+    noisy[5, 3], noisy[6, 12] = 1, 0
+    assert np.array_equal(crf_inference_label(img, noisy, n_labels=2), labels)
+
+
+def test_constant_picture():
+    img = np.full((15, 20, 3), 128, np.uint8)
+    labels = np.zeros((15, 20), np.int64)
+    labels[4:6, 7:9] = 1
+    assert not crf_inference_label(img, labels, n_labels=2).any()
+    assert (crf_inference_label(img, np.full((15, 20), 2), n_labels=3) == 2).all()
+
+
+def test_one_pixel_keeps_its_label():
+    img = np.zeros((1, 1, 3), np.uint8)
+    for label in range(3):
+        assert crf_inference_label(img, np.array([[label]]), n_labels=3).tolist() == [[label]]
+
+
+def test_a_single_label():
+    img, labels = make_case(6, 7, 1)
+    assert not crf_inference_label(img, labels, n_labels=1).any()
+    assert crf_inference(img, torch.rand(1, 6, 7)).equal(torch.ones(1, 6, 7))
+
+
+def test_a_label_that_does_not_occur_stays_away():
+    img, labels = make_case(12, 14, 2)
+    assert set(np.unique(crf_inference_label(img, labels, n_labels=5))) <= {0, 1}
+
+
+def test_no_iteration_returns_what_came_in():
+    img, labels = make_case(9, 8, 3)
+    assert np.array_equal(crf_inference_label(img, labels, t=0, n_labels=3), labels)
+    probs = torch.rand(3, 9, 8, generator=torch.Generator().manual_seed(0)).softmax(0)
+    torch.testing.assert_close(crf_inference(img, probs, t=0), probs)
+
+
+def test_arguments_stay_as_they_are():
+    img, labels = make_case(10, 12, 3)
+    probs = torch.rand(3, 10, 12).softmax(0)
+    kept = img.copy(), labels.copy(), probs.clone()
+    img.flags.writeable = labels.flags.writeable = False
+    crf_inference_label(img, labels, n_labels=3)
+    crf_inference(img, probs)
+    assert np.array_equal(img, kept[0])
+    assert np.array_equal(labels, kept[1])
+    assert probs.equal(kept[2])
+
+
+def test_calls_do_not_depend_on_those_before():
+    img, labels = make_case(18, 22, 3)
+    gaussian_kernel.cache_clear()
+    with torch.inference_mode():
+        first = crf_inference_label(img, labels, n_labels=3)
+    probs = torch.rand(3, 18, 22, requires_grad=True)
+    scores = crf_inference(img, probs)
+    assert not scores.requires_grad
+    assert np.array_equal(crf_inference_label(img, labels, n_labels=3), first)
+    assert crf_inference(img, probs).equal(scores)
+
+
+def test_inputs_of_any_layout_and_integer_type():
+    img, labels = make_case(16, 18, 3)
+    probs = torch.rand(3, 16, 18, generator=torch.Generator().manual_seed(0)).softmax(0)
+    expected, scores = crf_inference_label(img, labels, n_labels=3), crf_inference(img, probs)
+    wide = np.repeat(img, 2, axis=1)[:, ::2]
+    turned = np.asfortranarray(labels)
+    bgr = np.ascontiguousarray(img[..., ::-1])[..., ::-1]
+    for picture in (wide, bgr, np.asfortranarray(img)):
+        assert not picture.flags.c_contiguous
+        for view in (turned, labels.astype(np.uint8), labels.astype(">i4")):
+            assert np.array_equal(crf_inference_label(picture, view, n_labels=3), expected)
+    strided = probs.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    assert crf_inference(wide, strided).equal(scores)
+    assert crf_inference(img, probs.double()).equal(scores)
+    assert crf_inference(img, probs.half()).dtype == torch.float32
+
+
+def test_position_picture_axes():
+    # Columns are x: a lattice of a wide row and of a tall column hold the same points.
+    row, column = gaussian_kernel(1, 30, 3, CPU), gaussian_kernel(30, 1, 3, CPU)
+    values = torch.rand(30, 2, generator=torch.Generator().manual_seed(0))
+    for kernel, shape in ((row, (1, 30)), (column, (30, 1))):
+        features = plain_features(np.zeros((*shape, 3)), 3)
+        expected = plain_kernel(features)(values.double().numpy())
+        np.testing.assert_allclose(kernel.filter(values), expected, rtol=2e-5)
+
+
+IMG = np.zeros((4, 5, 3), np.uint8)
+LABELS = np.zeros((4, 5), np.int64)
+
+
+@pytest.mark.parametrize(
+    ("img", "labels", "options", "message"),
+    [
+        (IMG.astype(np.float32), LABELS, {}, "float32"),
+        (IMG[..., 0], LABELS, {}, r"\(H, W, 3\) uint8, got \(4, 5\)"),
+        (np.zeros((4, 5, 4), np.uint8), LABELS, {}, r"\(4, 5, 4\)"),
+        (IMG[:0], LABELS[:0], {}, "0"),
+        (IMG, LABELS.astype(np.float32), {}, "integer labels"),
+        (IMG, np.full((4, 5), np.nan), {}, "integer labels"),
+        (IMG, LABELS[None], {}, r"\(H, W\), got \(1, 4, 5\)"),
+        (IMG, LABELS.T, {}, r"label map is \(5, 4\), but the picture is \(4, 5\)"),
+        (IMG, LABELS + 255, {}, r"in 0..20, they are in 255..255"),
+        (IMG, LABELS - 1, {}, "-1"),
+        (IMG, LABELS, {"n_labels": 0}, "n_labels"),
+        (IMG, LABELS, {"t": -1}, "iterations"),
+        (IMG, LABELS, {"gt_prob": 1.0}, "gt_prob"),
+        (IMG, LABELS, {"gt_prob": 0.0}, "gt_prob"),
+        (IMG, LABELS, {"gt_prob": math.nan}, "gt_prob"),
+    ],
+)
+def test_wrong_labels_are_refused(img, labels, options, message):
+    with pytest.raises(ValueError, match=message):
+        crf_inference_label(img, labels, **options)
+
+
+@pytest.mark.parametrize(
+    ("probs", "options", "message"),
+    [
+        (torch.full((2, 4, 5), math.nan), {}, "NaN"),
+        (torch.ones(4, 5), {}, r"\(C, H, W\)"),
+        (torch.ones(0, 4, 5), {}, r"\(0, 4, 5\)"),
+        (torch.ones(2, 4, 5, dtype=torch.int64), {}, "int64"),
+        (torch.ones(2, 5, 4), {}, "probability map"),
+        (torch.ones(2, 4, 5), {"t": -2}, "iterations"),
+        (torch.ones(2, 4, 5), {"gaussian_sxy": 0}, "sxy"),
+        (torch.ones(2, 4, 5), {"bilateral_srgb": -1}, "srgb"),
+        (torch.ones(2, 4, 5), {"bilateral_sxy": math.nan}, "sxy"),
+        (torch.ones(2, 4, 5), {"gaussian_sxy": 1e-5}, "larger standard deviations"),
+    ],
+)
+def test_wrong_scores_are_refused(probs, options, message):
+    with pytest.raises(ValueError, match=message):
+        crf_inference(IMG, probs, **options)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e9])
+def test_features_out_of_range_are_refused(value):
+    features = torch.zeros(5, 3)
+    features[2, 1] = value
+    with pytest.raises(ValueError, match="lattice cells"):
+        build_lattice(features)
+
+
+def test_keys_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="lattice cells"):  # each axis fits, all six do not
+        build_lattice(torch.eye(5) * 3000)
+
+
+def test_larger_deviation_reaches_further():
+    img = np.zeros((1, 9, 3), np.uint8)
+    reach = [
+        (bilateral_kernel(img, sxy, 5, CPU).filter(torch.eye(9))[0] > 1e-6).sum() for sxy in (1, 2)
+    ]
+    assert reach[0] < reach[1]
