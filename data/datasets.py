@@ -1,9 +1,10 @@
 """The table of datasets: ``--dataset`` names a row."""
 
 from data.base import Dataset
+from data.coco import COCO
 from data.folder import Demo, Folder
 from data.voc import VOC
 
-DATASETS: dict[str, type[Dataset]] = {d.name: d for d in (VOC, Demo, Folder)}
+DATASETS: dict[str, type[Dataset]] = {d.name: d for d in (VOC, COCO, Demo, Folder)}
 
 __all__ = ["DATASETS", "Dataset"]

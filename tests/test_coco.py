@@ -1,0 +1,465 @@
+"""MS COCO: a tiny one, with everything that the real one has."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle_codes
+
+from data import coco as module
+from data.coco import COCO, draw_mask, encode, main, read_annotations, run_lengths
+from data.datasets import DATASETS
+from tool.errors import InputError
+from tool.pictures import read_mask, read_rgb, voc_palette
+
+# pycocotools' arrays know nothing of numpy 2's copy argument.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+H, W = 30, 40
+# The ids of COCO's categories: 1..90 without these ten.
+IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+PERSON, CAT, DOG, BRUSH = 1, 17, 18, 90  # classes 1, 16, 17 and 80
+
+
+def square(left, top, right, bottom):
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def name_of(number, split="train"):
+    return f"COCO_{split}2014_{number:012d}"
+
+
+def picture(number, height=H, width=W, split="train"):
+    return {
+        "id": number,
+        "file_name": f"{name_of(number, split)}.jpg",
+        "height": height,
+        "width": width,
+    }
+
+
+def thing(number, image, category, segmentation, crowd=0):
+    return {
+        "segmentation": segmentation,
+        "iscrowd": crowd,
+        "image_id": image,
+        "category_id": category,
+        "id": number,
+    }
+
+
+def runs(mask):
+    """Uncompressed run lengths of bool (h, w), column by column, beginning with zeros."""
+    flat = np.concatenate([[False], mask.ravel(order="F"), [not mask[-1, -1]]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    counts = np.diff(np.concatenate([[0], edges]))
+    return {"size": list(mask.shape), "counts": counts.tolist()}
+
+
+def block(rows, columns, shape=(H, W)):
+    mask = np.zeros(shape, bool)
+    mask[rows, columns] = True
+    return mask
+
+
+CROWD = block(slice(2, 12), slice(20, 38))
+NOISE = np.random.default_rng(0).random((H, W)) < 0.4
+
+
+@pytest.fixture
+def content():
+    """Annotations of train2014 as Python objects."""
+    text = rle_codes.encode(np.asfortranarray(NOISE.astype(np.uint8)))["counts"].decode()
+    return {
+        "info": {"description": 'mäuse, "quoted" }]'},
+        "licenses": [],
+        "images": [picture(n) for n in (7, 3, 5, 9, 4)],  # 9 has no annotation
+        "annotations": [
+            thing(1, 3, CAT, square(10, 10, 15, 15)),  # small, and behind in the file's order
+            thing(2, 5, BRUSH, {"size": [H, W], "counts": text}),
+            thing(3, 3, PERSON, square(2, 2, 30, 25)),
+            thing(4, 7, PERSON, runs(CROWD), crowd=1),
+            thing(5, 7, DOG, square(22, 4, 26, 8)),
+            thing(6, 7, DOG, square(1, 20, 8, 28) + square(12, 20, 18, 28)),
+            thing(7, 4, DOG, runs(NOISE)),
+            thing(8, 4, DOG, []),
+        ],
+        "categories": [{"id": i, "name": n} for i, n in zip(IDS, COCO.class_names, strict=True)],
+    }
+
+
+def save(root, content, split="train"):
+    path = root / "annotations" / f"instances_{split}2014.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path, content):
+    """The folder of a tiny MS COCO; its name would trouble a shell."""
+    root = tmp_path / "ms_coco_14&15"
+    save(root, content)
+    one = {**content, "images": [picture(42, split="val")]}
+    save(root, {**one, "annotations": [thing(1, 42, BRUSH, square(1, 1, 9, 9))]}, "val")
+    for split, numbers in {"train": (7, 3, 5, 9, 4), "val": (42,)}.items():
+        folder = root / "images" / f"{split}2014"
+        folder.mkdir(parents=True)
+        for number in numbers:
+            mode = "L" if number == 3 else "RGB"  # a grey one
+            Image.new(mode, (W, H)).save(folder / f"{name_of(number, split)}.jpg")
+    return root
+
+
+def prepare(root, *flags):
+    main(["--dataset_root", str(root), "--num_workers", "0", *flags])
+    return COCO(root)
+
+
+def mask_of(coco, number):
+    return read_mask(coco.mask_path(name_of(number)))
+
+
+def test_prepares_lists_labels_and_masks(root):
+    coco = prepare(root)
+    ids = [name_of(n) for n in (3, 4, 5, 7)]
+    assert coco.ids("train") == ids
+    assert coco.ids("val") == [name_of(42, "val")]
+    assert coco.ids("train_sample") == ids
+    present = [[(k + 1) for k in np.flatnonzero(row)] for row in coco.labels(ids)]
+    assert present == [[1, 16], [17], [80], [1, 17]]
+    assert coco.labels(["COCO_val2014_000000000042"]).sum() == 1
+    assert coco.labels([]).shape == (0, 80)
+    for image_id in (*ids, *coco.ids("val")):
+        assert read_rgb(coco.image_path(image_id)).size == (W, H)
+        assert read_mask(coco.mask_path(image_id)).shape == (H, W)
+    file = Image.open(coco.mask_path(ids[0]))
+    assert file.mode == "P"
+    assert np.array_equal(np.array(file.getpalette()).reshape(-1, 3), voc_palette()[:256])
+
+
+def test_classes_ascend_with_category_ids():
+    assert len(COCO.class_names) == len(set(COCO.class_names)) == len(IDS) == 80
+    by_id = dict(zip(IDS, COCO.class_names, strict=True))
+    assert [by_id[i] for i in (1, 11, 13, 27, 44, 67, 70, 90)] == [
+        *("person", "fire hydrant", "stop sign", "backpack", "bottle", "dining table", "toilet"),
+        "toothbrush",
+    ]
+    assert DATASETS["coco"] is COCO
+
+
+def test_single_objects_equal_pycocotools(root):
+    coco = prepare(root)
+    assert np.array_equal(mask_of(coco, 5), NOISE * 80)  # compressed
+    assert np.array_equal(mask_of(coco, 4), NOISE * 17)  # uncompressed, and an empty one
+    polygons = square(1, 20, 8, 28) + square(12, 20, 18, 28)
+    expected = rle_codes.decode(rle_codes.frPyObjects(polygons, H, W)).any(2)
+    lower = mask_of(coco, 7)[15:]
+    assert np.array_equal(lower, expected[15:] * 17)
+    assert lower.any()
+
+
+def test_smaller_object_stays_visible_whatever_the_order(root):
+    mask = mask_of(prepare(root), 3)
+    assert mask[12, 12] == 16
+    assert mask[5, 5] == 1
+    big, small = thing(1, 0, 1, square(0, 0, 20, 20)), thing(2, 0, 1, square(5, 5, 9, 9))
+    for objects in ([(1, big), (2, small)], [(2, small), (1, big)]):
+        assert draw_mask(objects, H, W)[6, 6] == 2
+
+
+@pytest.mark.parametrize(("crowd", "value"), [("keep", 1), ("ignore", 255), ("drop", 0)])
+def test_crowd(root, crowd, value):
+    coco = prepare(root, "--crowd", crowd)
+    mask = mask_of(coco, 7)
+    dog = rle_codes.decode(rle_codes.frPyObjects(square(22, 4, 26, 8), H, W))[..., 0] > 0
+    assert (mask[CROWD & ~dog] == value).all()
+    assert (mask[dog] == 17).all()
+    assert coco.labels([name_of(7)])[0, 0] == 1  # labels do not depend on it
+
+
+def test_turned_picture_gets_a_turned_mask(root, content):
+    """The camera's orientation tag turns pictures when they are read, but not annotations."""
+    path = root / "images/train2014" / f"{name_of(3)}.jpg"
+    pixels = np.zeros((H, W, 3), np.uint8)
+    pixels[2:25, 2:30] = 255  # where the person is
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    mask = mask_of(prepare(root), 3)
+    bright = np.array(read_rgb(path))[..., 0] > 128
+    assert mask.shape == bright.shape == (W, H)
+    assert ((mask > 0) == bright).mean() > 0.98
+
+
+@pytest.mark.parametrize("counts", [[6], [0, 6], [1, 2, 3], [3, 1, 1, 1], [40, 0, 900, 260]])
+def test_compressed_text(counts):
+    total = sum(counts)
+    text = rle_codes.frPyObjects({"size": [total, 1], "counts": counts}, total, 1)["counts"]
+    assert run_lengths(text.decode()) == counts
+
+
+def test_compressed_text_of_noise():
+    rng = np.random.default_rng(1)
+    for share in (0.02, 0.5):
+        code = rle_codes.encode(np.asfortranarray((rng.random((90, 70)) < share).astype(np.uint8)))
+        counts = run_lengths(code["counts"].decode())
+        assert rle_codes.frPyObjects({"size": [90, 70], "counts": counts}, 90, 70) == code
+
+
+def rle(counts, size=(H, W)):
+    return {"size": list(size), "counts": counts}
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        rle([1, 2]),  # pycocotools would leave the rest to chance
+        rle([H * W, 5]),
+        rle([H * W + 5, -5]),
+        rle([float(H * W)]),
+        rle([W * H], (W, H)),
+        rle("zz"),
+        rle("~"),
+        rle(None),
+        [[1, 2, 3, 4, 5, 6, 7]],
+        [[1, 1, 1e9, 1, 5, 5]],  # pycocotools would need gigabytes
+        [[1, 1, float("nan"), 1, 5, 5]],
+        [["a", "b"]],
+        "text",
+        None,
+    ],
+)
+def test_bad_region_is_named(segmentation):
+    with pytest.raises(InputError, match="annotation 8 has"):
+        draw_mask([(1, thing(8, 0, 1, segmentation))], H, W)
+
+
+def test_no_area_draws_nothing():
+    for segmentation in ([], [[1, 1, 5, 5]], [[]]):
+        assert encode(segmentation, H, W) is None
+    assert not draw_mask([(1, thing(1, 0, 1, [[]]))], H, W).any()
+    assert draw_mask([(2, thing(1, 0, 1, square(-5, -5, 70, 50)))], H, W).min() == 2
+
+
+def test_tiny_windows_read_the_same(root, content, monkeypatch):
+    """Every value is cut somewhere by the window's end."""
+    path = save(root, {"a": 20.14, **content, "b": 2.5e-30, "c": 2014})
+    whole = read_annotations(path, "train")
+    for chunk in (1, 2, 3, 7, 64):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+        cut = read_annotations(path, "train")
+        assert cut.ids == whole.ids
+        assert np.array_equal(cut.objects, whole.objects)
+    first, length = whole.of(0)[0, 1:]
+    assert json.loads(path.read_bytes()[first : first + length])["id"] == 1
+
+
+def test_order_of_lists_in_the_file_is_free(root, content):
+    path = root / "annotations/instances_train2014.json"
+    before = read_annotations(path, "train")
+    save(root, dict(reversed(content.items())))
+    after = read_annotations(path, "train")
+    assert after.ids == before.ids
+    assert np.array_equal(after.objects[:, 0], before.objects[:, 0])
+    path.write_text(json.dumps(content, separators=(",", ":")))
+    assert read_annotations(path, "train").ids == before.ids
+
+
+def test_existing_masks_are_kept(root):
+    coco = prepare(root)
+    kept, gone = coco.mask_path(name_of(3)), coco.mask_path(name_of(7))
+    first = gone.read_bytes()
+    kept.write_bytes(b"kept")
+    gone.unlink()
+    prepare(root)
+    assert kept.read_bytes() == b"kept"
+    assert gone.read_bytes() == first
+    prepare(root, "--restart")
+    assert read_mask(kept).shape == (H, W)
+
+
+def test_interrupted_preparation_has_no_list_and_continues(root, monkeypatch):
+    monkeypatch.setattr(module, "JOB", 1)
+    real, calls = module.draw_files, []
+
+    def dies_at_the_third(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(module, "draw_files", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(root)
+    coco = COCO(root)
+    assert len(list((root / "prepared/masks").iterdir())) == 2
+    with pytest.raises(InputError, match="must be prepared"):
+        coco.ids("train")
+    prepare(root)
+    assert len(calls) == 3 + 3  # two of train, one of val
+    assert len(coco.ids("train")) == 4
+
+
+def test_other_settings_do_not_mix(root):
+    prepare(root)
+    with pytest.raises(InputError, match="--restart"):
+        prepare(root, "--crowd", "ignore")
+    assert (mask_of(prepare(root, "--crowd", "ignore", "--restart"), 7) == 255).any()
+
+
+def test_processes_draw_what_one_draws(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "JOB", 1)
+    one = prepare(root)
+    main(["--dataset_root", str(root), "--link_root", str(tmp_path / "two"), "--num_workers", "2"])
+    two = COCO(tmp_path / "two")
+    assert (tmp_path / "two/images").is_symlink()
+    for image_id in one.ids("train"):
+        assert one.mask_path(image_id).read_bytes() == two.mask_path(image_id).read_bytes()
+    (tmp_path / "two/prepared/masks" / f"{name_of(3)}.png").unlink()
+    (root / "images/train2014" / f"{name_of(3)}.jpg").write_text("damaged")
+    with pytest.raises(InputError, match=r"000003\.jpg cannot be read"):
+        main(["--dataset_root", str(tmp_path / "two"), "--num_workers", "1"])
+
+
+def test_lists_in_published_forms(root, tmp_path):
+    coco = prepare(root)
+    path = tmp_path / "list.txt"
+    path.write_text(f"train2014/{name_of(3)}.jpg\n{name_of(42, 'val')}\n7\n000000000005\n")
+    assert coco.ids(path) == [name_of(3), name_of(42, "val"), name_of(7), name_of(5)]
+    assert "val2014" in str(coco.image_path(name_of(42, "val")))
+    with pytest.raises(InputError, match="no label"):
+        coco.labels([name_of(9)])
+    with pytest.raises(InputError, match=r"that folder has train, train_sample, val\."):
+        coco.ids("trainaug")
+
+
+def test_pictures_beside_annotations(root):
+    (root / "images/train2014").rename(root / "train2014")
+    coco = prepare(root)
+    assert coco.image_path(name_of(3)) == root / "train2014" / f"{name_of(3)}.jpg"
+    coco.check_pictures(coco.ids("train"))
+
+
+def test_unprepared_names_the_command(root):
+    coco = COCO(root)
+    command = r"python -m data.coco --dataset_root '.*14&15'"
+    with pytest.raises(InputError, match=command):
+        coco.ids("train")
+    with pytest.raises(InputError, match=command):
+        coco.labels([name_of(3)])
+
+
+@pytest.mark.parametrize("annotated", [4, 3])
+def test_published_counts(root, monkeypatch, annotated):
+    """The whole file is known by its number of pictures, and then its lists are checked."""
+    monkeypatch.setitem(module.PUBLISHED_PICTURES, "train", 5)
+    monkeypatch.setitem(module.PUBLISHED_COUNTS, "train", annotated)
+    if annotated == 4:
+        assert len(prepare(root).ids("train")) == 4
+    else:
+        with pytest.raises(InputError, match="pictures, the published file of 3"):
+            prepare(root)
+
+
+def test_missing_pictures(root):
+    (root / "images/train2014" / f"{name_of(5)}.jpg").unlink()
+    with pytest.raises(InputError, match=r"1 of 4 pictures .*000005\.jpg.*--allow_missing"):
+        prepare(root)
+    coco = prepare(root, "--allow_missing")
+    assert coco.ids("train") == [name_of(n) for n in (3, 4, 7)]
+    Image.new("RGB", (W, H)).save(root / "images/train2014" / f"{name_of(5)}.jpg")
+    assert len(prepare(root).ids("train")) == 4
+    for path in (root / "images/train2014").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="None of the pictures"):
+        prepare(root, "--allow_missing")
+
+
+def test_wrong_size(root):
+    Image.new("RGB", (H, W)).save(root / "images/train2014" / f"{name_of(5)}.jpg")
+    with pytest.raises(InputError, match=r"000005\.jpg is 40 x 30 .* says 30 x 40"):
+        prepare(root)
+
+
+def test_missing_annotations(root):
+    (root / "annotations/instances_val2014.json").unlink()
+    with pytest.raises(InputError, match=r"instances_val2014\.json.*--splits"):
+        prepare(root)
+    assert len(prepare(root, "--splits", "train").ids("train")) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text[:-2],
+        lambda text: text.replace('"iscrowd"', "iscrowd", 1),
+        lambda text: "",
+        lambda text: "<html>",
+        lambda text: "[" * 100_000,
+        lambda text: '{"annotations": ' + "[" * 100_000,
+    ],
+)
+def test_broken_json(root, change):
+    path = root / "annotations/instances_train2014.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(InputError, match=r"train2014\.json is not whole JSON"):
+        prepare(root)
+
+
+def drop_key(content):
+    del content["annotations"][2]["category_id"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["annotations"][1].update(category_id=12), "annotation 2 is of category 12"),
+        (lambda c: c["annotations"][1].update(category_id=91), "annotation 2 is of category 91"),
+        (lambda c: c["annotations"][0].update(image_id=77), "annotation 1 is of picture 77"),
+        (lambda c: c["annotations"][0].update(image_id="3"), "is incomplete"),
+        (drop_key, "is incomplete .*category_id"),
+        (lambda c: c["annotations"].append(5), "is no object"),
+        (lambda c: c["annotations"].clear(), "no annotation of any"),
+        (lambda c: c["categories"].pop(), "79 of them, and 'nothing' in place of 'toothbrush'"),
+        (lambda c: c["categories"][3].update(name="x"), "'x' in place of 'motorcycle'"),
+        (lambda c: c["images"][0].update(file_name="../x.jpg"), "is no picture of train2014"),
+        (lambda c: c["images"].append(picture(3)), "a picture twice"),
+        (lambda c: c["annotations"][0].update(segmentation=rle([5])), "annotation 1 has run len"),
+    ],
+)
+def test_wrong_content(root, content, change, message):
+    change(content)
+    save(root, content)
+    with pytest.raises(InputError, match=message):
+        prepare(root)
+
+
+def test_folder_that_cannot_be_written(root):
+    (root / "prepared").write_text("a file where the folder should be")
+    with pytest.raises(InputError, match="--link_root"):
+        prepare(root)
+
+
+def test_damaged_label_file(root):
+    coco = prepare(root)
+    (root / "prepared/val_labels.npz").write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match=r"val_labels\.npz is damaged"):
+        coco.labels(coco.ids("train"))
+
+
+def test_mistakes_end_without_traceback(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "data.coco", "--dataset_root", str(tmp_path / "nothing")],
+        cwd=Path(module.__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    assert "There is no folder" in run.stderr
+    assert "Traceback" not in run.stderr
