@@ -15,6 +15,7 @@ DATA=(--dataset demo)
 CAM=(--scales 1.0 1.5)
 TRAIN=(--seed "$SEED" --batch_size 8 --max_epochs 12 --crop_size 192 --resize_min 160 --resize_max 224)
 TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 200)
+IRN=(--seed "$SEED" --irn_batch_size 8 --irn_crop_size 160 --irn_num_epoches 3)
 mkdir -p "$SESSION"
 
 step "1.1  train SIPE on image-level labels" train_sipe \
@@ -29,6 +30,20 @@ step "1.3  mIoU of IS-CAM" eval_cam \
     "$PYTHON" eval_cam.py "${DATA[@]}" --session_name "$SESSION"
 step "1.3  mIoU of plain CAM at every background threshold" eval_plain_cam \
     "$PYTHON" eval_cam.py "${DATA[@]}" --session_name "$PLAIN"
+
+step "2.1  confident areas, by a dense CRF" cam2ir \
+    "$PYTHON" cam2ir.py "${DATA[@]}" --session_name "$SESSION"
+step "2.2  train IRN on them" train_irn \
+    "$PYTHON" train_irn.py "${DATA[@]}" --session_name "$SESSION" "${IRN[@]}"
+step "2.3  pseudo labels by a random walk that stops at IRN's edges" irn_labels \
+    "$PYTHON" make_seg_labels.py "${DATA[@]}" --session_name "$SESSION" --irn_crop_size 160 --visualize
+step "2.3  pseudo labels by a dense CRF alone" crf_labels \
+    "$PYTHON" make_seg_labels.py "${DATA[@]}" --session_name "$SESSION" --refine crf \
+    --sem_seg_out_dir "$SESSION/crf_label"
+step "2.4  mIoU of IRN's labels" eval_irn \
+    "$PYTHON" eval_seg_labels.py "${DATA[@]}" --session_name "$SESSION"
+step "2.4  mIoU of the CRF's labels" eval_crf \
+    "$PYTHON" eval_seg_labels.py "${DATA[@]}" --session_name "$SESSION" --label_dir "$SESSION/crf_label"
 
 echo
 "$PYTHON" -m tool.demo_report --session_name "$SESSION" --plain "$PLAIN"

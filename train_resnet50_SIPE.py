@@ -104,7 +104,7 @@ def check_finite(losses: Tensor, first_step: int) -> None:
     """Stop a training that has diverged, before anything is written.
 
     Args:
-        losses: (steps, 2), classification and consistency loss.
+        losses: (steps, n), the losses of every step.
         first_step: the step of the first row.
 
     Raises:

@@ -1,6 +1,7 @@
-"""Loaders: one for training the classifier, one for inference at several scales."""
+"""Loaders: for training the classifier and IRN, and for inference at several scales."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,8 +10,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
-from data.transforms import random_view, rescale
-from tool.pictures import read_rgb
+from data.transforms import random_pair, random_view, rescale
+from tool.errors import InputError
+from tool.indexing import STRIDE, reduce_label
+from tool.pictures import read_mask, read_rgb
 
 
 class ClassificationPictures(TorchDataset):
@@ -44,6 +47,45 @@ class ClassificationPictures(TorchDataset):
         image = read_rgb(self.paths[index])
         window, box = random_view(image, rng, self.smallest, self.largest, self.size)
         return {"window": window, "box": box, "label": self.labels[index]}
+
+
+class AffinityPictures(TorchDataset):
+    """Random views of pictures with their confident areas, for IRN.
+
+    An item is asked for by (epoch, index), see :class:`ClassificationPictures`.
+
+    Args:
+        dataset: where pictures come from.
+        ids: the list to learn from.
+        labels: folder of label PNGs, 255 unsure.
+        size: side of the training window in pixels.
+        seed: of all chance.
+    """
+
+    scales = (0.5, 1.5)
+
+    def __init__(self, dataset: Dataset, ids: list[str], labels: Path, size: int, seed: int):
+        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.labels = [labels / f"{image_id}.png" for image_id in ids]
+        self.size, self.seed = size, seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray | Tensor]:
+        """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S / 4, S / 4)."""
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        image, label = read_rgb(self.paths[index]), read_mask(self.labels[index])
+        if label.shape != (image.height, image.width):
+            raise InputError(
+                f"{self.labels[index]} is {label.shape[1]}x{label.shape[0]}, its picture "
+                f"{image.width}x{image.height}. Delete it and run cam2ir.py."
+            )
+        window, box, label = random_pair(image, label, rng, self.scales, self.size)
+        small = -(-self.size // STRIDE)
+        label = reduce_label(torch.from_numpy(np.ascontiguousarray(label)), (small, small))
+        return {"window": window, "box": box, "label": label}
 
 
 class Schedule:
@@ -134,7 +176,7 @@ def one_by_one(pictures: TorchDataset, num_workers: int) -> DataLoader:
 
 
 def training_loader(
-    pictures: ClassificationPictures, schedule: Schedule, num_workers: int, pin_memory: bool
+    pictures: TorchDataset, schedule: Schedule, num_workers: int, pin_memory: bool
 ) -> DataLoader:
     """Return a loader that yields the batches of ``schedule`` for the whole training."""
     return DataLoader(

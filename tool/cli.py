@@ -45,6 +45,11 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         default="net.resnet50_SIPE",
         help="module with the classes Net (training) and CAM (inference); put your own here",
     )
+    add_amp_flag(parser)
+
+
+def add_amp_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--amp``, see :func:`autocast`."""
     parser.add_argument(
         "--amp",
         choices=("off", "bf16"),

@@ -16,11 +16,11 @@ from tool import cli
 from tool.errors import InputError
 from tool.files import write_atomic, write_json
 from tool.maps import read_maps
-from tool.pictures import heat, overlay, read_mask, read_rgb, voc_palette
+from tool.pictures import heat, label_overlay, overlay, read_mask, read_rgb
 from tool.session import Session
 
+LABELS = {"crf_label": ("crf", "CRF"), "pseudo_label": ("irn", "IRN and walk")}
 PICTURES = 4  # rows of the picture
-BACKGROUND_DIM = 0.45  # how much of the picture shines through where a label is background
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +58,6 @@ def one_of_each(dataset: Dataset, ids: list[str], most: int) -> list[str]:
     return [ids[i] for i in sorted(first)[:most]]
 
 
-def paint(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Return uint8 (H, W, 3): the picture in its labels' colours, dim where there is none."""
-    coloured = overlay(picture, voc_palette()[label], 0.7)
-    return np.where((label == 0)[..., None], (picture * BACKGROUND_DIM).astype(np.uint8), coloured)
-
-
 def columns(
     dataset: Dataset, image_id: str, session: Path, plain: Path, threshold: float
 ) -> list[np.ndarray]:
@@ -71,14 +65,16 @@ def columns(
     picture = np.array(read_rgb(dataset.image_path(image_id)))
     ours, other = read_maps(session / "npy", image_id), read_maps(plain / "npy", image_id)
     keys, cam, is_cam = ours["keys"], other["CAM"], ours["IS_CAM"]
+    labels = [read_mask(session / folder / f"{image_id}.png") for folder in LABELS]
     cam_label = np.where(cam.max(0) > threshold, keys[1:][cam.argmax(0)], 0)
     return [
         picture,
         overlay(picture, heat(cam.max(0))),
-        paint(picture, cam_label),
+        label_overlay(picture, cam_label),
         overlay(picture, heat(is_cam[1:].max(0))),
-        paint(picture, keys[is_cam.argmax(0)]),
-        paint(picture, read_mask(dataset.mask_path(image_id))),
+        label_overlay(picture, keys[is_cam.argmax(0)]),
+        *(label_overlay(picture, label) for label in labels),
+        label_overlay(picture, read_mask(dataset.mask_path(image_id))),
     ]
 
 
@@ -111,6 +107,9 @@ def main(arguments: list[str] | None = None) -> None:
         "cam": (plain["cam"]["miou"], f"plain CAM, at its best background threshold {threshold}"),
         "is_cam": (ours["miou"], "IS-CAM of SIPE, no threshold"),
     }
+    for folder, (name, what) in LABELS.items():
+        result = read_result(session.path / f"eval_{folder}.json")
+        rows[name] = (result["miou"], f"pseudo labels by {what}")
     seconds = read_seconds(session.path / "seconds.txt")
     write_json(
         session.path / "results.json",
@@ -122,6 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"CAM > {threshold:.2f}\nmIoU {100 * rows['cam'][0]:.1f}",
         "IS-CAM",
         f"argmax of IS-CAM\nmIoU {100 * rows['is_cam'][0]:.1f}",
+        *(f"{what}\nmIoU {100 * rows[name][0]:.1f}" for name, what in LABELS.values()),
         "truth",
     ]
     examples = one_of_each(dataset, dataset.ids(dataset.train_list), PICTURES)

@@ -15,6 +15,7 @@ HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers ar
     [[0, 0, 140], [0, 110, 255], [60, 235, 200], [255, 235, 60], [255, 80, 0], [150, 0, 0]]
 )
 
+DIM = 0.45  # brightness of background under a label
 TURNS = {  # EXIF orientation -> what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -122,3 +123,14 @@ def heat(values: np.ndarray) -> np.ndarray:
 def overlay(picture: np.ndarray, colours: np.ndarray, strength: float = 0.6) -> np.ndarray:
     """Blend uint8 (H, W, 3) ``colours`` over a picture of that shape."""
     return (picture * (1 - strength) + colours * strength).astype(np.uint8)
+
+
+def label_overlay(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Return uint8 (H, W, 3): a picture in the VOC colours of its label, dim where that is 0.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        label: uint8 (H, W); 255 (unsure) is nearly white.
+    """
+    coloured = overlay(picture, voc_palette()[label])
+    return np.where((label == 0)[..., None], (picture * DIM).astype(np.uint8), coloured)

@@ -1,0 +1,165 @@
+"""Step 2.1: confident areas of the localization maps, by a dense CRF.
+
+Reads   <session>/npy/<id>.npz, the pictures of --infer_list
+Writes  <session>/ir_label/<id>.png (0 background, 1..K class, 255 unsure); overlays in
+        <session>/visual_ir_label when asked
+Try     python cam2ir.py --dataset voc --session_name exp
+Expect  VOC trainaug: half a second a picture and core.
+
+The argmax of the maps goes through the CRF twice: as it is, which tells what surely is an object,
+and with the background halved, which tells what surely is none. Files that exist are kept, so
+running the same command again finishes what is left.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset as TorchDataset
+
+from data.base import Dataset
+from data.loaders import one_by_one
+from tool import cli
+from tool.crf import crf_inference_views
+from tool.errors import InputError
+from tool.maps import read_maps
+from tool.pictures import UNSURE, label_overlay, read_rgb, save_label, save_rgb
+from tool.progress import progress
+from tool.session import Session, agree_on_settings
+
+BACKGROUND_SHARE = 0.5  # of the background map in the view that looks for background
+
+log = logging.getLogger(__name__)
+
+
+def parse_arguments(arguments: list[str] | None = None):
+    """Return the settings of this program."""
+    parser = cli.make_parser(__doc__)
+    parser.add_argument(
+        "--network", default="net.resnet50_SIPE", help="the maps must come from this network"
+    )
+    parser.add_argument(
+        "--ckpt", default="final.pth", help="the maps must come from this file, if it is there"
+    )
+    parser.add_argument("--infer_list", help="list name or file; None is the training list")
+    parser.add_argument("--crf_iterations", type=cli.at_least(0), default=10)
+    parser.add_argument(
+        "--gt_prob", type=float, default=0.7, help="how far the CRF trusts the maps, 0 to 1"
+    )
+    parser.add_argument(
+        "--allow_pickle", action="store_true", help="read .npy dicts; only if you made them"
+    )
+    cli.add_visualize_flag(parser, "labels over pictures in <session>/visual_ir_label")
+    parser.add_argument("--restart", action="store_true", help="make every file again")
+    args = parser.parse_args(arguments)
+    if not 0 < args.gt_prob < 1:
+        parser.error("--gt_prob must be between 0 and 1")
+    return args
+
+
+def confident_areas(
+    img: np.ndarray, is_cam: np.ndarray, keys: np.ndarray, t: int, gt_prob: float, device
+) -> np.ndarray:
+    """Return the label of what is sure.
+
+    Args:
+        img: uint8 (H, W, 3).
+        is_cam: float (P, H, W) in [0, 1], background first.
+        keys: int64 (P,), class ids of the maps, 0 first.
+        t, gt_prob, device: of the CRF, see :func:`tool.crf.crf_inference_views`.
+
+    Returns:
+        uint8 (H, W): the class where the view of objects sees one; 0 where both views see
+        background; 255 elsewhere.
+    """
+    share = np.ones((len(keys), 1, 1), is_cam.dtype)
+    share[0] = BACKGROUND_SHARE
+    views = np.stack([is_cam.argmax(0), (is_cam * share).argmax(0)])  # (2, H, W)
+    objects, ground = crf_inference_views(img, views, t, len(keys), gt_prob, device)
+    sure = np.where((objects == 0) & (ground > 0), UNSURE, keys[objects])
+    return sure.astype(np.uint8)
+
+
+class ConfidentAreas(TorchDataset):
+    """Every item is a picture: its label is computed, and written, where it is asked for."""
+
+    def __init__(self, dataset: Dataset, ids: list[str], session: Path, args, device) -> None:
+        self.files = [(image_id, dataset.image_path(image_id)) for image_id in ids]
+        self.session, self.args, self.device = session, args, device
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> str:
+        image_id, path = self.files[index]
+        img = np.array(read_rgb(path))
+        maps = read_maps(self.session / "npy", image_id, self.args.allow_pickle)
+        is_cam, keys = maps["IS_CAM"], maps["keys"]
+        check_size(image_id, is_cam, img)
+        settings = (self.args.crf_iterations, self.args.gt_prob, self.device)
+        label = confident_areas(img, is_cam, keys, *settings)
+        if self.args.visualize:
+            where = self.session / "visual_ir_label" / f"{image_id}.png"
+            save_rgb(where, label_overlay(img, label))
+        save_label(self.session / "ir_label" / f"{image_id}.png", label)
+        return image_id
+
+
+def check_size(image_id: str, is_cam: np.ndarray, img: np.ndarray) -> None:
+    """Raise an InputError where the maps belong to a picture of another size."""
+    if is_cam.shape[1:] != img.shape[:2]:
+        raise InputError(
+            f"The maps of {image_id} are {is_cam.shape[1:]}, its picture {img.shape[:2]} "
+            "(H, W). Make them again: make_cam.py --restart"
+        )
+
+
+def check_origin(session: Path, network: str, ckpt: str) -> dict:
+    """Return the settings of the maps, having checked that they come from what the flags name.
+
+    Raises:
+        InputError: they do not.
+    """
+    path = session / "npy/settings.json"
+    made = json.loads(path.read_text()) if path.exists() else {}
+    if made.get("network", network) != network:
+        raise InputError(f"The maps in {path.parent} come from {made['network']}, not {network}.")
+    file = Path(ckpt) if Path(ckpt).is_file() else session / "ckpt" / ckpt
+    saved = made.get("ckpt_sha256")
+    if saved and file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != saved:
+        raise InputError(
+            f"The maps in {path.parent} were made with another file than {file}. Make them "
+            "again (make_cam.py --restart), or name that file with --ckpt."
+        )
+    return made
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the label of every picture on the list."""
+    args = parse_arguments(arguments)
+    session = Session(args.session_name, "cam2ir", args)
+    device = cli.pick_device(args.device)
+    dataset = cli.open_dataset(args)
+    ids = dataset.ids(args.infer_list or dataset.train_list)
+    dataset.check_pictures(ids)
+    maps = check_origin(session.path, args.network, args.ckpt)
+
+    folder = session.path / "ir_label"
+    settings = {"maps": maps, "crf_iterations": args.crf_iterations, "gt_prob": args.gt_prob}
+    agree_on_settings(folder, settings, args.restart)
+    todo = [i for i in ids if args.restart or not (folder / f"{i}.png").exists()]
+    log.info("%d pictures, %d of them done before, on %s", len(ids), len(ids) - len(todo), device)
+    areas = ConfidentAreas(dataset, todo, session.path, args, device)
+    # On the CPU one process a core; a process that shares a GPU would only wait for it.
+    workers = args.num_workers if device.type == "cpu" else 0
+    torch.set_num_threads(1 if device.type == "cpu" and workers else torch.get_num_threads())
+    for _ in progress(one_by_one(areas, workers), len(todo), "cam2ir"):
+        pass
+    log.info("%d files in %s", len(ids), folder)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,223 @@
+"""Step 2.2: train IRN, class boundaries and displacements, on the confident areas.
+
+Reads   <session>/ir_label/<id>.png and the pictures of --train_list; ImageNet weights
+Writes  <session>/ckpt/irn_last.pth (now and then, for continuing), <session>/ckpt/irn.pth,
+        <session>/runs_irn/ (TensorBoard), the log, <session>/args.json
+Try     python train_irn.py --dataset voc --session_name exp
+Expect  VOC: 990 steps of 32.
+
+All pictures of --train_list need their label of step 2.1. Running the same command again continues
+it.
+"""
+
+import logging
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.tensorboard import SummaryWriter
+
+from data.base import Dataset, check_exist
+from data.loaders import AffinityPictures, Schedule, one_by_one, training_loader
+from data.transforms import cut_window, inside, normalise
+from net.resnet50 import backbone_width
+from net.resnet50_irn import AffinityDisplacementLoss, fused_loss_sums, loss_terms, total_loss
+from tool import checkpoint, cli
+from tool.errors import InputError
+from tool.indexing import STRIDE, PathIndex
+from tool.pictures import read_rgb
+from tool.progress import progress
+from tool.session import Session
+from train_resnet50_SIPE import RELEASED_MOMENTUM, check_finite, learning_rate
+
+RADIUS = 10  # of the pairs that are learnt from; the walk uses 5
+DISPLACEMENT_LR = 10  # the displacement branches learn ten times faster than the edge branches
+# Settings that decide the weights: a continued run must agree in all of them.
+DECISIVE = (
+    *("dataset", "train_list", "pretrained", "irn_crop_size", "irn_batch_size", "irn_num_epoches"),
+    *("irn_learning_rate", "irn_weight_decay", "momentum", "seed", "amp"),
+)
+
+log = logging.getLogger(__name__)
+
+
+def parse_arguments(arguments: list[str] | None = None):
+    """Return the settings of this program."""
+    parser = cli.make_parser(__doc__)
+    cli.add_amp_flag(parser)
+    count = cli.at_least(1)
+    parser.add_argument("--train_list", help="list name or file; None is the training list")
+    parser.add_argument(
+        "--infer_list", help="pictures whose mean displacement is stored; None is --train_list"
+    )
+    parser.add_argument(
+        "--pretrained", help="imagenet, none, or a file; None is what the dataset starts from"
+    )
+    parser.add_argument("--irn_crop_size", type=count, default=512, help="window, pixels")
+    parser.add_argument("--irn_batch_size", type=count, default=32, help="pictures a step")
+    parser.add_argument("--irn_num_epoches", type=count, default=3)
+    parser.add_argument(
+        "--irn_learning_rate", type=float, default=0.1, help="of the edges; displacements 10x"
+    )
+    parser.add_argument("--irn_weight_decay", type=float, default=1e-4)
+    parser.add_argument(
+        "--momentum", type=float, default=RELEASED_MOMENTUM, help="as in the released code"
+    )
+    parser.add_argument("--print_freq", type=count, default=10, help="steps between log lines")
+    parser.add_argument("--save_freq", type=count, default=200, help="steps between checkpoints")
+    parser.add_argument("--seed", type=cli.at_least(0), default=15, help="of all chance")
+    parser.add_argument("--restart", action="store_true", help="begin anew, whatever is there")
+    return parser.parse_args(arguments)
+
+
+class TopLeftWindows(TorchDataset):
+    """The top left window of every picture, for the mean displacement."""
+
+    def __init__(self, dataset: Dataset, ids: list[str], size: int) -> None:
+        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return window uint8 (3, S, S), box int64 (4,)."""
+        pixels = np.asarray(read_rgb(self.paths[index]))
+        window, box = cut_window(pixels, np.zeros(2), self.size, fill=0)
+        return torch.from_numpy(window).permute(2, 0, 1), torch.from_numpy(box)
+
+
+def network_input(window: Tensor, box: Tensor) -> Tensor:
+    """Return float32 (B, 3, S, S), normalised, zeros in the padding."""
+    size = window.shape[-1]
+    return normalise(window) * inside(box, size, size)
+
+
+@torch.no_grad()
+def store_mean_displacement(
+    net: AffinityDisplacementLoss, windows: TopLeftWindows, args, device: torch.device
+) -> None:
+    """Set the mean shift to the mean displacement over all windows."""
+    net.eval()
+    mean = net.mean_shift.running_mean.zero_()
+    total = torch.zeros_like(mean, dtype=torch.float64)
+    loader = one_by_one(windows, args.num_workers)
+    for window, box in progress(loader, len(windows), "mean displacement"):
+        with cli.autocast(args, device):
+            _, displacement = net(network_input(window[None].to(device), box[None].to(device)))
+        total += displacement[0].double().mean((1, 2))
+    mean.copy_(total / len(windows))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, measure the mean displacement, and write the checkpoint."""
+    args = parse_arguments(arguments)
+    session = Session(args.session_name, "train_irn", args)
+    device = cli.pick_device(args.device)
+    dataset = cli.open_dataset(args)
+    args.train_list = args.train_list or dataset.train_list
+    args.pretrained = args.pretrained or dataset.pretrained
+    last, final = session.path / "ckpt/irn_last.pth", session.path / "ckpt/irn.pth"
+    decisive = {name: getattr(args, name) for name in DECISIVE}
+    begun = None if args.restart else checkpoint.find_begun(last, final, decisive)
+    if begun == "finished":
+        log.info("%s is finished; --restart trains it anew", final)
+        return
+
+    ids = dataset.ids(args.train_list)
+    dataset.check_pictures(ids)
+    labels = session.path / "ir_label"
+    check_exist(
+        [labels / f"{image_id}.png" for image_id in ids],
+        "confident areas",
+        f"Make them: make_cam.py and cam2ir.py with --infer_list {args.train_list}",
+    )
+    if len(ids) < args.irn_batch_size:
+        raise InputError(
+            f"--irn_batch_size {args.irn_batch_size} exceeds the {len(ids)} training pictures."
+        )
+    infer_ids = dataset.ids(args.infer_list or args.train_list)
+    dataset.check_pictures(infer_ids)
+    pictures = AffinityPictures(dataset, ids, labels, args.irn_crop_size, args.seed)
+
+    torch.manual_seed(args.seed)  # of the branches; nothing else here draws from torch
+    torch.backends.cudnn.benchmark = True  # every batch has the same size
+    side = -(-args.irn_crop_size // STRIDE)
+    path_index = PathIndex(RADIUS, (side, side))
+    if begun:
+        net = AffinityDisplacementLoss(path_index, None, backbone_width(begun["net"]))
+    else:
+        net = AffinityDisplacementLoss(path_index, args.pretrained)
+    net.to(device).train()
+    edge_branches, displacement_branches = net.trainable_parameters()
+    rates = (args.irn_learning_rate, args.irn_learning_rate * DISPLACEMENT_LR)
+    optimizer = torch.optim.SGD(
+        [{"params": edge_branches}, {"params": displacement_branches}],
+        lr=args.irn_learning_rate,
+        momentum=args.momentum,
+        weight_decay=args.irn_weight_decay,
+    )
+    start = 0
+    if begun:
+        checkpoint.load_weights(net, begun["net"])
+        optimizer.load_state_dict(begun["optimizer"])
+        start = begun["step"]
+        log.info("continuing %s at step %d", last, start)
+    if args.restart:  # else an interrupted restart would look finished
+        for old in (last, final):
+            old.unlink(missing_ok=True)
+
+    schedule = Schedule(len(ids), args.irn_batch_size, args.irn_num_epoches, args.seed, start)
+    loader = training_loader(pictures, schedule, args.num_workers, device.type == "cuda")
+    total = schedule.total
+    log.info("%d pictures, %d steps of %d on %s", len(ids), total, args.irn_batch_size, device)
+    board = SummaryWriter(session.path / "runs_irn", purge_step=start)
+    losses, first, since, began = [], start, time.time(), time.time()
+    for step, batch in enumerate(loader, start):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = learning_rate(rate, step, total)
+        window, box, label = (
+            batch[name].to(device, non_blocking=True) for name in ("window", "box", "label")
+        )
+        with cli.autocast(args, device):
+            edge, displacement = net(network_input(window, box))
+        sums = fused_loss_sums(edge, displacement, label, dataset.num_classes, RADIUS)
+        terms = loss_terms(*sums)
+        optimizer.zero_grad()
+        total_loss(terms).backward()
+        optimizer.step()
+        losses.append(terms.detach())
+
+        done = step + 1
+        reports = step % args.print_freq == 0
+        saves = done % args.save_freq == 0 or done == total
+        if reports or saves:
+            check_finite(torch.stack(losses), first)
+        if reports:
+            mean = torch.stack(losses).mean(0).tolist()
+            now = time.time()
+            images_per_second = len(losses) * args.irn_batch_size / (now - since)
+            finish = time.ctime(began + (now - began) / (done - start) * (total - start))
+            log.info(
+                "step:%5d/%5d loss:%.4f %.4f %.4f %.4f imps:%.1f lr: %.4f etc:%s",
+                *(step, total, *mean, images_per_second, optimizer.param_groups[0]["lr"], finish),
+            )
+            for name, value in zip(("pos", "neg", "dp_fg", "dp_bg"), mean, strict=True):
+                board.add_scalar(f"irn/{name}", value, step)
+            board.add_scalar("irn/images_per_second", images_per_second, step)
+            losses, first, since = [], done, now
+        if saves:
+            state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoint.save(last, {**state, "step": done, "settings": decisive})
+    board.close()
+    store_mean_displacement(
+        net, TopLeftWindows(dataset, infer_ids, args.irn_crop_size), args, device
+    )
+    checkpoint.save(final, {"net": net.state_dict(), "step": total, "settings": decisive})
+    log.info("%s written, %s", final, time.strftime("%H:%M:%S", time.gmtime(time.time() - began)))
+
+
+if __name__ == "__main__":
+    cli.run(main)
