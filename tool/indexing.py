@@ -35,8 +35,8 @@ SERIES_ERROR = 1e-6
 # CUDA takes a product of the walk in few kernels while that unfolds at most so many entries, which
 # is 0.25 GiB of float64; larger maps keep it busy with one kernel an offset.
 WINDOW_LIMIT = 2**25
-# Entries that the CPU takes at once: they stay in the cache, and PyTorch splits no operation of fewer
-# over threads. Steps of the walk take some 10 microseconds, too short for threads to wait for each
+# Entries that the CPU takes at once: they stay in the cache, and PyTorch does not split so few over
+# threads. Steps of the walk take some 10 microseconds, too short for threads to wait for each
 # other: on a busy machine they made it 20 times slower, on an idle one 10 % faster.
 BLOCK = 2**15 - 1
 
@@ -326,7 +326,7 @@ def affinity_labels(
 
     Pairs and order are those of :func:`pair_affinity`. A loader had better hand over the label map:
     at radius 10 and 128x128 the three are 6 MB a picture instead of 16 kB, and the processor needs
-    about 15 ms to make them (``python -m benchmarks.walk --part train``). The training loss
+    7 to 18 ms to make them (``python -m benchmarks.walk --part train``). The training loss
     (:func:`net.resnet50_irn.fused_loss_sums`) never holds them at all.
 
     Args:
@@ -397,18 +397,19 @@ class _Walk:
         for number, path in enumerate(paths):
             area = path.sources_inside(h, w)
             if area[2] and area[3]:
-                window(affinity[number], area).copy_(1 - maxima.over(path, area))
-        weights = affinity.pow_(beta).flatten(1)  # (O, cells); 0 where an end is off the map
+                window(affinity[number], area).copy_((1 - maxima.over(path, area)).pow_(beta))
+        weights = affinity.flatten(1)  # (O, cells); 0 where an end is off the map
 
         degree = edge.new_ones(2 * self.margin + self.cells)  # 1: a position's affinity with itself
-        self._inner(degree).add_(weights.sum(0))
         for weight, shift in zip(weights, self.shifts, strict=True):
+            self._inner(degree).add_(weight)
             self._inner(degree, shift).add_(weight)
         root = degree.rsqrt()  # D^-1/2
+        twice = 2 * self._inner(root)
         for weight, shift in zip(weights, self.shifts, strict=True):
-            weight.mul_(self._inner(root)).mul_(self._inner(root, shift))
+            weight.mul_(twice).mul_(self._inner(root, shift))
         self.degree = self._inner(degree)  # (cells,)
-        self.weights = weights.mul_(2)  # all of 2 S, which is what the recurrence asks for
+        self.weights = weights  # of 2 S, which is what the recurrence asks for
         self.diagonal = 2 / self.degree
 
     def _inner(self, buffer: Tensor, shift: int = 0) -> Tensor:
