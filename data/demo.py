@@ -1,0 +1,377 @@
+"""The demo dataset: creatures with a striking head and a plain body on cluttered ground.
+
+Every creature has a head that shows the pattern of its class and a body in a plain coat. Coats are
+drawn regardless of the class, so only heads tell classes apart: a classifier needs nothing else,
+while a good localization map covers the whole creature. Pictures hold one to three creatures.
+
+Pixels are the same on every machine: scalars come from :class:`random.Random`, noise from an
+integer hash, and arrays see only ``+ - * /``, square roots and comparisons, which IEEE 754 rounds
+one way.
+"""
+
+import json
+import math
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tool.files import write_atomic, write_json
+from tool.pictures import save_label, save_rgb
+
+CLASS_NAMES = ("rings", "stripes", "checks", "dots", "cross", "fan")
+# Heads that exist in the world but not in the demo; pretraining meets them too.
+OTHER_HEADS = ("half", "diamond", "frame", "corner")
+HEADS = CLASS_NAMES + OTHER_HEADS
+COATS = {
+    "red": (196, 62, 52),
+    "orange": (224, 132, 48),
+    "yellow": (222, 200, 76),
+    "green": (74, 160, 78),
+    "teal": (52, 160, 160),
+    "blue": (66, 102, 202),
+    "purple": (136, 78, 176),
+    "pink": (222, 124, 170),
+}
+GROUNDS = ("sand", "pebbles", "grass", "tiles", "leaves")
+EARTHS = (  # muted colours of the ground
+    (168, 150, 120),
+    (120, 104, 80),
+    (94, 108, 74),
+    (136, 136, 130),
+    (92, 96, 104),
+    (150, 124, 100),
+    (112, 128, 112),
+    (176, 168, 150),
+)
+DARK, LIGHT = (38, 34, 40), (242, 238, 226)
+
+NUM_TRAIN, NUM_VAL = 300, 80
+SIZES = ((160, 160), (144, 160), (160, 144), (128, 160), (160, 128))  # height, width
+MAX_HIDDEN = 0.04  # of a creature's own area: how much of others it may cover
+SHADOW = 3  # pixels down and to the right
+MADE = {"version": 1, "train": NUM_TRAIN, "val": NUM_VAL}  # what made.json holds
+GRID = 1024  # cosines are rounded to 1 / GRID: the last bit of libm differs between machines
+
+
+def hash_noise(seed: int, h: int, w: int) -> np.ndarray:
+    """Return (h, w) float32 in [0, 1), a hash of seed and position."""
+    y = np.arange(h, dtype=np.uint32)[:, None] * np.uint32(0x9E3779B1)
+    x = np.arange(w, dtype=np.uint32)[None] * np.uint32(0x85EBCA77)
+    v = y ^ (x + np.uint32(seed))
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 0x9E3779B1)):
+        v = (v ^ (v >> np.uint32(shift))) * np.uint32(factor)
+    return (v >> np.uint32(8)).astype(np.float32) / np.float32(1 << 24)
+
+
+def value_noise(seed: int, h: int, w: int, cell_y: int, cell_x: int) -> np.ndarray:
+    """Return (h, w) float32 in [0, 1): hashed lattice values, smoothly interpolated."""
+    lattice = hash_noise(seed, h // cell_y + 2, w // cell_x + 2)
+
+    def ramp(n: int, cell: int) -> tuple[np.ndarray, np.ndarray]:
+        position = np.arange(n, dtype=np.float32) / np.float32(cell)
+        index = position.astype(np.int64)
+        t = position - index.astype(np.float32)
+        return index, t * t * (3 - 2 * t)
+
+    (iy, ty), (ix, tx) = ramp(h, cell_y), ramp(w, cell_x)
+    rows = lattice[iy] + (lattice[iy + 1] - lattice[iy]) * ty[:, None]
+    return rows[:, ix] + (rows[:, ix + 1] - rows[:, ix]) * tx
+
+
+def draw_ground(rng: random.Random, kind: str, h: int, w: int) -> np.ndarray:
+    """Return (h, w, 3) float32 in 0..255: textured ground of one of GROUNDS, with litter on it."""
+    first, second, third = (np.array(earth, np.float32) for earth in rng.sample(EARTHS, 3))
+    seed = rng.randrange(1 << 31)
+    broad = value_noise(seed, h, w, 28, 28)[..., None]
+    canvas = first + (second - first) * broad
+    if kind == "grass":
+        streaks = (value_noise(seed + 1, h, w, 14, 3) + value_noise(seed + 2, h, w, 18, 5)) / 2
+    elif kind == "tiles":
+        size, y, x = rng.randint(12, 20), np.arange(h)[:, None], np.arange(w)[None]
+        streaks = hash_noise(seed + 1, h // size + 1, w // size + 1)[y // size, x // size]
+        streaks = np.where((y % size < 2) | (x % size < 2), np.float32(0), streaks)
+    elif kind == "sand":
+        streaks = (value_noise(seed + 1, h, w, 3, 3) + value_noise(seed + 2, h, w, 5, 5)) / 2
+    else:
+        streaks = (value_noise(seed + 1, h, w, 7, 7) + value_noise(seed + 2, h, w, 5, 5)) / 2
+    canvas = canvas + (third - first) * (streaks[..., None] - np.float32(0.5))
+    canvas = canvas * (np.float32(0.75) + np.float32(0.5) * streaks[..., None])
+    litter = {"pebbles": 90, "leaves": 60}.get(kind, 25)
+    for _ in range(litter * h * w // 25600):
+        if kind == "leaves" or rng.random() < 0.3:
+            a, b = rng.uniform(5, 10), rng.uniform(2, 4)
+        else:
+            a, b = rng.uniform(3, 7), rng.uniform(3, 7)
+        colour = rng.choice(EARTHS) if rng.random() < 0.8 else rng.choice(list(COATS.values()))
+        colour = np.array(_jitter(rng, colour, 24), np.float32)
+        frame = Frame.at(rng.uniform(0, h), rng.uniform(0, w), rng.uniform(0, 2 * math.pi))
+        rows, cols, along, across = frame.window(h, w, a + 2)
+        f = np.sqrt((along / a) ** 2 + (across / b) ** 2)
+        alpha = _coverage((1 - f) * b)
+        shade = np.float32(1.1) - np.float32(0.3) * f[..., None]
+        canvas[rows, cols] += alpha[..., None] * (colour * shade - canvas[rows, cols])
+    return canvas
+
+
+def _jitter(rng: random.Random, colour: tuple[int, ...], amount: int) -> tuple[int, ...]:
+    return tuple(channel + rng.randint(-amount, amount) for channel in colour)
+
+
+def _coverage(distance: np.ndarray) -> np.ndarray:
+    """Return the share of a pixel that lies inside, from the distance to the edge in pixels."""
+    return np.clip(distance + np.float32(0.5), 0, 1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A place in the picture and a direction: own coordinates are (along, across)."""
+
+    y: float
+    x: float
+    cos: float
+    sin: float
+
+    @classmethod
+    def at(cls, y: float, x: float, angle: float) -> "Frame":
+        return cls(
+            round(y * 8) / 8,
+            round(x * 8) / 8,
+            round(math.cos(angle) * GRID) / GRID,
+            round(math.sin(angle) * GRID) / GRID,
+        )
+
+    def window(self, h: int, w: int, reach: float) -> tuple[slice, slice, np.ndarray, np.ndarray]:
+        """Return rows and columns within ``reach`` pixels, and their (along, across) there."""
+        rows = slice(max(0, int(self.y - reach)), max(0, min(h, int(self.y + reach) + 2)))
+        cols = slice(max(0, int(self.x - reach)), max(0, min(w, int(self.x + reach) + 2)))
+        dy = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(self.y)
+        dx = np.arange(cols.start, cols.stop, dtype=np.float32)[None] - np.float32(self.x)
+        cos, sin = np.float32(self.cos), np.float32(self.sin)
+        return rows, cols, dx * cos + dy * sin, dy * cos - dx * sin
+
+
+@dataclass(frozen=True)
+class Creature:
+    """One object. Lengths in pixels; ``head`` or ``body`` may be absent in pretraining."""
+
+    frame: Frame
+    length: float  # half length of the body
+    width: float  # half width of the body
+    radius: float  # of the head
+    taper: float
+    bend: float
+    coat: tuple[int, ...]
+    mark: tuple[int, ...]  # second colour of the head
+    turn: tuple[float, float]  # cosine and sine of the head's own direction
+    head: str | None
+    body: bool
+    seed: int
+
+    @classmethod
+    def draw(
+        cls,
+        rng: random.Random,
+        h: int,
+        w: int,
+        size: float,
+        head: str | None,
+        coat: str,
+        body: bool = True,
+    ) -> "Creature":
+        """Draw everything but head and coat; ``size`` 1 is a body of about 90 by 50 pixels."""
+        length = rng.uniform(34, 44) * size
+        width = rng.uniform(24, 31) * size
+        margin = 0.95 * length
+        colour = _jitter(rng, COATS[coat], 16)
+        bright = sum(colour) > 400
+        turn = rng.uniform(-0.3, 0.3)
+        return cls(
+            Frame.at(
+                rng.uniform(margin, h - margin),
+                rng.uniform(margin, w - margin),
+                rng.uniform(0, 2 * math.pi),
+            ),
+            length,
+            width,
+            rng.uniform(17, 21) * size,
+            rng.uniform(-0.3, 0.15),
+            rng.uniform(-0.35, 0.35),
+            colour,
+            DARK if bright else LIGHT,
+            (round(math.cos(turn) * GRID) / GRID, round(math.sin(turn) * GRID) / GRID),
+            head,
+            body,
+            rng.randrange(1 << 31),
+        )
+
+    def parts(self, h: int, w: int) -> "Parts":
+        """Return where body, head and eyes cover a picture of (h, w)."""
+        reach = 1.6 * self.length + 2 * self.radius
+        rows, cols, along, across = self.frame.window(h, w, reach)
+        u = along / self.length
+        v = (across - self.bend * self.width * (u * u - 0.4)) / self.width
+        f = np.sqrt(u * u + (v / (1 + self.taper * np.clip(u, -1, 1))) ** 2)
+        body = _coverage((1 - f) * self.width)
+        for foot_u in (-0.55, 0.5):
+            for side in (-1, 1):
+                d = (u - foot_u) ** 2 * (self.length**2) + (v - side * 0.92) ** 2 * self.width**2
+                body = np.maximum(body, _coverage(self.width * 0.32 - np.sqrt(d)))
+        tail = np.minimum(-0.6 - u, u + 1.5) * self.length
+        tail = np.minimum(tail, ((u + 1.5) * 0.45 - np.abs(v)) * self.width)
+        body = np.maximum(body, _coverage(tail))
+        p = along - (self.length + self.radius * 0.2)
+        q = across - self.bend * self.width * 0.8
+        p, q = p * self.turn[0] + q * self.turn[1], q * self.turn[0] - p * self.turn[1]
+        p, q = p / self.radius, q / self.radius
+        head = _coverage((1 - np.sqrt(p * p + q * q)) * self.radius)
+        eye = np.sqrt((p - 0.72) ** 2 + (np.abs(q) - 0.72) ** 2)
+        white, pupil = (_coverage((size - eye) * self.radius) for size in (0.3, 0.16))
+        nothing = np.zeros_like(body)
+        if self.head is None:
+            return Parts(rows, cols, body, nothing, nothing, nothing, nothing)
+        pattern = head_pattern(self.head, p, q)
+        return Parts(rows, cols, body if self.body else nothing, head, pattern, white, pupil)
+
+    def paint(self, canvas: np.ndarray) -> np.ndarray:
+        """Paint onto ``canvas`` (h, w, 3) in place; return the silhouette (h, w) bool."""
+        h, w = canvas.shape[:2]
+        frame = replace(self.frame, y=self.frame.y + SHADOW, x=self.frame.x + SHADOW)
+        shadow = replace(self, frame=frame).parts(h, w)
+        canvas[shadow.rows, shadow.cols] *= 1 - np.float32(0.4) * shadow.whole()[..., None]
+
+        parts = self.parts(h, w)
+        size = parts.body.shape
+        grain = value_noise(self.seed, *size, 3, 3) + value_noise(self.seed + 1, *size, 20, 20)
+        shade = (np.float32(0.86) + np.float32(0.14) * grain)[..., None]
+        patch = canvas[parts.rows, parts.cols]
+
+        def lay(colour: np.ndarray, coverage: np.ndarray) -> None:
+            patch[...] += coverage[..., None] * (colour - patch)
+
+        coat, mark = np.array(self.coat, np.float32), np.array(self.mark, np.float32)
+        lay(coat * shade, parts.body)
+        rim = np.float32(0.5) + np.clip(parts.head * 3 - 2, 0, 1)[..., None] / 2
+        lay((coat + (mark - coat) * parts.pattern[..., None]) * rim * shade, parts.head)
+        lay(np.array(LIGHT, np.float32), parts.white)
+        lay(np.array(DARK, np.float32), parts.pupil)
+        silhouette = np.zeros((h, w), bool)
+        silhouette[parts.rows, parts.cols] = parts.whole() >= 0.5
+        return silhouette
+
+
+class Parts(NamedTuple):
+    """Where a creature covers a picture: a window, and (rows, columns) float32 in [0, 1] there."""
+
+    rows: slice
+    cols: slice
+    body: np.ndarray
+    head: np.ndarray
+    pattern: np.ndarray  # of the head; 1 is the mark
+    white: np.ndarray  # of the eyes
+    pupil: np.ndarray
+
+    def whole(self) -> np.ndarray:
+        """Return the coverage of the whole creature."""
+        return np.maximum(np.maximum(self.body, self.head), self.white)
+
+
+def head_pattern(kind: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Return float32 in {0, 1} for a head of one of HEADS; p, q in [-1, 1] inside the head."""
+    r2 = p * p + q * q
+    p_abs, q_abs = np.abs(p), np.abs(q)
+    if kind == "rings":
+        inside = (r2 < 0.07) | ((r2 > 0.24) & (r2 < 0.58))
+    elif kind == "stripes":
+        inside = np.floor(q * 2.5 + 0.5) % 2 == 0
+    elif kind == "checks":
+        inside = (np.floor(p * 2) + np.floor(q * 2)) % 2 == 0
+    elif kind == "dots":
+        inside = (p_abs - 0.42) ** 2 + (q_abs - 0.42) ** 2 < 0.06
+    elif kind == "cross":
+        inside = np.minimum(np.abs(p + q), np.abs(p - q)) < 0.3
+    elif kind == "fan":
+        inside = p * q * (p * p - q * q) > 0
+    elif kind == "half":
+        inside = q > 0
+    elif kind == "diamond":
+        inside = p_abs + q_abs < 0.7
+    elif kind == "frame":
+        inside = np.maximum(p_abs, q_abs) > 0.5
+    elif kind == "corner":
+        inside = (p > 0.1) & (q_abs < p)
+    else:
+        raise ValueError(f"There is no head {kind!r}; they are {HEADS}.")
+    return inside.astype(np.float32)
+
+
+def to_image(canvas: np.ndarray) -> np.ndarray:
+    """Return float pixels as uint8."""
+    return np.clip(canvas + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def make_picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return one picture of the demo.
+
+    Returns:
+        image: (H, W, 3) uint8, RGB; the sides are those of SIZES.
+        mask: (H, W) uint8; 0 is ground, k the k-th of CLASS_NAMES counted from 1.
+    """
+    rng = random.Random(f"demo {seed}")
+    h, w = rng.choice(SIZES)
+    canvas = draw_ground(rng, rng.choice(GROUNDS), h, w)
+    mask = np.zeros((h, w), np.uint8)
+    number = rng.choices((1, 2, 3), (4, 4, 2))[0]
+    coats = rng.sample(list(COATS), number)
+    for coat in coats:
+        kind = rng.randrange(len(CLASS_NAMES))
+        for _ in range(30):  # tries to find room; a creature without room is left out
+            size = rng.uniform(*{1: (0.95, 1.25), 2: (0.8, 1.05), 3: (0.7, 0.85)}[number])
+            creature = Creature.draw(rng, h, w, size, CLASS_NAMES[kind], coat)
+            parts = creature.parts(h, w)
+            hidden = (mask[parts.rows, parts.cols] > 0) & (parts.whole() >= 0.5)
+            area = math.pi * creature.length * creature.width
+            # The head is inside the picture, and hardly anything that is there gets hidden.
+            inside = (parts.head >= 0.5).sum() > 0.95 * math.pi * creature.radius**2
+            if inside and hidden.sum() <= MAX_HIDDEN * area:
+                mask[creature.paint(canvas)] = kind + 1
+                break
+    return to_image(canvas), mask
+
+
+def generate(root: str | Path) -> None:
+    """Write the demo: images/, masks/, labels.csv, classes.txt, splits/train.txt and val.txt.
+
+    Takes seconds. ``made.json`` is written last, so a folder that was left half made is noticed by
+    :func:`is_complete`; calling this again makes it whole.
+    """
+    root = Path(root)
+    (root / "made.json").unlink(missing_ok=True)
+    names = [f"{'train' if n < NUM_TRAIN else 'val'}_{n:04d}" for n in range(NUM_TRAIN + NUM_VAL)]
+    rows = ["image,labels"]
+    for seed, name in enumerate(names):
+        image, mask = make_picture(seed)
+        save_rgb(root / "images" / f"{name}.png", image)
+        save_label(root / "masks" / f"{name}.png", mask)
+        present = [CLASS_NAMES[k - 1] for k in np.unique(mask) if k > 0]
+        rows.append(f"{name}.png,{' '.join(present)}")
+    _write_lines(root / "labels.csv", rows)
+    _write_lines(root / "classes.txt", CLASS_NAMES)
+    _write_lines(root / "splits" / "train.txt", names[:NUM_TRAIN])
+    _write_lines(root / "splits" / "val.txt", names[NUM_TRAIN:])
+    write_json(root / "made.json", MADE)
+
+
+def is_complete(root: str | Path) -> bool:
+    """Tell whether ``root`` holds the whole demo as this version makes it."""
+    try:
+        return json.loads((Path(root) / "made.json").read_text()) == MADE
+    except (OSError, ValueError):
+        return False
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_atomic(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))

@@ -1,0 +1,204 @@
+"""The demo: the same pixels everywhere, consistent files, weights that load, their making."""
+
+import csv
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from data import demo, pretrain_demo
+from data.folder import Demo
+from net.resnet50 import FixedBatchNorm, ResNet50, build_backbone, read_pretrained
+from tool.pictures import read_mask, read_rgb
+
+# SHA-256 of picture and mask, by seed: a change here changes every figure of the demo.
+PIXELS = {
+    0: ("1672f63a84f62b41", "f20250c417083448"),
+    1: ("88d9739256a3c976", "d376beb03261d180"),
+    5: ("0720515ad52dcb7c", "d904cad5737c1f9f"),
+    301: ("b0c684ea4e80d85f", "41aa678a9bfdac1d"),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The demo with 12 pictures and 4 for validation, for speed."""
+    root = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "NUM_TRAIN", 12)
+        patch.setattr(demo, "NUM_VAL", 4)
+        demo.generate(root)
+    return root
+
+
+@pytest.mark.parametrize("seed", PIXELS)
+def test_pixels_are_the_same_on_every_machine(seed):
+    image, mask = demo.make_picture(seed)
+    assert image.shape == (*mask.shape, 3)
+    assert mask.shape in demo.SIZES
+    assert image.dtype == mask.dtype == np.uint8
+    made = tuple(hashlib.sha256(a.tobytes()).hexdigest()[:16] for a in (image, mask))
+    assert made == PIXELS[seed]
+
+
+def test_hash_noise_by_hand():
+    v = 5  # position (0, 0) of seed 5
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 0x9E3779B1)):
+        v = ((v ^ (v >> shift)) * factor) % 2**32
+    noise = demo.hash_noise(5, 40, 30)
+    assert noise[0, 0] == (v >> 8) / 2**24
+    assert noise.dtype == np.float32
+    assert 0 <= noise.min() < noise.max() < 1
+    assert abs(noise.mean() - 0.5) < 0.03
+
+
+def test_files_agree_with_each_other(root):
+    dataset = Demo.__new__(Demo)  # without its check that the demo is complete
+    super(Demo, dataset).__init__(root)
+    assert dataset.class_names == demo.CLASS_NAMES
+    train, val = dataset.ids("train"), dataset.ids("val")
+    assert (len(train), len(val)) == (12, 4)
+    assert not set(train) & set(val)
+    assert len(list((root / "images").iterdir())) == len(list((root / "masks").iterdir())) == 16
+    with open(root / "labels.csv", newline="") as file:
+        rows = {row["image"]: row["labels"].split() for row in csv.DictReader(file)}
+    for image_id in train + val:
+        mask = read_mask(dataset.mask_path(image_id))
+        image = read_rgb(dataset.image_path(image_id))
+        assert (image.height, image.width) == mask.shape
+        present = [demo.CLASS_NAMES[k - 1] for k in np.unique(mask) if k]
+        assert rows[f"{image_id}.png"] == present
+
+
+def test_pictures_hold_one_to_three_objects_of_every_class(monkeypatch):
+    painted, paint = [], demo.Creature.paint
+    monkeypatch.setattr(
+        demo.Creature, "paint", lambda self, canvas: painted.append(self) or paint(self, canvas)
+    )
+    seen, numbers, shares = set(), set(), []
+    for seed in range(24):
+        painted.clear()
+        _, mask = demo.make_picture(seed)
+        numbers.add(len(painted))
+        seen |= set(np.unique(mask))
+        assert {creature.head for creature in painted} == {
+            demo.CLASS_NAMES[k - 1] for k in np.unique(mask) if k
+        }
+        shares.append((mask > 0).mean())
+    assert numbers == {1, 2, 3}
+    assert seen == set(range(len(demo.CLASS_NAMES) + 1))
+    assert 0.2 < np.mean(shares) < 0.4
+
+
+def test_coat_says_nothing_about_the_class(monkeypatch):
+    pairs, draw = set(), demo.Creature.draw
+    monkeypatch.setattr(
+        demo.Creature, "draw", lambda *args: pairs.add((args[4], args[5])) or draw(*args)
+    )
+    monkeypatch.setattr(demo, "draw_ground", lambda rng, kind, h, w: np.zeros((h, w, 3), "f4"))
+    for seed in range(60):
+        demo.make_picture(seed)
+    for name in demo.CLASS_NAMES:
+        assert len({coat for head, coat in pairs if head == name}) > len(demo.COATS) / 2
+
+
+def test_a_half_made_folder_is_noticed_and_mended(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "NUM_TRAIN", 2)
+    monkeypatch.setattr(demo, "NUM_VAL", 1)
+    monkeypatch.setattr(demo, "make_picture", lambda seed: (None, np.ones((8, 8), int)))
+    monkeypatch.setattr(demo, "save_rgb", lambda path, image: None)
+    monkeypatch.setattr(demo, "save_label", lambda path, mask: None)
+    assert not demo.is_complete(tmp_path / "nothing")
+    demo.generate(tmp_path)
+    assert demo.is_complete(tmp_path)
+
+    def killed(path, mask):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "save_label", killed)
+    with pytest.raises(KeyboardInterrupt):
+        demo.generate(tmp_path)
+    assert not demo.is_complete(tmp_path)
+    (tmp_path / "made.json").write_text('{"version": 0}')  # of an older version
+    assert not demo.is_complete(tmp_path)
+
+
+def test_heads_are_all_different_and_unknown_ones_an_error():
+    at = np.linspace(-1, 1, 41, dtype=np.float32)
+    q, p = at[:, None], at[None]
+    patterns = [demo.head_pattern(kind, p + 0 * q, q + 0 * p) for kind in demo.HEADS]
+    for i, one in enumerate(patterns):
+        assert set(np.unique(one)) == {0, 1}
+        for other in patterns[:i]:
+            assert (one != other).mean() > 0.1
+    with pytest.raises(ValueError, match="no head 'square'"):
+        demo.head_pattern("square", p, q)
+
+
+def test_weights_file_is_small_and_loads():
+    assert Demo.pretrained.endswith("demo_resnet50.pth")
+    state = read_pretrained(Demo.pretrained)
+    assert all(value.dtype == torch.float16 for value in state.values())
+    assert all(value.isfinite().all() for value in state.values())
+    with open(Demo.pretrained, "rb") as file:
+        assert len(file.read()) < 4e6
+    backbone = build_backbone(Demo.pretrained, None, frozen_stages=2)
+    assert backbone.width == pretrain_demo.WIDTH == 16
+    assert (backbone.bn1.running_var != 1).all()
+
+
+def test_scenes_show_creatures_heads_alone_and_bodies_alone():
+    scenes = pretrain_demo.Scenes(40, seed=1)
+    labels = np.stack([scenes[index][1] for index in range(40)])
+    picture, label = scenes[3]
+    assert picture.shape == (3, pretrain_demo.SIDE, pretrain_demo.SIDE)
+    assert picture.dtype == np.uint8
+    assert np.array_equal(label, labels[3])
+    assert set(np.unique(labels)) == {0, 1}
+    ends = np.cumsum([len(demo.HEADS), len(demo.COATS), len(demo.GROUNDS)])
+    assert labels.shape[1] == ends[2]
+    assert (labels[:, ends[1] :].sum(1) == 1).all()
+    heads, coats = labels[:, : ends[0]].sum(1), labels[:, ends[0] : ends[1]].sum(1)
+    assert (coats > heads).any()  # a body alone
+    assert (heads > coats).any()  # a head alone
+    assert (heads + coats == 0).any()
+
+
+def test_statistics_are_averages_over_the_batches():
+    net = pretrain_demo.with_batch_statistics(ResNet50(4, frozen_stages=-1))
+    assert not any(isinstance(module, FixedBatchNorm) for module in net.modules())
+    torch.manual_seed(0)
+    batches = [torch.randn(2, 3, 32, 32) + shift for shift in (0, 3)]
+    pretrain_demo.store_statistics(net, batches)
+    outputs = [torch.nn.functional.conv2d(b, net.conv1.weight, None, 2, 3) for b in batches]
+    torch.testing.assert_close(
+        net.bn1.running_mean, torch.stack([x.mean((0, 2, 3)) for x in outputs]).mean(0)
+    )
+    torch.testing.assert_close(
+        net.bn1.running_var, torch.stack([x.var((0, 2, 3)) for x in outputs]).mean(0)
+    )
+
+
+def test_pretraining_learns_and_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain_demo, "WIDTH", 4)
+    monkeypatch.setattr(pretrain_demo, "SIDE", 48)
+    monkeypatch.setattr(pretrain_demo, "SIDES", (48,))
+    monkeypatch.setattr(pretrain_demo, "STATISTICS", 2)
+    torch.manual_seed(0)
+    before = ResNet50(4).state_dict()
+    path = tmp_path / "weights.pth"
+    small = ["--pictures", "8", "--batch_size", "4", "--steps", "2", "--num_workers", "0"]
+    pretrain_demo.main([*small, "--out", str(path), "--device", "cpu"])
+    after = read_pretrained(path)
+    assert build_backbone(path, None, frozen_stages=2).width == 4
+    assert after.keys() == {n for n in before if not n.endswith("num_batches_tracked")}
+    assert all(not torch.equal(v.float(), before[n]) for n, v in after.items() if "conv" in n)
+
+
+def test_learning_rate_rises_then_falls():
+    rates = [pretrain_demo.learning_rate(1.0, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert (np.diff(rates[10:]) < 0).all()
+    assert 0 < rates[-1] < 0.01
