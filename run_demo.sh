@@ -13,8 +13,9 @@ SEED=${SEED:-1}
 PLAIN=$SESSION/cam_only # the classifier without GSC, which plain CAM is taken from
 DATA=(--dataset demo)
 CAM=(--scales 1.0 1.5)
-TRAIN=(--seed "$SEED" --batch_size 8 --max_epochs 12 --crop_size 192 --resize_min 160 --resize_max 224)
-TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 200)
+TRAIN=(--seed "$SEED" --batch_size 8 --max_epochs 10 --lr 0.02)
+TRAIN+=(--crop_size 192 --resize_min 160 --resize_max 224)
+TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 200 --val_list val)
 IRN=(--seed "$SEED" --irn_batch_size 8 --irn_crop_size 160 --irn_num_epoches 3)
 mkdir -p "$SESSION"
 
