@@ -16,7 +16,7 @@ CAM=(--scales 1.0 1.5)
 TRAIN=(--seed "$SEED" --batch_size 8 --max_epochs 10 --lr 0.02)
 TRAIN+=(--crop_size 192 --resize_min 160 --resize_max 224)
 TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 200 --val_list val)
-IRN=(--seed "$SEED" --irn_batch_size 8 --irn_crop_size 160 --irn_num_epoches 3)
+IRN=(--seed "$SEED" --irn_batch_size 8 --irn_crop_size 160 --irn_num_epoches 8)
 mkdir -p "$SESSION"
 
 step "1.1  train SIPE on image-level labels" train_sipe \
@@ -37,7 +37,8 @@ step "2.1  confident areas, by a dense CRF" cam2ir \
 step "2.2  train IRN on them" train_irn \
     "$PYTHON" train_irn.py "${DATA[@]}" --session_name "$SESSION" "${IRN[@]}"
 step "2.3  pseudo labels by a random walk that stops at IRN's edges" irn_labels \
-    "$PYTHON" make_seg_labels.py "${DATA[@]}" --session_name "$SESSION" --irn_crop_size 160 --visualize
+    "$PYTHON" make_seg_labels.py "${DATA[@]}" --session_name "$SESSION" --visualize \
+    --irn_crop_size 160 --exp_times 5 # small maps: fewer steps of the walk
 step "2.3  pseudo labels by a dense CRF alone" crf_labels \
     "$PYTHON" make_seg_labels.py "${DATA[@]}" --session_name "$SESSION" --refine crf \
     --sem_seg_out_dir "$SESSION/crf_label"
