@@ -1,4 +1,4 @@
-"""The network and its mathematics: against float64 formulas, and against the reference's numbers."""
+"""The network and its mathematics, against float64 formulas and the reference's numbers."""
 
 from pathlib import Path
 
