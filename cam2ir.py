@@ -11,8 +11,6 @@ and with the background halved, which tells what surely is none. Files that exis
 running the same command again finishes what is left.
 """
 
-import hashlib
-import json
 import logging
 from pathlib import Path
 
@@ -22,13 +20,13 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
 from data.loaders import one_by_one
-from tool import cli
+from tool import checkpoint, cli
 from tool.crf import crf_inference_views
 from tool.errors import InputError
-from tool.maps import read_maps
+from tool.maps import check_size, read_maps
 from tool.pictures import UNSURE, label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
-from tool.session import Session, agree_on_settings
+from tool.session import Session, agree_on_settings, read_settings
 
 BACKGROUND_SHARE = 0.5  # of the background map in the view that looks for background
 
@@ -45,19 +43,13 @@ def parse_arguments(arguments: list[str] | None = None):
         "--ckpt", default="final.pth", help="the maps must come from this file, if it is there"
     )
     parser.add_argument("--infer_list", help="list name or file; None is the training list")
-    parser.add_argument("--crf_iterations", type=cli.at_least(0), default=10)
-    parser.add_argument(
-        "--gt_prob", type=float, default=0.7, help="how far the CRF trusts the maps, 0 to 1"
-    )
+    cli.add_crf_flags(parser)
     parser.add_argument(
         "--allow_pickle", action="store_true", help="read .npy dicts; only if you made them"
     )
     cli.add_visualize_flag(parser, "labels over pictures in <session>/visual_ir_label")
     parser.add_argument("--restart", action="store_true", help="make every file again")
-    args = parser.parse_args(arguments)
-    if not 0 < args.gt_prob < 1:
-        parser.error("--gt_prob must be between 0 and 1")
-    return args
+    return parser.parse_args(arguments)
 
 
 def confident_areas(
@@ -108,30 +100,20 @@ class ConfidentAreas(TorchDataset):
         return image_id
 
 
-def check_size(image_id: str, is_cam: np.ndarray, img: np.ndarray) -> None:
-    """Raise an InputError where the maps belong to a picture of another size."""
-    if is_cam.shape[1:] != img.shape[:2]:
-        raise InputError(
-            f"The maps of {image_id} are {is_cam.shape[1:]}, its picture {img.shape[:2]} "
-            "(H, W). Make them again: make_cam.py --restart"
-        )
-
-
-def check_origin(session: Path, network: str, ckpt: str) -> dict:
+def check_origin(session: Session, network: str, ckpt: str) -> dict:
     """Return the settings of the maps, having checked that they come from what the flags name.
 
     Raises:
         InputError: they do not.
     """
-    path = session / "npy/settings.json"
-    made = json.loads(path.read_text()) if path.exists() else {}
+    folder = session.path / "npy"
+    made = read_settings(folder)
     if made.get("network", network) != network:
-        raise InputError(f"The maps in {path.parent} come from {made['network']}, not {network}.")
-    file = Path(ckpt) if Path(ckpt).is_file() else session / "ckpt" / ckpt
-    saved = made.get("ckpt_sha256")
-    if saved and file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != saved:
+        raise InputError(f"The maps in {folder} come from {made['network']}, not {network}.")
+    file, saved = session.checkpoint(ckpt), made.get("ckpt_sha256")
+    if saved and file.is_file() and checkpoint.digest(file) != saved:
         raise InputError(
-            f"The maps in {path.parent} were made with another file than {file}. Make them "
+            f"The maps in {folder} were made with another file than {file}. Make them "
             "again (make_cam.py --restart), or name that file with --ckpt."
         )
     return made
@@ -145,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = cli.open_dataset(args)
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
-    maps = check_origin(session.path, args.network, args.ckpt)
+    maps = check_origin(session, args.network, args.ckpt)
 
     folder = session.path / "ir_label"
     settings = {"maps": maps, "crf_iterations": args.crf_iterations, "gt_prob": args.gt_prob}

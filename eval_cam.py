@@ -9,7 +9,6 @@ Prediction is the class of the largest IS-CAM, background included, without a th
 make_cam.py saved plain CAM too (--save_cam), it is measured at every background threshold.
 """
 
-import json
 import logging
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from tool.maps import read_maps
 from tool.metrics import ConfusionMatrix, iou_table, miou_of
 from tool.pictures import read_mask
 from tool.progress import progress
-from tool.session import Session
+from tool.session import Session, read_settings
 
 THRESHOLDS = np.arange(101) / 100  # background wins where no CAM is above the threshold
 CHUNK = 32  # pictures that a worker counts before it hands its matrices over
@@ -124,7 +123,6 @@ def main(arguments: list[str] | None = None) -> None:
         matrix.counts += np.asarray(chunk)
         sweep = None if sweep is None or cam is None else sweep + np.asarray(cam)
 
-    made = session.path / "npy/settings.json"
     iou = matrix.iou()
     result = {
         "miou": float(matrix.miou()),
@@ -132,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
         "images": len(ids),
         "split": str(eval_list),
         "source": str(session.path / "npy"),
-        "settings": json.loads(made.read_text()) if made.exists() else {},
+        "settings": read_settings(session.path / "npy"),
     }
     log.info("%s", iou_table(dataset.all_names, iou))
     if sweep is not None:

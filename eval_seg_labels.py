@@ -9,7 +9,6 @@ Expect  VOC train: 64.7 for CRF labels.
 A label of 255 (unsure) counts as a class that is never right.
 """
 
-import json
 import logging
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from tool.files import write_json
 from tool.metrics import ConfusionMatrix, iou_table
 from tool.pictures import UNSURE, read_mask
 from tool.progress import progress
-from tool.session import Session
+from tool.session import Session, read_settings
 
 CHUNK = 32  # pictures that a worker counts before it hands its matrix over
 
@@ -85,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         matrix.counts += np.asarray(chunk)
         unsure += one
 
-    made, iou = folder / "settings.json", matrix.iou()
+    iou = matrix.iou()
     result = {
         "miou": matrix.miou(),
         "iou": {n: float(v) for n, v in zip(dataset.all_names, iou, strict=True)},
@@ -93,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         "split": str(eval_list),
         "source": str(folder),
         "unsure_pixels": unsure,
-        "settings": json.loads(made.read_text()) if made.exists() else {},
+        "settings": read_settings(folder),
     }
     log.info("%s", iou_table(dataset.all_names, iou))
     if unsure:

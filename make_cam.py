@@ -8,7 +8,6 @@ Expect  VOC trainaug: 10,582 files, 20 GB in float32 (half with --save_dtype flo
 Files that exist are kept, so running the same command again finishes what is left.
 """
 
-import hashlib
 import importlib
 import logging
 from collections import deque
@@ -127,9 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
 
-    ckpt = Path(args.ckpt)
-    if not ckpt.is_file() and (session.path / "ckpt" / ckpt).is_file():
-        ckpt = session.path / "ckpt" / ckpt
+    ckpt = session.checkpoint(args.ckpt)
     state = checkpoint.state_dict_of(checkpoint.load(ckpt))
     net = importlib.import_module(args.network).CAM(
         dataset.num_classes,
@@ -144,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder = session.path / "npy"
     settings = {name: getattr(args, name) for name in DECISIVE}
     settings["scales"] = list(args.scales)
-    settings["ckpt_sha256"] = hashlib.sha256(ckpt.read_bytes()).hexdigest()
+    settings["ckpt_sha256"] = checkpoint.digest(ckpt)
     agree_on_settings(folder, settings, args.restart)
     todo = [i for i in ids if args.restart or not maps_path(folder, i, args.save_format).exists()]
     log.info("%d pictures, %d of them done before, on %s", len(ids), len(ids) - len(todo), device)

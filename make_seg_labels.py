@@ -9,8 +9,6 @@ Expect  VOC: the published CRF labels have mIoU 64.7 on train.
 Files that exist are kept, so running the same command again finishes what is left.
 """
 
-import hashlib
-import json
 import logging
 from pathlib import Path
 
@@ -18,7 +16,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 
-from cam2ir import check_size
 from data.base import Dataset
 from data.loaders import one_by_one, to_tensor
 from data.transforms import normalise
@@ -27,10 +24,10 @@ from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint, cli
 from tool.crf import crf_inference_label
 from tool.indexing import refine_by_walk
-from tool.maps import read_maps
+from tool.maps import check_size, read_maps
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
-from tool.session import Session, agree_on_settings
+from tool.session import Session, agree_on_settings, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +55,7 @@ def parse_arguments(arguments: list[str] | None = None):
         default=512,
         help="smaller pictures are padded to it, as IRN was trained; larger ones are never cut",
     )
-    parser.add_argument("--crf_iterations", type=cli.at_least(0), default=10)
-    parser.add_argument("--gt_prob", type=float, default=0.7, help="the CRF's trust in the maps")
+    cli.add_crf_flags(parser)
     parser.add_argument(
         "--allow_pickle", action="store_true", help="read .npy dicts; only if you made them"
     )
@@ -68,8 +64,6 @@ def parse_arguments(arguments: list[str] | None = None):
     args = parser.parse_args(arguments)
     if args.beta <= 0:
         parser.error("--beta must be above 0")
-    if not 0 < args.gt_prob < 1:
-        parser.error("--gt_prob must be between 0 and 1")
     return args
 
 
@@ -118,15 +112,9 @@ def main(arguments: list[str] | None = None) -> None:
     dataset.check_pictures(ids)
 
     folder = args.sem_seg_out_dir or session.path / "pseudo_label"
-    made = session.path / "npy/settings.json"
-    settings = {
-        "refine": args.refine,
-        "maps": json.loads(made.read_text()) if made.exists() else {},
-    }
+    settings = {"refine": args.refine, "maps": read_settings(session.path / "npy")}
     if args.refine == "irn":
-        ckpt = Path(args.irn_ckpt)
-        if not ckpt.is_file():
-            ckpt = session.path / "ckpt" / args.irn_ckpt
+        ckpt = session.checkpoint(args.irn_ckpt)
         state = checkpoint.state_dict_of(checkpoint.load(ckpt))
         net = EdgeDisplacement(args.irn_crop_size, width=backbone_width(state))
         checkpoint.load_weights(net, state)
@@ -135,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
             beta=args.beta,
             exp_times=args.exp_times,
             irn_crop_size=args.irn_crop_size,
-            irn_sha256=hashlib.sha256(ckpt.read_bytes()).hexdigest(),
+            irn_sha256=checkpoint.digest(ckpt),
         )
     else:
         settings.update(crf_iterations=args.crf_iterations, gt_prob=args.gt_prob)

@@ -11,7 +11,6 @@ it.
 """
 
 import logging
-import time
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from tool.indexing import STRIDE, PathIndex
 from tool.pictures import read_rgb
 from tool.progress import progress
 from tool.session import Session
-from train_resnet50_SIPE import RELEASED_MOMENTUM, check_finite, learning_rate
+from tool.training import RELEASED_MOMENTUM, Pace, check_finite, learning_rate
 
 RADIUS = 10  # of the pairs that are learnt from; the walk uses 5
 DISPLACEMENT_LR = 10  # the displacement branches learn ten times faster than the edge branches
@@ -174,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     total = schedule.total
     log.info("%d pictures, %d steps of %d on %s", len(ids), total, args.irn_batch_size, device)
     board = SummaryWriter(session.path / "runs_irn", purge_step=start)
-    losses, first, since, began = [], start, time.time(), time.time()
+    losses, first, pace = [], start, Pace(start, total, args.irn_batch_size)
     for step, batch in enumerate(loader, start):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = learning_rate(rate, step, total)
@@ -197,9 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
             check_finite(torch.stack(losses), first)
         if reports:
             mean = torch.stack(losses).mean(0).tolist()
-            now = time.time()
-            images_per_second = len(losses) * args.irn_batch_size / (now - since)
-            finish = time.ctime(began + (now - began) / (done - start) * (total - start))
+            images_per_second, finish = pace.report(done)
             log.info(
                 "step:%5d/%5d loss:%.4f %.4f %.4f %.4f imps:%.1f lr: %.4f etc:%s",
                 *(step, total, *mean, images_per_second, optimizer.param_groups[0]["lr"], finish),
@@ -207,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
             for name, value in zip(("pos", "neg", "dp_fg", "dp_bg"), mean, strict=True):
                 board.add_scalar(f"irn/{name}", value, step)
             board.add_scalar("irn/images_per_second", images_per_second, step)
-            losses, first, since = [], done, now
+            losses, first = [], done
         if saves:
             state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.save(last, {**state, "step": done, "settings": decisive})
@@ -216,7 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
         net, TopLeftWindows(dataset, infer_ids, args.irn_crop_size), args, device
     )
     checkpoint.save(final, {"net": net.state_dict(), "step": total, "settings": decisive})
-    log.info("%s written, %s", final, time.strftime("%H:%M:%S", time.gmtime(time.time() - began)))
+    log.info("%s written, %s", final, pace.elapsed())
 
 
 if __name__ == "__main__":

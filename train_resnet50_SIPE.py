@@ -11,7 +11,6 @@ Running the same command again continues it.
 
 import importlib
 import logging
-import time
 
 import torch
 import torch.nn.functional as F
@@ -36,13 +35,10 @@ from tool.metrics import ConfusionMatrix
 from tool.pictures import heat, overlay
 from tool.progress import progress
 from tool.session import Session
+from tool.training import RELEASED_MOMENTUM, Pace, check_finite, learning_rate
 
 NEW_LAYER_LR = 10  # the heads start from random numbers and learn ten times faster
-POWER = 0.9  # of the polynomial schedule
 GRADIENT_NORM = 1.0  # longer gradients are clipped to this before each update
-# The released code passes the weight decay in the momentum position of torch.optim.SGD, and the
-# published numbers were made so.
-RELEASED_MOMENTUM = 1e-4
 PICTURES_SHOWN = 4  # of a batch, in TensorBoard
 # Settings that decide the weights: a continued run must agree in all of them.
 DECISIVE = (
@@ -93,29 +89,6 @@ def parse_arguments(arguments: list[str] | None = None):
     if args.resize_min > args.resize_max:
         parser.error(f"--resize_min {args.resize_min} is above --resize_max {args.resize_max}")
     return args
-
-
-def learning_rate(start: float, step: int, total: int) -> float:
-    """Return the rate after ``step`` updates: start * (1 - step / total) ** 0.9."""
-    return start * (1 - step / total) ** POWER
-
-
-def check_finite(losses: Tensor, first_step: int) -> None:
-    """Stop a training that has diverged, before anything is written.
-
-    Args:
-        losses: (steps, n), the losses of every step.
-        first_step: the step of the first row.
-
-    Raises:
-        InputError: some loss is NaN or infinite.
-    """
-    bad = (~losses.isfinite()).any(1).nonzero()
-    if len(bad):
-        raise InputError(
-            f"The loss became {losses[bad[0, 0]].tolist()} at step {first_step + int(bad[0, 0])}. "
-            "Nothing written so far is lost; train again with a lower --lr and --restart."
-        )
 
 
 @torch.no_grad()
@@ -221,7 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
         *(len(ids), dataset.num_classes, total, args.batch_size, device),
     )
     board = SummaryWriter(session.path / "runs", purge_step=start)
-    losses, first, since, began = [], start, time.time(), time.time()
+    losses, first, pace = [], start, Pace(start, total, args.batch_size)
     for step, batch in enumerate(loader, start):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = learning_rate(rate, step, total)
@@ -248,9 +221,8 @@ def main(arguments: list[str] | None = None) -> None:
             check_finite(torch.stack(losses), first)
         if reports:
             mean_cls, mean_gsc = torch.stack(losses).mean(0).tolist()
-            now, rate = time.time(), optimizer.param_groups[0]["lr"]
-            images_per_second = len(losses) * args.batch_size / (now - since)
-            finish = time.ctime(began + (now - began) / (done - start) * (total - start))
+            rate = optimizer.param_groups[0]["lr"]
+            images_per_second, finish = pace.report(done)
             log.info(
                 "step:%5d/%5d lossCLS:%.4f lossGSC:%.4f imps:%.1f lr: %.4f etc:%s",
                 *(step, total, mean_cls, mean_gsc, images_per_second, rate, finish),
@@ -259,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
             board.add_scalar("loss/gsc", mean_gsc, step)
             board.add_scalar("train/learning_rate", rate, step)
             board.add_scalar("train/images_per_second", images_per_second, step)
-            losses, first, since = [], done, now
+            losses, first = [], done
         if step % args.tf_freq == 0:
             for name, rows in draw_maps(window, label, out).items():
                 board.add_images(name, rows, step, dataformats="NHWC")
@@ -277,7 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
             checkpoint.save(last, {**state, "step": done, "settings": decisive})
     board.close()
     checkpoint.save(final, {"net": net.state_dict(), "step": total, "settings": decisive})
-    log.info("%s written, %s", final, time.strftime("%H:%M:%S", time.gmtime(time.time() - began)))
+    log.info("%s written, %s", final, pace.elapsed())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tool import progress as progress_module
 from tool.errors import InputError
 from tool.files import write_atomic, write_json
 from tool.progress import progress
-from tool.session import Session
+from tool.session import Session, read_settings
 
 ROOT = Path(__file__).parents[1]
 log = logging.getLogger("tool.test")
@@ -468,3 +468,31 @@ def test_time_is_not_taken_from_the_wall(monkeypatch, messages):
     monkeypatch.setattr(time, "time", lambda: -1e9)
     list(progress(range(2), 2, "work"))
     assert messages()[-1].startswith("work: 2/2")
+
+
+def test_checkpoint_flag_is_a_path_or_a_file_of_the_session(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = Session("run", "test", argparse.Namespace())
+    assert session.checkpoint("final.pth") == Path("final.pth")  # neither: named in the error
+    (session.path / "ckpt").mkdir()
+    (session.path / "ckpt/final.pth").touch()
+    assert session.checkpoint("final.pth") == Path("run/ckpt/final.pth")
+    (tmp_path / "final.pth").touch()
+    assert session.checkpoint("final.pth") == Path("final.pth")
+
+
+def test_broken_settings_are_named(tmp_path):
+    assert read_settings(tmp_path) == {}
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(InputError, match=r"settings\.json is not JSON"):
+        read_settings(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["0", "1", "-0.5", "much"])
+def test_trust_of_the_crf_is_a_share(text, capsys):
+    parser = cli.make_parser("doc")
+    cli.add_crf_flags(parser)
+    assert parser.parse_args(["--gt_prob", "0.9"]).gt_prob == 0.9
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--gt_prob", text])
+    assert "--gt_prob" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Reading, writing and naming of weights."""
 
+import hashlib
 import logging
 import pickle
 from pathlib import Path
@@ -51,6 +52,11 @@ def load(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")
     return content
+
+
+def digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file, which tells checkpoints of one name apart."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def state_dict_of(content: dict[str, Any]) -> dict[str, Tensor]:

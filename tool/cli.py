@@ -59,6 +59,21 @@ def add_amp_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_crf_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the label CRF."""
+    parser.add_argument("--crf_iterations", type=at_least(0), default=10, help="of the mean field")
+    parser.add_argument(
+        "--gt_prob", type=_share, default=0.7, help="how far the CRF trusts the maps, 0 to 1"
+    )
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"between 0 and 1, not {number}")
+    return number
+
+
 def add_visualize_flag(parser: argparse.ArgumentParser, what: str) -> None:
     """Add ``--visualize / --no-visualize``."""
     parser.add_argument(

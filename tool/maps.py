@@ -79,3 +79,12 @@ def read_maps(folder: Path, image_id: str, allow_pickle: bool = False) -> dict[s
             "CAM (P - 1, H, W) or none. Delete it and run make_cam.py."
         )
     return maps
+
+
+def check_size(image_id: str, is_cam: np.ndarray, img: np.ndarray) -> None:
+    """Raise an InputError where maps (P, H, W) do not belong to a picture (H, W, 3)."""
+    if is_cam.shape[1:] != img.shape[:2]:
+        raise InputError(
+            f"The maps of {image_id} are {is_cam.shape[1:]}, its picture {img.shape[:2]} "
+            "(H, W). Make them again: make_cam.py --restart"
+        )

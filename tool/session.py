@@ -50,6 +50,11 @@ class Session:
         log.info("%s -> %s", program, self.path)
         log.debug("settings: %s", settings)
 
+    def checkpoint(self, name: str) -> Path:
+        """Return the file that a ``--ckpt`` flag names: a path, or a file in <session>/ckpt."""
+        inside = self.path / "ckpt" / name
+        return inside if inside.is_file() and not Path(name).is_file() else Path(name)
+
     def _start_log(self) -> None:
         root = logging.getLogger()
         for handler in root.handlers[:]:
@@ -93,16 +98,24 @@ def agree_on_settings(folder: Path, settings: dict[str, Any], restart: bool) -> 
     Raises:
         InputError: the folder's files were made with other settings.
     """
-    path = folder / "settings.json"
-    if path.exists() and not restart:
-        before = json.loads(path.read_text())
+    before = {} if restart else read_settings(folder)
+    if before:
         for name, value in settings.items():
             if before.get(name) != value:
                 raise InputError(
                     f"The files in {folder} were made with {name} {before.get(name)}, not {value}. "
                     "Make them all again with --restart, or use another --session_name."
                 )
-    write_json(path, settings)
+    write_json(folder / "settings.json", settings)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return what :func:`agree_on_settings` wrote to a folder; nothing where it did not."""
+    path = folder / "settings.json"
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}). Delete it.") from error
 
 
 def _plain(value: Any) -> Any:

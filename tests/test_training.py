@@ -1,0 +1,34 @@
+"""Schedule, guard and pace of the trainers."""
+
+import pytest
+import torch
+
+from tool import training
+from tool.errors import InputError
+
+
+def test_learning_rate_is_polynomial_in_updates_done():
+    assert training.learning_rate(0.1, 0, 3305) == 0.1
+    assert training.learning_rate(0.1, 510, 3305) == pytest.approx(0.1 * (2795 / 3305) ** 0.9)
+    assert training.learning_rate(0.1, 3305, 3305) == 0
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_step():
+    training.check_finite(torch.ones(3, 2), 7)
+    for bad in (float("nan"), float("inf")):
+        losses = torch.ones(3, 2)
+        losses[1, 0] = bad
+        with pytest.raises(InputError, match=r"at step 8\b"):
+            training.check_finite(losses, 7)
+
+
+def test_pace_counts_what_this_run_did(monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(training.time, "time", lambda: clock[0])
+    monkeypatch.setattr(training.time, "ctime", lambda seconds: seconds)
+    pace = training.Pace(start=100, total=200, batch_size=4)  # continued at step 100
+    clock[0] = 1020.0
+    assert pace.report(110) == (2.0, 1000 + 2 * 100)  # 40 pictures in 20 s; 100 steps of 2 s
+    clock[0] = 1030.0
+    assert pace.report(120) == (4.0, 1000 + 1.5 * 100)
+    assert pace.elapsed() == "00:00:30"
