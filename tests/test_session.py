@@ -481,7 +481,7 @@ def test_checkpoint_flag_is_a_path_or_a_file_of_the_session(tmp_path, monkeypatc
     assert session.checkpoint("final.pth") == Path("final.pth")
 
 
-def test_broken_settings_are_named(tmp_path):
+def test_broken_settings_of_a_folder_are_named(tmp_path):
     assert read_settings(tmp_path) == {}
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(InputError, match=r"settings\.json is not JSON"):
