@@ -11,6 +11,7 @@ Files that exist are kept, so running the same command again finishes what is le
 import importlib
 import logging
 from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,18 +24,19 @@ from data.loaders import ScaledPictures, one_by_one
 from data.transforms import normalise
 from net.resnet50 import backbone_width
 from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
-from tool import checkpoint, cli
+from tool import checkpoint, cli, distributed
 from tool.maps import FORMATS, maps_path, write_maps
-from tool.pictures import heat, overlay, save_rgb
+from tool.pictures import heat, overlay, save_rgb, stored_size
 from tool.progress import progress
 from tool.session import Session, agree_on_settings
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
+GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
 WAITING = 8  # pictures whose files are being written while the network goes on
 # Settings that decide the maps: files in one folder must agree in all of them.
 DECISIVE = (
     *("dataset", "network", "amp", "scales", "seed_feature", "competitors"),
-    *("save_format", "save_dtype", "save_cam"),
+    *("save_format", "save_dtype", "save_scale", "save_cam"),
 )
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,23 @@ def parse_arguments(arguments: list[str] | None = None):
         default=FORMATS[0],
         help="npy is the pickled dict of the published code, for tools that expect it",
     )
-    parser.add_argument("--save_dtype", choices=("float32", "float16"), default="float32")
+    parser.add_argument(
+        "--save_dtype",
+        choices=("float32", "float16"),
+        help="of the stored maps; None is float32, of COCO float16",
+    )
+    parser.add_argument(
+        "--save_scale",
+        type=float,
+        help="side of the stored maps over that of the picture, up to 1; they are resized when "
+        "read; None is 1, of COCO 0.5",
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=cli.at_least(0),
+        default=0,
+        help=f"pictures of one size at once; 0 is 1 on the CPU, {GPU_BATCH} on CUDA",
+    )
     parser.add_argument(
         "--save_cam", action="store_true", help="plain CAM too, for eval_cam.py to compare"
     )
@@ -79,42 +97,117 @@ def parse_arguments(arguments: list[str] | None = None):
     args = parser.parse_args(arguments)
     if min(args.scales) <= 0:
         parser.error("--scales must be above 0")
+    if args.save_scale is not None and not 0 < args.save_scale <= 1:
+        parser.error(f"--save_scale {args.save_scale} is not above 0 and up to 1")
     return args
 
 
 def infer(
-    net: nn.Module, pictures: list[Tensor], label: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Return the maps of the present classes, fused over scales.
+    net: nn.Module,
+    pictures: list[Tensor],
+    labels: Tensor,
+    size: tuple[int, int],
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the maps of the present classes, fused over scales, of pictures of one size.
 
-    Each scale's maps are resized bilinearly to the picture and summed; every class is divided by
-    (its maximum + 1e-5).
+    Each scale's maps are resized bilinearly and summed; every class is divided by (its maximum +
+    1e-5).
 
     Args:
-        net: :class:`net.resnet50_SIPE.CAM` or one like it.
-        pictures: uint8 (3, h, w) a scale, on the network's device.
-        label: (C,) in {0, 1}, background 1, there too.
-        size: (H, W) of the picture.
+        net: :class:`net.resnet50_SIPE.CAM` or one like it; ``forward_pairs`` serves several
+            pictures.
+        pictures: uint8 (B, 3, h, w) a scale, on the network's device.
+        labels: (B, C) in {0, 1}, background 1, there too.
+        size: (H, W) of the maps, usually that of the pictures.
+        memory_format: what the network takes pictures in.
 
     Returns:
-        cam: (P - 1, H, W) in [0, 1], plain CAM of the present foreground classes.
-        is_cam: (P, H, W) in [0, 1], background first.
+        Of each picture cam (P - 1, H, W) in [0, 1], plain CAM of the present foreground classes,
+        and is_cam (P, H, W) in [0, 1], background first.
     """
-    keys = label.nonzero()[:, 0]
-    cam, is_cam = 0, 0
-    for picture in pictures:
-        img = normalise(picture)
-        one_cam, one_is_cam = net(torch.stack([img, img.flip(2)]), label[:, None, None].float())
-        both = torch.cat([one_cam[keys[1:]], one_is_cam[keys]])[None]  # (1, 2P - 1, h, w)
-        both = F.interpolate(both, size, mode="bilinear", align_corners=False)[0]
-        cam, is_cam = cam + both[: len(keys) - 1], is_cam + both[len(keys) - 1 :]
-    return tuple(maps / (maps.amax((1, 2), keepdim=True) + CAM_EPS) for maps in (cam, is_cam))
+    present = [label.nonzero()[:, 0] for label in labels]
+    sums = [0] * len(labels)
+    masks = labels[:, :, None, None].float()  # (B, C, 1, 1)
+    for one_scale in pictures:
+        img = normalise(one_scale)
+        pairs = torch.stack([img, img.flip(3)], 1)  # (B, 2, 3, h, w)
+        pairs = pairs.flatten(0, 1).contiguous(memory_format=memory_format)
+        if len(labels) == 1:
+            cams, is_cams = (maps[None] for maps in net(pairs, masks[0]))
+        else:
+            cams, is_cams = net.forward_pairs(pairs, masks)  # (B, C, h, w)
+        for i, keys in enumerate(present):
+            both = torch.cat([cams[i, keys[1:]], is_cams[i, keys]])[None]  # (1, 2P - 1, h, w)
+            sums[i] = sums[i] + F.interpolate(both, size, mode="bilinear", align_corners=False)[0]
+    maps = [both / (both.amax((1, 2), keepdim=True) + CAM_EPS) for both in sums]
+    return [
+        (both[: len(keys) - 1], both[len(keys) - 1 :])
+        for both, keys in zip(maps, present, strict=True)
+    ]
 
 
-def visualize(folder: Path, image_id: str, picture: np.ndarray, names, is_cam: np.ndarray) -> None:
+def batches(items: Iterable[dict], most: int) -> Iterator[list[dict]]:
+    """Yield runs of at most ``most`` items whose pictures have the same size."""
+    run: list[dict] = []
+    for item in items:
+        if run and (len(run) == most or item["size"] != run[0]["size"]):
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run
+
+
+def visualize(folder: Path, image_id: str, picture: np.ndarray, names, is_cam: Tensor) -> None:
     """Write one heat map over the picture for each map: <id>_<class>.png."""
-    for name, one in zip(names, is_cam, strict=True):
+    is_cam = F.interpolate(is_cam[None].float(), picture.shape[:2], mode="bilinear")[0]
+    for name, one in zip(names, is_cam.numpy(), strict=True):
         save_rgb(folder / f"{image_id}_{name}.png", overlay(picture, heat(one)))
+
+
+class Writer:
+    """Writes maps in threads while the network goes on, at most some pictures behind it.
+
+    Args:
+        session: the session's folder.
+        class_names: of all C classes, for the names of drawings.
+        args: the settings.
+        behind: files that may be waiting.
+    """
+
+    def __init__(self, session: Path, class_names: tuple[str, ...], args, behind: int) -> None:
+        self.session, self.class_names, self.args = session, class_names, args
+        self.behind = behind
+        self.threads = ThreadPoolExecutor(2)
+        self.pending: deque[Future] = deque()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.threads.shutdown()
+
+    def add(self, item: dict, keys: np.ndarray, cam: Tensor, is_cam: Tensor) -> None:
+        """Take the maps of one picture, see :func:`infer`, with the class ids (P,) of is_cam."""
+        is_cam = is_cam.cpu()
+        maps = {"keys": keys, "IS_CAM": is_cam.numpy().astype(self.args.save_dtype)}
+        if self.args.save_cam:
+            maps["CAM"] = cam.cpu().numpy().astype(self.args.save_dtype)
+        if self.args.save_scale != 1:
+            maps["size"] = np.array(item["size"])
+        path = maps_path(self.session / "npy", item["id"], self.args.save_format)
+        self.pending.append(self.threads.submit(write_maps, path, maps))
+        if self.args.visualize:
+            names = [self.class_names[key] for key in keys]
+            what = (self.session / "visual", item["id"], item["original"].numpy(), names, is_cam)
+            self.pending.append(self.threads.submit(visualize, *what))
+        self.wait(self.behind)
+
+    def wait(self, left: int = 0) -> None:
+        """Wait until so many files are left, and raise what went wrong with the others."""
+        while len(self.pending) > left:
+            self.pending.popleft().result()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -123,6 +216,9 @@ def main(arguments: list[str] | None = None) -> None:
     session = Session(args.session_name, "make_cam", args)
     device = cli.pick_device(args.device)
     dataset = cli.open_dataset(args)
+    args.save_dtype = args.save_dtype or dataset.maps_dtype
+    if args.save_scale is None:  # other tools expect maps of full size in the published format
+        args.save_scale = dataset.maps_scale if args.save_format == FORMATS[0] else 1.0
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
 
@@ -136,41 +232,37 @@ def main(arguments: list[str] | None = None) -> None:
         competitors=args.competitors,
     )
     checkpoint.load_weights(net, state)
-    net.to(device).eval()
+    cli.place(net, args, device).eval()
 
     folder = session.path / "npy"
     settings = {name: getattr(args, name) for name in DECISIVE}
     settings["scales"] = list(args.scales)
     settings["ckpt_sha256"] = checkpoint.digest(ckpt)
     agree_on_settings(folder, settings, args.restart)
-    todo = [i for i in ids if args.restart or not maps_path(folder, i, args.save_format).exists()]
-    log.info("%d pictures, %d of them done before, on %s", len(ids), len(ids) - len(todo), device)
+    mine = distributed.share(ids)
+    todo = [i for i in mine if not maps_path(folder, i, args.save_format).exists()]
+    log.info("%d pictures, %d of them done before, on %s", len(mine), len(mine) - len(todo), device)
+    most = args.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
+    if most > 1:
+        todo.sort(key=lambda image_id: stored_size(dataset.image_path(image_id)))
 
     pictures = ScaledPictures(dataset, todo, tuple(args.scales), with_original=args.visualize)
-    pending: deque[Future] = deque()
-    with torch.inference_mode(), ThreadPoolExecutor(2) as writers:
-        for item in progress(one_by_one(pictures, args.num_workers), len(todo), "make_cam"):
-            label = F.pad(item["label"], (1, 0), value=1).to(device)  # (C,)
-            scaled = [picture.to(device) for picture in item["pictures"]]
+    loader = one_by_one(pictures, args.num_workers, device.type == "cuda")
+    writer = Writer(session.path, dataset.all_names, args, WAITING * most)
+    with torch.inference_mode(), writer:
+        for items in progress(batches(loader, most), len(todo), "make_cam", len):
+            labels = torch.stack([F.pad(item["label"], (1, 0), value=1) for item in items])
+            scaled = [
+                torch.stack(pictures).to(device, non_blocking=True)
+                for pictures in zip(*(item["pictures"] for item in items), strict=True)
+            ]
+            size = tuple(max(1, round(side * args.save_scale)) for side in items[0]["size"])
             with cli.autocast(args, device):
-                cam, is_cam = infer(net, scaled, label, item["size"])
-            keys = label.nonzero()[:, 0].cpu().numpy()
-            maps = {"keys": keys, "IS_CAM": is_cam.cpu().numpy().astype(args.save_dtype)}
-            if args.save_cam:
-                maps["CAM"] = cam.cpu().numpy().astype(args.save_dtype)
-            path = maps_path(folder, item["id"], args.save_format)
-            pending.append(writers.submit(write_maps, path, maps))
-            if args.visualize:
-                names = [dataset.all_names[key] for key in keys]
-                where = session.path / "visual"
-                original = item["original"].numpy()
-                drawing = (where, item["id"], original, names, maps["IS_CAM"])
-                pending.append(writers.submit(visualize, *drawing))
-            while len(pending) > WAITING:
-                pending.popleft().result()
-        for future in pending:
-            future.result()
-    log.info("%d files in %s", len(ids), folder)
+                maps = infer(net, scaled, labels.to(device), size, cli.memory_format(args))
+            for item, label, both in zip(items, labels, maps, strict=True):
+                writer.add(item, label.nonzero()[:, 0].numpy(), *both)
+        writer.wait()
+    log.info("%d files in %s", len(mine), folder)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from data.loaders import one_by_one, to_tensor
 from data.transforms import normalise
 from net.resnet50 import backbone_width
 from net.resnet50_irn import EdgeDisplacement
-from tool import checkpoint, cli
+from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference_label
 from tool.indexing import refine_by_walk
 from tool.maps import check_size, read_maps
@@ -55,6 +55,7 @@ def parse_arguments(arguments: list[str] | None = None):
         default=512,
         help="smaller pictures are padded to it, as IRN was trained; larger ones are never cut",
     )
+    cli.add_speed_flags(parser)
     cli.add_crf_flags(parser)
     parser.add_argument(
         "--allow_pickle", action="store_true", help="read .npy dicts; only if you made them"
@@ -96,7 +97,9 @@ class MapsAndPictures(TorchDataset):
 def walk(net: EdgeDisplacement, item: dict, args, device: torch.device) -> np.ndarray:
     """Return the label of a picture, uint8 (H, W), by the random walk on its edges."""
     img = normalise(item["picture"].to(device))
-    edge = net.edge(torch.stack([img, img.flip(2)]))  # (1, h, w)
+    pair = torch.stack([img, img.flip(2)]).contiguous(memory_format=cli.memory_format(args))
+    with cli.autocast(args, device):
+        edge = net.edge(pair)  # (1, h, w)
     settings = {"beta": args.beta, "exp_times": args.exp_times}
     index, _ = refine_by_walk(item["IS_CAM"].to(device), edge, img.shape[1:], **settings)
     return item["keys"].numpy()[index.cpu().numpy()].astype(np.uint8)
@@ -118,18 +121,20 @@ def main(arguments: list[str] | None = None) -> None:
         state = checkpoint.state_dict_of(checkpoint.load(ckpt))
         net = EdgeDisplacement(args.irn_crop_size, width=backbone_width(state))
         checkpoint.load_weights(net, state)
-        net.to(device).eval()
+        cli.place(net, args, device).eval()
         settings.update(
             beta=args.beta,
             exp_times=args.exp_times,
             irn_crop_size=args.irn_crop_size,
+            amp=args.amp,
             irn_sha256=checkpoint.digest(ckpt),
         )
     else:
         settings.update(crf_iterations=args.crf_iterations, gt_prob=args.gt_prob)
     agree_on_settings(folder, settings, args.restart)
-    todo = [i for i in ids if args.restart or not (folder / f"{i}.png").exists()]
-    log.info("%d pictures, %d of them done before, on %s", len(ids), len(ids) - len(todo), device)
+    mine = distributed.share(ids)
+    todo = [i for i in mine if not (folder / f"{i}.png").exists()]
+    log.info("%d pictures, %d of them done before, on %s", len(mine), len(mine) - len(todo), device)
 
     pictures = MapsAndPictures(dataset, todo, session.path / "npy", args, device)
     # The CRF takes one process a core on the CPU; processes that share a GPU would wait for it.
@@ -144,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
                 where = session.path / f"visual_{folder.name}" / f"{item['id']}.png"
                 save_rgb(where, label_overlay(picture, label))
             save_label(folder / f"{item['id']}.png", label)
-    log.info("%d files in %s", len(ids), folder)
+    log.info("%d files in %s", len(mine), folder)
 
 
 if __name__ == "__main__":

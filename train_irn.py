@@ -16,27 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.tensorboard import SummaryWriter
 
 from data.base import Dataset, check_exist
 from data.loaders import AffinityPictures, Schedule, one_by_one, training_loader
 from data.transforms import cut_window, inside, normalise
 from net.resnet50 import backbone_width
 from net.resnet50_irn import AffinityDisplacementLoss, fused_loss_sums, loss_terms, total_loss
-from tool import checkpoint, cli
+from tool import checkpoint, cli, distributed
 from tool.errors import InputError
 from tool.indexing import STRIDE, PathIndex
 from tool.pictures import read_rgb
 from tool.progress import progress
 from tool.session import Session
-from tool.training import RELEASED_MOMENTUM, Pace, check_finite, learning_rate
+from tool.training import RELEASED_MOMENTUM, Pace, check_finite, learning_rate, open_board, sgd
 
 RADIUS = 10  # of the pairs that are learnt from; the walk uses 5
 DISPLACEMENT_LR = 10  # the displacement branches learn ten times faster than the edge branches
 # Settings that decide the weights: a continued run must agree in all of them.
 DECISIVE = (
     *("dataset", "train_list", "pretrained", "irn_crop_size", "irn_batch_size", "irn_num_epoches"),
-    *("irn_learning_rate", "irn_weight_decay", "momentum", "seed", "amp"),
+    *("irn_learning_rate", "irn_weight_decay", "momentum", "seed", "amp", "channels_last"),
 )
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,8 @@ log = logging.getLogger(__name__)
 def parse_arguments(arguments: list[str] | None = None):
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
-    cli.add_amp_flag(parser)
+    cli.add_speed_flags(parser)
+    cli.add_fused_flag(parser)
     count = cli.at_least(1)
     parser.add_argument("--train_list", help="list name or file; None is the training list")
     parser.add_argument(
@@ -88,26 +88,30 @@ class TopLeftWindows(TorchDataset):
         return torch.from_numpy(window).permute(2, 0, 1), torch.from_numpy(box)
 
 
-def network_input(window: Tensor, box: Tensor) -> Tensor:
+def network_input(window: Tensor, box: Tensor, memory_format: torch.memory_format) -> Tensor:
     """Return float32 (B, 3, S, S), normalised, zeros in the padding."""
     size = window.shape[-1]
-    return normalise(window) * inside(box, size, size)
+    img = normalise(window) * inside(box, size, size)
+    return img.contiguous(memory_format=memory_format)
 
 
 @torch.no_grad()
 def store_mean_displacement(
     net: AffinityDisplacementLoss, windows: TopLeftWindows, args, device: torch.device
 ) -> None:
-    """Set the mean shift to the mean displacement over all windows."""
+    """Set the mean shift to the mean displacement over the windows of all processes."""
     net.eval()
     mean = net.mean_shift.running_mean.zero_()
-    total = torch.zeros_like(mean, dtype=torch.float64)
+    total = torch.zeros(3, dtype=torch.float64, device=device)  # sum of dy, of dx, windows
     loader = one_by_one(windows, args.num_workers)
     for window, box in progress(loader, len(windows), "mean displacement"):
+        batch = window[None].to(device), box[None].to(device)
         with cli.autocast(args, device):
-            _, displacement = net(network_input(window[None].to(device), box[None].to(device)))
-        total += displacement[0].double().mean((1, 2))
-    mean.copy_(total / len(windows))
+            _, displacement = net(network_input(*batch, cli.memory_format(args)))
+        total[:2] += displacement[0].double().mean((1, 2))
+        total[2] += 1
+    total = distributed.total(total)
+    mean.copy_(total[:2] / total[2])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -149,31 +153,30 @@ def main(arguments: list[str] | None = None) -> None:
         net = AffinityDisplacementLoss(path_index, None, backbone_width(begun["net"]))
     else:
         net = AffinityDisplacementLoss(path_index, args.pretrained)
-    net.to(device).train()
-    edge_branches, displacement_branches = net.trainable_parameters()
+    cli.place(net, args, device).train()
     rates = (args.irn_learning_rate, args.irn_learning_rate * DISPLACEMENT_LR)
-    optimizer = torch.optim.SGD(
-        [{"params": edge_branches}, {"params": displacement_branches}],
-        lr=args.irn_learning_rate,
-        momentum=args.momentum,
-        weight_decay=args.irn_weight_decay,
-    )
+    groups = [
+        {"params": params, "lr": rate, "weight_decay": args.irn_weight_decay}
+        for params, rate in zip(net.trainable_parameters(), rates, strict=True)
+    ]
+    optimizer = sgd(groups, args.momentum, device, args.fused)
     start = 0
     if begun:
         checkpoint.load_weights(net, begun["net"])
         optimizer.load_state_dict(begun["optimizer"])
         start = begun["step"]
         log.info("continuing %s at step %d", last, start)
-    if args.restart:  # else an interrupted restart would look finished
-        for old in (last, final):
-            old.unlink(missing_ok=True)
+    checkpoint.begin(last, final, start, args.restart)
+    model = distributed.parallel(net, device)
 
-    schedule = Schedule(len(ids), args.irn_batch_size, args.irn_num_epoches, args.seed, start)
+    batch_size = args.irn_batch_size
+    rows = distributed.rows(batch_size)
+    schedule = Schedule(len(ids), batch_size, args.irn_num_epoches, args.seed, start, rows)
     loader = training_loader(pictures, schedule, args.num_workers, device.type == "cuda")
     total = schedule.total
-    log.info("%d pictures, %d steps of %d on %s", len(ids), total, args.irn_batch_size, device)
-    board = SummaryWriter(session.path / "runs_irn", purge_step=start)
-    losses, first, pace = [], start, Pace(start, total, args.irn_batch_size)
+    log.info("%d pictures, %d steps of %d on %s", len(ids), total, batch_size, device)
+    board = open_board(session.path / "runs_irn", start)
+    losses, first, pace = [], start, Pace(start, total, batch_size)
     for step, batch in enumerate(loader, start):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = learning_rate(rate, step, total)
@@ -181,21 +184,24 @@ def main(arguments: list[str] | None = None) -> None:
             batch[name].to(device, non_blocking=True) for name in ("window", "box", "label")
         )
         with cli.autocast(args, device):
-            edge, displacement = net(network_input(window, box))
+            edge, displacement = model(network_input(window, box, cli.memory_format(args)))
         sums = fused_loss_sums(edge, displacement, label, dataset.num_classes, RADIUS)
-        terms = loss_terms(*sums)
+        # Ratios of the whole batch, whose gradients are averaged over processes.
+        numerators, denominators = sums[0] * distributed.world_size(), distributed.total(sums[1])
+        terms = loss_terms(numerators, denominators)
         optimizer.zero_grad()
         total_loss(terms).backward()
         optimizer.step()
-        losses.append(terms.detach())
+        losses.append(terms.detach() / distributed.world_size())
 
         done = step + 1
         reports = step % args.print_freq == 0
         saves = done % args.save_freq == 0 or done == total
         if reports or saves:
-            check_finite(torch.stack(losses), first)
+            together = distributed.total(torch.stack(losses))  # (steps, 4)
+            check_finite(together, first)
         if reports:
-            mean = torch.stack(losses).mean(0).tolist()
+            mean = together.mean(0).tolist()
             images_per_second, finish = pace.report(done)
             log.info(
                 "step:%5d/%5d loss:%.4f %.4f %.4f %.4f imps:%.1f lr: %.4f etc:%s",
@@ -205,14 +211,14 @@ def main(arguments: list[str] | None = None) -> None:
                 board.add_scalar(f"irn/{name}", value, step)
             board.add_scalar("irn/images_per_second", images_per_second, step)
             losses, first = [], done
-        if saves:
+        if saves and distributed.is_main():
             state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.save(last, {**state, "step": done, "settings": decisive})
     board.close()
-    store_mean_displacement(
-        net, TopLeftWindows(dataset, infer_ids, args.irn_crop_size), args, device
-    )
-    checkpoint.save(final, {"net": net.state_dict(), "step": total, "settings": decisive})
+    windows = TopLeftWindows(dataset, distributed.share(infer_ids), args.irn_crop_size)
+    store_mean_displacement(net, windows, args, device)
+    if distributed.is_main():
+        checkpoint.save(final, {"net": net.state_dict(), "step": total, "settings": decisive})
     log.info("%s written, %s", final, pace.elapsed())
 
 

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.tensorboard import SummaryWriter
 
 from data.base import Dataset, check_exist
 from data.loaders import (
@@ -29,13 +28,13 @@ from data.loaders import (
 from data.transforms import normalise, training_input
 from net.resnet50 import backbone_width
 from net.resnet50_SIPE import CAM_EPS, classification_loss, consistency_loss
-from tool import checkpoint, cli
+from tool import checkpoint, cli, distributed
 from tool.errors import InputError
 from tool.metrics import ConfusionMatrix
 from tool.pictures import heat, overlay
 from tool.progress import progress
 from tool.session import Session
-from tool.training import RELEASED_MOMENTUM, Pace, check_finite, learning_rate
+from tool.training import RELEASED_MOMENTUM, Pace, check_finite, learning_rate, open_board, sgd
 
 NEW_LAYER_LR = 10  # the heads start from random numbers and learn ten times faster
 GRADIENT_NORM = 1.0  # longer gradients are clipped to this before each update
@@ -44,6 +43,7 @@ PICTURES_SHOWN = 4  # of a batch, in TensorBoard
 DECISIVE = (
     *("dataset", "train_list", "network", "pretrained", "batch_size", "max_epoches", "lr"),
     *("wt_dec", "momentum", "gsc_weight", "crop_size", "resize_min", "resize_max", "seed", "amp"),
+    "channels_last",
 )
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def parse_arguments(arguments: list[str] | None = None):
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
     cli.add_network_flags(parser)
+    cli.add_fused_flag(parser)
     count = cli.at_least(1)
     parser.add_argument("--train_list", help="list name or file; None is the dataset's own")
     parser.add_argument("--val_list", help="pictures with masks for validation; None as above")
@@ -95,7 +96,7 @@ def parse_arguments(arguments: list[str] | None = None):
 def validate(
     net: nn.Module, dataset: Dataset, pictures: ScaledPictures, workers: int, device: torch.device
 ) -> ConfusionMatrix:
-    """Return the confusion matrix of IS-CAM at one scale by the training pass.
+    """Return the confusion matrix of IS-CAM at one scale by the training pass, of all processes.
 
     Seeds come from x4 and ``cam`` is masked by the labels, so the figure is below that of
     ``make_cam.py``: about 54 against 58.9 on VOC.
@@ -110,6 +111,7 @@ def validate(
         maps = maps / (maps.amax((1, 2), keepdim=True) + CAM_EPS)  # (P, H, W)
         prediction = keys[maps.argmax(0)].cpu().numpy()
         matrix.update_from(dataset.mask_path(item["id"]), prediction)
+    matrix.counts = distributed.total(torch.from_numpy(matrix.counts)).numpy()
     return matrix
 
 
@@ -157,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
             "validation masks",
             "Complete them, or train without: --val_freq 0",
         )
-        validation = ScaledPictures(dataset, val_ids, scales=(1.0,))
+        validation = ScaledPictures(dataset, distributed.share(val_ids), scales=(1.0,))
 
     torch.manual_seed(args.seed)  # of the heads; nothing else here draws from torch
     torch.backends.cudnn.benchmark = True  # every batch has the same size
@@ -166,16 +168,15 @@ def main(arguments: list[str] | None = None) -> None:
         net = network.Net(dataset.num_classes, None, width=backbone_width(begun["net"]))
     else:
         net = network.Net(dataset.num_classes, args.pretrained)
-    net.to(device).train()
+    cli.place(net, args, device).train()
     backbone, new_layers = net.trainable_parameters()
     learning = backbone + new_layers
     rates = (args.lr, args.lr * NEW_LAYER_LR)
-    optimizer = torch.optim.SGD(
-        [{"params": backbone}, {"params": new_layers}],
-        lr=args.lr,
-        momentum=args.momentum,
-        weight_decay=args.wt_dec,
-    )
+    groups = [
+        {"params": params, "lr": rate, "weight_decay": args.wt_dec}
+        for params, rate in zip((backbone, new_layers), rates, strict=True)
+    ]
+    optimizer = sgd(groups, args.momentum, device, args.fused)
     start = 0
     if begun:
         checkpoint.load_weights(net, begun["net"])
@@ -183,17 +184,19 @@ def main(arguments: list[str] | None = None) -> None:
         start = begun["step"]
         log.info("continuing %s at step %d", last, start)
 
-    if args.restart:  # else an interrupted restart would look finished
-        for old in (last, final):
-            old.unlink(missing_ok=True)
-    schedule = Schedule(len(ids), args.batch_size, args.max_epoches, args.seed, start)
+    checkpoint.begin(last, final, start, args.restart)
+    # Without the consistency loss nothing teaches the side layers.
+    model = distributed.parallel(net, device, some_unused=not args.gsc_weight)
+    rows = distributed.rows(args.batch_size)
+    schedule = Schedule(len(ids), args.batch_size, args.max_epoches, args.seed, start, rows)
     loader = training_loader(pictures, schedule, args.num_workers, device.type == "cuda")
     total = schedule.total
     log.info(
         "%d pictures, %d classes, %d steps of %d on %s",
         *(len(ids), dataset.num_classes, total, args.batch_size, device),
     )
-    board = SummaryWriter(session.path / "runs", purge_step=start)
+    share = distributed.weight(rows.stop - rows.start, args.batch_size)
+    board = open_board(session.path / "runs", start)
     losses, first, pace = [], start, Pace(start, total, args.batch_size)
     for step, batch in enumerate(loader, start):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -202,25 +205,28 @@ def main(arguments: list[str] | None = None) -> None:
             batch[name].to(device, non_blocking=True) for name in ("window", "box", "label")
         )
         img, valid_mask = training_input(window, box, label)
+        img = img.contiguous(memory_format=cli.memory_format(args))
         with cli.autocast(args, device):
-            out = net(img, valid_mask)
+            out = model(img, valid_mask)
         loss_cls = classification_loss(out["score"], label.float())
         loss_gsc = consistency_loss(out["cam"], out["IS_cam"])
         loss = loss_cls + args.gsc_weight * loss_gsc if args.gsc_weight else loss_cls
         optimizer.zero_grad()
-        loss.backward()
+        (loss * share).backward()
         clip_grad_norm_(learning, GRADIENT_NORM)
         optimizer.step()
-        losses.append(torch.stack([loss_cls.detach(), loss_gsc.detach()]))
+        mine = torch.stack([loss_cls.detach(), loss_gsc.detach()])
+        losses.append(mine * share / distributed.world_size())
 
         done = step + 1
         reports = step % args.print_freq == 0
         validates = args.val_freq and step and step % args.val_freq == 0
         saves = done % args.save_freq == 0 or done == total
         if reports or validates or saves:
-            check_finite(torch.stack(losses), first)
+            together = distributed.total(torch.stack(losses))  # (steps, 2)
+            check_finite(together, first)
         if reports:
-            mean_cls, mean_gsc = torch.stack(losses).mean(0).tolist()
+            mean_cls, mean_gsc = together.mean(0).tolist()
             rate = optimizer.param_groups[0]["lr"]
             images_per_second, finish = pace.report(done)
             log.info(
@@ -232,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
             board.add_scalar("train/learning_rate", rate, step)
             board.add_scalar("train/images_per_second", images_per_second, step)
             losses, first = [], done
-        if step % args.tf_freq == 0:
+        if step % args.tf_freq == 0 and distributed.is_main():
             for name, rows in draw_maps(window, label, out).items():
                 board.add_images(name, rows, step, dataformats="NHWC")
         if validates:
@@ -244,11 +250,12 @@ def main(arguments: list[str] | None = None) -> None:
                 log.info("  iou %s: %.4f", name, iou)
             log.info("validation step:%5d miou: %.4f", step, matrix.miou())
             board.add_scalar("validation/miou", matrix.miou(), step)
-        if saves:
+        if saves and distributed.is_main():
             state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.save(last, {**state, "step": done, "settings": decisive})
     board.close()
-    checkpoint.save(final, {"net": net.state_dict(), "step": total, "settings": decisive})
+    if distributed.is_main():
+        checkpoint.save(final, {"net": net.state_dict(), "step": total, "settings": decisive})
     log.info("%s written, %s", final, pace.elapsed())
 
 

@@ -139,7 +139,8 @@ def inference(variant: str, classes: int, args: argparse.Namespace) -> dict:
     def picture() -> None:
         with amp:
             if variant == "ours":
-                _, is_cam = make_cam.infer(net, pictures, label, SIZE)
+                batch = [one[None] for one in pictures]
+                ((_, is_cam),) = make_cam.infer(net, batch, label[None], SIZE)
             else:
                 total = 0
                 for one in pictures:

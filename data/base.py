@@ -21,6 +21,7 @@ class Dataset:
         class_names: the K foreground classes; ids are 1..K in this order, 0 is background.
         train_list, eval_list: the lists to learn from and to measure on when none is named.
         pretrained: initial weights of the backbone when none are named.
+        maps_dtype, maps_scale: how make_cam.py stores maps when nothing else is asked for.
     """
 
     name: str
@@ -29,6 +30,8 @@ class Dataset:
     train_list = "train"
     eval_list = "train"
     pretrained = "imagenet"
+    maps_dtype = "float32"
+    maps_scale = 1.0
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or self.default_root)

@@ -99,12 +99,21 @@ class Schedule:
         epochs: passes over the list.
         seed: of the permutations.
         start: first step; a continued run starts where the last one stopped.
+        rows: which pictures of every batch to yield, all by default; see
+            :func:`tool.distributed.rows`.
     """
 
     def __init__(
-        self, pictures: int, batch_size: int, epochs: int, seed: int, start: int = 0
+        self,
+        pictures: int,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        start: int = 0,
+        rows: slice = slice(None),
     ) -> None:
         self.pictures, self.batch_size, self.seed, self.start = pictures, batch_size, seed, start
+        self.rows = rows
         self.steps_per_epoch = pictures // batch_size
         self.total = self.steps_per_epoch * epochs
 
@@ -119,7 +128,7 @@ class Schedule:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
                 current = epoch
             batch = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield [(epoch, int(index)) for index in batch]
+            yield [(epoch, int(index)) for index in batch[self.rows]]
 
 
 class ScaledPictures(TorchDataset):
@@ -170,9 +179,9 @@ def to_tensor(image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def one_by_one(pictures: TorchDataset, num_workers: int) -> DataLoader:
+def one_by_one(pictures: TorchDataset, num_workers: int, pin_memory: bool = False) -> DataLoader:
     """Return a loader that yields single items, in order, for pictures of any size."""
-    return DataLoader(pictures, batch_size=None, num_workers=num_workers)
+    return DataLoader(pictures, batch_size=None, num_workers=num_workers, pin_memory=pin_memory)
 
 
 def training_loader(

@@ -261,11 +261,24 @@ class CAM(Net):
             cam: (C, h, w) in [0, 1], absent classes included.
             IS_cam: (C, h, w) in [0, 1], zero for absent classes.
         """
-        logits, feature, x4 = (x[:1] + x[1:].flip(3) for x in self.forward_features(pair))
-        with torch.autocast(pair.device.type, enabled=False):  # argmax and maxima want float32
+        cam, is_cam = self.forward_pairs(pair, label[None])
+        return cam[0], is_cam[0]
+
+    def forward_pairs(self, pairs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both maps of several pictures of one size, as :meth:`forward` would of each.
+
+        Args:
+            pairs: (2B, 3, H, W), each picture followed by its mirror image.
+            labels: (B, C, 1, 1).
+
+        Returns:
+            cam, IS_cam: (B, C, h, w).
+        """
+        features = self.forward_features(pairs)
+        logits, feature, x4 = (x[::2] + x[1::2].flip(3) for x in features)
+        with torch.autocast(pairs.device.type, enabled=False):  # argmax and maxima want float32
             cam = general_cam(logits)
             if self.competitors == "present":
-                cam = cam * label
-            seeds, _ = get_seed(cam, label, feature if self.seed_feature == "hierarchical" else x4)
-            is_cam = reactivate(get_prototype(seeds, feature), feature)
-        return cam[0], is_cam[0]
+                cam = cam * labels
+            seeds, _ = get_seed(cam, labels, feature if self.seed_feature == "hierarchical" else x4)
+            return cam, reactivate(get_prototype(seeds, feature), feature)

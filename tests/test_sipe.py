@@ -220,7 +220,8 @@ def test_parity_inference():
             cam, is_cam = net(torch.stack([img, img.flip(2)]), label[:, None, None])
             assert relative(cam, ref[f"norm_cam_scale{number}"]) < TOLERANCE
             assert relative(is_cam, ref[f"IS_cam_scale{number}"]) < TOLERANCE
-        _, fused = infer(net, scaled, label, image.size[::-1])
+        scaled = [picture[None] for picture in scaled]
+        ((_, fused),) = infer(net, scaled, label[None], image.size[::-1])
     assert torch.equal(label.nonzero()[:, 0], ref["keys"])
     assert relative(fused, ref["IS_CAM"]) < TOLERANCE
 

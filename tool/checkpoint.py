@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tool import distributed
 from tool.errors import InputError
 from tool.files import write_atomic
 
@@ -153,6 +154,24 @@ def find_begun(last: Path, final: Path, settings: dict[str, Any]) -> dict[str, A
                 "or another --session_name, or --restart to overwrite it."
             )
     return "finished" if path == final else begun
+
+
+def begin(last: Path, final: Path, start: int, restart: bool) -> None:
+    """Meet before the first step: see that all processes begin at it, and clear the ground.
+
+    Args:
+        last, final: as in :func:`find_begun`; deleted with ``restart``, for an interrupted restart
+            would look finished.
+        start: the first step, as this process found it.
+        restart: begin anew.
+
+    Raises:
+        InputError: processes found different steps.
+    """
+    distributed.agree(start, "steps to continue from")
+    if restart and distributed.is_main():
+        for old in (last, final):
+            old.unlink(missing_ok=True)
 
 
 def _some(names: Any) -> str:

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from data.datasets import DATASETS, Dataset
+from tool import distributed
 from tool.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,8 @@ def make_parser(docstring: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_workers",
         type=at_least(0),
-        default=min(8, os.cpu_count() or 1),
-        help="processes that read pictures; no result depends on it",
+        default=min(8, max(1, (os.cpu_count() or 1) // distributed.local_world_size())),
+        help="processes that read pictures, for each of torchrun's; no result depends on it",
     )
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda:N")
     return parser
@@ -45,17 +47,40 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         default="net.resnet50_SIPE",
         help="module with the classes Net (training) and CAM (inference); put your own here",
     )
-    add_amp_flag(parser)
+    add_speed_flags(parser)
 
 
-def add_amp_flag(parser: argparse.ArgumentParser) -> None:
-    """Add ``--amp``, see :func:`autocast`."""
+def add_speed_flags(parser: argparse.ArgumentParser) -> None:
+    """Add how a network computes, see :func:`autocast` and :func:`place`."""
     parser.add_argument(
         "--amp",
         choices=("off", "bf16"),
         default="off",
         help="bf16 runs the convolutions in bfloat16: less than half the time where the processor "
-        "has it, the published accuracy not proven with it; prototypes stay float32",
+        "has it, and many times slower where not; the published accuracy is not proven with it; "
+        "prototypes stay float32",
+    )
+    parser.add_argument(
+        "--channels_last",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the channels of a pixel together, which convolutions like; rounds otherwise",
+    )
+    parser.add_argument(
+        "--tf32",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="CUDA convolutions may round their input to 10 bits; products of the method never do",
+    )
+
+
+def add_fused_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--fused``, see :func:`tool.training.sgd`."""
+    parser.add_argument(
+        "--fused",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="update all weights in one kernel; on CUDA only",
     )
 
 
@@ -106,10 +131,14 @@ def pick_device(name: str) -> torch.device:
         InputError: there is no such device on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and distributed.world_size() > 1:
+        name = f"cuda:{distributed.local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: {reason}. Try auto, cpu, cuda or cuda:N.") from error
@@ -119,6 +148,17 @@ def pick_device(name: str) -> torch.device:
 def autocast(args: argparse.Namespace, device: torch.device) -> torch.autocast:
     """Return the context in which ``--amp`` wants the network to run."""
     return torch.autocast(device.type, torch.bfloat16, enabled=args.amp == "bf16")
+
+
+def place(net: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
+    """Return the network on its device, as the flags of :func:`add_speed_flags` want it."""
+    torch.backends.cudnn.allow_tf32 = args.tf32
+    return net.to(device, memory_format=memory_format(args))
+
+
+def memory_format(args: argparse.Namespace) -> torch.memory_format:
+    """Return what pictures are to be laid out in, (B, 3, H, W)."""
+    return torch.channels_last if args.channels_last else torch.contiguous_format
 
 
 def run(main: Callable[[], None]) -> None:
@@ -132,3 +172,4 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         log.error("interrupted; the same command continues")
         sys.exit(130)
+    distributed.stop()

@@ -6,6 +6,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from tool.errors import InputError
 from tool.files import write_atomic
@@ -30,7 +32,8 @@ def write_maps(path: Path, maps: dict[str, np.ndarray]) -> None:
         path: ending ``.npz``; or ``.npy`` for the pickled dict of the published code, which other
             tools expect and we read only when told to.
         maps: keys int64 (P,), ids of background (0) and the present classes, ascending; IS_CAM
-            (P, H, W) in [0, 1]; optionally CAM (P - 1, H, W), the plain maps of keys[1:].
+            (P, H, W) in [0, 1]; optionally CAM (P - 1, H, W), the plain maps of keys[1:]; and
+            size int64 (2,), (H, W) of the picture, where the maps are smaller.
     """
     if path.suffix == ".npy":
         content = np.array(maps, dtype=object)
@@ -40,7 +43,9 @@ def write_maps(path: Path, maps: dict[str, np.ndarray]) -> None:
 
 
 def read_maps(folder: Path, image_id: str, allow_pickle: bool = False) -> dict[str, np.ndarray]:
-    """Return what :func:`write_maps` wrote for a picture.
+    """Return what :func:`write_maps` wrote for a picture, at the picture's size.
+
+    Maps that were stored smaller are resized bilinearly (align_corners=False), to float32.
 
     Args:
         folder: ``<session>/npy``.
@@ -70,14 +75,22 @@ def read_maps(folder: Path, image_id: str, allow_pickle: bool = False) -> dict[s
         keys, is_cam = maps["keys"], maps["IS_CAM"]
     except DAMAGE as error:
         raise InputError(f"{path} is damaged ({error}). Delete it and run make_cam.py.") from error
-    whole = keys.ndim == 1 and keys.dtype.kind in "iu" and is_cam.dtype.kind == "f"
+    size = maps.get("size", np.ones(2, np.int64))
+    whole = size.shape == (2,) and size.dtype.kind in "iu" and min(size) > 0
+    whole = whole and keys.ndim == 1 and keys.dtype.kind in "iu" and is_cam.dtype.kind == "f"
     whole = whole and is_cam.ndim == 3 and len(keys) == len(is_cam) > 0 and keys[0] == 0
     if not whole or ("CAM" in maps and maps["CAM"].shape != (len(keys) - 1, *is_cam.shape[1:])):
         layout = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in maps.items())
         raise InputError(
-            f"{path} holds {layout}; maps are keys int (P,) from 0 on, IS_CAM float (P, H, W) and "
-            "CAM (P - 1, H, W) or none. Delete it and run make_cam.py."
+            f"{path} holds {layout}; maps are keys int (P,) from 0 on, IS_CAM float (P, H, W), "
+            "CAM (P - 1, H, W) or none, size int (2,) or none. Delete it and run make_cam.py."
         )
+    if "size" in maps:
+        size = tuple(maps.pop("size").tolist())
+        for name in ("IS_CAM", "CAM"):
+            if name in maps and len(maps[name]):
+                small = torch.from_numpy(maps[name]).float()[None]
+                maps[name] = F.interpolate(small, size, mode="bilinear")[0].numpy()
     return maps
 
 

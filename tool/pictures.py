@@ -50,6 +50,15 @@ def read_rgb(path: str | Path) -> Image.Image:
     return image.convert("RGB")
 
 
+def stored_size(path: str | Path) -> tuple[int, int]:
+    """Return (width, height) of a picture as stored, from its header alone.
+
+    Raises:
+        InputError: the file is missing or is not a picture.
+    """
+    return _open(path, decode=False).size
+
+
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a label picture: uint8 (H, W) of class ids, 255 where unknown.
 
@@ -65,11 +74,12 @@ def read_mask(path: str | Path) -> np.ndarray:
     return np.array(image, dtype=np.uint8)
 
 
-def _open(path: str | Path) -> Image.Image:
+def _open(path: str | Path, decode: bool = True) -> Image.Image:
     """Open and decode; every failure becomes a sentence that names the file."""
     try:
         image = Image.open(path)
-        image.load()
+        if decode:
+            image.load()
     except FileNotFoundError as error:
         raise InputError(f"There is no picture {path}.") from error
     except UnidentifiedImageError as error:

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from tool import distributed
+
 SECONDS_BETWEEN_LINES = 20.0
 
 Item = TypeVar("Item")
@@ -17,7 +19,8 @@ log = logging.getLogger(__name__)
 def progress(items: Iterable[Item], total: int, what: str, weigh=lambda item: 1) -> Iterator[Item]:
     """Yield ``items`` and show how many of ``total`` are done, the rate and the time left.
 
-    A bar where standard error is a terminal, else a log line now and then.
+    A bar where standard error is a terminal, else a log line now and then. Of several processes,
+    the first one shows its own share.
 
     Args:
         items: what to go through.
@@ -25,6 +28,11 @@ def progress(items: Iterable[Item], total: int, what: str, weigh=lambda item: 1)
         what: name of the work, in front of the bar.
         weigh: how much an item counts for.
     """
+    if not distributed.is_main():
+        yield from items
+        return
+    if distributed.world_size() > 1:
+        what = f"{what}, process 1 of {distributed.world_size()}"
     if sys.stderr.isatty():
         with tqdm(total=total, desc=what, unit="pic", dynamic_ncols=True) as bar:
             for item in items:

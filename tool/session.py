@@ -11,17 +11,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from tool import distributed
 from tool.errors import InputError
 from tool.files import write_json
+
+MADE = (".npz", ".npy", ".png")  # endings of files that steps write, one a picture
 
 log = logging.getLogger(__name__)
 
 
 class _Console(logging.Handler):
-    """Messages that do not tear a progress bar."""
+    """Messages that do not tear a progress bar; of all processes but the first, only warnings."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record))
+        sender = "" if distributed.is_main() else f"[process {distributed.rank()}] "
+        tqdm.write(sender + self.format(record))
 
 
 class Session:
@@ -45,6 +49,8 @@ class Session:
             raise InputError(
                 f"--session_name {name}: nothing can be written there ({error.strerror})."
             ) from error
+        if not distributed.is_main():  # the first process writes for all
+            return
         settings = {key: _plain(value) for key, value in sorted(vars(args).items())}
         self._save_settings(program, settings)
         log.info("%s -> %s", program, self.path)
@@ -62,14 +68,15 @@ class Session:
                 root.removeHandler(handler)
                 handler.close()
         console = _Console()
-        console.setLevel(logging.INFO)
-        # A FileHandler flushes every record, so the file is complete at any moment.
-        file = logging.FileHandler(self.path / f"{self.path.resolve().name}.log", encoding="utf-8")
+        console.setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
         root.setLevel(logging.INFO)
         for package in ("__main__", "net", "data", "tool"):
             logging.getLogger(package).setLevel(logging.DEBUG)
         root.addHandler(console)
-        root.addHandler(file)
+        if distributed.is_main():
+            # A FileHandler flushes every record, so the file is complete at any moment.
+            path = self.path / f"{self.path.resolve().name}.log"
+            root.addHandler(logging.FileHandler(path, encoding="utf-8"))
         logging.captureWarnings(True)
 
     def _save_settings(self, program: str, settings: dict[str, Any]) -> None:
@@ -90,23 +97,30 @@ class Session:
 def agree_on_settings(folder: Path, settings: dict[str, Any], restart: bool) -> None:
     """Keep files of different settings out of one folder, by its ``settings.json``.
 
+    All processes of a program meet here; the first one looks and writes.
+
     Args:
         folder: of files that a step writes, one a picture.
         settings: those that decide what is in the files.
-        restart: the files will all be made again.
+        restart: delete the folder's files, which would else pass for new ones when this run is
+            interrupted and continued.
 
     Raises:
         InputError: the folder's files were made with other settings.
     """
-    before = {} if restart else read_settings(folder)
-    if before:
-        for name, value in settings.items():
+    if distributed.is_main():
+        if restart and (folder / "settings.json").exists():  # else the folder is not ours
+            for old in (path for path in folder.iterdir() if path.suffix in MADE):
+                old.unlink()
+        before = {} if restart else read_settings(folder)
+        for name, value in settings.items() if before else ():
             if before.get(name) != value:
                 raise InputError(
                     f"The files in {folder} were made with {name} {before.get(name)}, not {value}. "
                     "Make them all again with --restart, or use another --session_name."
                 )
-    write_json(folder / "settings.json", settings)
+        write_json(folder / "settings.json", settings)
+    distributed.barrier()
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

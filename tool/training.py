@@ -1,9 +1,13 @@
 """What the training programs have in common: schedule, guard, pace."""
 
 import time
+from pathlib import Path
 
+import torch
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
+from tool import distributed
 from tool.errors import InputError
 
 POWER = 0.9  # of the polynomial schedule
@@ -15,6 +19,11 @@ RELEASED_MOMENTUM = 1e-4
 def learning_rate(start: float, step: int, total: int) -> float:
     """Return the rate after ``step`` updates: start * (1 - step / total) ** 0.9."""
     return start * (1 - step / total) ** POWER
+
+
+def sgd(groups: list[dict], momentum: float, device: torch.device, fused: bool) -> torch.optim.SGD:
+    """Return the optimiser of groups that have ``params``, ``lr`` and ``weight_decay``."""
+    return torch.optim.SGD(groups, momentum=momentum, fused=fused and device.type == "cuda")
 
 
 def check_finite(losses: Tensor, first_step: int) -> None:
@@ -65,3 +74,22 @@ class Pace:
     def elapsed(self) -> str:
         """Return hours:minutes:seconds since the beginning."""
         return time.strftime("%H:%M:%S", time.gmtime(time.time() - self.began))
+
+
+class _NoBoard:
+    """Takes what a TensorBoard writer takes, and writes nothing."""
+
+    def __getattr__(self, name: str):
+        return lambda *args, **kwargs: None
+
+
+def open_board(folder: Path, step: int):
+    """Return a TensorBoard writer that continues at a step; process 0 alone writes."""
+    return SummaryWriter(folder, purge_step=step) if distributed.is_main() else _NoBoard()
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Make torch's chance in a step (dropout) a function of (seed, step) alone, so that a
+    continued run draws what an uninterrupted one draws.
+    """
+    torch.manual_seed((seed << 32) + step)

@@ -1,0 +1,148 @@
+"""Several processes that do one program's work, as torchrun starts them.
+
+    torchrun --nproc_per_node=4 [--nnodes=2 ...] train_resnet50_SIPE.py ...
+
+torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, ..) is the only interface; without it one
+process does everything, and nothing here does anything. Machines must see the same session folder.
+
+What a training computes does not depend on the number of processes: ``--batch_size`` is that of all
+of them together, :func:`rows` says which part of a batch is whose, and since data parallel training
+averages gradients, a process weighs its loss by :func:`weight`.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tool.errors import InputError
+
+Item = TypeVar("Item")
+
+
+def rank() -> int:
+    """Return the number of this process among all, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """Return the number of processes on all machines."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def local_rank() -> int:
+    """Return the number of this process on its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def local_world_size() -> int:
+    """Return the number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Tell whether this process writes the files that exist once: log, checkpoint, settings."""
+    return rank() == 0
+
+
+def start() -> None:
+    """Meet the other processes, if there are any and it has not happened yet."""
+    if world_size() > 1 and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop() -> None:
+    """Take leave of the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if world_size() > 1:
+        start()
+        dist.all_reduce(torch.zeros(1))
+
+
+def share(items: Sequence[Item]) -> list[Item]:
+    """Return this process's part of a list that all of them have: every N-th.
+
+    Share the whole list, not what is left to do of it: processes may see different files.
+    """
+    return list(items[rank() :: world_size()])
+
+
+def rows(batch_size: int) -> slice:
+    """Return which pictures of every batch are this process's; parts differ by one at most.
+
+    Raises:
+        InputError: there is not a picture for each process.
+    """
+    if batch_size < world_size():
+        raise InputError(
+            f"A batch of {batch_size} cannot be shared by {world_size()} processes. Take a larger "
+            "one, or fewer processes."
+        )
+    first, last = (batch_size * r // world_size() for r in (rank(), rank() + 1))
+    return slice(first, last)
+
+
+def weight(mine: int, all_together: int) -> float:
+    """Return by what a process multiplies a mean over its own pictures.
+
+    The average over processes of the products is the mean over all pictures.
+
+    Args:
+        mine: pictures of this process.
+        all_together: those of all.
+    """
+    return mine * world_size() / all_together
+
+
+def total(values: Tensor) -> Tensor:
+    """Return the sum over all processes, without gradient; ``values`` stay as they are."""
+    values = values.detach().clone()
+    if world_size() > 1:
+        start()
+        dist.all_reduce(values)
+    return values
+
+
+def agree(value: int, what: str) -> None:
+    """Check that all processes found the same number.
+
+    Raises:
+        InputError: they did not, so their machines do not see the same session folder.
+    """
+    if world_size() > 1:
+        start()
+        mine = torch.tensor([value, -value])
+        dist.all_reduce(mine, dist.ReduceOp.MAX)
+        if mine[0] != -mine[1]:
+            raise InputError(
+                f"The processes found different {what}, {-int(mine[1])} to {int(mine[0])}. All "
+                "machines must see the same --session_name and data."
+            )
+
+
+def parallel(net: nn.Module, device: torch.device, some_unused: bool = False) -> nn.Module:
+    """Return what to call in training: the network, or its data parallel wrapper.
+
+    Args:
+        net: on the device; weights of process 0 count.
+        device: of this process.
+        some_unused: parameters may have no gradient in a step.
+    """
+    if world_size() == 1:
+        return net
+    start()
+    return DistributedDataParallel(
+        net,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        find_unused_parameters=some_unused,
+    )
