@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from net.resnet50 import ResNet50
-from tool.pictures import save_label
+from tool.maps import write_maps
+from tool.pictures import read_mask, save_label
 
 torch.set_num_threads(1)  # threads that wait for each other slow tiny tensors down
 
@@ -56,3 +57,28 @@ def flags(tiny: Path, weights: Path, tmp_path: Path) -> dict[str, list[str]]:
     train = [*common, *small, "--pretrained", str(weights), "--lr", "0.01", "--print_freq", "1"]
     train += ["--val_freq", "0", "--max_epoches", "2"]
     return {"train": train, "make_cam": common, "eval_cam": common}
+
+
+KEYS = {"a": [0, 1], "b": [0, 2], "c": [0, 3], "d": [0, 1, 3], "e": [0, 2], "f": [0, 1]}
+
+
+@pytest.fixture
+def run(tiny: Path, weights: Path, tmp_path: Path) -> dict[str, list[str]]:
+    """Command lines of steps 2.1 to 2.4; the session has blurred masks as maps."""
+    session = tmp_path / "run"
+    for image_id, keys in KEYS.items():
+        mask = read_mask(tiny / "masks" / f"{image_id}.png")
+        maps = np.stack([mask == key for key in keys]).astype(np.float32) * 0.8 + 0.1
+        content = {"keys": np.array(keys), "IS_CAM": maps}
+        write_maps(session / "npy" / f"{image_id}.npz", content)
+    common = ["--dataset", "folder", "--dataset_root", str(tiny), "--device", "cpu"]
+    common += ["--session_name", str(session), "--num_workers", "0"]
+    train = [*common, "--pretrained", str(weights), "--irn_batch_size", "2", "--print_freq", "1"]
+    train += ["--irn_crop_size", "80", "--irn_num_epoches", "2", "--irn_learning_rate", "0.01"]
+    labels = [*common, "--irn_crop_size", "80"]
+    return {
+        "cam2ir": common,
+        "train_irn": train,
+        "make_seg_labels": labels,
+        "eval_seg_labels": common,
+    }

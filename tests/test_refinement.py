@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import KEYS
 from PIL import Image
 from test_programs import Recording
 
@@ -30,35 +31,12 @@ from tool.metrics import ConfusionMatrix
 from tool.pictures import read_mask, save_label, voc_palette
 
 REPOSITORY = Path(__file__).parent.parent
-KEYS = {"a": [0, 1], "b": [0, 2], "c": [0, 3], "d": [0, 1, 3], "e": [0, 2], "f": [0, 1]}
 PROGRAMS = {
     "cam2ir": cam2ir,
     "train_irn": train_irn,
     "make_seg_labels": make_seg_labels,
     "eval_seg_labels": eval_seg_labels,
 }
-
-
-@pytest.fixture
-def run(tiny, weights, tmp_path) -> dict[str, list[str]]:
-    """Command lines of steps 2.1 to 2.4; the session has blurred masks as maps."""
-    session = tmp_path / "run"
-    for image_id, keys in KEYS.items():
-        mask = read_mask(tiny / "masks" / f"{image_id}.png")
-        maps = np.stack([mask == key for key in keys]).astype(np.float32) * 0.8 + 0.1
-        content = {"keys": np.array(keys), "IS_CAM": maps}
-        write_maps(session / "npy" / f"{image_id}.npz", content)
-    common = ["--dataset", "folder", "--dataset_root", str(tiny), "--device", "cpu"]
-    common += ["--session_name", str(session), "--num_workers", "0"]
-    train = [*common, "--pretrained", str(weights), "--irn_batch_size", "2", "--print_freq", "1"]
-    train += ["--irn_crop_size", "80", "--irn_num_epoches", "2", "--irn_learning_rate", "0.01"]
-    labels = [*common, "--irn_crop_size", "80"]
-    return {
-        "cam2ir": common,
-        "train_irn": train,
-        "make_seg_labels": labels,
-        "eval_seg_labels": common,
-    }
 
 
 @pytest.fixture

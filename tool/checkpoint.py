@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tool import distributed
 from tool.errors import InputError
-from tool.files import write_atomic
+from tool.files import clear_unfinished, write_atomic
 
 # Keys under which files in use keep their state dict, ours first.
 CONTAINERS = ("net", "state_dict", "model")
@@ -169,9 +169,11 @@ def begin(last: Path, final: Path, start: int, restart: bool) -> None:
         InputError: processes found different steps.
     """
     distributed.agree(start, "steps to continue from")
-    if restart and distributed.is_main():
-        for old in (last, final):
-            old.unlink(missing_ok=True)
+    if distributed.is_main():
+        for path in (last, final):
+            clear_unfinished(path.parent, path.name)
+            if restart:
+                path.unlink(missing_ok=True)
 
 
 def _some(names: Any) -> str:

@@ -12,6 +12,7 @@ averages gradients, a process weighs its loss by :func:`weight`.
 
 import os
 from collections.abc import Sequence
+from inspect import signature
 from typing import TypeVar
 
 import torch
@@ -140,9 +141,12 @@ def parallel(net: nn.Module, device: torch.device, some_unused: bool = False) ->
     if world_size() == 1:
         return net
     start()
+    # Buffers are stored statistics: equal at the start, and never changed apart.
+    named = signature(DistributedDataParallel).parameters
+    option = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in named)
     return DistributedDataParallel(
         net,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         find_unused_parameters=some_unused,
+        **{option: False},
     )

@@ -33,6 +33,12 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
             temporary.unlink()
 
 
+def clear_unfinished(folder: str | Path, name: str = "*") -> None:
+    """Delete what killed processes left of :func:`write_atomic` in a folder, if there is one."""
+    for left in Path(folder).glob(f".{name}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; NaN, which JSON does not have, as null."""
     text = json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n"

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tool import distributed
 from tool.errors import InputError
-from tool.files import write_json
+from tool.files import clear_unfinished, write_json
 
 MADE = (".npz", ".npy", ".png")  # endings of files that steps write, one a picture
 
@@ -109,6 +109,7 @@ def agree_on_settings(folder: Path, settings: dict[str, Any], restart: bool) -> 
         InputError: the folder's files were made with other settings.
     """
     if distributed.is_main():
+        clear_unfinished(folder)
         if restart and (folder / "settings.json").exists():  # else the folder is not ours
             for old in (path for path in folder.iterdir() if path.suffix in MADE):
                 old.unlink()

@@ -1,0 +1,59 @@
+"""Step scripts in processes of their own, for tests that need several or kill them.
+
+Processes come from a server that has imported everything already, so that one starts in a moment.
+"""
+
+import importlib
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+PROGRAMS = (*("train_resnet50_SIPE", "make_cam", "cam2ir", "train_irn", "make_seg_labels"),)
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([*PROGRAMS, "processes"])
+
+
+def run(program: str, flags: list[str], output: str, environment: dict[str, str]) -> None:
+    """Do in a fresh process what ``python program.py flags`` does."""
+    import torch
+
+    from tool import cli
+
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    main = importlib.import_module(program).main
+    cli.run(lambda: main(flags))
+
+
+def start(program: str, flags: list[str], output: Path, environment=None):
+    """Return a process that runs a program; what it prints is appended to ``output``."""
+    process = CONTEXT.Process(target=run, args=(program, flags, str(output), environment or {}))
+    process.start()
+    return process
+
+
+def together(program: str, flags: list[str], number: int, output: Path) -> None:
+    """Run a program in several processes, with the environment that torchrun makes.
+
+    Raises:
+        AssertionError: one of them failed; with all that they printed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
+    common["LOCAL_WORLD_SIZE"] = str(number)
+    processes = [
+        start(program, flags, output, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(number)
+    ]
+    for process in processes:
+        process.join(120)
+        if process.is_alive():
+            process.kill()
+    codes = [process.exitcode for process in processes]
+    assert codes == [0] * number, f"{codes}\n{output.read_text()}"
