@@ -1,5 +1,9 @@
 """A folder of tiny pictures and a tiny backbone, for the tests that run whole programs."""
 
+import importlib
+import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +86,39 @@ def run(tiny: Path, weights: Path, tmp_path: Path) -> dict[str, list[str]]:
         "make_seg_labels": labels,
         "eval_seg_labels": common,
     }
+
+
+# An interpreter that notes how it is called, and fails where a word of the line is $FAIL.
+STUB = """#!/usr/bin/env bash
+[ "$1" != - ] || exit 0 # tool/setup.sh asks for the requirements
+printf '%s\\t' "$@" >> "$LINES"
+echo >> "$LINES"
+for word in "$@"; do
+    [ "$word" != "$FAIL" ] || exit 3
+done
+"""
+
+
+@pytest.fixture
+def command_lines(tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess, list]]:
+    """Run a script with settings, and return its end and the command lines it came to."""
+    stub, lines = tmp_path / "python", tmp_path / "lines"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+
+    def run(script: str, **settings: str) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
+        lines.write_text("")
+        own = {"PYTHON": str(stub), "LINES": str(lines), "SESSION": str(tmp_path / "run")}
+        env = {"PATH": os.environ["PATH"], "FAIL": "", **own, **settings}
+        command = ["bash", str(Path(__file__).parent.parent / script)]
+        end = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        return end, [line.split("\t")[:-1] for line in lines.read_text().splitlines()]
+
+    return run
+
+
+def play(lines: list[list[str]]) -> None:
+    """Do in this process what command lines say."""
+    for line in lines:
+        module, arguments = (line[1], line[2:]) if line[0] == "-m" else (line[0], line[1:])
+        importlib.import_module(module.removesuffix(".py")).main(arguments)

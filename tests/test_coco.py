@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import play
 from PIL import Image
 from pycocotools import mask as rle_codes
 
@@ -14,6 +15,8 @@ from data import coco as module
 from data.coco import COCO, draw_mask, encode, main, read_annotations, run_lengths
 from data.datasets import DATASETS
 from tool.errors import InputError
+from tool.maps import read_maps
+from tool.metrics import ConfusionMatrix
 from tool.pictures import read_mask, read_rgb, voc_palette
 
 # pycocotools' arrays know nothing of numpy 2's copy argument.
@@ -463,3 +466,61 @@ def test_mistakes_end_without_traceback(tmp_path):
     assert run.returncode == 2
     assert "There is no folder" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_whole_pipeline(root, content, weights, tmp_path, command_lines):
+    """run_coco.sh, both ways, on all that the tiny COCO has and a picture of 640 pixels."""
+    content["images"].append(picture(12, 60, 640))
+    content["annotations"].append(thing(9, 12, BRUSH, square(100, 10, 500, 50)))
+    save(root, content)
+    rng = np.random.default_rng(0)
+    for number, size in ((3, (H, W)), (4, (H, W, 3)), (12, (60, 640, 3))):
+        noise = Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8))
+        noise.save(root / "images/train2014" / f"{name_of(number)}.jpg")
+    sizes = {name_of(n): (60, 640) if n == 12 else (H, W) for n in (3, 4, 5, 7, 12)}
+
+    session, links = tmp_path / "run", tmp_path / "links"
+    small = "--crop_size 64 --resize_min 40 --resize_max 80 --batch_size 2 --max_epochs 1"
+    settings = {
+        **{"COCO_ROOT": str(root), "LINK_ROOT": str(links), "NUM_WORKERS": "0", "DEVICE": "cpu"},
+        "TRAIN_FLAGS": f"--pretrained {weights} {small} --val_freq 1",
+        "CAM_FLAGS": "--scales 0.5 1.0",
+        "CAM2IR_FLAGS": "--crf_iterations 1",
+        "LABEL_FLAGS": "--crf_iterations 1",
+        "IRN_FLAGS": f"--pretrained {weights} --irn_crop_size 80 --irn_batch_size 2",
+    }
+    play(command_lines("run_coco.sh", **settings)[1])
+    by_walk = {
+        "LABEL_FLAGS": f"--irn_crop_size 80 --sem_seg_out_dir {session}/irn_label",
+        "SCORE_FLAGS": f"--label_dir {session}/irn_label",
+    }
+    play(command_lines("run_coco.sh", REFINE="irn", **{**settings, **by_walk})[1])
+
+    coco = COCO(links)
+    assert coco.ids("train") == sorted(sizes)
+    assert sorted(path.name for path in root.iterdir()) == ["annotations", "images"]
+    matrices = {name: ConfusionMatrix(81) for name in ("cam", "pseudo_label", "irn_label")}
+    for image_id, size in sizes.items():
+        keys = [0, *(np.flatnonzero(coco.labels([image_id])[0]) + 1)]
+        with np.load(session / f"npy/{image_id}.npz") as file:  # half as large, half as exact
+            assert file["IS_CAM"].dtype == np.float16
+            assert file["IS_CAM"].shape == (len(keys), size[0] // 2, size[1] // 2)
+        maps = read_maps(session / "npy", image_id)
+        assert maps["keys"].tolist() == keys
+        assert maps["IS_CAM"].shape[1:] == size
+        found = {"cam": maps["keys"][maps["IS_CAM"].argmax(0)]}
+        for name in ("pseudo_label", "irn_label", "ir_label"):
+            found[name] = read_mask(session / name / f"{image_id}.png")
+            assert found[name].shape == size
+            assert set(np.unique(found[name])) <= {*keys, *([255] if name == "ir_label" else [])}
+        for name, matrix in matrices.items():
+            matrix.update(read_mask(coco.mask_path(image_id)), found[name])
+    for name, matrix in matrices.items():
+        result = json.loads((session / f"eval_{name}.json").read_text())
+        assert result["miou"] == pytest.approx(matrix.miou())
+        assert (result["images"], result["split"], len(result["iou"])) == (5, "train", 81)
+    made = json.loads((session / "npy/settings.json").read_text())
+    assert (made["save_scale"], made["save_dtype"]) == (0.5, "float16")
+    text = (session / "run.log").read_text()
+    assert text.count("validation step:") == 1
+    assert text.count("is finished; --restart") == 1  # the second run trained SIPE no more

@@ -1,15 +1,24 @@
 """Your own pictures: every mistake that a person makes in such a folder has its sentence."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import COLOURS, LABELS
 from PIL import Image
 
+import cam2ir
+import eval_cam
+import eval_seg_labels
+import make_cam
+import make_seg_labels
+import train_irn
+import train_resnet50_SIPE
 from data.folder import MOST_CLASSES, Folder
 from tool.errors import InputError
 from tool.metrics import ConfusionMatrix
-from tool.pictures import save_label
+from tool.pictures import read_mask, save_label
 
 
 def rewrite(path: Path, old: str, new: str) -> None:
@@ -196,3 +205,70 @@ def test_mask_with_a_class_too_many_is_named(tiny):
     save_label(folder.mask_path("a"), np.full((40, 48), 4, np.uint8))
     with pytest.raises(InputError, match=r"masks/a\.png does not fit: the mask has class 4 of 4"):
         ConfusionMatrix(4).update_from(folder.mask_path("a"), np.zeros((40, 48), np.int64))
+
+
+@pytest.fixture
+def steps(flags, weights, tmp_path):
+    """Programs of steps 1.1 to 2.4 with their command lines; lists are files of published form."""
+    path = tmp_path / "published.txt"
+    lines = (f"/JPEGImages/{i}.png /SegmentationClassAug/{i}.png" for i in LABELS)
+    path.write_text("\n".join(lines) + "\n")
+    train, infer, judge = (["--" + name, str(path)] for name in TAKES_LIST)
+    common = flags["make_cam"]
+    irn = ["--irn_crop_size", "80", "--irn_batch_size", "3", "--irn_num_epoches", "1"]
+    irn += ["--pretrained", str(weights)]
+    validated = ["--val_freq", "2", "--val_list", str(path)]
+    return {
+        train_resnet50_SIPE: [*flags["train"], *train, *validated],
+        make_cam: [*common, *infer, "--scales", "1.0"],
+        eval_cam: [*common, *judge],
+        cam2ir: [*common, *infer],
+        train_irn: [*common, *train, *infer, *irn],
+        make_seg_labels: [*common, *infer, "--irn_crop_size", "80"],
+        eval_seg_labels: [*common, *judge],
+    }
+
+
+TAKES_LIST = ("train_list", "infer_list", "eval_list")
+
+
+@pytest.mark.parametrize("more", [0, MOST_CLASSES - 3])
+def test_every_step_with_3_and_with_254_classes(tiny, steps, tmp_path, more):
+    names = [*(f"other{n}" for n in range(more)), *COLOURS]
+    (tiny / "classes.txt").write_text("\n".join(names) + "\n")
+    for image_id in LABELS:
+        path = tiny / f"masks/{image_id}.png"
+        mask = read_mask(path)
+        save_label(path, np.where(mask > 0, mask + more, 0))
+    session = tmp_path / "run"
+    for program, arguments in steps.items():
+        program.main(arguments)
+    crf = ["--refine", "crf", "--sem_seg_out_dir", str(session / "crf_label")]
+    make_seg_labels.main([*steps[make_seg_labels], *crf])
+    eval_seg_labels.main([*steps[eval_seg_labels], "--label_dir", str(session / "crf_label")])
+
+    matrices = {name: ConfusionMatrix(len(names) + 1) for name in ("pseudo_label", "crf_label")}
+    for image_id, labels in LABELS.items():
+        keys = {0, *(names.index(name) + 1 for name in labels.split())}
+        sure = read_mask(session / f"ir_label/{image_id}.png")
+        assert set(np.unique(sure)) <= {*keys, 255}
+        for name, matrix in matrices.items():
+            label = read_mask(session / name / f"{image_id}.png")
+            assert set(np.unique(label)) <= keys
+            matrix.update(read_mask(tiny / f"masks/{image_id}.png"), label)
+    for name, matrix in matrices.items():
+        result = json.loads((session / f"eval_{name}.json").read_text())
+        assert result["miou"] == pytest.approx(matrix.miou())
+        assert list(result["iou"]) == ["background", *names]
+        assert result["images"] == 6
+    assert json.loads((session / "eval_cam.json").read_text())["images"] == 6
+
+
+def test_mask_of_another_size_is_named_by_both_evaluations(tiny, steps, tmp_path):
+    for program in (train_resnet50_SIPE, make_cam):
+        program.main(steps[program])
+    make_seg_labels.main([*steps[make_seg_labels], "--refine", "crf"])
+    save_label(tiny / "masks/c.png", np.zeros((5, 7), np.uint8))
+    for program in (eval_cam, eval_seg_labels):
+        with pytest.raises(InputError, match=r"masks/c\.png does not fit: the mask is \(5, 7\)"):
+            program.main(steps[program])

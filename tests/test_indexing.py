@@ -160,8 +160,19 @@ def test_affinity_labels_by_loops():
     for dtype in (torch.int64, torch.int16):
         for kind, same in zip(kinds, affinity_labels(label.to(dtype), 9, 3), strict=True):
             assert torch.equal(kind, same)
-    with pytest.raises(ValueError, match="254"):
-        affinity_labels(label, 255, 3)
+    with pytest.raises(ValueError, match="255"):
+        affinity_labels(label, 256, 3)
+
+
+def test_affinity_labels_of_as_many_classes_as_a_label_holds():
+    """254 classes and background are 255 codes, and unknown needs two more."""
+    few = torch.randint(0, 5, (2, 6, 9), generator=torch.Generator().manual_seed(0))
+    for codes, num_classes in (([0, 252, 253, 255, 255], 254), ([0, 253, 254, 255, 255], 255)):
+        label = torch.tensor(codes, dtype=torch.uint8)[few]
+        simple = torch.tensor([0, 1, 2, 255, 255], dtype=torch.uint8)[few]
+        kinds = affinity_labels(label, num_classes, 3)
+        for kind, same in zip(kinds, affinity_labels(simple, 3, 3), strict=True):
+            assert torch.equal(kind, same)
 
 
 def test_parity_affinity_labels():

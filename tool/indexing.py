@@ -29,7 +29,7 @@ from tool.errors import InputError
 STRIDE = 4  # of the maps below
 WALK_RADIUS, WALK_BETA, WALK_EXP_TIMES = 5, 10, 8  # of the released code
 MAP_POWER = 1.5  # the released code raises the maps to it before the walk
-MAX_CLASSES = 254  # a label picture has 8 bits, and 255 in it means unknown
+MAX_CLASSES = 255  # with background: a label picture has 8 bits, and 255 in it means unknown
 # The Chebyshev series of x^n is cut where the coefficients left out sum to this.
 SERIES_ERROR = 1e-6
 # CUDA takes a product of the walk in few kernels while that unfolds at most so many entries, which
@@ -297,7 +297,7 @@ class LabelPairs:
 
     Args:
         label: uint8 (B, h, w) or another integer type, class ids and 255.
-        num_classes: C with background, at most 254.
+        num_classes: C with background, at most 255.
     """
 
     def __init__(self, label: Tensor, num_classes: int) -> None:
@@ -305,10 +305,11 @@ class LabelPairs:
             raise ValueError(f"at most {MAX_CLASSES} classes fit an 8-bit label, not {num_classes}")
         self.known = (label >= 0) & (label < num_classes)
         self.background = label == 0
-        # Two codes for unknown, at the source and at the destination, are never equal.
-        label = label.to(torch.uint8)
-        self.source = torch.where(self.known, label, MAX_CLASSES)
-        self.destination = torch.where(self.known, label, MAX_CLASSES + 1)
+        # Two codes for unknown, at the source and at the destination, are never equal. With 255
+        # classes they do not fit 8 bits.
+        label = label.to(torch.uint8 if num_classes < MAX_CLASSES else torch.int16)
+        self.source = torch.where(self.known, label, num_classes)
+        self.destination = torch.where(self.known, label, num_classes + 1)
 
     def kinds(self, path: Path, area: Area) -> tuple[Tensor, Tensor, Tensor]:
         """Return bool (B, height, width) each: background, foreground, different."""

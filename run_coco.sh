@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# SIPE on MS COCO 2014, every step in order; running it again continues it.
+#   COCO_ROOT=/data/coco2014 SESSION=exp_coco bash run_coco.sh
+# Settings, as environment variables:
+#   COCO_ROOT  the folder with annotations and images/train2014 (or train2014), as downloaded
+#   LINK_ROOT  where COCO_ROOT cannot be written: a folder to make, with links to it and with the masks
+#   SESSION    folder of the results: a name or a path
+#   DEVICE     auto, cpu, cuda, cuda:N         NUM_WORKERS   processes that read pictures
+#   NPROC      processes that share the work, one a GPU (1); or, for several machines, all of
+#   LAUNCH     such as "torchrun --nnodes=2 --nproc_per_node=4 --rdzv_endpoint=host:29500"
+#   REFINE     crf, as published; or irn (steps 2.1 to 2.3), which trains another network
+#   PREPARE_FLAGS, TRAIN_FLAGS, CAM_FLAGS, EVAL_FLAGS, CAM2IR_FLAGS, IRN_FLAGS, LABEL_FLAGS, SCORE_FLAGS
+#              more flags of 0, 1.1, 1.2, 1.3, 2.1, 2.2, 2.3, 2.4; see --help of each program
+set -euo pipefail
+cd "$(dirname "$0")"
+source tool/setup.sh
+
+COCO_ROOT=${COCO_ROOT:-../ms_coco_14&15}
+SESSION=${SESSION:-exp_coco}
+REFINE=${REFINE:-crf}
+ALL=(--dataset coco --dataset_root "${LINK_ROOT:-$COCO_ROOT}")
+LEARNED=train JUDGED=train
+# Validating on all 82,081 pictures of train would take longer than the training.
+TRAIN_FLAGS="--val_list train_sample ${TRAIN_FLAGS:-}"
+source tool/pipeline.sh
+
+read -ra PREPARE <<< "${NUM_WORKERS:+--num_workers $NUM_WORKERS} ${PREPARE_FLAGS:-}"
+step "0    lists, labels and masks from the annotations" prepare \
+    "$PYTHON" -m data.coco --dataset_root "$COCO_ROOT" ${LINK_ROOT:+--link_root "$LINK_ROOT"} \
+    "${PREPARE[@]}"
+run_steps

@@ -1,0 +1,157 @@
+"""run_voc.sh and run_coco.sh: which command lines they come to, and how they stop."""
+
+import importlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+SCRIPTS = sorted(path.name for path in REPOSITORY.glob("run_*.sh"))
+TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
+STEPS_CRF = ["train_resnet50_SIPE", "make_cam", "eval_cam", "make_seg_labels", "eval_seg_labels"]
+STEPS_IRN = [*STEPS_CRF[:3], "cam2ir", "train_irn", *STEPS_CRF[3:]]
+# The variable whose flags a program gets.
+FLAGS = {
+    "train_resnet50_SIPE": "TRAIN_FLAGS",
+    "make_cam": "CAM_FLAGS",
+    "eval_cam": "EVAL_FLAGS",
+    "cam2ir": "CAM2IR_FLAGS",
+    "train_irn": "IRN_FLAGS",
+    "make_seg_labels": "LABEL_FLAGS",
+    "eval_seg_labels": "SCORE_FLAGS",
+}
+
+
+def steps_of(lines: list[list[str]]) -> list[str]:
+    """Return the programs of the command lines, without the preparation."""
+    found = (next((word for word in line if word.endswith(".py")), "") for line in lines)
+    return [name.removesuffix(".py") for name in found if name]
+
+
+def arguments_of(lines: list[list[str]], program: str) -> list[str]:
+    """Return what a program's command line says after its name."""
+    line = next(line for line in lines if f"{program}.py" in line)
+    return line[line.index(f"{program}.py") + 1 :]
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "tool/setup.sh", "tool/pipeline.sh"])
+def test_bash_reads_it(script):
+    end = subprocess.run(["bash", "-n", REPOSITORY / script], capture_output=True, text=True)
+    assert (end.returncode, end.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("script", "refine", "steps"),
+    [
+        ("run_voc.sh", None, STEPS_IRN),
+        ("run_voc.sh", "crf", STEPS_CRF),
+        ("run_coco.sh", None, STEPS_CRF),
+        ("run_coco.sh", "irn", STEPS_IRN),
+    ],
+)
+def test_every_command_line_is_understood(script, refine, steps, command_lines, tmp_path, capsys):
+    settings = {"SESSION": str(tmp_path / "a session"), "NUM_WORKERS": "3", "DEVICE": "cpu"}
+    end, lines = command_lines(script, **settings, **({"REFINE": refine} if refine else {}))
+    assert end.returncode == 0, end.stderr
+    assert steps_of(lines) == steps
+    parsed = {}
+    for name in steps:
+        program = importlib.import_module(name)
+        args = parsed[name] = program.parse_arguments(arguments_of(lines, name))
+        assert args.dataset == script[len("run_") : -len(".sh")]
+        assert args.session_name == settings["SESSION"]
+        assert (args.num_workers, args.device) == (3, "cpu")
+    assert parsed["make_seg_labels"].refine == ("irn" if "train_irn" in steps else "crf")
+    prepare = lines[0]
+    assert prepare[0] == "-m"
+    with pytest.raises(SystemExit):
+        importlib.import_module(prepare[1]).main(["--help"])
+    known = capsys.readouterr().out
+    assert all(word in known for word in prepare if word.startswith("--"))
+
+
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
+def test_flags_reach_their_program_and_no_other(script, command_lines):
+    settings = {name: f"--of_{name} 7" for name in FLAGS.values()}
+    _, lines = command_lines(script, REFINE="irn", **settings)
+    for program, name in FLAGS.items():
+        assert arguments_of(lines, program)[-2:] == [f"--of_{name}", "7"]  # the last one counts
+    words = [word for line in lines for word in line]
+    assert all(words.count(f"--of_{name}") == 1 for name in FLAGS.values())
+
+
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
+def test_processes_share_what_can_be_shared(script, command_lines):
+    _, one = command_lines(script, REFINE="irn")
+    assert all(TOGETHER[1] not in line for line in one)
+    _, four = command_lines(script, REFINE="irn", NPROC="4")
+    together = [line for line in four if line[:4] == TOGETHER]
+    assert steps_of(together) == [name for name in STEPS_IRN if not name.startswith("eval")]
+    assert [line[4:] if line in together else line for line in four] == one
+
+
+def test_another_launcher(command_lines, tmp_path):
+    """Such as torchrun on several machines."""
+    launcher = tmp_path / "torchrun"
+    launcher.symlink_to(tmp_path / "python")
+    _, lines = command_lines("run_coco.sh", LAUNCH=f"{launcher} --nnodes=2", NPROC="1")
+    launched = [line[1:] for line in lines if line[0] == "--nnodes=2"]
+    assert steps_of(launched) == ["train_resnet50_SIPE", "make_cam", "make_seg_labels"]
+
+
+def test_coco_as_published(command_lines, tmp_path):
+    """A sample validates the training; crf needs no IRN; everything else is the default."""
+    settings = {"LINK_ROOT": str(tmp_path / "links"), "PREPARE_FLAGS": "--crowd ignore"}
+    _, lines = command_lines("run_coco.sh", COCO_ROOT="/data/ms coco&", **settings)
+    root = ["--dataset_root", "/data/ms coco&", "--link_root", settings["LINK_ROOT"]]
+    assert lines[0] == ["-m", "data.coco", *root, "--crowd", "ignore"]
+    args = importlib.import_module("train_resnet50_SIPE").parse_arguments(
+        arguments_of(lines, "train_resnet50_SIPE")
+    )
+    assert args.dataset_root == settings["LINK_ROOT"]
+    assert (args.val_list, args.train_list) == ("train_sample", None)
+    assert (args.max_epoches, args.batch_size, args.lr) == (5, 16, 0.1)
+
+
+def test_dataset_root_without_links(command_lines):
+    for script, root in (("run_coco.sh", "ms_coco_14&15"), ("run_voc.sh", "VOC2012")):
+        _, lines = command_lines(script)
+        given = {line[line.index("--dataset_root") + 1].rsplit("/", 1)[-1] for line in lines}
+        assert given == {root}
+
+
+def test_voc_with_sbd(command_lines):
+    _, lines = command_lines("run_voc.sh", VOC_ROOT="/v", SBD_ROOT="/my sbd")
+    assert lines[0] == ["-m", "data.voc", "--dataset_root", "/v", "--sbd_root", "/my sbd"]
+
+
+@pytest.mark.parametrize("program", ["data.coco", "make_cam.py", "eval_seg_labels.py"])
+def test_a_step_that_fails_stops_the_script_with_a_sentence(program, command_lines):
+    end, lines = command_lines("run_coco.sh", FAIL=program, NPROC="2")
+    assert end.returncode == 1
+    assert program in lines[-1]  # nothing was called after it
+    last = end.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: '")
+    assert last.endswith("run the same command again: it continues.")
+    again, _ = command_lines("run_coco.sh")
+    assert again.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("REFINE", "IRN"), ("NPROC", "two"), ("NPROC", "0"), ("NPROC", "-1")]
+)
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
+def test_wrong_setting_is_found_before_anything_runs(script, name, value, command_lines):
+    end, lines = command_lines(script, **{name: value})
+    assert end.returncode == 2
+    assert end.stderr.startswith(f"error: {name} is '{value}'")
+    assert not lines
+
+
+def test_title_and_time_of_every_step(command_lines, tmp_path):
+    end, _ = command_lines("run_voc.sh", SESSION=str(tmp_path / "s"))
+    titles = [line.split()[1] for line in end.stdout.splitlines() if line.startswith("== ")]
+    assert titles == ["0", "1.1", "1.2", "1.3", "2.1", "2.2", "2.3", "2.4"]
+    times = (tmp_path / "s/seconds.txt").read_text().split()
+    assert times[::2] == ["prepare", *STEPS_IRN]

@@ -1,0 +1,57 @@
+# Sourced by run_voc.sh and run_coco.sh, after tool/setup.sh: the steps that follow the preparation.
+# They are the same for every dataset; a script sets
+#   ALL                       flags of every program: --dataset, --dataset_root
+#   LEARNED, JUDGED           names of the lists to learn from and to measure on, for the titles
+#   SESSION, REFINE           see the scripts, as for the *_FLAGS, DEVICE, NUM_WORKERS, NPROC, LAUNCH
+# and calls `run_steps`.
+
+case $REFINE in
+    irn | crf) ;;
+    *) echo "error: REFINE is '$REFINE'; it can be irn or crf" >&2; exit 2 ;;
+esac
+case ${NPROC:=1} in
+    *[!0-9]* | 0*) echo "error: NPROC is '$NPROC'; it is a number of processes, from 1 on" >&2; exit 2 ;;
+esac
+
+ALL+=(--session_name "$SESSION" --device "${DEVICE:-auto}")
+[ -z "${NUM_WORKERS:-}" ] || ALL+=(--num_workers "$NUM_WORKERS")
+if [ -n "${LAUNCH:-}" ]; then
+    read -ra LAUNCHER <<< "$LAUNCH"
+elif [ "$NPROC" -gt 1 ]; then
+    LAUNCHER=("$PYTHON" -m torch.distributed.run --standalone "--nproc_per_node=$NPROC")
+else
+    LAUNCHER=("$PYTHON")
+fi
+mkdir -p "$SESSION"
+
+alone() { # alone TITLE PROGRAM FLAGS...: a step that one process does
+    step "$1" "$2" "$PYTHON" "$2.py" "${ALL[@]}" "${@:3}"
+}
+
+shared() { # shared TITLE PROGRAM FLAGS...: a step that $NPROC processes share
+    step "$1" "$2" "${LAUNCHER[@]}" "$2.py" "${ALL[@]}" "${@:3}"
+}
+
+run_steps() {
+    local train cam eval cam2ir irn label score
+    read -ra train <<< "${TRAIN_FLAGS:-}"
+    read -ra cam <<< "${CAM_FLAGS:-}"
+    read -ra eval <<< "${EVAL_FLAGS:-}"
+    read -ra cam2ir <<< "${CAM2IR_FLAGS:-}"
+    read -ra irn <<< "${IRN_FLAGS:-}"
+    read -ra label <<< "${LABEL_FLAGS:-}"
+    read -ra score <<< "${SCORE_FLAGS:-}"
+
+    shared "1.1  train SIPE on $LEARNED -> $SESSION/ckpt/final.pth" train_resnet50_SIPE "${train[@]}"
+    shared "1.2  localization maps of $LEARNED -> $SESSION/npy" make_cam "${cam[@]}"
+    alone "1.3  mIoU of the maps on $JUDGED -> $SESSION/eval_cam.json" eval_cam "${eval[@]}"
+    if [ "$REFINE" = irn ]; then
+        shared "2.1  confident areas -> $SESSION/ir_label" cam2ir "${cam2ir[@]}"
+        shared "2.2  train IRN on them -> $SESSION/ckpt/irn.pth" train_irn "${irn[@]}"
+    fi
+    shared "2.3  pseudo labels of $LEARNED, by $REFINE -> $SESSION/pseudo_label" \
+        make_seg_labels --refine "$REFINE" "${label[@]}"
+    alone "2.4  mIoU of the labels on $JUDGED -> $SESSION/eval_pseudo_label.json" \
+        eval_seg_labels "${score[@]}"
+    # ---- 3  the segmentation network: its calls go here, `shared "3.1  ..." train_seg FLAGS...`
+}
