@@ -5,6 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from tool.errors import InputError
 from tool.maps import FORMATS, maps_path, read_maps, write_maps
@@ -39,6 +41,37 @@ def test_roundtrip_keeps_every_bit(tmp_path, save_format, dtype, with_cam):
     write_maps(path, maps)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     assert_same(read_maps(path.parent, "2007.a b", save_format == "npy"), maps)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("save_format", FORMATS)
+def test_smaller_maps_get_the_size_of_the_picture(tmp_path, save_format, dtype):
+    """Bilinear between the centres of cells, as the maps of every scale are resized."""
+    row = np.array([0, 1], dtype)
+    maps = {"keys": np.array([0, 3]), "IS_CAM": np.stack([row, 1 - row])[:, None]}
+    maps["CAM"] = maps["IS_CAM"][1:] / 2
+    write_maps(maps_path(tmp_path, "a", save_format), {**maps, "size": np.array([3, 4])})
+    up = np.repeat([[0, 0.25, 0.75, 1]], 3, axis=0).astype(np.float32)
+    expected = {"IS_CAM": np.stack([up, 1 - up]), "CAM": (1 - up)[None] / 2}
+    assert_same(read_maps(tmp_path, "a", save_format == "npy"), {**maps, **expected})
+
+
+def test_smaller_maps_are_those_of_torch(tmp_path):
+    maps = maps_of(np.float16)
+    write_maps(maps_path(tmp_path, "a"), {**maps, "size": np.array([11, 9])})
+    read = read_maps(tmp_path, "a")
+    for name in ("IS_CAM", "CAM"):
+        small = torch.from_numpy(maps[name].astype(np.float32))[None]
+        expected = F.interpolate(small, (11, 9), mode="bilinear", align_corners=False)[0]
+        np.testing.assert_allclose(read[name], expected.numpy(), atol=1e-6)
+        assert read[name].max() <= maps[name].max()
+
+
+def test_size_that_is_the_maps_own_changes_no_value(tmp_path):
+    maps = maps_of(np.float16)
+    write_maps(maps_path(tmp_path, "a"), {**maps, "size": np.array([5, 6])})
+    whole = {name: maps[name].astype(np.float32) for name in ("IS_CAM", "CAM")}
+    assert_same(read_maps(tmp_path, "a"), {**maps, **whole})
 
 
 def test_background_alone(tmp_path):
@@ -143,12 +176,19 @@ def test_changed_byte_of_an_npz_never_gives_other_maps(tmp_path):
         {"IS_CAM": np.zeros((3, 5, 6), np.uint8)},  # would be read as 0..255
         {"CAM": np.zeros((3, 5, 6), np.float32)},  # one too many
         {"CAM": np.zeros((2, 6, 5), np.float32)},
+        {"size": np.array([10, 12, 3])},
+        {"size": np.array(10)},
+        {"size": np.array([10.0, 12.0])},
+        {"size": np.array([0, 12])},
+        {"size": np.array([10, -12])},
     ],
 )
 @pytest.mark.parametrize("save_format", FORMATS)
 def test_other_layout_is_described(tmp_path, change, save_format):
     write_maps(maps_path(tmp_path, "a", save_format), {**maps_of(), **change})
-    with pytest.raises(InputError, match=rf"a\.{save_format} holds .*keys int \(P,\) from 0 on"):
+    with pytest.raises(
+        InputError, match=rf"a\.{save_format} holds .*keys int \(P,\) from 0 on.*size"
+    ):
         read_maps(tmp_path, "a", allow_pickle=True)
 
 

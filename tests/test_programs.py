@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import eval_cam
 import make_cam
 import train_resnet50_SIPE as train
+from data.folder import Folder
 from net.resnet50_SIPE import Net
 from tool import checkpoint
 from tool.errors import InputError
@@ -125,6 +126,46 @@ def test_files_that_exist_are_kept_and_restart_makes_them_again(trained):
         make_cam.main([*trained["make_cam"], "--scales", "0.5"])
     make_cam.main([*trained["make_cam"], "--scales", "0.5", "--restart"])
     assert (session / "npy/a.npz").stat().st_mtime_ns > after["a.npz"]
+
+
+def test_maps_may_be_stored_smaller(trained, tiny):
+    session, folder = session_of(trained["train"]), session_of(trained["train"]) / "npy"
+    small = ["--save_scale", "0.5", "--save_dtype", "float16", "--save_cam"]
+    make_cam.main([*trained["make_cam"], *small])
+    for image_id in "abcdef":
+        with Image.open(tiny / f"images/{image_id}.png") as picture:
+            size = picture.height, picture.width
+        with np.load(folder / f"{image_id}.npz") as file:
+            assert file["size"].tolist() == list(size)
+            for name in ("IS_CAM", "CAM"):
+                assert file[name].dtype == np.float16
+                assert file[name].shape[1:] == (round(size[0] / 2), round(size[1] / 2))
+        maps = read_maps(folder, image_id)
+        assert maps["IS_CAM"].shape[1:] == maps["CAM"].shape[1:] == size
+    eval_cam.main(trained["eval_cam"])
+    for path in (folder / "settings.json", session / "eval_cam.json"):
+        made = json.loads(path.read_text())
+        made = made.get("settings", made)
+        assert (made["save_scale"], made["save_dtype"]) == (0.5, "float16")
+    with pytest.raises(InputError, match=r"save_dtype float16, not float32.*--restart"):
+        make_cam.main([*trained["make_cam"], "--save_scale", "0.5", "--save_cam"])
+
+
+def test_published_format_has_the_size_of_the_picture(trained, monkeypatch):
+    """Also of a dataset whose maps are stored smaller: other tools know of no such thing."""
+    monkeypatch.setattr(Folder, "maps_scale", 0.5)
+    make_cam.main([*trained["make_cam"], "--save_format", "npy"])
+    path = session_of(trained["train"]) / "npy/d.npy"
+    maps = np.load(path, allow_pickle=True).item()
+    assert sorted(maps) == ["IS_CAM", "keys"]
+    assert maps["IS_CAM"].shape == (3, 43, 48)
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "1.5", "nan"])
+def test_scale_of_stored_maps_is_a_share(scale, capsys):
+    with pytest.raises(SystemExit):
+        make_cam.parse_arguments(["--save_scale", scale])
+    assert "--save_scale" in capsys.readouterr().err
 
 
 def test_workers_change_neither_weights_nor_maps(flags, tmp_path):
