@@ -321,9 +321,9 @@ def test_progress_reports_now_and_then(messages, monkeypatch):
     list(progress(range(8), 8, "work"))
     # A line after 21, 42 and (the last) 56 seconds.
     assert messages() == [
-        "work: 3/8, 0.1 a second, 00:35 left",
-        "work: 6/8, 0.1 a second, 00:14 left",
-        "work: 8/8, 0.1 a second, 00:00 left",
+        "work: 3/8, 7.0 s each, 00:35 left",
+        "work: 6/8, 7.0 s each, 00:14 left",
+        "work: 8/8, 7.0 s each, 00:00 left",
     ]
 
 

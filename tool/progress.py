@@ -49,4 +49,5 @@ def progress(items: Iterable[Item], total: int, what: str, weigh=lambda item: 1)
             shown = now
             rate = done / max(now - start, 1e-6)
             left = tqdm.format_interval((total - done) / rate)
-            log.info("%s: %d/%d, %.1f a second, %s left", what, done, total, rate, left)
+            pace = f"{rate:.1f} a second" if rate >= 1 else f"{1 / rate:.1f} s each"
+            log.info("%s: %d/%d, %s, %s left", what, done, total, pace, left)
