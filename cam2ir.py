@@ -20,13 +20,13 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
 from data.loaders import one_by_one
-from tool import checkpoint, cli, distributed
+from tool import checkpoint, cli
 from tool.crf import crf_inference_views
 from tool.errors import InputError
 from tool.maps import check_size, read_maps
 from tool.pictures import UNSURE, label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
-from tool.session import Session, agree_on_settings, read_settings
+from tool.session import Session, agree_on_settings, finish, read_settings, remaining
 
 BACKGROUND_SHARE = 0.5  # of the background map in the view that looks for background
 
@@ -132,16 +132,14 @@ def main(arguments: list[str] | None = None) -> None:
     folder = session.path / "ir_label"
     settings = {"maps": maps, "crf_iterations": args.crf_iterations, "gt_prob": args.gt_prob}
     agree_on_settings(folder, settings, args.restart)
-    mine = distributed.share(ids)
-    todo = [i for i in mine if not (folder / f"{i}.png").exists()]
-    log.info("%d pictures, %d of them done before, on %s", len(mine), len(mine) - len(todo), device)
+    todo = remaining(ids, lambda i: (folder / f"{i}.png").exists(), device)
     areas = ConfidentAreas(dataset, todo, session.path, args, device)
     # On the CPU one process a core; a process that shares a GPU would only wait for it.
     workers = args.num_workers if device.type == "cpu" else 0
     torch.set_num_threads(1 if device.type == "cpu" and workers else torch.get_num_threads())
     for _ in progress(one_by_one(areas, workers), len(todo), "cam2ir"):
         pass
-    log.info("%d files in %s", len(mine), folder)
+    finish(ids, folder)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ from data.loaders import ScaledPictures, one_by_one
 from data.transforms import normalise
 from net.resnet50 import backbone_width
 from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
-from tool import checkpoint, cli, distributed
+from tool import checkpoint, cli
 from tool.maps import FORMATS, maps_path, write_maps
 from tool.pictures import heat, overlay, save_rgb, stored_size
 from tool.progress import progress
-from tool.session import Session, agree_on_settings
+from tool.session import Session, agree_on_settings, finish, remaining
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
@@ -239,9 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings["scales"] = list(args.scales)
     settings["ckpt_sha256"] = checkpoint.digest(ckpt)
     agree_on_settings(folder, settings, args.restart)
-    mine = distributed.share(ids)
-    todo = [i for i in mine if not maps_path(folder, i, args.save_format).exists()]
-    log.info("%d pictures, %d of them done before, on %s", len(mine), len(mine) - len(todo), device)
+    todo = remaining(ids, lambda i: maps_path(folder, i, args.save_format).exists(), device)
     most = args.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
     if most > 1:
         todo.sort(key=lambda image_id: stored_size(dataset.image_path(image_id)))
@@ -262,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
             for item, label, both in zip(items, labels, maps, strict=True):
                 writer.add(item, label.nonzero()[:, 0].numpy(), *both)
         writer.wait()
-    log.info("%d files in %s", len(mine), folder)
+    finish(ids, folder)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ from data.loaders import one_by_one, to_tensor
 from data.transforms import normalise
 from net.resnet50 import backbone_width
 from net.resnet50_irn import EdgeDisplacement
-from tool import checkpoint, cli, distributed
+from tool import checkpoint, cli
 from tool.crf import crf_inference_label
 from tool.indexing import refine_by_walk
 from tool.maps import check_size, read_maps
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
-from tool.session import Session, agree_on_settings, read_settings
+from tool.session import Session, agree_on_settings, finish, read_settings, remaining
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         settings.update(crf_iterations=args.crf_iterations, gt_prob=args.gt_prob)
     agree_on_settings(folder, settings, args.restart)
-    mine = distributed.share(ids)
-    todo = [i for i in mine if not (folder / f"{i}.png").exists()]
-    log.info("%d pictures, %d of them done before, on %s", len(mine), len(mine) - len(todo), device)
+    todo = remaining(ids, lambda i: (folder / f"{i}.png").exists(), device)
 
     pictures = MapsAndPictures(dataset, todo, session.path / "npy", args, device)
     # The CRF takes one process a core on the CPU; processes that share a GPU would wait for it.
@@ -149,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
                 where = session.path / f"visual_{folder.name}" / f"{item['id']}.png"
                 save_rgb(where, label_overlay(picture, label))
             save_label(folder / f"{item['id']}.png", label)
-    log.info("%d files in %s", len(mine), folder)
+    finish(ids, folder)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@
 #   NPROC      processes that share the work, one a GPU (1); or, for several machines, all of
 #   LAUNCH     such as "torchrun --nnodes=2 --nproc_per_node=4 --rdzv_endpoint=host:29500"
 #   REFINE     crf, as published; or irn (steps 2.1 to 2.3), which trains another network
-#   PREPARE_FLAGS, TRAIN_FLAGS, CAM_FLAGS, EVAL_FLAGS, CAM2IR_FLAGS, IRN_FLAGS, LABEL_FLAGS, SCORE_FLAGS
-#              more flags of 0, 1.1, 1.2, 1.3, 2.1, 2.2, 2.3, 2.4; see --help of each program
+#   SEG_MODEL  deeplabv2_resnet101, deeplabv1_resnet38 (which needs SEG_FLAGS="--initial FILE"),
+#              or none to stop after the pseudo labels
+#   PREPARE_FLAGS, TRAIN_FLAGS, CAM_FLAGS, EVAL_FLAGS, CAM2IR_FLAGS, IRN_FLAGS, LABEL_FLAGS, SCORE_FLAGS,
+#   SEG_FLAGS, INFER_FLAGS
+#              more flags of 0, 1.1, 1.2, 1.3, 2.1, 2.2, 2.3, 2.4, 3.1, 3.2; see --help of each program
 set -euo pipefail
 cd "$(dirname "$0")"
 source tool/setup.sh
@@ -19,7 +22,7 @@ COCO_ROOT=${COCO_ROOT:-../ms_coco_14&15}
 SESSION=${SESSION:-exp_coco}
 REFINE=${REFINE:-crf}
 ALL=(--dataset coco --dataset_root "${LINK_ROOT:-$COCO_ROOT}")
-LEARNED=train JUDGED=train
+LEARNED=train JUDGED=train TESTED=val
 # Validating on all 82,081 pictures of train would take longer than the training.
 TRAIN_FLAGS="--val_list train_sample ${TRAIN_FLAGS:-}"
 source tool/pipeline.sh

@@ -9,8 +9,11 @@
 #   NPROC      processes that share the work, one a GPU (1); or, for several machines, all of
 #   LAUNCH     such as "torchrun --nnodes=2 --nproc_per_node=4 --rdzv_endpoint=host:29500"
 #   REFINE     irn (steps 2.1 to 2.3) or crf, which needs no training
-#   TRAIN_FLAGS, CAM_FLAGS, EVAL_FLAGS, CAM2IR_FLAGS, IRN_FLAGS, LABEL_FLAGS, SCORE_FLAGS
-#              more flags of 1.1, 1.2, 1.3, 2.1, 2.2, 2.3, 2.4; see --help of each program
+#   SEG_MODEL  deeplabv2_resnet101, deeplabv1_resnet38 (which needs SEG_FLAGS="--initial FILE"),
+#              or none to stop after the pseudo labels
+#   TRAIN_FLAGS, CAM_FLAGS, EVAL_FLAGS, CAM2IR_FLAGS, IRN_FLAGS, LABEL_FLAGS, SCORE_FLAGS,
+#   SEG_FLAGS, INFER_FLAGS
+#              more flags of 1.1, 1.2, 1.3, 2.1, 2.2, 2.3, 2.4, 3.1, 3.2; see --help of each program
 set -euo pipefail
 cd "$(dirname "$0")"
 source tool/setup.sh
@@ -19,7 +22,7 @@ VOC_ROOT=${VOC_ROOT:-../PascalVOC2012/VOCdevkit/VOC2012}
 SESSION=${SESSION:-exp}
 REFINE=${REFINE:-irn}
 ALL=(--dataset voc --dataset_root "$VOC_ROOT")
-LEARNED=trainaug JUDGED=train
+LEARNED=trainaug JUDGED=train TESTED=val
 source tool/pipeline.sh
 
 step "0    check the pictures, find or make the list trainaug" prepare \

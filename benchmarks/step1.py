@@ -27,6 +27,7 @@ from net import resnet50_SIPE as fast
 CROP = 512
 SIZE = (375, 500)
 REPEATS = 2
+FORMATS = {"ours": torch.channels_last, "plain": torch.contiguous_format}
 PRESENT = (5, 12)  # classes of the picture
 
 
@@ -39,10 +40,15 @@ def photograph() -> bytes:
     return buffer.getvalue()
 
 
+def photograph_pixels() -> Image.Image:
+    """Return the decoded photograph, RGB."""
+    return Image.open(io.BytesIO(photograph())).convert("RGB")
+
+
 def random_batch(batch: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return window, box and label of a batch, as the loader hands them over."""
     rng = np.random.default_rng(0)
-    image = Image.open(io.BytesIO(photograph())).convert("RGB")
+    image = photograph_pixels()
     views = [random_view(image, rng, 320, 640, CROP) for _ in range(batch)]
     window, box = (torch.from_numpy(np.stack(part)) for part in zip(*views, strict=True))
     label = torch.zeros(batch, classes - 1)
@@ -69,7 +75,7 @@ def training(variant: str, classes: int, args: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     device = torch.device(args.device)
     net = fast.Net(classes, pretrained=None) if variant == "ours" else plain.Net(classes)
-    net.to(device).train()
+    net.to(device, memory_format=FORMATS[variant]).train()
     learning = [p for group in net.trainable_parameters() for p in group]
     optimizer = torch.optim.SGD(learning, lr=1e-6, momentum=1e-4, weight_decay=1e-4)
     window, box, label = random_batch(args.batch_size, classes, device)
@@ -85,7 +91,7 @@ def training(variant: str, classes: int, args: argparse.Namespace) -> dict:
         else:
             img, mask = (x.to(device, copy=True) for x in ready)
         with amp:
-            out = net(img, mask)
+            out = net(img.contiguous(memory_format=FORMATS[variant]), mask)
         loss = fast.classification_loss(out["score"], label)
         loss = loss + fast.consistency_loss(out["cam"], out["IS_cam"])
         optimizer.zero_grad()
@@ -102,7 +108,7 @@ def training(variant: str, classes: int, args: argparse.Namespace) -> dict:
     img, mask = training_input(window, box, label)
     clock("normalise and mask")
     with amp:
-        outputs = net.forward_features(img)
+        outputs = net.forward_features(img.contiguous(memory_format=FORMATS["ours"]))
     clock("forward: backbone and heads")
     leaves = [x.detach().requires_grad_() for x in outputs]
     cam = fast.general_cam(leaves[0]) * mask
@@ -128,8 +134,8 @@ def inference(variant: str, classes: int, args: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     device = torch.device(args.device)
     net = fast.CAM(classes, pretrained=None) if variant == "ours" else plain.CAM(classes)
-    net.to(device).eval()
-    image = Image.open(io.BytesIO(photograph())).convert("RGB")
+    net.to(device, memory_format=FORMATS[variant]).eval()
+    image = photograph_pixels()
     scaled = [rescale(image, scale) for scale in make_cam.SCALES]
     pictures = [torch.from_numpy(np.array(x)).permute(2, 0, 1).to(device) for x in scaled]
     label = torch.zeros(classes, device=device)
@@ -140,7 +146,7 @@ def inference(variant: str, classes: int, args: argparse.Namespace) -> dict:
         with amp:
             if variant == "ours":
                 batch = [one[None] for one in pictures]
-                ((_, is_cam),) = make_cam.infer(net, batch, label[None], SIZE)
+                ((_, is_cam),) = make_cam.infer(net, batch, label[None], SIZE, FORMATS["ours"])
             else:
                 total = 0
                 for one in pictures:
@@ -160,7 +166,8 @@ def inference(variant: str, classes: int, args: argparse.Namespace) -> dict:
         img = normalise(one)
         clock("normalise")
         with amp:
-            features = net.forward_features(torch.stack([img, img.flip(2)]))
+            pair = torch.stack([img, img.flip(2)]).contiguous(memory_format=FORMATS["ours"])
+            features = net.forward_features(pair)
         clock("backbone and heads")
         logits, feature, _ = (x[:1] + x[1:].flip(3) for x in features)
         cam = fast.general_cam(logits)

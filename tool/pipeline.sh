@@ -2,12 +2,21 @@
 # They are the same for every dataset; a script sets
 #   ALL                       flags of every program: --dataset, --dataset_root
 #   LEARNED, JUDGED           names of the lists to learn from and to measure on, for the titles
+#   TESTED                    that of the list to segment, of pictures that no step learns from
 #   SESSION, REFINE           see the scripts, as for the *_FLAGS, DEVICE, NUM_WORKERS, NPROC, LAUNCH
 # and calls `run_steps`.
 
 case $REFINE in
     irn | crf) ;;
     *) echo "error: REFINE is '$REFINE'; it can be irn or crf" >&2; exit 2 ;;
+esac
+case ${SEG_MODEL:=deeplabv2_resnet101} in
+    deeplabv2_resnet101 | deeplabv1_resnet38 | none) ;;
+    *)
+        echo "error: SEG_MODEL is '$SEG_MODEL'; it can be deeplabv2_resnet101, deeplabv1_resnet38" \
+            "or none" >&2
+        exit 2
+        ;;
 esac
 case ${NPROC:=1} in
     *[!0-9]* | 0*) echo "error: NPROC is '$NPROC'; it is a number of processes, from 1 on" >&2; exit 2 ;;
@@ -25,7 +34,7 @@ fi
 mkdir -p "$SESSION"
 
 alone() { # alone TITLE PROGRAM FLAGS...: a step that one process does
-    step "$1" "$2" "$PYTHON" "$2.py" "${ALL[@]}" "${@:3}"
+    step "$1" "${NAME:-$2}" "$PYTHON" "$2.py" "${ALL[@]}" "${@:3}"
 }
 
 shared() { # shared TITLE PROGRAM FLAGS...: a step that $NPROC processes share
@@ -33,7 +42,7 @@ shared() { # shared TITLE PROGRAM FLAGS...: a step that $NPROC processes share
 }
 
 run_steps() {
-    local train cam eval cam2ir irn label score
+    local train cam eval cam2ir irn label score seg infer
     read -ra train <<< "${TRAIN_FLAGS:-}"
     read -ra cam <<< "${CAM_FLAGS:-}"
     read -ra eval <<< "${EVAL_FLAGS:-}"
@@ -41,6 +50,8 @@ run_steps() {
     read -ra irn <<< "${IRN_FLAGS:-}"
     read -ra label <<< "${LABEL_FLAGS:-}"
     read -ra score <<< "${SCORE_FLAGS:-}"
+    read -ra seg <<< "${SEG_FLAGS:-}"
+    read -ra infer <<< "${INFER_FLAGS:-}"
 
     shared "1.1  train SIPE on $LEARNED -> $SESSION/ckpt/final.pth" train_resnet50_SIPE "${train[@]}"
     shared "1.2  localization maps of $LEARNED -> $SESSION/npy" make_cam "${cam[@]}"
@@ -53,5 +64,11 @@ run_steps() {
         make_seg_labels --refine "$REFINE" "${label[@]}"
     alone "2.4  mIoU of the labels on $JUDGED -> $SESSION/eval_pseudo_label.json" \
         eval_seg_labels "${score[@]}"
-    # ---- 3  the segmentation network: its calls go here, `shared "3.1  ..." train_seg FLAGS...`
+    [ "$SEG_MODEL" != none ] || return 0
+    local folder=$SESSION/seg_$SEG_MODEL
+    shared "3.1  train $SEG_MODEL on the labels -> $SESSION/ckpt/seg_$SEG_MODEL.pth" \
+        train_seg --model "$SEG_MODEL" "${seg[@]}"
+    shared "3.2  segment $TESTED -> $folder" infer_seg --model "$SEG_MODEL" "${infer[@]}"
+    NAME=eval_seg alone "3.3  mIoU of the segmentation on $TESTED -> $SESSION/eval_seg_$SEG_MODEL.json" \
+        eval_seg_labels --label_dir "$folder" --eval_list "$TESTED"
 }

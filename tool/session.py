@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,27 @@ def agree_on_settings(folder: Path, settings: dict[str, Any], restart: bool) -> 
                 )
         write_json(folder / "settings.json", settings)
     distributed.barrier()
+
+
+def remaining(ids: list[str], is_done: Callable[[str], bool], device: torch.device) -> list[str]:
+    """Return what this process has to do of a list, and say so.
+
+    Args:
+        ids: the whole list, which all processes share.
+        is_done: tells whether a picture's file exists.
+        device: for the message.
+    """
+    mine = distributed.share(ids)
+    todo = [image_id for image_id in mine if not is_done(image_id)]
+    share = f"{len(mine)} of the {len(ids)}" if distributed.world_size() > 1 else len(ids)
+    log.info("%s pictures, %d of them done before, on %s", share, len(mine) - len(todo), device)
+    return todo
+
+
+def finish(ids: list[str], folder: Path) -> None:
+    """Wait until all processes have done their share, so that a later step finds every file."""
+    distributed.barrier()
+    log.info("%d files in %s", len(ids), folder)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
