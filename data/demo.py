@@ -1,8 +1,9 @@
 """The demo dataset: creatures with a striking head and a plain body on cluttered ground.
 
-Every creature has a head that shows the pattern of its class and a body in a plain coat. Coats are
-drawn regardless of the class, so only heads tell classes apart: a classifier needs nothing else,
-while a good localization map covers the whole creature. Pictures hold one to three creatures.
+Every creature has a plain coat and a head that shows, on the same coat, the pattern of its class in
+the class's own colour. Coats are drawn regardless of the class, so only the patterns tell classes
+apart: a classifier needs nothing else, while a good localization map covers the whole creature.
+Pictures hold one to three creatures; the ground is mottled in muted colours.
 
 Pixels are the same on every machine: scalars come from :class:`random.Random`, noise from an
 integer hash, and arrays see only ``+ - * /``, square roots and comparisons, which IEEE 754 rounds
@@ -48,12 +49,24 @@ EARTHS = (  # muted colours of the ground
     (176, 168, 150),
 )
 DARK, LIGHT = (38, 34, 40), (242, 238, 226)
+MARKS = {  # second colour of every head; the first is the creature's coat
+    "rings": LIGHT,
+    "stripes": DARK,
+    "checks": (40, 236, 236),
+    "dots": (238, 30, 204),
+    "cross": (166, 250, 40),
+    "fan": (30, 30, 150),
+    "half": (250, 244, 90),
+    "diamond": (104, 48, 20),
+    "frame": (255, 178, 178),
+    "corner": (160, 160, 255),
+}
 
 NUM_TRAIN, NUM_VAL = 300, 80
 SIZES = ((160, 160), (144, 160), (160, 144), (128, 160), (160, 128))  # height, width
 MAX_HIDDEN = 0.04  # of a creature's own area: how much of others it may cover
 SHADOW = 3  # pixels down and to the right
-MADE = {"version": 1, "train": NUM_TRAIN, "val": NUM_VAL}  # what made.json holds
+MADE = {"version": 2, "train": NUM_TRAIN, "val": NUM_VAL}  # what made.json holds
 GRID = 1024  # cosines are rounded to 1 / GRID: the last bit of libm differs between machines
 
 
@@ -106,8 +119,7 @@ def draw_ground(rng: random.Random, kind: str, h: int, w: int) -> np.ndarray:
             a, b = rng.uniform(5, 10), rng.uniform(2, 4)
         else:
             a, b = rng.uniform(3, 7), rng.uniform(3, 7)
-        colour = rng.choice(EARTHS) if rng.random() < 0.8 else rng.choice(list(COATS.values()))
-        colour = np.array(_jitter(rng, colour, 24), np.float32)
+        colour = np.array(_jitter(rng, rng.choice(EARTHS), 24), np.float32)
         frame = Frame.at(rng.uniform(0, h), rng.uniform(0, w), rng.uniform(0, 2 * math.pi))
         rows, cols, along, across = frame.window(h, w, a + 2)
         f = np.sqrt((along / a) ** 2 + (across / b) ** 2)
@@ -182,12 +194,12 @@ class Creature:
         coat: str,
         body: bool = True,
     ) -> "Creature":
-        """Draw everything but head and coat; ``size`` 1 is a body of about 90 by 50 pixels."""
-        length = rng.uniform(34, 44) * size
-        width = rng.uniform(24, 31) * size
+        """Draw everything but head and coat; ``size`` 1 is a body of about 85 by 55 pixels."""
+        length = rng.uniform(30, 38) * size
+        width = rng.uniform(24, 30) * size
         margin = 0.95 * length
         colour = _jitter(rng, COATS[coat], 16)
-        bright = sum(colour) > 400
+        mark = _jitter(rng, MARKS[head or OTHER_HEADS[0]], 12)
         turn = rng.uniform(-0.3, 0.3)
         return cls(
             Frame.at(
@@ -197,11 +209,11 @@ class Creature:
             ),
             length,
             width,
-            rng.uniform(17, 21) * size,
+            rng.uniform(23, 27) * size,
             rng.uniform(-0.3, 0.15),
             rng.uniform(-0.35, 0.35),
             colour,
-            DARK if bright else LIGHT,
+            mark,
             (round(math.cos(turn) * GRID) / GRID, round(math.sin(turn) * GRID) / GRID),
             head,
             body,
@@ -329,7 +341,7 @@ def make_picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
     for coat in coats:
         kind = rng.randrange(len(CLASS_NAMES))
         for _ in range(30):  # tries to find room; a creature without room is left out
-            size = rng.uniform(*{1: (0.95, 1.25), 2: (0.8, 1.05), 3: (0.7, 0.85)}[number])
+            size = rng.uniform(*{1: (1.0, 1.25), 2: (0.8, 1.0), 3: (0.65, 0.8)}[number])
             creature = Creature.draw(rng, h, w, size, CLASS_NAMES[kind], coat)
             parts = creature.parts(h, w)
             hidden = (mask[parts.rows, parts.cols] > 0) & (parts.whole() >= 0.5)
