@@ -16,7 +16,7 @@ CAM=(--scales 1.0 1.5)
 TRAIN=(--seed "$SEED" --batch_size 8 --max_epochs 10 --lr 0.02)
 TRAIN+=(--crop_size 192 --resize_min 160 --resize_max 224)
 TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 200 --val_list val)
-IRN=(--seed "$SEED" --irn_batch_size 8 --irn_crop_size 160 --irn_num_epoches 8)
+IRN=(--seed "$SEED" --irn_batch_size 4 --irn_crop_size 160 --irn_num_epoches 2)
 mkdir -p "$SESSION"
 
 step "1.1  train SIPE on image-level labels" train_sipe \
