@@ -34,6 +34,8 @@ HEAD_DEVIATION = 0.01  # of the head's first weights; its biases start at zero
 SCALES = (0.5, 0.75)  # of the picture, beside its own size
 MEAN_BGR = (104.008, 116.669, 122.675)  # grey levels 0..255
 UNSURE = 255  # label of pixels that teach nothing
+STORED = ("mean", "var")  # statistics of a batch normalisation
+EPSILON = 1e-5  # that torch.nn.BatchNorm2d adds to a variance
 # Which convolution of a block has the stride: the 1x1 in the published network, the 3x3 in
 # torchvision's. The tensors are the same, what they were trained to see is not.
 STRIDE_ON = ("reduce", "conv3x3")
@@ -299,10 +301,13 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of a torchvision ResNet with bottlenecks, and make it take our input.
 
     torchvision's first convolution w expects RGB, (x / 255 - mean) / std; ours gets BGR - m. With
-    w' = w / (255 std), channels reversed, both agree but for the constant sum of
-    w' * (m - 255 mean), which goes into the mean of the first batch normalisation. Exact wherever
-    the 7x7 window lies inside the picture; outside, zero stands for a mean less than 1.1 grey
-    levels away.
+    w' = w s / (255 std), channels reversed, it gives s times the same, but for the constant sum of
+    w' * (m - 255 mean), which goes into the mean of the batch normalisation behind it, as the
+    factor s goes into mean and variance. Exact wherever the 7x7 window lies inside the picture;
+    outside, zero stands for a mean less than 1.1 grey levels away.
+
+    s = 255 times the mean of std leaves the size of w as it is. With s = 1 the weights would be 58
+    times smaller and their gradients 58 times larger: the first step of a training destroys them.
 
     Args:
         state: of any width and depth; ``fc.*`` and batch counters are dropped.
@@ -318,17 +323,19 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith("fc.") or name.endswith(checkpoint.COUNTER):
             continue
         named[_from_torchvision_name(name)] = value
-    weight = named.get("base.layer1.conv1.conv.weight")
-    mean = named.get("base.layer1.conv1.bn.running_mean")
-    if weight is None or mean is None or weight.shape[1:] != (3, 7, 7):
+    stem = "base.layer1.conv1.conv.weight", *(f"base.layer1.conv1.bn.running_{x}" for x in STORED)
+    weight, mean, variance = (named.get(name) for name in stem)
+    if mean is None or variance is None or weight is None or weight.shape[1:] != (3, 7, 7):
         raise InputError("These weights are not torchvision's: conv1 or bn1 is missing or odd.")
-    deviation = 255 * torch.tensor(IMAGENET_STD, dtype=torch.float64)
-    weight = (weight.double() / deviation[:, None, None]).flip(1)
+    deviation = torch.tensor(IMAGENET_STD, dtype=torch.float64)
+    s = 255 * deviation.mean()
+    weight = (weight.double() * (s / (255 * deviation))[:, None, None]).flip(1)
     offset = torch.tensor(MEAN_BGR, dtype=torch.float64)
     offset -= 255 * torch.tensor(IMAGENET_MEAN, dtype=torch.float64).flip(0)
     shift = (weight.sum((2, 3)) * offset).sum(1)  # (width,)
-    named["base.layer1.conv1.conv.weight"] = weight.float()
-    named["base.layer1.conv1.bn.running_mean"] = (mean.double() - shift).float()
+    mean = s * mean.double() - shift
+    variance = s**2 * (variance.double() + EPSILON) - EPSILON
+    named.update(zip(stem, (weight.float(), mean.float(), variance.float()), strict=True))
     return named
 
 

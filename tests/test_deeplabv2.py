@@ -273,6 +273,7 @@ def test_torchvision_names_and_depth(tmp_path):
         if not is_head(name) and name not in (
             "base.layer1.conv1.conv.weight",
             "base.layer1.conv1.bn.running_mean",
+            "base.layer1.conv1.bn.running_var",
         ):
             assert torch.equal(value, source.state_dict()[name]), name
     assert build(3, tmp_path / "resnet.pth", stride_on="reduce")[0].config["stride_on"] == "reduce"
@@ -298,6 +299,22 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(tmp_path):
         assert relative(net.base.layer3(net.base.layer2(stem)), expected) < 1e-6
         published, _ = build(3, tmp_path / "narrow.pth", stride_on="reduce")
         assert relative(published.base.layer3(published.base.layer2(stem)), expected) > 0.01
+
+
+def test_a_torchvision_stem_learns_at_the_pace_of_its_own_training(tmp_path):
+    """With weights as small as 0..255 pixels want them, gradients were 58 times larger."""
+    resnet = ResNet50(width=4)
+    checkpoint.load_weights(resnet, filled_state(resnet))
+    torch.save(resnet.state_dict(), tmp_path / "narrow.pth")
+    net, _ = build(3, tmp_path / "narrow.pth")
+    picture = torch.randint(0, 256, (1, 3, 73, 73), dtype=torch.uint8)
+    resnet.conv1.requires_grad_(True)
+    resnet.bn1(resnet.conv1(normalise(picture))).square().sum().backward()
+    stem = net.base.layer1.conv1
+    stem(net.prepare(picture)).square().sum().backward()
+    theirs, ours = resnet.conv1.weight, stem.conv.weight
+    assert ours.norm().item() == pytest.approx(theirs.norm().item(), rel=0.05)
+    assert ours.grad.norm().item() == pytest.approx(theirs.grad.norm().item(), rel=0.1)
 
 
 def test_random_weights_are_said():
