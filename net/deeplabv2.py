@@ -197,16 +197,21 @@ class DeepLabV2_ResNet101_MSC(nn.Module):
         return bilinear(self(x), size or x.shape[2:])
 
     @staticmethod
-    def loss(outputs: list[Tensor], labels: Tensor) -> Tensor:
-        """Return the sum of the four cross entropies, each against labels of its own size.
+    def loss_sums(outputs: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the four cross entropies as sums, each against labels of its own size.
 
         Args:
             outputs: of ``forward`` in training.
             labels: (B, H, W) integers, 255 where unsure.
+
+        Returns:
+            (4,) sums and (4,) numbers of pixels for :func:`mean_loss`.
         """
-        return sum(
-            cross_entropy(logits, resize_labels(labels, logits.shape[2:])) for logits in outputs
-        )
+        pairs = [
+            cross_entropy_sum(logits, resize_labels(labels, logits.shape[2:])) for logits in outputs
+        ]
+        sums, counts = zip(*pairs, strict=True)
+        return torch.stack(sums), torch.stack(counts)
 
     def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: backbone 1x, head weights 10x, head biases 20x.
@@ -249,18 +254,32 @@ def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross entropy over the pixels that are not 255, in float32.
-
-    Zero, with a zero gradient, where every pixel is 255; the usual mean would be NaN.
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of the cross entropy over the pixels that are not 255, and their number.
 
     Args:
         logits: (B, C, h, w).
         labels: (B, h, w) integers.
+
+    Returns:
+        Two scalars, float32 and int64.
     """
     labels = labels.long()
     total = F.cross_entropy(logits.float(), labels, ignore_index=UNSURE, reduction="sum")
-    return total / (labels != UNSURE).sum().clamp_min(1)
+    return total, (labels != UNSURE).sum()
+
+
+def mean_loss(sums: Tensor, counts: Tensor) -> Tensor:
+    """Return the sum of mean cross entropies.
+
+    An output whose every pixel is 255 gives zero and a zero gradient; the usual mean would be NaN.
+
+    Args:
+        sums, counts: (n,), of ``loss_sums``. Of several processes, give ``sums`` times their number
+            and the counts of all together: averaged over processes, as data parallel training
+            does, the gradient is that of the whole batch.
+    """
+    return (sums / counts.clamp_min(1)).sum()
 
 
 @lru_cache(maxsize=256)
