@@ -37,7 +37,7 @@ from tool.training import Pace, check_finite, learning_rate, open_board, seed_st
 # Settings that decide the weights: a continued run must agree in all of them.
 DECISIVE = (
     *("model", "dataset", "train_list", "label_dir", "initial", "width", "blocks", "stride_on"),
-    *("iterations", "batch_size", "accumulate", "lr", "lr_every", "lr_past", "momentum"),
+    *("iterations", "batch_size", "accumulate", "lr", "head_lr", "lr_every", "lr_past", "momentum"),
     *("weight_decay", "crop_size", "scales", "scale_draw", "resample", "hsv_shift"),
     *("freeze_bn", "seed", "amp", "channels_last"),
 )
@@ -82,7 +82,8 @@ def parse_arguments(arguments: list[str] | None = None):
     add("iterations", count, "updates of the weights")
     add("batch_size", count, "pictures of a part, on all processes together")
     add("accumulate", count, "parts whose gradients make one update")
-    add("lr", float, "of the backbone; the head's weights 10x, its biases 20x")
+    add("lr", float, "of the backbone")
+    add("head_lr", float, "times --lr is the rate of the head's weights, twice that of its biases")
     add("lr_every", count, "updates between changes of the learning rate")
     add("lr_past", chance, "the rate would reach 0 this many iterations after the last")
     add("momentum", float, "of SGD")
@@ -188,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     fresh = record["fresh"] if record["fresh"] == "all" else f"{len(record['fresh'])} tensors"
     log.info("starting from %s, fresh: %s; %s", record["initial"], fresh, record["config"])
     net = cli.place(synchronised(args, net, device), args, device)
-    groups = net.trainable_groups(args.lr, args.weight_decay)
+    groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
     optimizer = sgd(groups, args.momentum, device, args.fused)
     start = 0
     if begun:

@@ -265,8 +265,10 @@ class DeepLabV1_ResNet38(nn.Module):
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
 
-    def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the optimiser's groups: backbone 1x, head weights 10x, head biases 20x.
+    def trainable_groups(
+        self, lr: float, weight_decay: float, head_lr: float = 10
+    ) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: backbone 1x, head ``head_lr`` x, its biases twice that.
 
         The recipe's fourth group, biases of the backbone at 2x, has no members. Each group has
         ``name``, ``params``, ``lr_scale``, ``lr`` (times its scale) and ``weight_decay``; the
@@ -276,8 +278,8 @@ class DeepLabV1_ResNet38(nn.Module):
         head = [self.conv_fov.weight, self.conv_fov2.weight, self.cls_conv.weight]
         return [
             group("backbone", backbone, lr, 1, weight_decay),
-            group("head weights", head, lr, 10, weight_decay),
-            group("head biases", [self.cls_conv.bias], lr, 20, 0.0),
+            group("head weights", head, lr, head_lr, weight_decay),
+            group("head biases", [self.cls_conv.bias], lr, 2 * head_lr, 0.0),
         ]
 
     @staticmethod

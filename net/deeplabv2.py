@@ -213,8 +213,10 @@ class DeepLabV2_ResNet101_MSC(nn.Module):
         sums, counts = zip(*pairs, strict=True)
         return torch.stack(sums), torch.stack(counts)
 
-    def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the optimiser's groups: backbone 1x, head weights 10x, head biases 20x.
+    def trainable_groups(
+        self, lr: float, weight_decay: float, head_lr: float = 10
+    ) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: backbone 1x, head ``head_lr`` x, its biases twice that.
 
         Each has ``name``, ``params``, ``lr_scale``, ``lr`` (times its scale) and ``weight_decay``;
         the biases do not decay.
@@ -224,8 +226,8 @@ class DeepLabV2_ResNet101_MSC(nn.Module):
         backbone = [module.weight for name, module in convs if not is_head(name)]
         return [
             group("backbone", backbone, lr, 1, weight_decay),
-            group("head weights", [module.weight for module in head], lr, 10, weight_decay),
-            group("head biases", [module.bias for module in head], lr, 20, 0.0),
+            group("head weights", [module.weight for module in head], lr, head_lr, weight_decay),
+            group("head biases", [module.bias for module in head], lr, 2 * head_lr, 0.0),
         ]
 
     @staticmethod
@@ -304,7 +306,7 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def group(
-    name: str, params: list[nn.Parameter], lr: float, lr_scale: int, weight_decay: float
+    name: str, params: list[nn.Parameter], lr: float, lr_scale: float, weight_decay: float
 ) -> dict[str, Any]:
     """Return one parameter group of ``torch.optim``; it keeps the two further keys."""
     return {

@@ -204,7 +204,17 @@ def test_batch_statistics_of_several_processes_need_gpus(run, monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 def test_an_update_is_the_plain_formula(run, model, tiny):
     """Accumulated parts are means over their own known pixels; SGD as written down, in float64."""
-    more = ["--accumulate", "2", "--iterations", "1", "--lr", "0.01", "--freeze_bn"]
+    more = [
+        "--accumulate",
+        "2",
+        "--iterations",
+        "1",
+        "--lr",
+        "0.01",
+        "--head_lr",
+        "3",
+        "--freeze_bn",
+    ]
     flags = [*of_model(run["train"], model), *more]
     train_seg.main(flags)
     updated = weights_of(final_of(flags, model))
@@ -239,7 +249,9 @@ def test_an_update_is_the_plain_formula(run, model, tiny):
             terms.append(-sum(logp[b, small[b, y, x], y, x] for b, y, x in known) / len(known) / 2)
     sum(terms).backward()
     assert len(terms) == {V2: 8, V1: 2}[model]
-    for group in net.trainable_groups(args.lr, args.weight_decay):
+    groups = net.trainable_groups(args.lr, args.weight_decay, 3)
+    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.03, 0.06])
+    for group in groups:
         for p in group["params"]:
             name = next(n for n, q in net.named_parameters() if q is p)
             gradient = p.grad + group["weight_decay"] * p.detach()
@@ -291,11 +303,13 @@ def test_presets_are_the_published_recipes():
         V2: {
             **{"iterations": 20000, "batch_size": 5, "accumulate": 2, "lr": 2.5e-4},
             **{"momentum": 0.9, "weight_decay": 5e-4, "crop_size": 321, "lr_every": 10},
+            **{"head_lr": 10, "lr_past": 0, "resample": "bilinear"},
             **{"scales": [0.5, 0.75, 1, 1.25, 1.5], "scale_draw": "choice", "hsv_shift": 0},
         },
         V1: {
             **{"iterations": 20000, "batch_size": 10, "accumulate": 1, "lr": 1e-3},
             **{"momentum": 0.9, "weight_decay": 5e-4, "crop_size": 448, "lr_every": 1},
+            **{"head_lr": 10, "lr_past": 1, "resample": "bicubic"},
             **{"scales": [0.5, 1.5], "scale_draw": "uniform", "hsv_shift": 10},
         },
     }
