@@ -20,6 +20,7 @@ class Dataset:
         name: as in ``--dataset``.
         class_names: the K foreground classes; ids are 1..K in this order, 0 is background.
         train_list, eval_list: the lists to learn from and to measure on when none is named.
+        test_list: the list that the segmentation network of step 3 is judged by.
         pretrained: initial weights of the backbone when none are named.
         maps_dtype, maps_scale: how make_cam.py stores maps when nothing else is asked for.
     """
@@ -29,6 +30,7 @@ class Dataset:
     default_root: str
     train_list = "train"
     eval_list = "train"
+    test_list = "val"
     pretrained = "imagenet"
     maps_dtype = "float32"
     maps_scale = 1.0

@@ -49,6 +49,11 @@ class Folder(Dataset):
             if len(name.split()) > 1 or self.class_names.count(name) > 1:
                 raise InputError(f"{path}: {name!r} has a space, or stands twice.")
 
+    @property
+    def test_list(self) -> str:
+        """``val`` where there is such a list, else the training list."""
+        return "val" if (self.root / "splits" / "val.txt").is_file() else self.train_list
+
     @cached_property
     def _pictures(self) -> dict[str, Path]:
         """Id -> file, for every picture in images/."""

@@ -1,19 +1,21 @@
-"""Loaders: for training the classifier and IRN, and for inference at several scales."""
+"""Loaders: for training classifier, IRN and segmentation, and for inference at several scales."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
-from data.transforms import random_pair, random_view, rescale
+from data.transforms import random_pair, random_scale, random_view, rescale, shift_hsv
 from tool.errors import InputError
 from tool.indexing import STRIDE, reduce_label
-from tool.pictures import read_mask, read_rgb
+from tool.pictures import UNSURE, read_mask, read_rgb
 
 
 class ClassificationPictures(TorchDataset):
@@ -76,16 +78,88 @@ class AffinityPictures(TorchDataset):
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S / 4, S / 4)."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, label = read_rgb(self.paths[index]), read_mask(self.labels[index])
-        if label.shape != (image.height, image.width):
-            raise InputError(
-                f"{self.labels[index]} is {label.shape[1]}x{label.shape[0]}, its picture "
-                f"{image.width}x{image.height}. Delete it and run cam2ir.py."
-            )
-        window, box, label = random_pair(image, label, rng, self.scales, self.size)
+        image, label = read_pair(self.paths[index], self.labels[index], "run cam2ir.py")
+        scale = random_scale(rng, self.scales, "uniform")
+        window, box, label = random_pair(image, label, rng, scale, self.size)
         small = -(-self.size // STRIDE)
         label = reduce_label(torch.from_numpy(np.ascontiguousarray(label)), (small, small))
         return {"window": window, "box": box, "label": label}
+
+
+class SegmentationPictures(TorchDataset):
+    """Random views of pictures with the label of every pixel, for step 3.
+
+    An item is asked for by (epoch, index), see :class:`ClassificationPictures`.
+
+    Args:
+        dataset: where pictures come from, and how many classes there are.
+        ids: the list to learn from.
+        labels: folder of label PNGs, 0..C-1, 255 unsure.
+        size: side of the training window in pixels.
+        scales, scale_draw: factors of both sides, see :func:`data.transforms.random_scale`.
+        resample: filter of the picture, one of ``data.transforms.RESAMPLE``.
+        hsv_shift: hue, saturation and value each move by an integer drawn from -hsv_shift to
+            hsv_shift, in OpenCV's units, see :func:`data.transforms.shift_hsv`; 0 leaves them.
+        seed: of all chance.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        ids: list[str],
+        labels: Path,
+        size: int,
+        scales: Sequence[float],
+        scale_draw: str,
+        resample: str,
+        hsv_shift: int,
+        seed: int,
+    ) -> None:
+        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.labels = [labels / f"{image_id}.png" for image_id in ids]
+        self.num_classes = dataset.num_classes
+        self.scales, self.scale_draw, self.resample = scales, scale_draw, resample
+        self.size, self.hsv_shift, self.seed = size, hsv_shift, seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S, S), 255 in the padding."""
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        image, label = read_pair(self.paths[index], self.labels[index], "make it again")
+        known = label[label != UNSURE]
+        if known.size and known.max() >= self.num_classes:
+            raise InputError(
+                f"{self.labels[index]} has class {known.max()}; this dataset has 0 to "
+                f"{self.num_classes - 1}. Check --dataset and --label_dir."
+            )
+        scale = random_scale(rng, self.scales, self.scale_draw)
+        if self.hsv_shift:
+            shift = rng.integers(-self.hsv_shift, self.hsv_shift, 3, endpoint=True)
+            image = shift_hsv(image, shift)
+        window, box, label = random_pair(image, label, rng, scale, self.size, self.resample)
+        return {"window": window, "box": box, "label": np.ascontiguousarray(label)}
+
+
+def read_pair(picture: Path, label: Path, mend: str) -> tuple[Image.Image, np.ndarray]:
+    """Return a picture and its label, uint8 (H, W).
+
+    Args:
+        picture, label: files.
+        mend: what to do after deleting a label that does not fit.
+
+    Raises:
+        InputError: a file is missing or broken, or the label is of another size.
+    """
+    image, ids = read_rgb(picture), read_mask(label)
+    if ids.shape != (image.height, image.width):
+        raise InputError(
+            f"{label} is {ids.shape[1]}x{ids.shape[0]}, its picture {image.width}x{image.height}. "
+            f"Delete it and {mend}."
+        )
+    return image, ids
 
 
 class Schedule:
@@ -96,26 +170,28 @@ class Schedule:
     Args:
         pictures: length of the list.
         batch_size: pictures a step.
-        epochs: passes over the list.
+        epochs: passes over the list; None where ``total`` counts steps.
         seed: of the permutations.
         start: first step; a continued run starts where the last one stopped.
         rows: which pictures of every batch to yield, all by default; see
             :func:`tool.distributed.rows`.
+        total: steps, through as many epochs as they take.
     """
 
     def __init__(
         self,
         pictures: int,
         batch_size: int,
-        epochs: int,
+        epochs: int | None,
         seed: int,
         start: int = 0,
-        rows: slice = slice(None),
+        rows: slice | np.ndarray = slice(None),
+        total: int | None = None,
     ) -> None:
         self.pictures, self.batch_size, self.seed, self.start = pictures, batch_size, seed, start
         self.rows = rows
         self.steps_per_epoch = pictures // batch_size
-        self.total = self.steps_per_epoch * epochs
+        self.total = self.steps_per_epoch * epochs if total is None else total
 
     def __len__(self) -> int:
         return self.total - self.start
@@ -139,6 +215,8 @@ class ScaledPictures(TorchDataset):
         ids: the pictures.
         scales: factors of both sides.
         with_original: hand over the picture itself too, for drawing.
+        with_label: hand over image labels; without, there need be none.
+        max_pixels: larger pictures are reduced to that many pixels first, by the bicubic filter.
     """
 
     def __init__(
@@ -147,28 +225,34 @@ class ScaledPictures(TorchDataset):
         ids: list[str],
         scales: tuple[float, ...],
         with_original: bool = False,
+        with_label: bool = True,
+        max_pixels: float = math.inf,
     ) -> None:
         self.ids = ids
         self.paths = [dataset.image_path(image_id) for image_id in ids]
-        self.labels = dataset.labels(ids)
-        self.scales = scales
+        self.labels = dataset.labels(ids) if with_label else None
+        self.scales, self.max_pixels = scales, max_pixels
         self.with_original = with_original
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
-        """Return id, size (H, W), pictures: one uint8 (3, h, w) a scale, label uint8 (K,).
+        """Return id, size (H, W), pictures: one uint8 (3, h, w) a scale; and if asked for
 
-        And ``original``: uint8 (H, W, 3), if asked for.
+        ``label``: uint8 (K,), and ``original``: uint8 (H, W, 3), reduced like all of them.
         """
         image = read_rgb(self.paths[index])
+        size = (image.height, image.width)
+        if size[0] * size[1] > self.max_pixels:
+            image = rescale(image, math.sqrt(self.max_pixels / (size[0] * size[1])))
         item = {
             "id": self.ids[index],
-            "size": (image.height, image.width),
+            "size": size,
             "pictures": [to_tensor(rescale(image, scale)) for scale in self.scales],
-            "label": torch.from_numpy(self.labels[index]),
         }
+        if self.labels is not None:
+            item["label"] = torch.from_numpy(self.labels[index])
         if self.with_original:
             item["original"] = torch.from_numpy(np.array(image))
         return item

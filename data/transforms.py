@@ -3,6 +3,8 @@
 The loader hands over uint8 pictures and the box they fill; floating point starts on the device.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -10,16 +12,18 @@ from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+HUES, PILLOW_HUES = 180, 255  # units of a full turn: in OpenCV, whose units recipes use; in Pillow
 
 
-def resize(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize with Pillow's bicubic filter; sides below 1 become 1."""
-    return image.resize((max(1, width), max(1, height)), Image.Resampling.BICUBIC)
+def resize(image: Image.Image, height: int, width: int, resample: str = "bicubic") -> Image.Image:
+    """Resize with one of Pillow's filters in RESAMPLE; sides below 1 become 1."""
+    return image.resize((max(1, width), max(1, height)), RESAMPLE[resample])
 
 
-def rescale(image: Image.Image, scale: float) -> Image.Image:
+def rescale(image: Image.Image, scale: float, resample: str = "bicubic") -> Image.Image:
     """Resize both sides by a factor, rounded half to even."""
-    return resize(image, round(image.height * scale), round(image.width * scale))
+    return resize(image, round(image.height * scale), round(image.width * scale), resample)
 
 
 def random_view(
@@ -52,31 +56,59 @@ def random_view(
     return window.transpose(2, 0, 1), box
 
 
+def random_scale(rng: np.random.Generator, scales: Sequence[float], draw: str) -> float:
+    """Return one of ``scales`` (draw "choice"), or a number between the extremes ("uniform")."""
+    if draw == "choice":
+        return float(rng.choice(scales))
+    return float(rng.uniform(min(scales), max(scales)))
+
+
+def shift_hsv(image: Image.Image, shift: np.ndarray) -> Image.Image:
+    """Return an RGB picture with other hue, saturation and value.
+
+    Saturation and value are cut off at 0 and 255. A grey pixel counts as red of saturation 0, so
+    more saturation reddens it.
+
+    Args:
+        image: RGB.
+        shift: (3,) in OpenCV's units: hue in steps of 2 degrees, the others of 0..255.
+    """
+    hue, saturation, value = image.convert("HSV").split()
+    turn = round(int(shift[0]) * PILLOW_HUES / HUES)
+    hue = hue.point([(level + turn) % PILLOW_HUES for level in range(256)])
+    saturation, value = (
+        channel.point([min(max(level + int(by), 0), 255) for level in range(256)])
+        for channel, by in zip((saturation, value), shift[1:], strict=True)
+    )
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
 def random_pair(
     image: Image.Image,
     label: np.ndarray,
     rng: np.random.Generator,
-    scales: tuple[float, float],
+    scale: float,
     size: int,
+    resample: str = "bicubic",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a randomly resized, mirrored and cropped or padded square of a picture and its label.
+    """Return a resized, randomly mirrored and cropped or padded square of a picture and its label.
 
     Args:
-        image: RGB, resized with the bicubic filter.
+        image: RGB.
         label: uint8 (H, W), resized to the nearest.
         rng: the only source of chance; the number of draws does not depend on the picture.
-        scales: range of the factor of both sides, drawn uniformly.
+        scale: factor of both sides.
         size: side of the window in pixels.
+        resample: filter of the picture, one of RESAMPLE.
 
     Returns:
         window: uint8 (3, size, size), zeros outside the picture.
         box: int64 (4,) of the picture in the window, see :func:`random_view`.
         label: uint8 (size, size), 255 outside the picture.
     """
-    scale = float(rng.uniform(*scales))
     mirrored = rng.random() < 0.5
     place = rng.random(2)
-    image = rescale(image, scale)
+    image = rescale(image, scale, resample)
     label = np.asarray(Image.fromarray(label).resize(image.size, Image.Resampling.NEAREST))
     pixels = np.asarray(image)
     if mirrored:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.transforms import normalise
-from net.deeplabv2 import cross_entropy, group, load_except_head
+from net.deeplabv2 import cross_entropy_sum, group, load_except_head
 from net.resnet50 import IMAGENET_WEIGHTS, RANDOM_WEIGHTS
 from tool import checkpoint, mxnet_params
 from tool.errors import InputError
@@ -51,6 +51,31 @@ def conv(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Return batch normalisation by batch statistics in training; scale and shift stay."""
     return nn.BatchNorm2d(channels, momentum=BN_MOMENTUM).requires_grad_(False)
+
+
+class BatchDropout(nn.Module):
+    """Dropout whose masks depend on torch's seed alone, and not on who computes which pictures.
+
+    The mask of the whole batch is drawn; a process that has some of its pictures takes their rows.
+    Processes with the same seed (:func:`tool.training.seed_step`) so drop what one would drop.
+
+    Args:
+        p: probability to drop.
+        channels: whole channels instead of single values.
+    """
+
+    def __init__(self, p: float, channels: bool) -> None:
+        super().__init__()
+        self.p, self.channels = p, channels
+        self.batch_size, self.rows = None, slice(None)  # see ``share_batch``; None: the input's own
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        batch_size = self.batch_size or len(x)
+        size = (batch_size, x.shape[1], 1, 1) if self.channels else (batch_size, *x.shape[1:])
+        kept = x.new_empty(size).bernoulli_(1 - self.p)
+        return x * (kept[self.rows] / (1 - self.p))
 
 
 class Block(nn.Module):
@@ -95,10 +120,10 @@ class WideBottleneck(nn.Module):
         self.bn_branch2a = batch_norm(inputs)
         self.conv_branch2a = conv(inputs, outputs // 4, 1)
         self.bn_branch2b1 = batch_norm(outputs // 4)
-        self.dropout_2b1 = nn.Dropout2d(dropout)
+        self.dropout_2b1 = BatchDropout(dropout, channels=True)
         self.conv_branch2b1 = conv(outputs // 4, outputs // 2, 3, 1, dilation)
         self.bn_branch2b2 = batch_norm(outputs // 2)
-        self.dropout_2b2 = nn.Dropout2d(dropout)
+        self.dropout_2b2 = BatchDropout(dropout, channels=True)
         self.conv_branch2b2 = conv(outputs // 2, outputs, 1)
         self.conv_branch1 = conv(inputs, outputs, 1)
 
@@ -175,7 +200,7 @@ class DeepLabV1_ResNet38(nn.Module):
         self.bn_fov = batch_norm(channels)
         self.conv_fov2 = conv(channels, channels, 1)
         self.bn_fov2 = batch_norm(channels)
-        self.dropout = nn.Dropout(HEAD_DROPOUT)
+        self.dropout = BatchDropout(HEAD_DROPOUT, channels=False)
         self.cls_conv = nn.Conv2d(channels, n_classes, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -215,17 +240,35 @@ class DeepLabV1_ResNet38(nn.Module):
         return logits if size is None else bilinear(logits, size)
 
     @staticmethod
-    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross entropy over the pixels that are not 255.
+    def loss_sums(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross entropy over the pixels that are not 255 as a sum, and their number.
 
         Args:
             outputs: (B, C, H, W) logits.
             labels: (B, H, W) integers.
-        """
-        return cross_entropy(outputs, labels)
 
-    def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the optimiser's groups: backbone 1x, head weights 10x, head biases 20x.
+        Returns:
+            (1,) sum and (1,) count for :func:`net.deeplabv2.mean_loss`.
+        """
+        total, count = cross_entropy_sum(outputs, labels)
+        return total[None], count[None]
+
+    def share_batch(self, batch_size: int, rows: slice) -> None:
+        """Make dropout draw for a whole batch of which only ``rows`` pass through this network."""
+        for module in self.modules():
+            if isinstance(module, BatchDropout):
+                module.batch_size, module.rows = batch_size, rows
+
+    def freeze_statistics(self) -> None:
+        """Let batch normalisation use its stored statistics in training too; call after train()."""
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+    def trainable_groups(
+        self, lr: float, weight_decay: float, head_lr: float = 10
+    ) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: backbone 1x, head ``head_lr`` x, its biases twice that.
 
         The recipe's fourth group, biases of the backbone at 2x, has no members. Each group has
         ``name``, ``params``, ``lr_scale``, ``lr`` (times its scale) and ``weight_decay``; the
@@ -235,8 +278,8 @@ class DeepLabV1_ResNet38(nn.Module):
         head = [self.conv_fov.weight, self.conv_fov2.weight, self.cls_conv.weight]
         return [
             group("backbone", backbone, lr, 1, weight_decay),
-            group("head weights", head, lr, 10, weight_decay),
-            group("head biases", [self.cls_conv.bias], lr, 20, 0.0),
+            group("head weights", head, lr, head_lr, weight_decay),
+            group("head biases", [self.cls_conv.bias], lr, 2 * head_lr, 0.0),
         ]
 
     @staticmethod

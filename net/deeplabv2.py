@@ -34,6 +34,8 @@ HEAD_DEVIATION = 0.01  # of the head's first weights; its biases start at zero
 SCALES = (0.5, 0.75)  # of the picture, beside its own size
 MEAN_BGR = (104.008, 116.669, 122.675)  # grey levels 0..255
 UNSURE = 255  # label of pixels that teach nothing
+STORED = ("mean", "var")  # statistics of a batch normalisation
+EPSILON = 1e-5  # that torch.nn.BatchNorm2d adds to a variance
 # Which convolution of a block has the stride: the 1x1 in the published network, the 3x3 in
 # torchvision's. The tensors are the same, what they were trained to see is not.
 STRIDE_ON = ("reduce", "conv3x3")
@@ -195,19 +197,26 @@ class DeepLabV2_ResNet101_MSC(nn.Module):
         return bilinear(self(x), size or x.shape[2:])
 
     @staticmethod
-    def loss(outputs: list[Tensor], labels: Tensor) -> Tensor:
-        """Return the sum of the four cross entropies, each against labels of its own size.
+    def loss_sums(outputs: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the four cross entropies as sums, each against labels of its own size.
 
         Args:
             outputs: of ``forward`` in training.
             labels: (B, H, W) integers, 255 where unsure.
-        """
-        return sum(
-            cross_entropy(logits, resize_labels(labels, logits.shape[2:])) for logits in outputs
-        )
 
-    def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the optimiser's groups: backbone 1x, head weights 10x, head biases 20x.
+        Returns:
+            (4,) sums and (4,) numbers of pixels for :func:`mean_loss`.
+        """
+        pairs = [
+            cross_entropy_sum(logits, resize_labels(labels, logits.shape[2:])) for logits in outputs
+        ]
+        sums, counts = zip(*pairs, strict=True)
+        return torch.stack(sums), torch.stack(counts)
+
+    def trainable_groups(
+        self, lr: float, weight_decay: float, head_lr: float = 10
+    ) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: backbone 1x, head ``head_lr`` x, its biases twice that.
 
         Each has ``name``, ``params``, ``lr_scale``, ``lr`` (times its scale) and ``weight_decay``;
         the biases do not decay.
@@ -217,8 +226,8 @@ class DeepLabV2_ResNet101_MSC(nn.Module):
         backbone = [module.weight for name, module in convs if not is_head(name)]
         return [
             group("backbone", backbone, lr, 1, weight_decay),
-            group("head weights", [module.weight for module in head], lr, 10, weight_decay),
-            group("head biases", [module.bias for module in head], lr, 20, 0.0),
+            group("head weights", [module.weight for module in head], lr, head_lr, weight_decay),
+            group("head biases", [module.bias for module in head], lr, 2 * head_lr, 0.0),
         ]
 
     @staticmethod
@@ -247,18 +256,32 @@ def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross entropy over the pixels that are not 255, in float32.
-
-    Zero, with a zero gradient, where every pixel is 255; the usual mean would be NaN.
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of the cross entropy over the pixels that are not 255, and their number.
 
     Args:
         logits: (B, C, h, w).
         labels: (B, h, w) integers.
+
+    Returns:
+        Two scalars, float32 and int64.
     """
     labels = labels.long()
     total = F.cross_entropy(logits.float(), labels, ignore_index=UNSURE, reduction="sum")
-    return total / (labels != UNSURE).sum().clamp_min(1)
+    return total, (labels != UNSURE).sum()
+
+
+def mean_loss(sums: Tensor, counts: Tensor) -> Tensor:
+    """Return the sum of mean cross entropies.
+
+    An output whose every pixel is 255 gives zero and a zero gradient; the usual mean would be NaN.
+
+    Args:
+        sums, counts: (n,), of ``loss_sums``. Of several processes, give ``sums`` times their number
+            and the counts of all together: averaged over processes, as data parallel training
+            does, the gradient is that of the whole batch.
+    """
+    return (sums / counts.clamp_min(1)).sum()
 
 
 @lru_cache(maxsize=256)
@@ -283,7 +306,7 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def group(
-    name: str, params: list[nn.Parameter], lr: float, lr_scale: int, weight_decay: float
+    name: str, params: list[nn.Parameter], lr: float, lr_scale: float, weight_decay: float
 ) -> dict[str, Any]:
     """Return one parameter group of ``torch.optim``; it keeps the two further keys."""
     return {
@@ -299,10 +322,13 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of a torchvision ResNet with bottlenecks, and make it take our input.
 
     torchvision's first convolution w expects RGB, (x / 255 - mean) / std; ours gets BGR - m. With
-    w' = w / (255 std), channels reversed, both agree but for the constant sum of
-    w' * (m - 255 mean), which goes into the mean of the first batch normalisation. Exact wherever
-    the 7x7 window lies inside the picture; outside, zero stands for a mean less than 1.1 grey
-    levels away.
+    w' = w s / (255 std), channels reversed, it gives s times the same, but for the constant sum of
+    w' * (m - 255 mean), which goes into the mean of the batch normalisation behind it, as the
+    factor s goes into mean and variance. Exact wherever the 7x7 window lies inside the picture;
+    outside, zero stands for a mean less than 1.1 grey levels away.
+
+    s = 255 times the mean of std leaves the size of w as it is. With s = 1 the weights would be 58
+    times smaller and their gradients 58 times larger: the first step of a training destroys them.
 
     Args:
         state: of any width and depth; ``fc.*`` and batch counters are dropped.
@@ -318,17 +344,19 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith("fc.") or name.endswith(checkpoint.COUNTER):
             continue
         named[_from_torchvision_name(name)] = value
-    weight = named.get("base.layer1.conv1.conv.weight")
-    mean = named.get("base.layer1.conv1.bn.running_mean")
-    if weight is None or mean is None or weight.shape[1:] != (3, 7, 7):
+    stem = "base.layer1.conv1.conv.weight", *(f"base.layer1.conv1.bn.running_{x}" for x in STORED)
+    weight, mean, variance = (named.get(name) for name in stem)
+    if mean is None or variance is None or weight is None or weight.shape[1:] != (3, 7, 7):
         raise InputError("These weights are not torchvision's: conv1 or bn1 is missing or odd.")
-    deviation = 255 * torch.tensor(IMAGENET_STD, dtype=torch.float64)
-    weight = (weight.double() / deviation[:, None, None]).flip(1)
+    deviation = torch.tensor(IMAGENET_STD, dtype=torch.float64)
+    s = 255 * deviation.mean()
+    weight = (weight.double() * (s / (255 * deviation))[:, None, None]).flip(1)
     offset = torch.tensor(MEAN_BGR, dtype=torch.float64)
     offset -= 255 * torch.tensor(IMAGENET_MEAN, dtype=torch.float64).flip(0)
     shift = (weight.sum((2, 3)) * offset).sum(1)  # (width,)
-    named["base.layer1.conv1.conv.weight"] = weight.float()
-    named["base.layer1.conv1.bn.running_mean"] = (mean.double() - shift).float()
+    mean = s * mean.double() - shift
+    variance = s**2 * (variance.double() + EPSILON) - EPSILON
+    named.update(zip(stem, (weight.float(), mean.float(), variance.float()), strict=True))
     return named
 
 

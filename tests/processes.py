@@ -9,7 +9,9 @@ import os
 import socket
 from pathlib import Path
 
-PROGRAMS = (*("train_resnet50_SIPE", "make_cam", "cam2ir", "train_irn", "make_seg_labels"),)
+PROGRAMS = (
+    *("train_resnet50_SIPE", "make_cam", "cam2ir", "train_irn", "make_seg_labels", "train_seg"),
+)
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*PROGRAMS, "processes"])
 

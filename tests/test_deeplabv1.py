@@ -13,6 +13,7 @@ from torch import nn
 from data.transforms import normalise
 from net.deeplabv1_resnet38 import (
     BN_MOMENTUM,
+    BatchDropout,
     Block,
     DeepLabV1_ResNet38,
     WideBottleneck,
@@ -21,6 +22,7 @@ from net.deeplabv1_resnet38 import (
     is_head,
     restore,
 )
+from net.deeplabv2 import mean_loss
 from tests.fill import filled_state
 from tests.test_mxnet_params import write_params
 from tool import checkpoint
@@ -163,7 +165,7 @@ def test_dropout_takes_whole_channels_in_training_only():
 
 def test_dropout_rates():
     net = full_size()
-    rates = {n: m.p for n, m in net.named_modules() if isinstance(m, (nn.Dropout, nn.Dropout2d))}
+    rates = {n: m.p for n, m in net.named_modules() if isinstance(m, BatchDropout)}
     expected = {f"backbone.b6.dropout_2b{i}": 0.3 for i in (1, 2)}
     expected |= {f"backbone.b7.dropout_2b{i}": 0.5 for i in (1, 2)}
     assert rates == {**expected, "dropout": 0.5}
@@ -198,7 +200,7 @@ def test_every_learning_tensor_is_in_one_group_and_moves():
     assert [g["weight_decay"] for g in groups] == [5e-4, 5e-4, 0]
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
     labels = torch.randint(0, 3, (2, 32, 32), dtype=torch.uint8)
-    net.loss(net(torch.randn(2, 3, 32, 32)), labels).backward()
+    mean_loss(*net.loss_sums(net(torch.randn(2, 3, 32, 32)), labels)).backward()
     torch.optim.SGD(groups, lr=1).step()
     moved = {n for n, p in net.named_parameters() if not torch.equal(p, before[n])}
     assert moved == set(learning)

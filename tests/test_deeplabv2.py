@@ -16,8 +16,9 @@ from net.deeplabv2 import (
     BLOCKS,
     DeepLabV2_ResNet101_MSC,
     build,
-    cross_entropy,
+    cross_entropy_sum,
     is_head,
+    mean_loss,
     resize_labels,
     restore,
     shrink,
@@ -166,13 +167,14 @@ def test_loss_is_the_sum_of_four_cross_entropies():
             rows = np.asarray(Image.fromarray(picture).resize((w, h), Image.Resampling.NEAREST))
             terms += [-logp[rows[i, j], i, j] for i, j in np.argwhere(rows != 255)]
         expected += np.mean(terms)
-    loss = net.loss(outputs, labels.to(torch.uint8))
+    loss = mean_loss(*net.loss_sums(outputs, labels.to(torch.uint8)))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_batch_without_labels_teaches_nothing_instead_of_nan():
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss = cross_entropy(logits, torch.full((1, 4, 4), 255, dtype=torch.uint8))
+    unsure = torch.full((1, 4, 4), 255, dtype=torch.uint8)
+    loss = mean_loss(*cross_entropy_sum(logits, unsure))
     loss.backward()
     assert loss == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -193,7 +195,8 @@ def test_every_learning_tensor_is_in_one_group_and_moves():
     assert [g["weight_decay"] for g in groups] == [5e-4, 5e-4, 0]
     before = tensors(net)
     optimizer = torch.optim.SGD(groups, lr=1, momentum=0.9)
-    net.loss(net(torch.randn(1, 3, 41, 41) * 50), torch.ones(1, 41, 41)).backward()
+    outputs = net(torch.randn(1, 3, 41, 41) * 50)
+    mean_loss(*net.loss_sums(outputs, torch.ones(1, 41, 41))).backward()
     optimizer.step()
     moved = {n for n, v in tensors(net).items() if not torch.equal(v, before[n])}
     assert moved == set(learning)
@@ -273,6 +276,7 @@ def test_torchvision_names_and_depth(tmp_path):
         if not is_head(name) and name not in (
             "base.layer1.conv1.conv.weight",
             "base.layer1.conv1.bn.running_mean",
+            "base.layer1.conv1.bn.running_var",
         ):
             assert torch.equal(value, source.state_dict()[name]), name
     assert build(3, tmp_path / "resnet.pth", stride_on="reduce")[0].config["stride_on"] == "reduce"
@@ -298,6 +302,22 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(tmp_path):
         assert relative(net.base.layer3(net.base.layer2(stem)), expected) < 1e-6
         published, _ = build(3, tmp_path / "narrow.pth", stride_on="reduce")
         assert relative(published.base.layer3(published.base.layer2(stem)), expected) > 0.01
+
+
+def test_a_torchvision_stem_learns_at_the_pace_of_its_own_training(tmp_path):
+    """With weights as small as 0..255 pixels want them, gradients were 58 times larger."""
+    resnet = ResNet50(width=4)
+    checkpoint.load_weights(resnet, filled_state(resnet))
+    torch.save(resnet.state_dict(), tmp_path / "narrow.pth")
+    net, _ = build(3, tmp_path / "narrow.pth")
+    picture = torch.randint(0, 256, (1, 3, 73, 73), dtype=torch.uint8)
+    resnet.conv1.requires_grad_(True)
+    resnet.bn1(resnet.conv1(normalise(picture))).square().sum().backward()
+    stem = net.base.layer1.conv1
+    stem(net.prepare(picture)).square().sum().backward()
+    theirs, ours = resnet.conv1.weight, stem.conv.weight
+    assert ours.norm().item() == pytest.approx(theirs.norm().item(), rel=0.05)
+    assert ours.grad.norm().item() == pytest.approx(theirs.grad.norm().item(), rel=0.1)
 
 
 def test_random_weights_are_said():

@@ -10,6 +10,7 @@ from data.loaders import (
     ClassificationPictures,
     ScaledPictures,
     Schedule,
+    SegmentationPictures,
     one_by_one,
     to_tensor,
     training_loader,
@@ -223,3 +224,59 @@ def test_broken_picture_is_named(folder):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match=r"c\.png"):
         list(one_by_one(ScaledPictures(folder, ["a", "c"], (1.0,)), 0))
+
+
+def test_a_number_of_steps_goes_through_as_many_epochs_as_it_takes():
+    by_epochs, by_total = Schedule(7, 2, 3, 0), Schedule(7, 2, None, 0, total=8)
+    assert len(by_total) == 8
+    assert list(by_total) == list(by_epochs)[:8]
+    mine = Schedule(7, 4, None, 0, rows=np.array([1, 3]), total=2)
+    whole = list(Schedule(7, 4, None, 0, total=2))
+    assert list(mine) == [[batch[1], batch[3]] for batch in whole]
+
+
+def segmentation_pictures(folder: Folder, tiny, **settings) -> SegmentationPictures:
+    recipe = {"scales": [0.5, 1.5], "scale_draw": "uniform", "resample": "bicubic"}
+    recipe |= {"hsv_shift": 0, "seed": 15, **settings}
+    return SegmentationPictures(folder, folder.ids("train"), tiny / "masks", SIZE, **recipe)
+
+
+def test_segmentation_samples_are_functions_of_seed_epoch_and_index(folder, tiny):
+    pictures = segmentation_pictures(folder, tiny)
+    sample = pictures[2, 3]
+    assert {name: (value.shape, value.dtype.name) for name, value in sample.items()} == {
+        "window": ((3, SIZE, SIZE), "uint8"),
+        "box": ((4,), "int64"),
+        "label": ((SIZE, SIZE), "uint8"),
+    }
+    again = segmentation_pictures(folder, tiny)[2, 3]
+    assert all(np.array_equal(sample[name], again[name]) for name in sample)
+    for other in (pictures[3, 3], segmentation_pictures(folder, tiny, seed=1)[2, 3]):
+        assert not np.array_equal(sample["window"], other["window"])
+
+
+def test_colours_shift_and_stay_where_their_label_is(folder, tiny):
+    reds = []
+    for epoch in range(12):
+        item = segmentation_pictures(folder, tiny, hsv_shift=10)[epoch, 0]
+        red = item["window"][:, item["label"] == 1].astype(int)
+        if red.shape[1] > 20:
+            reds.append(np.median(red, 1))
+            assert (red[0] > red[1:].max(0) + 40).mean() > 0.85
+    assert np.ptp(reds, 0).max() > 5  # it is (200, 40, 40)
+
+
+def test_large_pictures_are_reduced_first(folder):
+    pictures = ScaledPictures(
+        *(folder, folder.ids("train"), (1.0, 0.5)),
+        with_original=True,
+        with_label=False,
+        max_pixels=500,
+    )
+    item = pictures[0]
+    assert "label" not in item
+    assert item["size"] == (40, 48)
+    reduced = rescale(read_rgb(pictures.paths[0]), (500 / (40 * 48)) ** 0.5)
+    assert np.array_equal(item["original"].numpy(), np.array(reduced))
+    assert item["pictures"][0].shape == (3, *item["original"].shape[:2]) == (3, 20, 24)
+    assert torch.equal(item["pictures"][1], to_tensor(rescale(reduced, 0.5)))

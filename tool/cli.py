@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -117,6 +118,14 @@ def at_least(smallest: int) -> Callable[[str], int]:
 
     parse.__name__ = "whole number"
     return parse
+
+
+def above_zero(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"above 0, not {number}")
+    return number
 
 
 def open_dataset(args: argparse.Namespace) -> Dataset:

@@ -50,12 +50,17 @@ class Session:
             raise InputError(
                 f"--session_name {name}: nothing can be written there ({error.strerror})."
             ) from error
-        if not distributed.is_main():  # the first process writes for all
-            return
-        settings = {key: _plain(value) for key, value in sorted(vars(args).items())}
-        self._save_settings(program, settings)
-        log.info("%s -> %s", program, self.path)
-        log.debug("settings: %s", settings)
+        self.program = program
+        self.settings = {key: _plain(value) for key, value in sorted(vars(args).items())}
+        self._save_settings()
+        if distributed.is_main():
+            log.info("%s -> %s", program, self.path)
+            log.debug("settings: %s", self.settings)
+
+    def record(self, **values: Any) -> None:
+        """Add what a program found out to its settings in ``args.json``: plain values or paths."""
+        self.settings |= {key: _plain(value) for key, value in values.items()}
+        self._save_settings()
 
     def checkpoint(self, name: str) -> Path:
         """Return the file that a ``--ckpt`` flag names: a path, or a file in <session>/ckpt."""
@@ -80,7 +85,9 @@ class Session:
             root.addHandler(logging.FileHandler(path, encoding="utf-8"))
         logging.captureWarnings(True)
 
-    def _save_settings(self, program: str, settings: dict[str, Any]) -> None:
+    def _save_settings(self) -> None:
+        if not distributed.is_main():  # the first process writes for all
+            return
         path = self.path / "args.json"
         try:
             everything = json.loads(path.read_text()) if path.exists() else {}
@@ -91,7 +98,7 @@ class Session:
             "torch": torch.__version__,
             "numpy": np.__version__,
         }
-        everything[program] = {**settings, "versions": versions}
+        everything[self.program] = {**self.settings, "versions": versions}
         write_json(path, everything)
 
 

@@ -1,0 +1,228 @@
+"""Step 3.2: segment pictures with a network of train_seg.py or a published one.
+
+Reads   <session>/ckpt/seg_<model>.pth (or any --ckpt) and the pictures of --infer_list; neither
+        image labels nor masks
+Writes  <session>/seg_<model>/<id>.png (every pixel 0..K); overlays in <session>/visual_<folder>
+        and an archive for VOC's evaluation server when asked
+Try     python infer_seg.py --dataset voc --session_name exp
+        python infer_seg.py --dataset voc --infer_list test --out_dir exp/test --archive exp/voc.tgz
+Expect  VOC: SIPE's mIoU on val is 68.8 (DeepLab v2) and 68.2 (v1), with the CRF.
+
+A flag that is not given has the value of the network's own recipe. Files that exist are kept, so
+running the same command again finishes what is left.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.base import Dataset
+from data.loaders import ScaledPictures, one_by_one
+from net.segmentation import MODELS, fill_in, told
+from tool import checkpoint, cli, distributed
+from tool.archive import ENDINGS, write_archive
+from tool.crf import crf_inference
+from tool.errors import InputError
+from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
+from tool.progress import progress
+from tool.session import Session, agree_on_settings
+
+CRF_FLAGS = (
+    *("crf_iterations", "gaussian_sxy", "gaussian_weight", "bilateral_sxy", "bilateral_srgb"),
+    "bilateral_weight",
+)
+
+log = logging.getLogger(__name__)
+
+
+def parse_arguments(arguments: list[str] | None = None):
+    """Return the settings of this program; flags not given have the values of the recipe."""
+    parser = cli.make_parser(__doc__)
+    cli.add_speed_flags(parser)
+    parser.add_argument("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
+    parser.add_argument(
+        "--ckpt", help="a path, or a file in <session>/ckpt; None is seg_<model>.pth"
+    )
+    parser.add_argument(
+        "--infer_list", help="list name or file; None is val, or all of a folder without it"
+    )
+    parser.add_argument("--out_dir", type=Path, help="folder to write; None: <session>/seg_<model>")
+
+    def add(name: str, kind, help_text: str, **more) -> None:
+        parser.add_argument(f"--{name}", type=kind, help=help_text + told("test", name), **more)
+
+    add("scales", cli.above_zero, "factors of the picture's sides; logits are averaged", nargs="+")
+    parser.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="average with the logits of the mirrored picture" + told("test", "mirror"),
+    )
+    parser.add_argument(
+        "--max_pixels",
+        type=cli.at_least(1),
+        default=1_000_000,
+        help="larger pictures are segmented reduced to this many pixels, and the probabilities "
+        "enlarged; a matter of memory, and of objects being as large as in training",
+    )
+    parser.add_argument(
+        "--crf",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="refine by a dense CRF, in place of which --no-crf takes the largest logit",
+    )
+    add("crf_iterations", cli.at_least(0), "of the mean field")
+    add("gaussian_sxy", cli.above_zero, "deviation of the kernel over position, pixels")
+    add("gaussian_weight", float, "of that kernel")
+    add("bilateral_sxy", cli.above_zero, "deviation in position of the other kernel, pixels")
+    add("bilateral_srgb", cli.above_zero, "its deviation in colour, grey levels")
+    add("bilateral_weight", float, "of that kernel")
+    parser.add_argument("--archive", type=Path, help=f"file to pack all in; {', '.join(ENDINGS)}")
+    parser.add_argument(
+        "--archive_comp",
+        choices=("comp5", "comp6"),
+        default="comp6",
+        help="VOC's competition: comp5 is for networks trained on VOC alone",
+    )
+    cli.add_visualize_flag(parser, "labels over pictures in <session>/visual_<folder>")
+    parser.add_argument("--restart", action="store_true", help="make every file again")
+    args = parser.parse_args(arguments)
+    fill_in(args, MODELS[args.model].test)
+    if args.archive and not args.archive.name.endswith(ENDINGS):
+        parser.error(f"--archive {args.archive}: the name must end in {', '.join(ENDINGS)}")
+    return args
+
+
+def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
+    """Return the network of a checkpoint, evaluating.
+
+    Raises:
+        InputError: it is of another model, or for other classes.
+    """
+    content = checkpoint.load(ckpt)
+    if content.get("model", args.model) != args.model:
+        raise InputError(f"{ckpt} is a {content['model']}. Give --model {content['model']}.")
+    try:
+        net = MODELS[args.model].module.restore(content)
+    except InputError as error:
+        raise InputError(f"{ckpt}, read as {args.model}: {error}") from error
+    names = content.get("class_names", list(dataset.all_names))
+    if net.config["n_classes"] != dataset.num_classes or names != list(dataset.all_names):
+        raise InputError(
+            f"{ckpt} tells {net.config['n_classes']} classes apart ({', '.join(names[:4])}, ..); "
+            f"{dataset.name} has {dataset.num_classes} ({', '.join(dataset.all_names[:4])}, ..). "
+            "Check --dataset and --ckpt."
+        )
+    return net
+
+
+def mean_logits(
+    net: nn.Module, pictures: list[Tensor], size: tuple[int, int], args, device: torch.device
+) -> Tensor:
+    """Return logits averaged over scales, and mirrored pictures if asked, float32 (C, H, W).
+
+    Args:
+        net: evaluating.
+        pictures: one uint8 (3, h, w) a scale.
+        size: (H, W) of the result.
+    """
+    total, number = 0.0, 0
+    for picture in pictures:
+        for mirrored in (False, True) if args.mirror else (False,):
+            x = net.prepare(picture[None].to(device))
+            x = (x.flip(3) if mirrored else x).contiguous(memory_format=cli.memory_format(args))
+            with cli.autocast(args, device):
+                logits = net.predict(x, size)[0].float()
+            total = total + (logits.flip(2) if mirrored else logits)
+            number += 1
+    return total / number
+
+
+def enlarged_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the argmax over C of scores (C, h, w) resized bilinearly, int64 (H, W).
+
+    One class at a time, so that memory does not grow with C * H * W. Ties go to the lower class.
+    """
+    best, label = None, torch.zeros(size, dtype=torch.int64, device=scores.device)
+    for k in range(len(scores)):
+        score = F.interpolate(scores[None, k : k + 1], size, mode="bilinear")[0, 0]
+        if best is not None:
+            label[score > best] = k
+        best = score if best is None else torch.maximum(best, score)
+    return label
+
+
+def segment(net: nn.Module, item: dict, args, device: torch.device) -> np.ndarray:
+    """Return the label of a picture, uint8 (H, W).
+
+    Args:
+        item: of ScaledPictures, with the original.
+    """
+    img = item["original"].numpy()
+    probabilities = mean_logits(net, item["pictures"], img.shape[:2], args, device).softmax(0)
+    if args.crf:
+        probabilities = crf_inference(img, probabilities, *(getattr(args, f) for f in CRF_FLAGS))
+    size = tuple(item["size"])
+    same = size == img.shape[:2]
+    label = probabilities.argmax(0) if same else enlarged_argmax(probabilities, size)
+    return label.cpu().numpy().astype(np.uint8)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the label of every picture on the list, and the archive if asked."""
+    args = parse_arguments(arguments)
+    session = Session(args.session_name, "infer_seg", args)
+    device = cli.pick_device(args.device)
+    dataset = cli.open_dataset(args)
+    infer_list = args.infer_list or dataset.test_list
+    ids = dataset.ids(infer_list)
+    dataset.check_pictures(ids)
+    ckpt = session.checkpoint(args.ckpt or f"seg_{args.model}.pth")
+    net = cli.place(load_network(args, ckpt, dataset), args, device)
+
+    folder = args.out_dir or session.path / f"seg_{args.model}"
+    decisive = ("model", "scales", "mirror", "max_pixels", "amp", "crf")
+    settings = {name: getattr(args, name) for name in decisive + CRF_FLAGS * args.crf}
+    agree_on_settings(folder, {**settings, "sha256": checkpoint.digest(ckpt)}, args.restart)
+    mine = distributed.share(ids)
+    todo = [i for i in mine if not (folder / f"{i}.png").exists()]
+    log.info("%d pictures, %d of them done before, on %s", len(mine), len(mine) - len(todo), device)
+
+    pictures = ScaledPictures(
+        *(dataset, todo, args.scales),
+        with_original=True,
+        with_label=False,
+        max_pixels=args.max_pixels,
+    )
+    loader = one_by_one(pictures, args.num_workers)
+    reduced = 0
+    with torch.inference_mode():
+        for item in progress(loader, len(todo), "infer_seg"):
+            label = segment(net, item, args, device)
+            reduced += item["size"][0] * item["size"][1] > args.max_pixels
+            if args.visualize:
+                where = session.path / f"visual_{folder.name}" / f"{item['id']}.png"
+                picture = np.array(read_rgb(dataset.image_path(item["id"])))
+                save_rgb(where, label_overlay(picture, label))
+            save_label(folder / f"{item['id']}.png", label)
+    if reduced:
+        log.info("%d pictures of more than %d pixels were reduced first", reduced, args.max_pixels)
+    log.info("%d files in %s", len(mine), folder)
+    distributed.barrier()
+    if args.archive and distributed.is_main():
+        write_archive(args.archive, args.archive_comp, dataset, ids, folder)
+        log.info("%s written, %d pictures", args.archive, len(ids))
+    if all(dataset.mask_path(image_id).is_file() for image_id in ids):
+        log.info(
+            "mIoU: python eval_seg_labels.py --dataset %s --dataset_root %s --session_name %s "
+            "--label_dir %s --eval_list %s",
+            *(dataset.name, dataset.root, session.path, folder, infer_list),
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)

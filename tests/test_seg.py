@@ -1,0 +1,564 @@
+"""Steps 3.1 and 3.2 as a user runs them: trained, continued, shared, packed, with bad input."""
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from processes import together
+from test_programs import Recording
+
+import eval_seg_labels
+import infer_seg
+import train_seg
+from data.folder import Folder
+from data.loaders import SegmentationPictures
+from data.transforms import inside
+from data.voc import VOC
+from net import deeplabv1_resnet38
+from net.segmentation import MODELS
+from tool import checkpoint
+from tool.archive import write_archive
+from tool.crf import crf_inference
+from tool.errors import InputError
+from tool.pictures import read_mask, save_label
+from tool.session import read_settings
+from tool.training import seed_step
+
+V2, V1 = "deeplabv2_resnet101", "deeplabv1_resnet38"
+IDS = "abcdef"
+NARROW = {V2: ["--width", "4"], V1: ["--width", "1"]}
+PROGRAMS = {"train": train_seg, "infer": infer_seg}
+
+
+@pytest.fixture
+def run(tiny, tmp_path) -> dict[str, list[str]]:
+    """Command lines of both programs for DeepLab v2; the masks are the labels."""
+    common = ["--dataset", "folder", "--dataset_root", str(tiny), "--device", "cpu"]
+    common += ["--session_name", str(tmp_path / "run"), "--num_workers", "0"]
+    train = [*common, "--label_dir", str(tiny / "masks"), "--initial", "none", "--print_freq", "1"]
+    train += ["--iterations", "3", "--batch_size", "2", "--accumulate", "1", "--crop_size", "33"]
+    train += ["--blocks", "1", "1", "1", "1", "--lr", "1e-7", *NARROW[V2]]
+    return {"train": train, "infer": [*common, "--no-crf"], "eval": common}
+
+
+@pytest.fixture
+def trained(run):
+    train_seg.main(run["train"])
+    return run
+
+
+def of_model(flags: list[str], model: str) -> list[str]:
+    """The last value of a flag counts."""
+    return [*flags, "--model", model, *(NARROW[model] if "--lr" in flags else [])]
+
+
+def session_of(flags: list[str]) -> Path:
+    return Path(flags[len(flags) - flags[::-1].index("--session_name")])
+
+
+def final_of(flags: list[str], model: str = V2) -> Path:
+    return session_of(flags) / f"ckpt/seg_{model}.pth"
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    net = checkpoint.load(path)["net"]
+    return {name: value for name, value in net.items() if not name.endswith("tracked")}
+
+
+# ------------------------------------------------------------------------------ the whole chain
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_from_labels_to_miou(run, model, tiny):
+    train_seg.main(of_model(run["train"], model))
+    session = session_of(run["train"])
+    infer_seg.main([*of_model(run["infer"], model), "--crf", "--visualize"])
+    folder = session / f"seg_{model}"
+    eval_seg_labels.main([*run["eval"], "--label_dir", str(folder)])
+
+    for image_id in IDS:
+        with (
+            Image.open(folder / f"{image_id}.png") as label,
+            Image.open(tiny / f"images/{image_id}.png") as picture,
+        ):
+            assert (label.mode, label.size) == ("P", picture.size)
+            assert set(np.unique(np.asarray(label))) <= {0, 1, 2, 3}
+    assert len(list((session / f"visual_seg_{model}").glob("*.png"))) == 6
+    result = json.loads((session / f"eval_seg_{model}.json").read_text())
+    assert result["images"] == 6
+    assert result["settings"]["crf_iterations"] == {V2: 10, V1: 1}[model]
+
+    log = (session / f"{session.name}.log").read_text()
+    assert log.count("step: ") == 3
+    assert "starting from none, fresh: all" in log
+    assert f"eval_seg_labels.py --dataset folder --dataset_root {tiny}" in log
+    saved = json.loads((session / "args.json").read_text())
+    assert saved["train_seg"]["momentum"] == 0.9
+    assert saved["train_seg"]["initial"] == "none"
+    assert saved["train_seg"]["config"]["blocks"] == [1, 1, 1, 1]
+    assert saved["infer_seg"]["scales"] == MODELS[model].test["scales"]
+    content = checkpoint.load(final_of(run["train"], model))
+    assert content["model"] == model
+    assert content["class_names"] == ["background", "red", "green", "blue"]
+    assert content["settings"]["weight_decay"] == 5e-4
+    assert content["step"] == 3
+    assert any((session / f"runs_seg_{model}").iterdir())
+
+
+def test_it_learns(run, weights, tiny):
+    """From a torchvision backbone, on plain colours."""
+    more = ["--initial", str(weights), "--iterations", "15", "--batch_size", "3", "--blocks"]
+    more += ["3", "4", "6", "3", "--lr", "1e-5", "--lr_every", "1", "--print_freq", "14"]
+    train_seg.main([*run["train"], *more])
+    log = (session_of(run["train"]) / "run.log").read_text()
+    first, last = (
+        float(line.split("loss:")[1].split()[0])
+        for line in log.splitlines()
+        if line.startswith("step:")
+    )
+    assert last < 0.7 * first
+    assert "'stride_on': 'conv3x3'" in log
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_continued_training_gives_the_same_weights(run, model, monkeypatch):
+    flags = [*of_model(run["train"], model), "--accumulate", "2"]
+    train_seg.main(flags)
+    whole = weights_of(final_of(flags, model))
+    real, calls = train_seg.mean_loss, []
+
+    def dies(sums, counts):
+        calls.append(0)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(sums, counts)
+
+    monkeypatch.setattr(train_seg, "mean_loss", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_seg.main([*flags, "--save_freq", "1", "--restart"])
+    assert not final_of(flags, model).exists()
+    monkeypatch.undo()
+    train_seg.main(flags)
+    assert "continuing" in (session_of(flags) / "run.log").read_text()
+    again = weights_of(final_of(flags, model))
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+    with pytest.raises(InputError, match=r"--lr 1e-07, not 0\.5"):
+        train_seg.main([*flags, "--lr", "0.5"])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_weights_do_not_depend_on_the_number_of_processes(run, model, tmp_path):
+    """Labels of one picture are unsure throughout, so that shares of a batch weigh differently."""
+    labels = Path(run["train"][run["train"].index("--label_dir") + 1])
+    save_label(labels / "a.png", np.full_like(read_mask(labels / "a.png"), 255))
+    flags = [*of_model(run["train"], model), "--accumulate", "2", "--batch_size", "3"]
+    flags += ["--freeze_bn", "--iterations", "2"]
+    results = []
+    for number in (1, 2):
+        session = tmp_path / f"n{number}"
+        command = [*flags, "--session_name", str(session)]
+        if number == 1:
+            train_seg.main(command)
+        else:
+            together("train_seg", command, number, tmp_path / "printed.txt")
+        results.append(weights_of(session / f"ckpt/seg_{model}.pth"))
+        log = (session / f"n{number}.log").read_text()
+        results[-1]["losses"] = torch.tensor(
+            [
+                float(line.split("loss:")[1].split()[0])
+                for line in log.splitlines()
+                if line.startswith("step:")
+            ]
+        )
+    one, two = results
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=2e-5, atol=2e-6, msg=name)
+
+
+def test_batch_statistics_of_several_processes_need_gpus(run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    args = train_seg.parse_arguments(of_model(run["train"], V1))
+    net, _ = train_seg.build(args, 4, None)
+    with pytest.raises(InputError, match="--freeze_bn"):
+        train_seg.synchronised(args, net, torch.device("cpu"))
+    args.freeze_bn = True
+    net = train_seg.synchronised(args, net, torch.device("cpu"))
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    assert not any(m.training for m in norms)
+    assert net.training
+
+
+# ------------------------------------------------------------------------------ one step
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_update_is_the_plain_formula(run, model, tiny):
+    """Accumulated parts are means over their own known pixels; SGD as written down, in float64."""
+    more = [
+        "--accumulate",
+        "2",
+        "--iterations",
+        "1",
+        "--lr",
+        "0.01",
+        "--head_lr",
+        "3",
+        "--freeze_bn",
+    ]
+    flags = [*of_model(run["train"], model), *more]
+    train_seg.main(flags)
+    updated = weights_of(final_of(flags, model))
+
+    args = train_seg.parse_arguments(flags)
+    torch.manual_seed(15)
+    net, _ = train_seg.build(args, 4, None)
+    train_seg.synchronised(args, net, torch.device("cpu"))
+    order = np.random.default_rng([15, 0]).permutation(6)[:4]
+    recipe = (args.scales, args.scale_draw, args.resample, args.hsv_shift, 15)
+    pictures = SegmentationPictures(Folder(tiny), list(IDS), tiny / "masks", 33, *recipe)
+    items = [pictures[0, int(index)] for index in order]
+    window, box, label = (
+        torch.from_numpy(np.stack([item[name] for item in items]))
+        for name in ("window", "box", "label")
+    )
+    seed_step(15, 0)
+    terms = []
+    for part in (slice(0, 2), slice(2, 4)):
+        img = net.prepare(window[part]) * inside(box[part], 33, 33)
+        outputs = net(img)
+        for logits in outputs if isinstance(outputs, list) else [outputs]:
+            h, w = logits.shape[2:]
+            small = np.stack(
+                [
+                    np.asarray(Image.fromarray(x).resize((w, h), Image.Resampling.NEAREST))
+                    for x in label[part].numpy()
+                ]
+            )
+            logp = logits.double().log_softmax(1)
+            known = np.argwhere(small != 255)
+            terms.append(-sum(logp[b, small[b, y, x], y, x] for b, y, x in known) / len(known) / 2)
+    sum(terms).backward()
+    assert len(terms) == {V2: 8, V1: 2}[model]
+    groups = net.trainable_groups(args.lr, args.weight_decay, 3)
+    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.03, 0.06])
+    for group in groups:
+        for p in group["params"]:
+            name = next(n for n, q in net.named_parameters() if q is p)
+            gradient = p.grad + group["weight_decay"] * p.detach()
+            expected = p.detach() - group["lr"] * gradient
+            torch.testing.assert_close(updated[name], expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_learning_rate_changes_now_and_then_and_ends_late(run, monkeypatch):
+    asked, real = [], train_seg.learning_rate
+    monkeypatch.setattr(
+        train_seg, "learning_rate", lambda *given: asked.append(given) or real(*given)
+    )
+    more = ["--iterations", "5", "--lr_every", "2", "--lr_past", "1", "--lr", "1e-7"]
+    train_seg.main([*run["train"], *more])
+    assert asked == [(1e-7, changed, 6) for changed in (0, 0, 2, 2, 4)]
+
+
+@pytest.mark.parametrize("channels", [True, False])
+def test_dropout_of_a_share_is_that_of_the_whole(channels):
+    dropout = deeplabv1_resnet38.BatchDropout(0.4, channels).train()
+    x = torch.ones(5, 40, 6, 7)
+    torch.manual_seed(1)
+    whole = dropout(x)
+    assert whole.unique().tolist() == pytest.approx([0, 1 / 0.6])
+    assert 0.3 < (whole == 0).float().mean() < 0.5
+    assert (whole.flatten(2).std(2) == 0).all() == channels
+    for rows in (slice(0, 2), slice(2, 5)):
+        dropout.batch_size, dropout.rows = 5, rows
+        torch.manual_seed(1)
+        assert torch.equal(dropout(x[rows]), whole[rows])
+    assert torch.equal(dropout.eval()(x), x)
+    assert not dropout.state_dict()
+
+
+def test_iterations_go_through_permutations_and_parts_are_shared(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        shares.append(train_seg.rows_of_parts(3, 2).tolist())
+    assert shares == [[0, 3], [1, 2, 4, 5]]
+
+
+# ------------------------------------------------------------------------------ flags
+
+
+def test_presets_are_the_published_recipes():
+    published = {
+        V2: {
+            **{"iterations": 20000, "batch_size": 5, "accumulate": 2, "lr": 2.5e-4},
+            **{"momentum": 0.9, "weight_decay": 5e-4, "crop_size": 321, "lr_every": 10},
+            **{"head_lr": 10, "lr_past": 0, "resample": "bilinear"},
+            **{"scales": [0.5, 0.75, 1, 1.25, 1.5], "scale_draw": "choice", "hsv_shift": 0},
+        },
+        V1: {
+            **{"iterations": 20000, "batch_size": 10, "accumulate": 1, "lr": 1e-3},
+            **{"momentum": 0.9, "weight_decay": 5e-4, "crop_size": 448, "lr_every": 1},
+            **{"head_lr": 10, "lr_past": 1, "resample": "bicubic"},
+            **{"scales": [0.5, 1.5], "scale_draw": "uniform", "hsv_shift": 10},
+        },
+    }
+    for model, settings in published.items():
+        args = train_seg.parse_arguments(["--model", model])
+        assert {name: getattr(args, name) for name in settings} == settings
+        assert args.seed == 15
+    args = train_seg.parse_arguments(["--model", V1, "--hsv_shift", "0", "--lr", "1"])
+    assert (args.hsv_shift, args.lr, args.crop_size) == (0, 1, 448)
+    args = infer_seg.parse_arguments(["--model", V1])
+    assert (args.mirror, args.crf, len(args.scales), args.bilateral_srgb) == (True, True, 6, 13)
+    args = infer_seg.parse_arguments(["--no-mirror", "--scales", "2", "--bilateral_sxy", "5"])
+    assert (args.mirror, args.scales, args.bilateral_sxy, args.crf_iterations) == (
+        False,
+        [2],
+        5,
+        10,
+    )
+
+
+def test_every_flag_is_read(run, monkeypatch, tmp_path):
+    unread = {}
+    for name, program in PROGRAMS.items():
+        recordings, parse = [], program.parse_arguments
+
+        def record(arguments=None, parse=parse, recordings=recordings):
+            recordings.append(Recording(parse(arguments)))
+            return recordings[-1]
+
+        monkeypatch.setattr(program, "parse_arguments", record)
+        more = ["--crf", "--archive", str(tmp_path / "x.tgz")] if name == "infer" else []
+        program.main([*run[name], *more])
+        unread[name] = set(vars(recordings[0])) - recordings[0]._read
+    assert unread == {name: set() for name in PROGRAMS}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values())
+def test_help_tells_story_and_presets(program, capsys):
+    with pytest.raises(SystemExit) as end:
+        program.main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("Reads", "Writes", "Try", "Expect", "(v1)"))
+
+
+# ------------------------------------------------------------------------------ inference
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_label_is_that_of_the_library(run, model, tiny):
+    """infer_seg adds nothing to scales, mirror, mean, softmax, CRF and argmax."""
+    train_seg.main(of_model(run["train"], model))
+    scales, crf = ["1.0", "1.5"], {"t": 2, "gaussian_sxy": 2.0, "gaussian_compat": 1.0}
+    crf |= {"bilateral_sxy": 9.0, "bilateral_srgb": 7.0, "bilateral_compat": 2.0}
+    flags = ["--mirror", "--crf", "--crf_iterations", "2", "--gaussian_sxy", "2"]
+    flags += ["--gaussian_weight", "1", "--bilateral_sxy", "9", "--bilateral_srgb", "7"]
+    infer_seg.main(
+        [*of_model(run["infer"], model), *flags, "--bilateral_weight", "2", "--scales", *scales]
+    )
+    net = MODELS[model].module.restore(checkpoint.load(final_of(run["train"], model)))
+    with Image.open(tiny / "images/d.png") as image:
+        picture = image.convert("RGB")
+    logits = []
+    for scale in (1.0, 1.5):
+        size = round(picture.width * scale), round(picture.height * scale)
+        pixels = np.array(picture.resize(size, Image.Resampling.BICUBIC))
+        x = net.prepare(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+        with torch.no_grad():
+            for turned in (False, True):
+                out = net(x.flip(3) if turned else x)
+                size = picture.height, picture.width
+                out = F.interpolate(out, size, mode="bilinear", align_corners=model == V1)
+                logits.append(out.flip(3) if turned else out)
+    probabilities = torch.stack(logits).mean(0)[0].softmax(0)
+    expected = crf_inference(np.array(picture), probabilities, **crf).argmax(0).numpy()
+    label = read_mask(session_of(run["infer"]) / f"seg_{model}/d.png")
+    assert (label == expected).mean() > 0.999
+    assert len(np.unique(expected)) > 1
+
+
+def test_files_that_exist_are_kept_and_settings_agree(trained):
+    folder = session_of(trained["infer"]) / f"seg_{V2}"
+    infer_seg.main(trained["infer"])
+    (folder / "b.png").unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+    infer_seg.main(trained["infer"])
+    assert (folder / "b.png").exists()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    with pytest.raises(InputError, match=r"mirror False, not True.*--restart"):
+        infer_seg.main([*trained["infer"], "--mirror"])
+    infer_seg.main([*trained["infer"], "--mirror", "--restart"])
+    assert read_settings(folder)["mirror"]
+
+
+def test_large_pictures_are_reduced_and_their_labels_enlarged(trained, tiny, monkeypatch):
+    """A picture of many pixels takes the memory of one of --max_pixels."""
+    Image.open(tiny / "images/d.png").resize((480, 430)).save(tiny / "images/d.png")
+    sizes = []
+    net = MODELS[V2].module.DeepLabV2_ResNet101_MSC
+    real = net.predict
+
+    def seen(self, x, size):
+        sizes.append((*x.shape[2:], *size))
+        return real(self, x, size)
+
+    monkeypatch.setattr(net, "predict", seen)
+    infer_seg.main([*trained["infer"], "--max_pixels", "2500", "--crf", "--visualize"])
+    assert max(h * w for h, w, *_ in sizes) < 2600
+    assert all(a == c and b == d for a, b, c, d in sizes)
+    session = session_of(trained["infer"])
+    assert read_mask(session / f"seg_{V2}/d.png").shape == (430, 480)
+    assert Image.open(session / f"visual_seg_{V2}/d.png").size == (480, 430)
+    assert "1 pictures of more than 2500 pixels were reduced" in (session / "run.log").read_text()
+
+
+def test_enlarged_argmax_is_the_argmax_of_the_enlarged():
+    scores = torch.randn(5, 7, 9)
+    scores[3] = scores[1]  # ties
+    for size in ((31, 20), (7, 9), (1, 1)):
+        expected = F.interpolate(scores[None], size, mode="bilinear")[0].argmax(0)
+        assert torch.equal(infer_seg.enlarged_argmax(scores, size), expected)
+
+
+def test_pictures_of_one_pixel(trained, tiny):
+    Image.open(tiny / "images/d.png").resize((1, 1)).save(tiny / "images/d.png")
+    infer_seg.main([*trained["infer"], "--crf"])
+    assert read_mask(session_of(trained["infer"]) / f"seg_{V2}/d.png").shape == (1, 1)
+
+
+def test_published_names_without_anything_else(trained, tmp_path):
+    torch.save(
+        {f"module.{n}": v for n, v in weights_of(final_of(trained["train"])).items()},
+        tmp_path / "published.pth",
+    )
+    labels = []
+    for ckpt in (tmp_path / "published.pth", final_of(trained["train"])):
+        out = tmp_path / ckpt.stem
+        infer_seg.main([*trained["infer"], "--ckpt", str(ckpt), "--out_dir", str(out)])
+        labels.append(read_mask(out / "d.png"))
+    assert np.array_equal(*labels)
+
+
+def test_checkpoint_of_other_classes_or_model(trained, tiny):
+    with pytest.raises(InputError, match=rf"no checkpoint seg_{V1}"):
+        infer_seg.main(of_model(trained["infer"], V1))
+    with pytest.raises(InputError, match=rf"is a {V2}\. Give --model {V2}"):
+        infer_seg.main([*of_model(trained["infer"], V1), "--ckpt", str(final_of(trained["train"]))])
+    (tiny / "classes.txt").write_text("red\ngreen\npink\n")
+    with pytest.raises(InputError, match=r"4 classes.*Check --dataset and --ckpt"):
+        infer_seg.main(trained["infer"])
+    checkpoint.save(final_of(trained["train"]), {"net": {"w": torch.zeros(1)}})
+    with pytest.raises(InputError, match=rf"seg_{V2}\.pth, read as {V2}"):
+        infer_seg.main(trained["infer"])
+
+
+# ------------------------------------------------------------------------------ archive
+
+
+def test_archive_has_the_servers_layout(trained, tiny, tmp_path):
+    (tiny / "splits").mkdir()
+    (tiny / "splits/test.txt").write_text("e\nb\n")
+    (tiny / "labels.csv").unlink()  # a test list has neither labels nor masks
+    for mask in (tiny / "masks").iterdir():
+        mask.unlink()
+    flags = [*trained["infer"], "--infer_list", "test"]
+    infer_seg.main([*flags, "--archive", str(tmp_path / "voc.tar.gz")])
+    infer_seg.main([*flags, "--archive", str(tmp_path / "voc.zip"), "--archive_comp", "comp5"])
+    with tarfile.open(tmp_path / "voc.tar.gz") as tar:
+        packed = {member.name: tar.extractfile(member).read() for member in tar}
+    folder = "results/VOC2012/Segmentation/comp6_test_cls"
+    assert list(packed) == [f"{folder}/e.png", f"{folder}/b.png"]
+    for name, content in packed.items():
+        image = Image.open(io.BytesIO(content))
+        picture = Image.open(tiny / "images" / Path(name).name)
+        assert (image.format, image.mode, image.size) == ("PNG", "P", picture.size)
+        assert content[24] == 8
+        assert np.asarray(image).max() <= 3
+    with zipfile.ZipFile(tmp_path / "voc.zip") as archive:
+        names = archive.namelist()
+    assert names == [f"results/VOC2012/Segmentation/comp5_test_cls/{i}.png" for i in "eb"]
+    log = (session_of(trained["infer"]) / "run.log").read_text()
+    assert "mIoU: python" not in log
+    with pytest.raises(SystemExit):
+        infer_seg.main([*flags, "--archive", "voc.rar"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), r"1 of 6 label pictures are missing.*c\.png"),
+        (lambda path: save_label(path, np.zeros((3, 4), np.uint8)), r"c\.png is 4x3, its picture"),
+        (lambda path: save_label(path, np.full((42, 48), 9, np.uint8)), r"c\.png has class 9"),
+        (
+            lambda path: Image.fromarray(np.zeros((42, 48), np.uint8)).save(path),
+            r"c\.png is no 8-bit palette PNG",
+        ),
+        (
+            lambda path: Image.fromarray(np.zeros((42, 48), np.uint8), "P").save(path, bits=1),
+            r"c\.png is no 8-bit palette PNG",
+        ),
+    ],
+)
+def test_archive_of_labels_that_are_not_in_order_is_refused(tiny, tmp_path, spoil, message):
+    folder = Folder(tiny)
+    spoil(tiny / "masks/c.png")
+    with pytest.raises(InputError, match=message):
+        write_archive(tmp_path / "voc.tgz", "comp6", folder, list(IDS), tiny / "masks")
+    assert not (tmp_path / "voc.tgz").exists()
+
+
+def test_vocs_test_list_needs_no_labels(tmp_path):
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/test.txt").write_text("2008_000001\n2008_000004\n")
+    assert VOC(tmp_path).ids("test") == ["2008_000001", "2008_000004"]
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+def test_labels_that_do_not_fit_are_named(run, tiny):
+    masks = tiny / "masks"
+    original = (masks / "e.png").read_bytes()
+    save_label(masks / "e.png", np.full((44, 48), 4, np.uint8))
+    with pytest.raises(InputError, match=r"e\.png has class 4; this dataset has 0 to 3"):
+        train_seg.main(run["train"])
+    save_label(masks / "e.png", np.zeros((5, 6), np.uint8))
+    with pytest.raises(InputError, match=r"e\.png is 6x5, its picture 48x44"):
+        train_seg.main(run["train"])
+    (masks / "e.png").unlink()
+    with pytest.raises(InputError, match=r"1 of 6 labels are missing.*e\.png.*make_seg_labels"):
+        train_seg.main(run["train"])
+    (masks / "e.png").write_bytes(original)
+    with pytest.raises(InputError, match=r"--batch_size 2 times --accumulate 4 exceeds the 6"):
+        train_seg.main([*run["train"], "--accumulate", "4"])
+    with pytest.raises(InputError, match=r"--stride_on is of DeepLab v2"):
+        train_seg.main([*of_model(run["train"], V1), "--stride_on", "reduce"])
+    with pytest.raises(InputError, match=r"ilsvrc-cls_rna"):
+        train_seg.main([*of_model(run["train"], V1), "--initial", "imagenet"])
+
+
+def test_nan_loss_stops(run, monkeypatch):
+    real, calls = train_seg.mean_loss, []
+
+    def poisoned(sums, counts):
+        calls.append(0)
+        return real(sums, counts) * (float("nan") if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(train_seg, "mean_loss", poisoned)
+    with pytest.raises(InputError, match=r"at step 1\b.*lower --lr"):
+        train_seg.main([*run["train"], "--save_freq", "1"])
+    last = checkpoint.load(session_of(run["train"]) / f"ckpt/seg_{V2}_last.pth")
+    assert last["step"] == 1

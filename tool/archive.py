@@ -1,0 +1,75 @@
+"""The archive that PASCAL VOC's evaluation server takes."""
+
+import struct
+import tarfile
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from data.base import Dataset, check_exist
+from tool.errors import InputError
+from tool.files import write_atomic
+from tool.pictures import read_mask, read_rgb
+
+# Of competition 5 (trained on VOC alone) or 6 (other data too: ImageNet, COCO).
+FOLDER = "results/VOC2012/Segmentation/{competition}_test_cls"
+ENDINGS = (".tar.gz", ".tgz", ".zip")
+# Bytes 24 and 25 of a PNG, in its header: bits a sample, and kind of colour, of which 3 is palette.
+PNG_KIND, EIGHT_BIT_PALETTE = slice(24, 26), struct.pack("BB", 8, 3)
+
+
+def write_archive(
+    path: Path, competition: str, dataset: Dataset, ids: list[str], folder: Path
+) -> None:
+    """Check all label pictures, then write the archive, atomically.
+
+    Args:
+        path: with one of ENDINGS.
+        competition: ``"comp5"`` or ``"comp6"``.
+        dataset: of the pictures.
+        ids: of the list; the archive holds exactly these, in this order.
+        folder: of <id>.png.
+
+    Raises:
+        InputError: a file is missing, is no 8-bit palette PNG, has another size than its picture or
+            a class that the dataset does not have. No archive is written then.
+    """
+    files = [folder / f"{image_id}.png" for image_id in ids]
+    check_exist(files, "label pictures", "Run infer_seg.py on the whole list")
+    for image_id, file in zip(ids, files, strict=True):
+        fault = _fault(file, dataset, image_id)
+        if fault:
+            raise InputError(f"{file} {fault}. Delete it and run infer_seg.py; nothing is packed.")
+    where = FOLDER.format(competition=competition)
+    pack = _pack_zip if path.suffix == ".zip" else _pack_tar
+    write_atomic(path, lambda archive: pack(archive, [(f"{where}/{f.name}", f) for f in files]))
+
+
+def _fault(file: Path, dataset: Dataset, image_id: str) -> str:
+    """Return what is wrong with a label picture, nothing if it is in order."""
+    label = read_mask(file)
+    size = read_rgb(dataset.image_path(image_id)).size
+    with open(file, "rb") as header:
+        if header.read(26)[PNG_KIND] != EIGHT_BIT_PALETTE:
+            return "is no 8-bit palette PNG"
+    if label.shape[::-1] != size:
+        return f"is {label.shape[1]}x{label.shape[0]}, its picture {size[0]}x{size[1]}"
+    if label.max() >= dataset.num_classes:
+        return f"has class {label.max()}; {dataset.name} has 0 to {dataset.num_classes - 1}"
+    return ""
+
+
+def _pack_tar(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, file in members:
+            content = file.read_bytes()
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
+
+
+def _pack_zip(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name, file in members:
+            packed.write(file, name)
