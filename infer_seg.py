@@ -30,7 +30,7 @@ from tool.crf import crf_inference
 from tool.errors import InputError
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
-from tool.session import Session, agree_on_settings
+from tool.session import Session, agree_on_settings, finish, remaining
 
 CRF_FLAGS = (
     *("crf_iterations", "gaussian_sxy", "gaussian_weight", "bilateral_sxy", "bilateral_srgb"),
@@ -188,9 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
     decisive = ("model", "scales", "mirror", "max_pixels", "amp", "crf")
     settings = {name: getattr(args, name) for name in decisive + CRF_FLAGS * args.crf}
     agree_on_settings(folder, {**settings, "sha256": checkpoint.digest(ckpt)}, args.restart)
-    mine = distributed.share(ids)
-    todo = [i for i in mine if not (folder / f"{i}.png").exists()]
-    log.info("%d pictures, %d of them done before, on %s", len(mine), len(mine) - len(todo), device)
+    todo = remaining(ids, lambda i: (folder / f"{i}.png").exists(), device)
 
     pictures = ScaledPictures(
         *(dataset, todo, args.scales),
@@ -211,8 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
             save_label(folder / f"{item['id']}.png", label)
     if reduced:
         log.info("%d pictures of more than %d pixels were reduced first", reduced, args.max_pixels)
-    log.info("%d files in %s", len(mine), folder)
-    distributed.barrier()
+    finish(ids, folder)
     if args.archive and distributed.is_main():
         write_archive(args.archive, args.archive_comp, dataset, ids, folder)
         log.info("%s written, %d pictures", args.archive, len(ids))

@@ -11,6 +11,7 @@ from processes import start
 import cam2ir
 import make_cam
 import train_resnet50_SIPE
+from net.segmentation import MODELS
 from tool import checkpoint
 
 KILLS = 10
@@ -89,6 +90,21 @@ def test_irn(run, tmp_path):
     )
     command = [*run["train_irn"], "--irn_num_epoches", "14", "--save_freq", "1"]
     assert_killed_and_continued("train_irn", command, final, last, tmp_path / "out.txt")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_segmentation(model, tiny, tmp_path):
+    """DeepLab v1 has chance (dropout) and running statistics beside its weights."""
+    session = tmp_path / "run"
+    name = f"ckpt/seg_{model}"
+    command = ["--dataset", "folder", "--dataset_root", str(tiny), "--device", "cpu"]
+    command += ["--session_name", str(session), "--num_workers", "0", "--model", model]
+    command += ["--label_dir", str(tiny / "masks"), "--initial", "none", "--width", "1"]
+    command += ["--blocks", "1", "1", "1", "1", "--lr", "1e-7", "--print_freq", "1"]
+    command += ["--batch_size", "2", "--accumulate", "1", "--crop_size", "33"]
+    command += ["--iterations", "48", "--save_freq", "1"]
+    final, last = session / f"{name}.pth", session / f"{name}_last.pth"
+    assert_killed_and_continued("train_seg", command, final, last, tmp_path / "out.txt")
 
 
 def test_an_interrupted_restart_does_not_keep_old_files(flags, monkeypatch):

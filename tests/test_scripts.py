@@ -10,6 +10,7 @@ REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in REPOSITORY.glob("run_*.sh"))
 TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
 STEPS_CRF = ["train_resnet50_SIPE", "make_cam", "eval_cam", "make_seg_labels", "eval_seg_labels"]
+STEPS_SEG = ["train_seg", "infer_seg", "eval_seg_labels"]
 STEPS_IRN = [*STEPS_CRF[:3], "cam2ir", "train_irn", *STEPS_CRF[3:]]
 # The variable whose flags a program gets.
 FLAGS = {
@@ -20,6 +21,8 @@ FLAGS = {
     "train_irn": "IRN_FLAGS",
     "make_seg_labels": "LABEL_FLAGS",
     "eval_seg_labels": "SCORE_FLAGS",
+    "train_seg": "SEG_FLAGS",
+    "infer_seg": "INFER_FLAGS",
 }
 
 
@@ -54,9 +57,9 @@ def test_every_command_line_is_understood(script, refine, steps, command_lines, 
     settings = {"SESSION": str(tmp_path / "a session"), "NUM_WORKERS": "3", "DEVICE": "cpu"}
     end, lines = command_lines(script, **settings, **({"REFINE": refine} if refine else {}))
     assert end.returncode == 0, end.stderr
-    assert steps_of(lines) == steps
+    assert steps_of(lines) == [*steps, *STEPS_SEG]
     parsed = {}
-    for name in steps:
+    for name in [*steps, *STEPS_SEG[:2]]:
         program = importlib.import_module(name)
         args = parsed[name] = program.parse_arguments(arguments_of(lines, name))
         assert args.dataset == script[len("run_") : -len(".sh")]
@@ -87,7 +90,8 @@ def test_processes_share_what_can_be_shared(script, command_lines):
     assert all(TOGETHER[1] not in line for line in one)
     _, four = command_lines(script, REFINE="irn", NPROC="4")
     together = [line for line in four if line[:4] == TOGETHER]
-    assert steps_of(together) == [name for name in STEPS_IRN if not name.startswith("eval")]
+    shared = [name for name in (*STEPS_IRN, *STEPS_SEG) if not name.startswith("eval")]
+    assert steps_of(together) == shared
     assert [line[4:] if line in together else line for line in four] == one
 
 
@@ -97,7 +101,8 @@ def test_another_launcher(command_lines, tmp_path):
     launcher.symlink_to(tmp_path / "python")
     _, lines = command_lines("run_coco.sh", LAUNCH=f"{launcher} --nnodes=2", NPROC="1")
     launched = [line[1:] for line in lines if line[0] == "--nnodes=2"]
-    assert steps_of(launched) == ["train_resnet50_SIPE", "make_cam", "make_seg_labels"]
+    steps = ["train_resnet50_SIPE", "make_cam", "make_seg_labels", "train_seg", "infer_seg"]
+    assert steps_of(launched) == steps
 
 
 def test_coco_as_published(command_lines, tmp_path):
@@ -139,7 +144,8 @@ def test_a_step_that_fails_stops_the_script_with_a_sentence(program, command_lin
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("REFINE", "IRN"), ("NPROC", "two"), ("NPROC", "0"), ("NPROC", "-1")]
+    ("name", "value"),
+    [("REFINE", "IRN"), ("NPROC", "two"), ("NPROC", "0"), ("NPROC", "-1"), ("SEG_MODEL", "v2")],
 )
 @pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
 def test_wrong_setting_is_found_before_anything_runs(script, name, value, command_lines):
@@ -152,6 +158,21 @@ def test_wrong_setting_is_found_before_anything_runs(script, name, value, comman
 def test_title_and_time_of_every_step(command_lines, tmp_path):
     end, _ = command_lines("run_voc.sh", SESSION=str(tmp_path / "s"))
     titles = [line.split()[1] for line in end.stdout.splitlines() if line.startswith("== ")]
-    assert titles == ["0", "1.1", "1.2", "1.3", "2.1", "2.2", "2.3", "2.4"]
+    assert titles == [*("0", "1.1", "1.2", "1.3", "2.1", "2.2", "2.3", "2.4"), "3.1", "3.2", "3.3"]
     times = (tmp_path / "s/seconds.txt").read_text().split()
-    assert times[::2] == ["prepare", *STEPS_IRN]
+    assert times[::2] == ["prepare", *STEPS_IRN, *STEPS_SEG[:2], "eval_seg"]
+
+
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
+def test_segmentation_network_can_be_chosen_or_left_out(script, command_lines, tmp_path):
+    _, lines = command_lines(script, SEG_MODEL="none")
+    assert not set(STEPS_SEG[:2]) & set(steps_of(lines))
+    settings = {"SEG_MODEL": "deeplabv1_resnet38", "SESSION": str(tmp_path / "s")}
+    _, lines = command_lines(script, **settings)
+    for name in STEPS_SEG[:2]:
+        args = importlib.import_module(name).parse_arguments(arguments_of(lines, name))
+        assert args.model == "deeplabv1_resnet38"
+    judged = lines[-1]
+    folder = judged[judged.index("--label_dir") + 1]
+    assert folder == str(tmp_path / "s/seg_deeplabv1_resnet38")
+    assert judged[judged.index("--eval_list") + 1] == "val"
