@@ -32,13 +32,30 @@ from net.segmentation import MODELS, fill_in, told
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
 from tool.session import Session
-from tool.training import Pace, check_finite, learning_rate, open_board, seed_step, sgd
+from tool.training import (
+    OPTIMIZERS,
+    Pace,
+    check_finite,
+    learning_rate,
+    open_board,
+    optimizer_of,
+    seed_step,
+)
 
 # Settings that decide the weights: a continued run must agree in all of them.
 DECISIVE = (
     *("model", "dataset", "train_list", "label_dir", "initial", "width", "blocks", "stride_on"),
-    *("iterations", "batch_size", "accumulate", "lr", "head_lr", "lr_every", "lr_past", "momentum"),
-    *("weight_decay", "crop_size", "scales", "scale_draw", "resample", "hsv_shift"),
+    *("iterations", "batch_size", "accumulate", "lr", "head_lr", "lr_every", "lr_past"),
+    *(
+        "optimizer",
+        "momentum",
+        "weight_decay",
+        "crop_size",
+        "scales",
+        "scale_draw",
+        "resample",
+        "hsv_shift",
+    ),
     *("freeze_bn", "seed", "amp", "channels_last"),
 )
 
@@ -86,6 +103,12 @@ def parse_arguments(arguments: list[str] | None = None):
     add("head_lr", float, "times --lr is the rate of the head's weights, twice that of its biases")
     add("lr_every", count, "updates between changes of the learning rate")
     add("lr_past", chance, "the rate would reach 0 this many iterations after the last")
+    parser.add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default=OPTIMIZERS[0],
+        help="of the recipes; adamw suits narrow networks that have not seen much, with a lower lr",
+    )
     add("momentum", float, "of SGD")
     add("weight_decay", float, "of all weights, not of biases")
     add("crop_size", count, "training window, pixels")
@@ -190,7 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
     log.info("starting from %s, fresh: %s; %s", record["initial"], fresh, record["config"])
     net = cli.place(synchronised(args, net, device), args, device)
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
-    optimizer = sgd(groups, args.momentum, device, args.fused)
+    optimizer = optimizer_of(args.optimizer, groups, args.momentum, device, args.fused)
     start = 0
     if begun:
         optimizer.load_state_dict(begun["optimizer"])

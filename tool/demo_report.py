@@ -20,6 +20,7 @@ from tool.pictures import heat, label_overlay, overlay, read_mask, read_rgb
 from tool.session import Session
 
 LABELS = {"crf_label": ("crf", "CRF"), "pseudo_label": ("irn", "IRN and walk")}
+SEGMENTATION = "seg_deeplabv2_resnet101"  # folder of the pictures of val
 PICTURES = 4  # rows of the picture
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,11 @@ def main(arguments: list[str] | None = None) -> None:
     for folder, (name, what) in LABELS.items():
         result = read_result(session.path / f"eval_{folder}.json")
         rows[name] = (result["miou"], f"pseudo labels by {what}")
+    segmented = read_result(session.path / f"eval_{SEGMENTATION}.json")
+    rows["seg"] = (
+        segmented["miou"],
+        f"DeepLab v2 on the {segmented['images']} pictures of val, which no step has seen",
+    )
     seconds = read_seconds(session.path / "seconds.txt")
     write_json(
         session.path / "results.json",

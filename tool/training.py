@@ -14,6 +14,7 @@ POWER = 0.9  # of the polynomial schedule
 # The released code passes the weight decay in the momentum position of torch.optim.SGD, and the
 # published numbers were made so.
 RELEASED_MOMENTUM = 1e-4
+OPTIMIZERS = ("sgd", "adamw")
 
 
 def learning_rate(start: float, step: int, total: int) -> float:
@@ -24,6 +25,15 @@ def learning_rate(start: float, step: int, total: int) -> float:
 def sgd(groups: list[dict], momentum: float, device: torch.device, fused: bool) -> torch.optim.SGD:
     """Return the optimiser of groups that have ``params``, ``lr`` and ``weight_decay``."""
     return torch.optim.SGD(groups, momentum=momentum, fused=fused and device.type == "cuda")
+
+
+def optimizer_of(
+    name: str, groups: list[dict], momentum: float, device: torch.device, fused: bool
+) -> torch.optim.Optimizer:
+    """Return one of OPTIMIZERS, see :func:`sgd`; AdamW has its own momenta."""
+    if name == "adamw":
+        return torch.optim.AdamW(groups, fused=fused and device.type == "cuda")
+    return sgd(groups, momentum, device, fused)
 
 
 def check_finite(losses: Tensor, first_step: int) -> None:
