@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from data.loaders import ScaledPictures, one_by_one
 from data.transforms import normalise
-from net.resnet50 import backbone_width
+from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
 from tool.maps import FORMATS, maps_path, write_maps
@@ -46,6 +46,7 @@ def parse_arguments(arguments: list[str] | None = None):
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
     cli.add_network_flags(parser)
+    cli.add_fold_flag(parser)
     parser.add_argument(
         "--ckpt", default="final.pth", help="a path, or a file in <session>/ckpt; released ones too"
     )
@@ -232,6 +233,8 @@ def main(arguments: list[str] | None = None) -> None:
         competitors=args.competitors,
     )
     checkpoint.load_weights(net, state)
+    if args.fold_bn:
+        fold_batch_norm(net.eval())
     cli.place(net, args, device).eval()
 
     folder = session.path / "npy"

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from data.base import Dataset
 from data.loaders import one_by_one, to_tensor
 from data.transforms import normalise
-from net.resnet50 import backbone_width
+from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint, cli
 from tool.crf import crf_inference_label
@@ -56,6 +56,7 @@ def parse_arguments(arguments: list[str] | None = None):
         help="smaller pictures are padded to it, as IRN was trained; larger ones are never cut",
     )
     cli.add_speed_flags(parser)
+    cli.add_fold_flag(parser)
     cli.add_crf_flags(parser)
     parser.add_argument(
         "--allow_pickle", action="store_true", help="read .npy dicts; only if you made them"
@@ -121,6 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
         state = checkpoint.state_dict_of(checkpoint.load(ckpt))
         net = EdgeDisplacement(args.irn_crop_size, width=backbone_width(state))
         checkpoint.load_weights(net, state)
+        if args.fold_bn:
+            fold_batch_norm(net.eval())
         cli.place(net, args, device).eval()
         settings.update(
             beta=args.beta,

@@ -23,6 +23,7 @@ from benchmarks import plain
 from benchmarks.measure import in_fresh_process, peak_bytes, seconds, synchronise, table
 from data.transforms import normalise, random_view, rescale, training_input
 from net import resnet50_SIPE as fast
+from net.resnet50 import fold_batch_norm
 
 CROP = 512
 SIZE = (375, 500)
@@ -134,7 +135,10 @@ def inference(variant: str, classes: int, args: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     device = torch.device(args.device)
     net = fast.CAM(classes, pretrained=None) if variant == "ours" else plain.CAM(classes)
-    net.to(device, memory_format=FORMATS[variant]).eval()
+    net.eval()
+    if variant == "ours":
+        fold_batch_norm(net)
+    net.to(device, memory_format=FORMATS[variant])
     image = photograph_pixels()
     scaled = [rescale(image, scale) for scale in make_cam.SCALES]
     pictures = [torch.from_numpy(np.array(x)).permute(2, 0, 1).to(device) for x in scaled]

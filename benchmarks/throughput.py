@@ -3,10 +3,10 @@
     python -m benchmarks.throughput [--device cuda] [--also bf16]
 
 Each step runs twice in this command: as float32 without any of the speed flags, and with the
-defaults of the programs (channels-last; on CUDA also TF32 convolutions, the fused optimiser and
-several pictures at once). Numbers are those of the device alone, with pictures already decoded;
-reading takes some 15 ms a picture and process beside it. Where the time goes inside a step is what
-``python -m benchmarks.step1`` tells.
+defaults of the programs (channels-last, normalisation folded into convolutions at inference; on
+CUDA also TF32 convolutions, the fused optimiser and several pictures at once). Numbers are those of
+the device alone, with pictures already decoded; reading takes some 15 ms a picture and process
+beside it. Where the time goes inside a step is what ``python -m benchmarks.step1`` tells.
 
 Batches are the published ones on CUDA and small ones on the CPU, see --batch.
 """
@@ -16,12 +16,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import make_cam
 from benchmarks.measure import in_fresh_process, peak_bytes, seconds, table
 from benchmarks.step1 import CROP, PRESENT, SIZE, photograph_pixels, random_batch
 from data.transforms import normalise, rescale, training_input
+from net.resnet50 import fold_batch_norm
 from net.resnet50_irn import (
     AffinityDisplacementLoss,
     EdgeDisplacement,
@@ -35,10 +36,11 @@ from tool.crf import crf_inference_views
 from tool.indexing import PathIndex, refine_by_walk
 from tool.training import sgd
 
-VARIANTS = {  # of the speed flags
-    "float32": {"channels_last": False, "tf32": False, "bf16": False, "fused": False},
-    "defaults": {"channels_last": True, "tf32": True, "bf16": False, "fused": True},
-    "bf16": {"channels_last": True, "tf32": True, "bf16": True, "fused": True},
+FLAGS = ("channels_last", "tf32", "fused", "fold", "bf16")
+VARIANTS = {  # which of the speed flags are on
+    "float32": (),
+    "defaults": FLAGS[:4],
+    "bf16": FLAGS,
 }
 CLASSES = {"voc": 21, "coco": 81}
 TRAINED = {"voc": 3305 * 16, "coco": 25650 * 16}  # pictures that step 1.1 takes
@@ -52,7 +54,7 @@ class Speed:
 
     def __init__(self, device: str, variant: str) -> None:
         self.device = pick_device(device)
-        self.flags = VARIANTS[variant]
+        self.flags = {flag: flag in VARIANTS[variant] for flag in FLAGS}
         torch.backends.cudnn.allow_tf32 = self.flags["tf32"]
         torch.backends.cudnn.benchmark = True
         last = self.flags["channels_last"]
@@ -61,6 +63,10 @@ class Speed:
     def place(self, x):
         """Return a network or pictures on the device, laid out."""
         return x.to(self.device, memory_format=self.format)
+
+    def for_inference(self, net: nn.Module) -> nn.Module:
+        """Return a network on the device, evaluating."""
+        return self.place(fold_batch_norm(net.eval()) if self.flags["fold"] else net.eval())
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.flags["bf16"])
@@ -95,7 +101,7 @@ def sipe(speed: Speed, batch: int, classes: int) -> Callable[[], None]:
 
 def maps(speed: Speed, batch: int, classes: int) -> Callable[[], None]:
     """Return the maps of ``batch`` pictures of one size, at four scales with mirror (1.2)."""
-    net = speed.place(CAM(classes, pretrained=None)).eval()
+    net = speed.for_inference(CAM(classes, pretrained=None))
     image = photograph_pixels()
     scaled = [np.array(rescale(image, scale)) for scale in make_cam.SCALES]
     pictures = [
@@ -149,7 +155,7 @@ def irn(speed: Speed, batch: int, classes: int) -> Callable[[], None]:
 
 def walk(speed: Speed, batch: int, classes: int) -> Callable[[], None]:
     """Return edges and walk of one picture with three maps (2.3)."""
-    net = speed.place(EdgeDisplacement()).eval()
+    net = speed.for_inference(EdgeDisplacement())
     picture = torch.from_numpy(np.array(photograph_pixels())).permute(2, 0, 1).to(speed.device)
     is_cam = torch.rand(3, *SIZE, device=speed.device)
 

@@ -1,5 +1,6 @@
 """The network and its mathematics, against float64 formulas and the reference's numbers."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from data.transforms import normalise, rescale
 from make_cam import infer
+from net.resnet50 import FixedBatchNorm, fold_batch_norm
 from net.resnet50_SIPE import (
     CAM,
     Net,
@@ -224,6 +226,30 @@ def test_parity_inference():
         ((_, fused),) = infer(net, scaled, label[None], image.size[::-1])
     assert torch.equal(label.nonzero()[:, 0], ref["keys"])
     assert relative(fused, ref["IS_CAM"]) < TOLERANCE
+
+
+def test_folded_normalisation_and_channels_last_change_nothing_but_rounding():
+    """The maps of one picture after another in float64, and of three at once."""
+    torch.manual_seed(0)
+    net = CAM(5, pretrained=None, width=4, competitors="present").double().eval()
+    for name, value in net.named_buffers():
+        if name.endswith("running_mean"):
+            value.uniform_(-0.1, 0.1)
+        elif name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+    labels = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 1, 1, 0], [1, 0, 0, 0, 1]])[..., None, None]
+    img = torch.randn(3, 3, 80, 96, dtype=torch.float64)
+    pairs = torch.stack([img, img.flip(3)], 1)  # (3, 2, 3, H, W)
+    with torch.no_grad():
+        plain = [net(pair, label.float()) for pair, label in zip(pairs, labels, strict=True)]
+        folded = fold_batch_norm(copy.deepcopy(net)).to(memory_format=torch.channels_last)
+        batch = pairs.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        together = folded.forward_pairs(batch, labels.float())
+    assert not any(isinstance(module, FixedBatchNorm) for module in folded.modules())
+    for number, maps in enumerate(plain):
+        for one, other in zip(maps, together, strict=True):
+            assert torch.allclose(one.double(), other[number].double(), rtol=1e-5, atol=1e-6)
+            assert one.abs().max() > 0
 
 
 def test_only_layer3_layer4_and_heads_learn():

@@ -75,6 +75,16 @@ def add_speed_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_fold_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--fold_bn``, see :func:`net.resnet50.fold_batch_norm`."""
+    parser.add_argument(
+        "--fold_bn",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="put batch normalisation into the convolutions; rounds otherwise",
+    )
+
+
 def add_fused_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--fused``, see :func:`tool.training.sgd`."""
     parser.add_argument(
