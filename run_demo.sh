@@ -19,7 +19,7 @@ TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 200 --val_list val)
 IRN=(--seed "$SEED" --irn_batch_size 4 --irn_crop_size 160 --irn_num_epoches 4)
 # A narrow network that has seen little wants a gentler optimiser than the recipe's.
 SEG=(--seed "$SEED" --batch_size 4 --accumulate 1 --crop_size 128 --scales 0.75 1.0 1.25)
-SEG+=(--optimizer adamw --lr 4e-4 --head_lr 6 --weight_decay 0.01 --lr_every 1 --iterations 400)
+SEG+=(--optimizer adamw --lr 4e-4 --head_lr 6 --weight_decay 0.01 --lr_every 1 --iterations 700)
 mkdir -p "$SESSION"
 
 step "1.1  train SIPE on image-level labels" train_sipe \
