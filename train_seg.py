@@ -135,7 +135,7 @@ def build(args, num_classes: int, begun: dict | None) -> tuple[nn.Module, dict]:
     module = MODELS[args.model].module
     if begun:
         net, record = module.build(**begun["config"], initial="none")[0], begun["record"]
-        checkpoint.load_weights(net, begun["net"])
+        net.load_state_dict(begun["net"])  # with its batch counters, which load_weights leaves out
     else:
         net, record = module.build(num_classes, args.initial, **options)
     return net.train(), record

@@ -488,6 +488,9 @@ def test_whole_pipeline(root, content, weights, tmp_path, command_lines):
         "CAM2IR_FLAGS": "--crf_iterations 1",
         "LABEL_FLAGS": "--crf_iterations 1",
         "IRN_FLAGS": f"--pretrained {weights} --irn_crop_size 80 --irn_batch_size 2",
+        "SEG_FLAGS": "--initial none --width 4 --blocks 1 1 1 1 --batch_size 2 --accumulate 1 "
+        "--crop_size 33 --iterations 2",
+        "INFER_FLAGS": "--crf_iterations 1",
     }
     play(command_lines("run_coco.sh", **settings)[1])
     by_walk = {
@@ -523,4 +526,4 @@ def test_whole_pipeline(root, content, weights, tmp_path, command_lines):
     assert (made["save_scale"], made["save_dtype"]) == (0.5, "float16")
     text = (session / "run.log").read_text()
     assert text.count("validation step:") == 1
-    assert text.count("is finished; --restart") == 1  # the second run trained SIPE no more
+    assert text.count("is finished; --restart") == 2  # the second run trained SIPE no more
