@@ -18,8 +18,8 @@ TRAIN+=(--crop_size 192 --resize_min 160 --resize_max 224)
 TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 200 --val_list val)
 IRN=(--seed "$SEED" --irn_batch_size 4 --irn_crop_size 160 --irn_num_epoches 4)
 # A narrow network that has seen little wants a gentler optimiser than the recipe's.
-SEG=(--seed "$SEED" --batch_size 4 --accumulate 1 --crop_size 144 --scales 1.25 1.5)
-SEG+=(--optimizer adamw --lr 4e-4 --head_lr 6 --weight_decay 0.01 --lr_every 1 --iterations 600)
+SEG=(--seed "$SEED" --batch_size 4 --accumulate 1 --crop_size 128 --scales 0.75 1.0 1.25)
+SEG+=(--optimizer adamw --lr 4e-4 --head_lr 6 --weight_decay 0.01 --lr_every 1 --iterations 500)
 mkdir -p "$SESSION"
 
 step "1.1  train SIPE on image-level labels" train_sipe \
@@ -53,7 +53,7 @@ step "2.4  mIoU of the CRF's labels" eval_crf \
 step "3.1  train DeepLab v2, narrow, on IRN's labels" train_seg \
     "$PYTHON" train_seg.py "${DATA[@]}" --session_name "$SESSION" "${SEG[@]}"
 step "3.2  segment the pictures of val, which no step has seen" infer_seg \
-    "$PYTHON" infer_seg.py "${DATA[@]}" --session_name "$SESSION" --scales 1.25 --visualize
+    "$PYTHON" infer_seg.py "${DATA[@]}" --session_name "$SESSION" --visualize
 step "3.3  mIoU of the segmentation" eval_seg \
     "$PYTHON" eval_seg_labels.py "${DATA[@]}" --session_name "$SESSION" \
     --label_dir "$SESSION/seg_deeplabv2_resnet101" --eval_list val
