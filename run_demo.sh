@@ -13,13 +13,13 @@ SEED=${SEED:-1}
 PLAIN=$SESSION/cam_only # the classifier without GSC, which plain CAM is taken from
 DATA=(--dataset demo)
 CAM=(--scales 1.0 1.5)
-TRAIN=(--seed "$SEED" --batch_size 8 --max_epochs 10 --lr 0.02)
+TRAIN=(--seed "$SEED" --batch_size 8 --max_epochs 7 --lr 0.02)
 TRAIN+=(--crop_size 192 --resize_min 160 --resize_max 224)
-TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 200 --val_list val)
-IRN=(--seed "$SEED" --irn_batch_size 4 --irn_crop_size 160 --irn_num_epoches 4)
+TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 150 --val_list val)
+IRN=(--seed "$SEED" --irn_batch_size 4 --irn_crop_size 160 --irn_num_epoches 4 --edge_only)
 # A narrow network that has seen little wants a gentler optimiser than the recipe's.
-SEG=(--seed "$SEED" --batch_size 4 --accumulate 1 --crop_size 128 --scales 0.75 1.0 1.25)
-SEG+=(--optimizer adamw --lr 4e-4 --head_lr 6 --weight_decay 0.01 --lr_every 1 --iterations 500)
+SEG=(--seed "$SEED" --batch_size 8 --accumulate 1 --crop_size 96 --scales 0.75 1.0 1.25)
+SEG+=(--optimizer adamw --lr 4e-4 --head_lr 6 --weight_decay 0.01 --lr_every 1 --iterations 320)
 mkdir -p "$SESSION"
 
 step "1.1  train SIPE on image-level labels" train_sipe \

@@ -36,6 +36,7 @@ DISPLACEMENT_LR = 10  # the displacement branches learn ten times faster than th
 DECISIVE = (
     *("dataset", "train_list", "pretrained", "irn_crop_size", "irn_batch_size", "irn_num_epoches"),
     *("irn_learning_rate", "irn_weight_decay", "momentum", "seed", "amp", "channels_last"),
+    "edge_only",
 )
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,12 @@ def parse_arguments(arguments: list[str] | None = None):
     parser.add_argument("--irn_weight_decay", type=float, default=1e-4)
     parser.add_argument(
         "--momentum", type=float, default=RELEASED_MOMENTUM, help="as in the released code"
+    )
+    parser.add_argument(
+        "--edge_only",
+        action="store_true",
+        help="leave out the displacements, which separate instances; edges, and the labels of "
+        "step 2.3 with them, come out the same",
     )
     parser.add_argument("--print_freq", type=count, default=10, help="steps between log lines")
     parser.add_argument("--save_freq", type=count, default=200, help="steps between checkpoints")
@@ -150,14 +157,16 @@ def main(arguments: list[str] | None = None) -> None:
     side = -(-args.irn_crop_size // STRIDE)
     path_index = PathIndex(RADIUS, (side, side))
     if begun:
-        net = AffinityDisplacementLoss(path_index, None, backbone_width(begun["net"]))
+        start_from = {"pretrained": None, "width": backbone_width(begun["net"])}
     else:
-        net = AffinityDisplacementLoss(path_index, args.pretrained)
+        start_from = {"pretrained": args.pretrained}
+    net = AffinityDisplacementLoss(path_index, **start_from, edge_only=args.edge_only)
     cli.place(net, args, device).train()
     rates = (args.irn_learning_rate, args.irn_learning_rate * DISPLACEMENT_LR)
     groups = [
         {"params": params, "lr": rate, "weight_decay": args.irn_weight_decay}
         for params, rate in zip(net.trainable_parameters(), rates, strict=True)
+        if params[0].requires_grad
     ]
     optimizer = sgd(groups, args.momentum, device, args.fused)
     start = 0
@@ -178,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     board = open_board(session.path / "runs_irn", start)
     losses, first, pace = [], start, Pace(start, total, batch_size)
     for step, batch in enumerate(loader, start):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, rates, strict=False):
             group["lr"] = learning_rate(rate, step, total)
         window, box, label = (
             batch[name].to(device, non_blocking=True) for name in ("window", "box", "label")
@@ -215,8 +224,9 @@ def main(arguments: list[str] | None = None) -> None:
             state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.save(last, {**state, "step": done, "settings": decisive})
     board.close()
-    windows = TopLeftWindows(dataset, distributed.share(infer_ids), args.irn_crop_size)
-    store_mean_displacement(net, windows, args, device)
+    if not args.edge_only:
+        windows = TopLeftWindows(dataset, distributed.share(infer_ids), args.irn_crop_size)
+        store_mean_displacement(net, windows, args, device)
     if distributed.is_main():
         checkpoint.save(final, {"net": net.state_dict(), "step": total, "settings": decisive})
     log.info("%s written, %s", final, pace.elapsed())

@@ -10,6 +10,7 @@ loader is measured beside them, in this process: seconds and bytes for each pict
 import argparse
 import io
 import pickle
+import sys
 import time
 
 import numpy as np
@@ -216,6 +217,7 @@ def main() -> None:
     rows, parts = [], []
     for what, function in (("training step", training), ("make_cam picture", inference)):
         for classes in args.classes:
+            print(f"measuring: {what}, {classes} classes", file=sys.stderr, flush=True)
             ours, slow = (
                 in_fresh_process(function, variant, classes, args) for variant in ("ours", "plain")
             )

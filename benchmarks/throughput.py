@@ -12,6 +12,7 @@ Batches are the published ones on CUDA and small ones on the CPU, see --batch.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -232,6 +233,7 @@ def main() -> None:
             key = step, classes if step in WITH_CLASSES else 0
             row, plain = [f"{step}, {classes} classes" if key[1] else step], None
             for variant in variants:
+                print(f"measuring: {row[0]}, {variant}", file=sys.stderr, flush=True)
                 found = in_fresh_process(measure, step, classes, variant, args)
                 if found is None:
                     row += ["out of memory", "-", "-"]

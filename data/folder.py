@@ -24,6 +24,7 @@ from data.base import (
     read_text,
     strip_ending,
 )
+from tool import distributed
 from tool.errors import InputError
 
 MOST_CLASSES = 254  # 255 is "unsure" in an 8-bit mask, 0 is background
@@ -131,6 +132,7 @@ class Demo(Folder):
 
     def __init__(self, root: str | Path | None = None) -> None:
         root = Path(root or self.default_root)
-        if not demo.is_complete(root):
+        if distributed.is_main() and not demo.is_complete(root):
             demo.generate(root)
+        distributed.barrier()
         super().__init__(root)

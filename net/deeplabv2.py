@@ -84,7 +84,21 @@ class Head(nn.Module):
             self.add_module(f"c{number}", conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum(conv(x) for conv in self.children())
+        return sum(dilated_3x3(x, conv) for conv in self.children())
+
+
+def dilated_3x3(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return ``conv(x)`` of a dilated 3x3 convolution, without the taps that see padding alone.
+
+    Along a side no longer than the dilation, only the middle one sees more: on the half-size copy
+    of a crop of 321, 21 cells wide, dilation 24 leaves one tap of nine.
+    """
+    taps, padding = [slice(None)] * 2, list(conv.padding)
+    for axis, side in enumerate(x.shape[2:]):
+        if conv.dilation[axis] >= side:
+            taps[axis], padding[axis] = slice(1, 2), 0
+    weight = conv.weight[:, :, taps[0], taps[1]]
+    return F.conv2d(x, weight, conv.bias, 1, padding, conv.dilation)
 
 
 class DeepLabV2(nn.Sequential):

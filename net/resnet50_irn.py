@@ -27,6 +27,7 @@ from tool.indexing import (
     window,
 )
 
+CACHED = 1 << 14  # cells of edge maps, about one picture of the published setting
 LOSS_EPS = 1e-5  # added inside logarithms and to denominators
 MULTIPLE = 16  # the output stride of the backbone; larger pictures are padded to a multiple of it
 # Of every branch: input channels in widths of the backbone, output channels, groups, upsampling.
@@ -143,6 +144,8 @@ class AffinityDisplacementLoss(Net):
     Args:
         path_index: the pairs; its radius and order of offsets count, maps may have any size.
         pretrained, width: as in :class:`Net`.
+        edge_only: leave the displacement branches as they start. Branches have nothing in common
+            that learns, so edges come out the same.
     """
 
     def __init__(
@@ -150,9 +153,12 @@ class AffinityDisplacementLoss(Net):
         path_index: PathIndex,
         pretrained: str | Path | bool | None = "imagenet",
         width: int | None = None,
+        edge_only: bool = False,
     ) -> None:
         super().__init__(pretrained, width)
-        self.path_index = path_index
+        self.path_index, self.edge_only = path_index, edge_only
+        if edge_only:
+            nn.ModuleList(self.branches()[1]).requires_grad_(False)
         # Not saved: it follows from the radius.
         self.register_buffer("disp_target", path_index.search_dst.T[:, :, None].float(), False)
 
@@ -166,13 +172,17 @@ class AffinityDisplacementLoss(Net):
                 :func:`fused_loss_sums` on the maps instead.
 
         Returns:
-            Without: edge logits (B, 1, h, w) and displacement (B, 2, h, w).
+            Without: edge logits (B, 1, h, w) and displacement (B, 2, h, w), None where only edges
+            learn.
             With: pos_aff_loss -log(p + 1e-5) and neg_aff_loss -log(1 + 1e-5 - p), (B, O, n), with
             p the affinity; dp_fg_loss |D - (dy, dx)| and dp_bg_loss |D|, (B, 2, O, n), with D the
             displacement of the source less that of the destination.
         """
         features = self.resnet50(img)
-        edge, displacement = self.edge_logits(features), self.displacements(features)
+        edge = self.edge_logits(features)
+        if self.edge_only and not return_loss:
+            return edge, None
+        displacement = self.displacements(features)
         if not return_loss:
             return edge, displacement
         radius = self.path_index.radius
@@ -282,10 +292,10 @@ class _FusedLossSums(torch.autograd.Function):
         ctx.settings = num_classes, radius
         sums = edge.new_zeros(3, 3, dtype=torch.float64)  # kinds x (affinity, displacement, count)
         for part in _parts(edge):
-            for pair in _pairs(edge[part], displacement[part], label[part], num_classes, radius):
-                values = torch.stack([pair.loss(), pair.difference.abs().sum(1)]).flatten(1)
+            for pair in _pairs(part, edge, displacement, label, num_classes, radius):
+                values = torch.stack(pair.losses()).flatten(1)  # (2 or 1, pairs)
                 kinds = torch.stack([pair.bg, pair.fg, pair.neg]).flatten(1)  # (3, pairs)
-                sums[:, :2] += kinds @ values.T
+                sums[:, : len(values)] += kinds @ values.T
                 sums[:, 2] += kinds.sum(1)
         numerators = torch.cat([sums[:, 0], sums[1:2, 1], sums[:1, 1]])
         denominators = _denominators(*sums[:, 2]).to(edge.dtype)
@@ -297,11 +307,14 @@ class _FusedLossSums(torch.autograd.Function):
     def backward(ctx, grad, _):
         edge, displacement, label = ctx.saved_tensors
         bg, fg, neg, dp_fg, dp_bg = grad.unbind()
-        edge_grad, dp_grad = torch.empty_like(edge), torch.zeros_like(displacement)
+        edge_grad = torch.empty_like(edge)
+        dp_grad = None if displacement is None else torch.zeros_like(displacement)
         for part in _parts(edge):
-            for pair in _pairs(edge[part], displacement[part], label[part], *ctx.settings):
+            for pair in _pairs(part, edge, displacement, label, *ctx.settings):
                 share = pair.bg * bg + pair.fg * fg - pair.neg * neg
                 pair.maxima.send_back(share.div_(pair.inside_log), pair.path, pair.area)
+                if dp_grad is None:
+                    continue
                 share = (pair.fg * dp_fg + pair.bg * dp_bg)[:, None] * pair.difference.sign()
                 window(dp_grad[part], pair.area).add_(share)
                 window(dp_grad[part], pair.area, pair.path.dy, pair.path.dx).sub_(share)
@@ -314,12 +327,14 @@ class _Pair:
 
     def __init__(self, maxima, displacement, labels, path, area) -> None:
         self.maxima, self.path, self.area = maxima, path, area
-        dtype = displacement.dtype
-        kinds = labels.kinds(path, area)
-        self.bg, self.fg, self.neg = (kind.to(dtype) for kind in kinds)
         best = maxima.over(path, area)  # 1 - affinity
+        kinds = labels.kinds(path, area)
+        self.bg, self.fg, self.neg = (kind.to(best.dtype) for kind in kinds)
         # -log(p + eps) of a pair that is the same, -log(1 + eps - p) of one that is not
         self.inside_log = torch.where(kinds[2], best, 1 - best).add_(LOSS_EPS)
+        self.difference = None
+        if displacement is None:
+            return
         # The source's displacement less the destination's; less (dy, dx) for foreground.
         end = path.dy, path.dx
         self.difference = window(displacement, area) - window(displacement, area, *end)
@@ -327,32 +342,34 @@ class _Pair:
             if distance:
                 self.difference[:, axis].sub_(self.fg, alpha=distance)
 
-    def loss(self) -> Tensor:
-        return -self.inside_log.log()
+    def losses(self) -> list[Tensor]:
+        affinity = -self.inside_log.log()
+        return [affinity] if self.difference is None else [affinity, self.difference.abs().sum(1)]
 
 
-def _pairs(edge, displacement, label, num_classes, radius):
+def _pairs(part, edge, displacement, label, num_classes, radius):
     area = sources(*edge.shape[1:], radius)
-    maxima = PathMaxima(edge, radius)
-    labels = LabelPairs(label, num_classes)
+    maxima = PathMaxima(edge[part], radius)
+    labels = LabelPairs(label[part], num_classes)
+    displacement = None if displacement is None else displacement[part]
     for path in search_paths(radius):
         yield _Pair(maxima, displacement, labels, path, area)
 
 
 def _parts(edge: Tensor) -> list[slice]:
-    """CUDA takes the batch at once; on the CPU one picture's numbers stay in the cache."""
-    step = len(edge) if edge.is_cuda else 1
+    """CUDA takes the batch at once; the CPU as many pictures as have their numbers in the cache."""
+    step = len(edge) if edge.is_cuda else max(1, CACHED // edge[0].numel())
     return [slice(start, start + step) for start in range(0, len(edge), step)]
 
 
 def fused_loss_sums(
-    edge: Tensor, displacement: Tensor, label: Tensor, num_classes: int, radius: float
+    edge: Tensor, displacement: Tensor | None, label: Tensor, num_classes: int, radius: float
 ) -> tuple[Tensor, Tensor]:
     """Return what :func:`loss_sums` returns, without the losses and labels of every pair.
 
     Args:
         edge: (B, 1, h, w) logits, with gradient.
-        displacement: (B, 2, h, w), with gradient.
+        displacement: (B, 2, h, w), with gradient; None makes its losses 0.
         label: (B, h, w) class ids at stride 4 on the same device, 255 unknown; see
             :func:`tool.indexing.reduce_label`. uint8 (B, h, w) is the cheapest to hand over.
         num_classes: C with background; labels of C and above are unknown.
@@ -367,7 +384,8 @@ def fused_loss_sums(
     with torch.autocast(edge.device.type, enabled=False):  # logarithms want float32
         dtype = torch.promote_types(edge.dtype, torch.float32)
         edge = edge[:, 0].to(dtype).sigmoid()
-        return _FusedLossSums.apply(edge, displacement.to(dtype), label, num_classes, radius)
+        displacement = None if displacement is None else displacement.to(dtype)
+        return _FusedLossSums.apply(edge, displacement, label, num_classes, radius)
 
 
 def loss_terms(numerators: Tensor, denominators: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from net import deeplabv2
 from net.deeplabv2 import (
     BLOCKS,
     DeepLabV2_ResNet101_MSC,
+    Head,
     build,
     cross_entropy_sum,
     is_head,
@@ -104,6 +105,22 @@ def test_evaluation_and_training_outputs_equal_the_reference(reference):
         assert relative(output, reference[f"train_output{number}"]) < TOLERANCE
     assert relative(outputs[3], reference["logits_max"]) < TOLERANCE
     # That the evaluation returns this maximum is tested below, where it costs nothing.
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 20), (13, 12), (25, 25)])
+def test_the_head_leaves_out_only_products_with_padding(size):
+    head = Head(5, 3).double()
+    x = torch.randn(2, 5, *size, dtype=torch.float64, requires_grad=True)
+    out, plain = head(x), sum(conv(x) for conv in head.children())
+    torch.testing.assert_close(out, plain)
+    out_gradient = torch.randn_like(out)
+    leaves = [x, *head.parameters()]
+    for ours, expected in zip(
+        torch.autograd.grad(out, leaves, out_gradient),
+        torch.autograd.grad(plain, leaves, out_gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected)
 
 
 def test_evaluation_returns_the_maximum_and_normalisation_ignores_the_mode():

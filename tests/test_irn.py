@@ -152,6 +152,19 @@ def test_all_losses_and_gradients_against_gathering(radius, size):
         torch.testing.assert_close(grad, plain, rtol=1e-10, atol=1e-10)
 
 
+def test_without_displacements_edges_get_the_same_sums_and_gradient():
+    edge, displacement, label = batch(size=(3, 7, 9))
+    both, alone = (fused_loss_sums(edge, d, label, 3, 3) for d in (displacement, None))
+    assert torch.equal(alone[1], both[1])
+    assert relative(alone[0][:3], both[0][:3].detach()) < 1e-12
+    assert not alone[0][3:].any()
+    losses = [total_loss(loss_terms(*sums)) for sums in (both, alone)]
+    assert (losses[0] - losses[1]).item() > 0.1
+    of_both, of_alone = (gradients(loss, edge)[0] for loss in losses)
+    assert torch.equal(of_alone, of_both)
+    assert of_alone.any()
+
+
 def test_losses_of_every_pair_against_gathering(monkeypatch):
     net = narrow()
     edge, displacement, _ = batch()

@@ -228,6 +228,26 @@ def test_a_continued_training_gives_the_same_weights(run, monkeypatch):
     assert not torch.equal(whole["fc_edge6.weight"], fresh_edges(run))
 
 
+def test_edge_only_leaves_the_edges_as_they_are(run):
+    """The branches share nothing that learns: bit for bit the same edges and labels."""
+    cam2ir.main(run["cam2ir"])
+    final, session = session_of(run) / "ckpt/irn.pth", session_of(run)
+    results = []
+    for flags in ([], ["--edge_only"]):
+        train_irn.main([*run["train_irn"], *flags, "--restart"])
+        make_seg_labels.main([*run["make_seg_labels"], "--restart"])
+        labels = {path.name: path.read_bytes() for path in (session / "pseudo_label").glob("*.png")}
+        results.append((checkpoint.load(final)["net"], labels))
+    (both, labels), (alone, labels_alone) = results
+    for name, value in both.items():
+        if not name.startswith(("fc_dp", "mean_shift")):
+            assert torch.equal(value, alone[name]), name
+    assert not torch.equal(both["fc_dp6.0.weight"], alone["fc_dp6.0.weight"])
+    assert not torch.equal(both["fc_edge6.weight"], fresh_edges(run))
+    assert labels == labels_alone
+    assert len(labels) == 6
+
+
 def fresh_edges(run) -> torch.Tensor:
     torch.manual_seed(15)
     flags = run["train_irn"]

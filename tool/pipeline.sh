@@ -27,6 +27,8 @@ ALL+=(--session_name "$SESSION" --device "${DEVICE:-auto}")
 if [ -n "${LAUNCH:-}" ]; then
     read -ra LAUNCHER <<< "$LAUNCH"
 elif [ "$NPROC" -gt 1 ]; then
+    cores=$(getconf _NPROCESSORS_ONLN) # without this, torchrun makes it 1 and says so at length
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > NPROC ? cores / NPROC : 1))}
     LAUNCHER=("$PYTHON" -m torch.distributed.run --standalone "--nproc_per_node=$NPROC")
 else
     LAUNCHER=("$PYTHON")
