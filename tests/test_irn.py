@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from data.transforms import normalise
+from net import resnet50_irn
 from net.resnet50_irn import (
     LOSS_EPS,
     AffinityDisplacementLoss,
@@ -135,8 +136,10 @@ def test_parity_edge(full):
     assert relative(displacement, ref["displacement"]) < TOLERANCE
 
 
+@pytest.mark.parametrize("cached", [1, 150, 1 << 14])  # pictures at once: 1, 1 or 2, all
 @pytest.mark.parametrize(("radius", "size"), [(3, (3, 7, 9)), (5, (2, 8, 13)), (10, (1, 12, 20))])
-def test_all_losses_and_gradients_against_gathering(radius, size):
+def test_all_losses_and_gradients_against_gathering(radius, size, cached, monkeypatch):
+    monkeypatch.setattr(resnet50_irn, "CACHED", cached)
     edge, displacement, label = batch(size=size)
     weight = torch.arange(1, 6, dtype=torch.float64)
     labels = affinity_labels(label, 3, radius)
