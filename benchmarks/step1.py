@@ -201,6 +201,21 @@ def loading() -> str:
     )
 
 
+STEPS = {"training step": training, "make_cam picture": inference}
+
+
+def where_time_goes(runs: dict[tuple[str, int], dict]) -> str:
+    """Return a table of the parts of our steps; ``runs`` by (one of STEPS, classes)."""
+    rows = []
+    for (what, classes), run in runs.items():
+        whole = sum(run["parts"].values())
+        rows += [
+            [f"{what}, {classes} classes: {name}", f"{part * 1e3:.0f} ms", f"{part / whole:.0%}"]
+            for name, part in run["parts"].items()
+        ]
+    return table(["where our time goes", "", ""], rows)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(
@@ -214,8 +229,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     args = parser.parse_args()
     print(f"{args.device}, {args.threads} threads, amp {args.amp}")
-    rows, parts = [], []
-    for what, function in (("training step", training), ("make_cam picture", inference)):
+    rows, runs = [], {}
+    for what, function in STEPS.items():
         for classes in args.classes:
             print(f"measuring: {what}, {classes} classes", file=sys.stderr, flush=True)
             ours, slow = (
@@ -229,14 +244,10 @@ def main() -> None:
                     *(f"{run['bytes'] / 2**20:.0f} MiB" for run in (ours, slow)),
                 ]
             )
-            whole = sum(ours["parts"].values())
-            parts += [
-                [f"{what}, {classes} classes: {name}", f"{t * 1e3:.0f} ms", f"{t / whole:.0%}"]
-                for name, t in ours["parts"].items()
-            ]
+            runs[what, classes] = ours
     print(table(["", "ours", "plain", "faster", "ours", "plain"], rows))
     print()
-    print(table(["where our time goes", "", ""], parts))
+    print(where_time_goes(runs))
     print()
     print(loading())
 

@@ -6,7 +6,8 @@ Each step runs twice in this command: as float32 without any of the speed flags,
 defaults of the programs (channels-last, normalisation folded into convolutions at inference; on
 CUDA also TF32 convolutions, the fused optimiser and several pictures at once). Numbers are those of
 the device alone, with pictures already decoded; reading takes some 15 ms a picture and process
-beside it. Where the time goes inside a step is what ``python -m benchmarks.step1`` tells.
+beside it. The last table says where the time goes inside the two steps that take most of it, as
+float32 with channels-last; ``python -m benchmarks.step1`` lays them beside the plain formulation.
 
 Batches are the published ones on CUDA and small ones on the CPU, see --batch.
 """
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import make_cam
+from benchmarks import step1
 from benchmarks.measure import in_fresh_process, peak_bytes, seconds, table
 from benchmarks.step1 import CROP, PRESENT, SIZE, photograph_pixels, random_batch
 from data.transforms import normalise, rescale, training_input
@@ -177,13 +179,17 @@ PUBLISHED_BATCH = {"1.1 SIPE": 16, "1.2 maps": make_cam.GPU_BATCH, "2.2 IRN": 32
 CPU_BATCH = {"1.1 SIPE": 4, "1.2 maps": 1, "2.2 IRN": 2}
 
 
+def default_batches(device: torch.device) -> dict[str, int]:
+    """Return how many pictures a step takes."""
+    return PUBLISHED_BATCH if device.type == "cuda" else CPU_BATCH
+
+
 def measure(name: str, classes: int, variant: str, args: argparse.Namespace):
     """Return pictures a step, seconds a step and peak bytes, or None for lack of GPU memory."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     speed = Speed(args.device, variant)
-    default = PUBLISHED_BATCH if speed.device.type == "cuda" else CPU_BATCH
-    batch = 1 if name in SINGLE else args.batch or default[name]
+    batch = 1 if name in SINGLE else args.batch or default_batches(speed.device)[name]
     try:
         step = STEPS[name](speed, batch, classes)
         memory = peak_bytes(step, speed.device)
@@ -256,6 +262,15 @@ def main() -> None:
             text = ", ".join(f"{step} {value:.2f}" for step, value in parts)
             rows.append([dataset, variant, f"{sum(value for _, value in parts):.2f}", text])
     print(table(["", "", "together", "steps"], rows))
+    args.device, args.amp = str(where), "off"
+    args.batch_size = args.batch or default_batches(where)["1.1 SIPE"]
+    runs = {}
+    for what, function in step1.STEPS.items():
+        for classes in args.classes:
+            print(f"measuring: parts of {what}, {classes} classes", file=sys.stderr, flush=True)
+            runs[what, classes] = in_fresh_process(function, "ours", classes, args)
+    print()
+    print(step1.where_time_goes(runs))
 
 
 if __name__ == "__main__":
