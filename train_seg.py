@@ -56,7 +56,7 @@ DECISIVE = (
         "resample",
         "hsv_shift",
     ),
-    *("freeze_bn", "seed", "amp", "channels_last"),
+    *("freeze_bn", "bn_momentum", "seed", "amp", "channels_last"),
 )
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,11 @@ def parse_arguments(arguments: list[str] | None = None):
         help="of the recipes; adamw suits narrow networks that have not seen much, with a lower lr",
     )
     add("momentum", float, "of SGD")
+    add(
+        "bn_momentum",
+        cli.share,
+        "of a batch in the statistics of batch normalisation; a short training wants more",
+    )
     add("weight_decay", float, "of all weights, not of biases")
     add("crop_size", count, "training window, pixels")
     add("scales", cli.above_zero, "factors of the picture's sides", nargs="+")
@@ -145,10 +150,17 @@ def synchronised(args, net: nn.Module, device: torch.device) -> nn.Module:
     """Return the network with batch statistics of the pictures of all processes.
 
     Raises:
-        InputError: these processes cannot compute them.
+        InputError: these processes cannot compute them, or the network never uses any.
     """
     if args.model == "deeplabv2_resnet101":
-        return net  # never uses batch statistics
+        if args.bn_momentum is not None:
+            raise InputError(
+                f"--bn_momentum is of DeepLab v1; {args.model} freezes its statistics."
+            )
+        return net
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = args.bn_momentum
     if args.freeze_bn:
         net.freeze_statistics()
     elif distributed.world_size() > 1 and device.type == "cpu":

@@ -26,7 +26,7 @@ MODELS = {
         training={
             **{"iterations": 20_000, "batch_size": 5, "accumulate": 2, "crop_size": 321},
             **{"lr": 2.5e-4, "momentum": 0.9, "weight_decay": 5e-4, "lr_every": 10, "lr_past": 0},
-            **{"head_lr": 10.0},
+            **{"head_lr": 10.0, "bn_momentum": None},
             **{"scales": [0.5, 0.75, 1.0, 1.25, 1.5], "scale_draw": "choice"},
             **{"resample": "bilinear", "hsv_shift": 0},
         },
@@ -42,7 +42,7 @@ MODELS = {
         training={
             **{"iterations": 20_000, "batch_size": 10, "accumulate": 1, "crop_size": 448},
             **{"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4, "lr_every": 1, "lr_past": 1},
-            **{"head_lr": 10.0},
+            **{"head_lr": 10.0, "bn_momentum": deeplabv1_resnet38.BN_MOMENTUM},
             **{"scales": [0.5, 1.5], "scale_draw": "uniform"},
             **{"resample": "bicubic", "hsv_shift": 10},
         },

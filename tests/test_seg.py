@@ -303,13 +303,13 @@ def test_presets_are_the_published_recipes():
         V2: {
             **{"iterations": 20000, "batch_size": 5, "accumulate": 2, "lr": 2.5e-4},
             **{"momentum": 0.9, "weight_decay": 5e-4, "crop_size": 321, "lr_every": 10},
-            **{"head_lr": 10, "lr_past": 0, "resample": "bilinear"},
+            **{"head_lr": 10, "lr_past": 0, "resample": "bilinear", "bn_momentum": None},
             **{"scales": [0.5, 0.75, 1, 1.25, 1.5], "scale_draw": "choice", "hsv_shift": 0},
         },
         V1: {
             **{"iterations": 20000, "batch_size": 10, "accumulate": 1, "lr": 1e-3},
             **{"momentum": 0.9, "weight_decay": 5e-4, "crop_size": 448, "lr_every": 1},
-            **{"head_lr": 10, "lr_past": 1, "resample": "bicubic"},
+            **{"head_lr": 10, "lr_past": 1, "resample": "bicubic", "bn_momentum": 3e-4},
             **{"scales": [0.5, 1.5], "scale_draw": "uniform", "hsv_shift": 10},
         },
     }
@@ -546,8 +546,20 @@ def test_labels_that_do_not_fit_are_named(run, tiny):
         train_seg.main([*run["train"], "--accumulate", "4"])
     with pytest.raises(InputError, match=r"--stride_on is of DeepLab v2"):
         train_seg.main([*of_model(run["train"], V1), "--stride_on", "reduce"])
+    with pytest.raises(InputError, match=r"--bn_momentum is of DeepLab v1"):
+        train_seg.main([*run["train"], "--bn_momentum", "0.1"])
     with pytest.raises(InputError, match=r"ilsvrc-cls_rna"):
         train_seg.main([*of_model(run["train"], V1), "--initial", "imagenet"])
+
+
+def test_how_fast_batch_statistics_are_stored_is_a_flag(run):
+    command = [*of_model(run["train"], V1), "--iterations", "1", "--restart"]
+    stored = []
+    for flags in ([], ["--bn_momentum", "0.6"]):
+        train_seg.main([*command, *flags])
+        stored.append(checkpoint.load(final_of(command, V1))["net"]["bn_fov.running_mean"])
+    assert stored[0].any()
+    torch.testing.assert_close(stored[1], stored[0] * (0.6 / 3e-4))
 
 
 def test_nan_loss_stops(run, monkeypatch):

@@ -99,11 +99,12 @@ def add_crf_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the label CRF."""
     parser.add_argument("--crf_iterations", type=at_least(0), default=10, help="of the mean field")
     parser.add_argument(
-        "--gt_prob", type=_share, default=0.7, help="how far the CRF trusts the maps, 0 to 1"
+        "--gt_prob", type=share, default=0.7, help="how far the CRF trusts the maps, 0 to 1"
     )
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
+    """An argparse type: a number between 0 and 1."""
     number = float(text)
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"between 0 and 1, not {number}")
