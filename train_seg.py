@@ -46,17 +46,8 @@ from tool.training import (
 DECISIVE = (
     *("model", "dataset", "train_list", "label_dir", "initial", "width", "blocks", "stride_on"),
     *("iterations", "batch_size", "accumulate", "lr", "head_lr", "lr_every", "lr_past"),
-    *(
-        "optimizer",
-        "momentum",
-        "weight_decay",
-        "crop_size",
-        "scales",
-        "scale_draw",
-        "resample",
-        "hsv_shift",
-    ),
-    *("freeze_bn", "bn_momentum", "seed", "amp", "channels_last"),
+    *("optimizer", "momentum", "weight_decay", "crop_size", "scales", "scale_draw", "resample"),
+    *("hsv_shift", "freeze_bn", "bn_momentum", "seed", "amp", "channels_last"),
 )
 
 log = logging.getLogger(__name__)
@@ -112,7 +103,7 @@ def parse_arguments(arguments: list[str] | None = None):
     add("momentum", float, "of SGD")
     add(
         "bn_momentum",
-        cli.share,
+        cli.fraction,
         "of a batch in the statistics of batch normalisation; a short training wants more",
     )
     add("weight_decay", float, "of all weights, not of biases")

@@ -92,6 +92,13 @@ def dilated_3x3(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
     Along a side no longer than the dilation, only the middle one sees more: on the half-size copy
     of a crop of 321, 21 cells wide, dilation 24 leaves one tap of nine.
+
+    Args:
+        x: (B, I, h, w).
+        conv: 3x3 from I to O channels, stride 1, padding equal to its dilation.
+
+    Returns:
+        (B, O, h, w).
     """
     taps, padding = [slice(None)] * 2, list(conv.padding)
     for axis, side in enumerate(x.shape[2:]):

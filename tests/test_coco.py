@@ -526,4 +526,4 @@ def test_whole_pipeline(root, content, weights, tmp_path, command_lines):
     assert (made["save_scale"], made["save_dtype"]) == (0.5, "float16")
     text = (session / "run.log").read_text()
     assert text.count("validation step:") == 1
-    assert text.count("is finished; --restart") == 2  # the second run trained SIPE no more
+    assert text.count("is finished; --restart") == 2  # the second run trained nothing

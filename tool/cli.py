@@ -99,11 +99,11 @@ def add_crf_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the label CRF."""
     parser.add_argument("--crf_iterations", type=at_least(0), default=10, help="of the mean field")
     parser.add_argument(
-        "--gt_prob", type=share, default=0.7, help="how far the CRF trusts the maps, 0 to 1"
+        "--gt_prob", type=fraction, default=0.7, help="how far the CRF trusts the maps, 0 to 1"
     )
 
 
-def share(text: str) -> float:
+def fraction(text: str) -> float:
     """An argparse type: a number between 0 and 1."""
     number = float(text)
     if not 0 < number < 1:
