@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
 from data.loaders import one_by_one, to_tensor
-from data.transforms import normalise
+from net.inputs import normalise
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint, cli

@@ -45,6 +45,7 @@ from tool.errors import InputError
 from tool.files import write_atomic, write_json
 from tool.pictures import TURNS, UNSURE, _orientation, save_label
 from tool.progress import progress
+from tool.run import run
 
 SPLITS = ("train", "val")
 # Pictures in the published annotation files, and those of them that have an annotation.
@@ -779,6 +780,4 @@ def check_writable(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    from tool.cli import run
-
     run(main)

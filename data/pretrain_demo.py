@@ -25,7 +25,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data import demo
 from data.folder import Demo
-from data.transforms import normalise
+from net.inputs import normalise
 from net.resnet50 import EXPANSION, FixedBatchNorm, ResNet50
 from tool import checkpoint, cli
 from tool.progress import progress

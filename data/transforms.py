@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from net.inputs import inside, normalise, within
+
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 HUES, PILLOW_HUES = 180, 255  # units of a full turn: in OpenCV, whose units recipes use; in Pillow
 
@@ -146,38 +146,6 @@ def cut_window(
     return window, box
 
 
-def normalise(pixels: Tensor) -> Tensor:
-    """Return (x / 255 - mean) / deviation of ImageNet.
-
-    Args:
-        pixels: uint8 (..., 3, H, W) RGB on any device.
-
-    Returns:
-        float32 of the same shape and device.
-    """
-    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
-    return (pixels.float() / 255 - mean) / std
-
-
-def inside(box: Tensor, size: int, samples: int) -> Tensor:
-    """Return 1 where a window is picture and 0 where it is padding.
-
-    Args:
-        box: int64 (B, 4) top, left, bottom, right in pixels, end exclusive.
-        size: side of the window in pixels.
-        samples: side of the result. Position i looks at pixel floor(i * size / samples), which is
-            nearest sampling: the top-left pixel of each cell.
-
-    Returns:
-        float32 (B, 1, samples, samples) on the device of ``box``.
-    """
-    at = torch.arange(samples, device=box.device) * size // samples
-    rows = (at >= box[:, 0:1]) & (at < box[:, 2:3])  # (B, samples)
-    columns = (at >= box[:, 1:2]) & (at < box[:, 3:4])
-    return (rows[:, None, :, None] & columns[:, None, None, :]).float()
-
-
 def training_input(window: Tensor, box: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Return what the network's training pass takes.
 
@@ -192,6 +160,6 @@ def training_input(window: Tensor, box: Tensor, label: Tensor) -> tuple[Tensor, 
             background always present.
     """
     size = window.shape[-1]
-    img = normalise(window) * inside(box, size, size)
+    img = within(normalise(window), box)
     present = torch.nn.functional.pad(label.float(), (1, 0), value=1)  # (B, C)
     return img, inside(box, size, -(-size // 16)) * present[:, :, None, None]

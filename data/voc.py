@@ -18,6 +18,7 @@ import numpy as np
 from data.base import Dataset, check_exist, labels_from_names, read_list
 from tool.errors import InputError
 from tool.files import write_atomic
+from tool.run import run
 
 LISTS = "ImageSets/Segmentation"
 # Number of ids in the published lists. Subsets are welcome, so a difference is only reported.
@@ -155,6 +156,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from tool.cli import run
-
     run(main)

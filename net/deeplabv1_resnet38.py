@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.transforms import normalise
 from net.deeplabv2 import cross_entropy_sum, group, load_except_head
+from net.inputs import normalise
 from net.resnet50 import IMAGENET_WEIGHTS, RANDOM_WEIGHTS
 from tool import checkpoint, mxnet_params
 from tool.errors import InputError

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from net.inputs import IMAGENET_MEAN, IMAGENET_STD
 from net.resnet50 import EXPANSION, IMAGENET_WEIGHTS, RANDOM_WEIGHTS, FixedBatchNorm
 from tool import checkpoint
 from tool.errors import InputError

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data.transforms import normalise
 from net.deeplabv1_resnet38 import (
     BN_MOMENTUM,
     BatchDropout,
@@ -23,6 +22,7 @@ from net.deeplabv1_resnet38 import (
     restore,
 )
 from net.deeplabv2 import mean_loss
+from net.inputs import normalise
 from tests.fill import filled_state
 from tests.test_mxnet_params import write_params
 from tool import checkpoint

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from data.transforms import normalise
 from net import deeplabv2
 from net.deeplabv2 import (
     BLOCKS,
@@ -24,6 +23,7 @@ from net.deeplabv2 import (
     restore,
     shrink,
 )
+from net.inputs import normalise
 from net.resnet50 import ResNet50
 from tests.fill import filled_state
 from tool import checkpoint

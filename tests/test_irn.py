@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.transforms import normalise
 from net import resnet50_irn
+from net.inputs import normalise
 from net.resnet50_irn import (
     LOSS_EPS,
     AffinityDisplacementLoss,

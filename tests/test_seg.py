@@ -19,9 +19,9 @@ import infer_seg
 import train_seg
 from data.folder import Folder
 from data.loaders import SegmentationPictures
-from data.transforms import inside
 from data.voc import VOC
 from net import deeplabv1_resnet38
+from net.inputs import inside
 from net.segmentation import MODELS
 from tool import checkpoint
 from tool.archive import write_archive

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from data.transforms import normalise, rescale
+from data.transforms import rescale
 from make_cam import infer
+from net.inputs import normalise
 from net.resnet50 import FixedBatchNorm, fold_batch_norm
 from net.resnet50_SIPE import (
     CAM,

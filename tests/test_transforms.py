@@ -9,10 +9,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    inside,
-    normalise,
     random_pair,
     random_scale,
     random_view,
@@ -21,6 +17,7 @@ from data.transforms import (
     shift_hsv,
     training_input,
 )
+from net.inputs import IMAGENET_MEAN, IMAGENET_STD, inside, normalise
 
 
 class Draws:

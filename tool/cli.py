@@ -1,10 +1,8 @@
 """What the step scripts' command lines have in common."""
 
 import argparse
-import logging
 import math
 import os
-import sys
 from collections.abc import Callable
 
 import torch
@@ -13,8 +11,9 @@ from torch import nn
 from data.datasets import DATASETS, Dataset
 from tool import distributed
 from tool.errors import InputError
+from tool.run import run
 
-log = logging.getLogger(__name__)
+__all__ = ["run"]
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -179,17 +178,3 @@ def place(net: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.
 def memory_format(args: argparse.Namespace) -> torch.memory_format:
     """Return what pictures are to be laid out in, (B, 3, H, W)."""
     return torch.channels_last if args.channels_last else torch.contiguous_format
-
-
-def run(main: Callable[[], None]) -> None:
-    """Call ``main``; a mistake in the input ends as one sentence and exit status 2."""
-    try:
-        main()
-    except InputError as error:
-        # A DataLoader worker hands over its whole traceback; the sentence stands at its end.
-        log.error("error: %s", str(error).rsplit("InputError: ", 1)[-1].strip())
-        sys.exit(2)
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command continues")
-        sys.exit(130)
-    distributed.stop()

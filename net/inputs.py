@@ -1,0 +1,54 @@
+"""What networks take: pixels as floating point numbers, and zeros in the padding of a window.
+
+A loader hands over uint8 pictures and the box that they fill; these are functions of tensors, on
+the device of their arguments.
+"""
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Return (x / 255 - mean) / deviation of ImageNet.
+
+    Args:
+        pixels: uint8 (..., 3, H, W) RGB on any device.
+
+    Returns:
+        float32 of the same shape and device.
+    """
+    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
+    return (pixels.float() / 255 - mean) / std
+
+
+def inside(box: Tensor, size: int, samples: int) -> Tensor:
+    """Return 1 where a window is picture and 0 where it is padding.
+
+    Args:
+        box: int64 (B, 4) top, left, bottom, right in pixels, end exclusive.
+        size: side of the window in pixels.
+        samples: side of the result. Position i looks at pixel floor(i * size / samples), which is
+            nearest sampling: the top-left pixel of each cell.
+
+    Returns:
+        float32 (B, 1, samples, samples) on the device of ``box``.
+    """
+    at = torch.arange(samples, device=box.device) * size // samples
+    rows = (at >= box[:, 0:1]) & (at < box[:, 2:3])  # (B, samples)
+    columns = (at >= box[:, 1:2]) & (at < box[:, 3:4])
+    return (rows[:, None, :, None] & columns[:, None, None, :]).float()
+
+
+def within(img: Tensor, box: Tensor) -> Tensor:
+    """Return a batch of square windows with zeros outside of the pictures in them.
+
+    Args:
+        img: float (B, 3, S, S), of any preparation; zero is then the mean colour.
+        box: int64 (B, 4), see :func:`inside`.
+    """
+    size = img.shape[-1]
+    return img * inside(box, size, size)
