@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
+from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import one_by_one
 from tool import checkpoint, cli
 from tool.crf import crf_inference_views
@@ -26,6 +27,7 @@ from tool.errors import InputError
 from tool.maps import check_size, read_maps
 from tool.pictures import UNSURE, label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
+from tool.run import run
 from tool.session import Session, agree_on_settings, finish, read_settings, remaining
 
 BACKGROUND_SHARE = 0.5  # of the background map in the view that looks for background
@@ -33,11 +35,12 @@ BACKGROUND_SHARE = 0.5  # of the background map in the view that looks for backg
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None):
+def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
+    add_dataset_flags(parser)
     parser.add_argument(
-        "--network", default="net.resnet50_SIPE", help="the maps must come from this network"
+        "--network", default=cli.NETWORK, help="the maps must come from this network"
     )
     parser.add_argument(
         "--ckpt", default="final.pth", help="the maps must come from this file, if it is there"
@@ -124,14 +127,13 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     session = Session(args.session_name, "cam2ir", args)
     device = cli.pick_device(args.device)
-    dataset = cli.open_dataset(args)
+    dataset = open_dataset(args)
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
     maps = check_origin(session, args.network, args.ckpt)
 
     folder = session.path / "ir_label"
-    settings = {"maps": maps, "crf_iterations": args.crf_iterations, "gt_prob": args.gt_prob}
-    agree_on_settings(folder, settings, args.restart)
+    agree_on_settings(folder, {**cli.deciding(args), "maps": maps}, args.restart)
     todo = remaining(ids, lambda i: (folder / f"{i}.png").exists(), device)
     areas = ConfidentAreas(dataset, todo, session.path, args, device)
     # On the CPU one process a core; a process that shares a GPU would only wait for it.
@@ -143,4 +145,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -13,28 +13,27 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
-from data.base import Dataset, check_exist
+from data.datasets import add_dataset_flags, open_dataset
 from tool import cli
 from tool.errors import InputError
+from tool.evaluate import evaluate, result_of
 from tool.files import write_json
 from tool.maps import read_maps
-from tool.metrics import ConfusionMatrix, iou_table, miou_of
-from tool.pictures import read_mask
-from tool.progress import progress
+from tool.metrics import iou_table, miou_of
+from tool.pictures import UNSURE, read_mask
+from tool.run import run
 from tool.session import Session, read_settings
 
 THRESHOLDS = np.arange(101) / 100  # background wins where no CAM is above the threshold
-CHUNK = 32  # pictures that a worker counts before it hands its matrices over
 
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None):
+def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
+    add_dataset_flags(parser)
     parser.add_argument("--gt_path", type=Path, help="folder of masks; None is the dataset's own")
     parser.add_argument("--eval_list", help="list name or file; None is the dataset's own")
     parser.add_argument(
@@ -59,11 +58,13 @@ def sweep_counts(
     Returns:
         int64 (101, C, C + 1), one confusion matrix a threshold.
     """
-    known = truth != 255
+    known = truth != UNSURE
     truth = truth[known].astype(np.int64)
     best = cam[:, known].max(0)
     winner = keys[cam[:, known].argmax(0)]
-    # A pixel is foreground at the thresholds below its best value: the first `level` ones.
+    # As the threshold rises, a pixel turns from its winner to background once: it is foreground at
+    # the first ``level`` thresholds, those below its best value. One histogram by level, summed
+    # from above, so gives the foreground counts at every threshold.
     level = np.searchsorted(THRESHOLDS, best, side="left")  # 0..101
     c, levels = num_classes, len(THRESHOLDS) + 1
     joint = (level * c + truth) * (c + 1) + winner
@@ -73,34 +74,31 @@ def sweep_counts(
     return counts
 
 
-class MapCounts(TorchDataset):
-    """Confusion matrices of chunks of pictures, computed where the files are read."""
+class ArgmaxOfMaps:
+    """The label of a picture from its maps, and the counts of its plain CAM where it has one.
 
-    def __init__(self, dataset: Dataset, ids: list[str], npy: Path, masks: list[Path], pickle):
-        self.num_classes, self.npy, self.pickle = dataset.num_classes, npy, pickle
-        files = list(zip(ids, masks, strict=True))
-        self.chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
+    Args:
+        npy: folder of the maps.
+        num_classes: with background, C.
+        allow_pickle: see :func:`tool.maps.read_maps`.
+    """
 
-    def __len__(self) -> int:
-        return len(self.chunks)
+    def __init__(self, npy: Path, num_classes: int, allow_pickle: bool) -> None:
+        self.npy, self.num_classes, self.allow_pickle = npy, num_classes, allow_pickle
 
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray | None]:
-        """Return pictures, IS-CAM counts (C, C + 1), CAM counts (101, C, C + 1) if all have CAM."""
-        matrix, sweep = ConfusionMatrix(self.num_classes), 0
-        for image_id, mask in self.chunks[index]:
-            maps = read_maps(self.npy, image_id, self.pickle)
-            keys = np.asarray(maps["keys"])
-            if keys.max() >= self.num_classes:
-                raise InputError(
-                    f"The maps of {image_id} have class {keys.max()}, but the dataset only "
-                    f"{self.num_classes}. Check --dataset and --session_name."
-                )
-            matrix.update_from(mask, keys[maps["IS_CAM"].argmax(0)])
-            if sweep is not None:
-                cam = maps.get("CAM")
-                args = (keys[1:], cam, self.num_classes)
-                sweep = None if cam is None else sweep + sweep_counts(read_mask(mask), *args)
-        return len(self.chunks[index]), matrix.counts, sweep
+    def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return int64 (H, W) class ids, and int64 (101, C, C + 1) of :func:`sweep_counts`."""
+        maps = read_maps(self.npy, image_id, self.allow_pickle)
+        keys = maps["keys"]
+        if keys.max() >= self.num_classes:
+            raise InputError(
+                f"The maps of {image_id} have class {keys.max()}, but the dataset only "
+                f"{self.num_classes}. Check --dataset and --session_name."
+            )
+        label = keys[maps["IS_CAM"].argmax(0)]
+        if "CAM" not in maps:
+            return label, None
+        return label, sweep_counts(read_mask(mask), keys[1:], maps["CAM"], self.num_classes)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -108,48 +106,29 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     session = Session(args.session_name, "eval_cam", args)
     cli.pick_device(args.device)
-    dataset = cli.open_dataset(args)
+    dataset = open_dataset(args)
     eval_list = args.eval_list or dataset.eval_list
     ids = dataset.ids(eval_list)
-    masks = [dataset.mask_path(image_id) for image_id in ids]
-    if args.gt_path:
-        masks = [args.gt_path / path.name for path in masks]
-    check_exist(masks, "masks", "Complete them, or name their folder with --gt_path")
+    masks = dataset.masks(ids, args.gt_path)
 
-    counts = MapCounts(dataset, ids, session.path / "npy", masks, args.allow_pickle)
-    loader = DataLoader(counts, batch_size=None, num_workers=args.num_workers)
-    matrix, sweep = ConfusionMatrix(dataset.num_classes), 0
-    for _, chunk, cam in progress(loader, len(ids), "eval_cam", lambda item: item[0]):
-        matrix.counts += np.asarray(chunk)
-        sweep = None if sweep is None or cam is None else sweep + np.asarray(cam)
-
-    iou = matrix.iou()
-    result = {
-        "miou": float(matrix.miou()),
-        "iou": {n: float(v) for n, v in zip(dataset.all_names, iou, strict=True)},
-        "images": len(ids),
-        "split": str(eval_list),
-        "source": str(session.path / "npy"),
-        "settings": read_settings(session.path / "npy"),
-    }
-    log.info("%s", iou_table(dataset.all_names, iou))
+    npy = session.path / "npy"
+    predict = ArgmaxOfMaps(npy, dataset.num_classes, args.allow_pickle)
+    matrix, sweep = evaluate("eval_cam", ids, masks, dataset.num_classes, predict, args.num_workers)
+    about = {"split": str(eval_list), "source": str(npy), "settings": read_settings(npy)}
+    result = result_of(matrix, dataset.all_names, len(ids), **about)
+    log.info("%s", iou_table(dataset.all_names, matrix.iou()))
     if sweep is not None:
         curve = miou_of(sweep)  # (101,)
         best = int(np.nanargmax(curve))
-        result["cam"] = {
-            "miou": float(curve[best]),
-            "threshold": float(THRESHOLDS[best]),
-            "miou_by_threshold": curve.tolist(),
-        }
-        log.info(
-            "CAM      mIoU %.2f at its best background threshold %.2f",
-            *(100 * curve[best], THRESHOLDS[best]),
-        )
+        miou, threshold = float(curve[best]), float(THRESHOLDS[best])
+        everywhere = curve.tolist()
+        result["cam"] = {"miou": miou, "threshold": threshold, "miou_by_threshold": everywhere}
+        message = "CAM      mIoU %.2f at its best background threshold %.2f"
+        log.info(message, 100 * miou, threshold)
     write_json(session.path / "eval_cam.json", result)
-    log.info(
-        "IS-CAM   mIoU %.2f on the %d pictures of %s", 100 * matrix.miou(), len(ids), eval_list
-    )
+    message = "IS-CAM   mIoU %.2f on the %d pictures of %s"
+    log.info(message, 100 * matrix.miou(), len(ids), eval_list)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

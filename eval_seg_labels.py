@@ -13,25 +13,24 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from data.base import check_exist
+from data.datasets import add_dataset_flags, open_dataset
 from tool import cli
+from tool.evaluate import evaluate, result_of
 from tool.files import write_json
-from tool.metrics import ConfusionMatrix, iou_table
+from tool.metrics import iou_table
 from tool.pictures import UNSURE, read_mask
-from tool.progress import progress
+from tool.run import run
 from tool.session import Session, read_settings
-
-CHUNK = 32  # pictures that a worker counts before it hands its matrix over
 
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None):
+def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
+    add_dataset_flags(parser)
     parser.add_argument(
         "--label_dir", type=Path, help="folder of PNGs; None is <session>/pseudo_label"
     )
@@ -40,25 +39,16 @@ def parse_arguments(arguments: list[str] | None = None):
     return parser.parse_args(arguments)
 
 
-class LabelCounts(TorchDataset):
-    """Confusion matrices of chunks of pictures, computed where the files are read."""
+class LabelsOfFolder:
+    """The label of a picture from its PNG, and how many of its pixels are unsure."""
 
-    def __init__(self, num_classes: int, labels: list[Path], masks: list[Path]) -> None:
-        files = list(zip(labels, masks, strict=True))
-        self.num_classes = num_classes
-        self.chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray, int]:
-        """Return pictures, counts (C, C + 1), unsure pixels."""
-        matrix, unsure = ConfusionMatrix(self.num_classes), 0
-        for label_path, mask_path in self.chunks[index]:
-            label = read_mask(label_path)
-            unsure += int((label == UNSURE).sum())
-            matrix.update_from(mask_path, label)
-        return len(self.chunks[index]), matrix.counts, unsure
+    def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Return uint8 (H, W), and int64 () pixels."""
+        label = read_mask(self.folder / f"{image_id}.png")
+        return label, np.count_nonzero(label == UNSURE)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,43 +56,36 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     session = Session(args.session_name, "eval_seg_labels", args)
     cli.pick_device(args.device)
-    dataset = cli.open_dataset(args)
+    dataset = open_dataset(args)
     eval_list = args.eval_list or dataset.eval_list
     ids = dataset.ids(eval_list)
     folder = args.label_dir or session.path / "pseudo_label"
-    labels = [folder / f"{image_id}.png" for image_id in ids]
-    masks = [dataset.mask_path(image_id) for image_id in ids]
-    if args.gt_path:
-        masks = [args.gt_path / path.name for path in masks]
-    check_exist(labels, "labels", "Make them (make_seg_labels.py), or name another --label_dir")
-    check_exist(masks, "masks", "Complete them, or name their folder with --gt_path")
-
-    counts = LabelCounts(dataset.num_classes, labels, masks)
-    loader = DataLoader(counts, batch_size=None, num_workers=args.num_workers)
-    matrix, unsure = ConfusionMatrix(dataset.num_classes), 0
-    for _, chunk, one in progress(loader, len(ids), "eval_seg_labels", lambda item: item[0]):
-        matrix.counts += np.asarray(chunk)
-        unsure += one
-
-    iou = matrix.iou()
-    result = {
-        "miou": matrix.miou(),
-        "iou": {n: float(v) for n, v in zip(dataset.all_names, iou, strict=True)},
-        "images": len(ids),
-        "split": str(eval_list),
-        "source": str(folder),
-        "unsure_pixels": unsure,
-        "settings": read_settings(folder),
-    }
-    log.info("%s", iou_table(dataset.all_names, iou))
+    check_exist(
+        [folder / f"{image_id}.png" for image_id in ids],
+        "labels",
+        "Make them (make_seg_labels.py), or name another --label_dir",
+    )
+    masks = dataset.masks(ids, args.gt_path)
+    predict = LabelsOfFolder(folder)
+    matrix, unsure = evaluate(
+        "eval_seg_labels", ids, masks, dataset.num_classes, predict, args.num_workers
+    )
+    result = result_of(
+        matrix,
+        dataset.all_names,
+        len(ids),
+        split=str(eval_list),
+        source=str(folder),
+        unsure_pixels=int(unsure),
+        settings=read_settings(folder),
+    )
+    log.info("%s", iou_table(dataset.all_names, matrix.iou()))
     if unsure:
         log.info("%d pixels are unsure (255) and count as wrong", unsure)
     write_json(session.path / f"eval_{folder.name}.json", result)
-    log.info(
-        "%s   mIoU %.2f on the %d pictures of %s",
-        *(folder.name, 100 * matrix.miou(), len(ids), eval_list),
-    )
+    message = "%s   mIoU %.2f on the %d pictures of %s"
+    log.info(message, folder.name, 100 * matrix.miou(), len(ids), eval_list)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.base import Dataset
+from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import ScaledPictures, one_by_one
 from net.segmentation import MODELS, fill_in, told
 from tool import checkpoint, cli, distributed
@@ -30,21 +31,18 @@ from tool.crf import crf_inference
 from tool.errors import InputError
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
+from tool.run import run
 from tool.session import Session, agree_on_settings, finish, remaining
-
-CRF_FLAGS = (
-    *("crf_iterations", "gaussian_sxy", "gaussian_weight", "bilateral_sxy", "bilateral_srgb"),
-    "bilateral_weight",
-)
 
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None):
+def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
     parser = cli.make_parser(__doc__)
+    add_dataset_flags(parser)
     cli.add_speed_flags(parser)
-    parser.add_argument("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
+    parser.add_deciding("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
     parser.add_argument(
         "--ckpt", help="a path, or a file in <session>/ckpt; None is seg_<model>.pth"
     )
@@ -54,33 +52,35 @@ def parse_arguments(arguments: list[str] | None = None):
     parser.add_argument("--out_dir", type=Path, help="folder to write; None: <session>/seg_<model>")
 
     def add(name: str, kind, help_text: str, **more) -> None:
-        parser.add_argument(f"--{name}", type=kind, help=help_text + told("test", name), **more)
+        parser.add_deciding(f"--{name}", type=kind, help=help_text + told("test", name), **more)
 
     add("scales", cli.above_zero, "factors of the picture's sides; logits are averaged", nargs="+")
-    parser.add_argument(
+    parser.add_deciding(
         "--mirror",
         action=argparse.BooleanOptionalAction,
         help="average with the logits of the mirrored picture" + told("test", "mirror"),
     )
-    parser.add_argument(
+    parser.add_deciding(
         "--max_pixels",
         type=cli.at_least(1),
         default=1_000_000,
         help="larger pictures are segmented reduced to this many pixels, and the probabilities "
         "enlarged; a matter of memory, and of objects being as large as in training",
     )
-    parser.add_argument(
+    crf = {"crf": True}
+    parser.add_deciding(
         "--crf",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="refine by a dense CRF, in place of which --no-crf takes the largest logit",
     )
-    add("crf_iterations", cli.at_least(0), "of the mean field")
-    add("gaussian_sxy", cli.above_zero, "deviation of the kernel over position, pixels")
-    add("gaussian_weight", float, "of that kernel")
-    add("bilateral_sxy", cli.above_zero, "deviation in position of the other kernel, pixels")
-    add("bilateral_srgb", cli.above_zero, "its deviation in colour, grey levels")
-    add("bilateral_weight", float, "of that kernel")
+    number = cli.above_zero
+    add("crf_iterations", cli.at_least(0), "of the mean field", only=crf)
+    add("gaussian_sxy", number, "deviation of the kernel over position, pixels", only=crf)
+    add("gaussian_weight", float, "of that kernel", only=crf)
+    add("bilateral_sxy", number, "deviation in position of the other kernel, pixels", only=crf)
+    add("bilateral_srgb", number, "its deviation in colour, grey levels", only=crf)
+    add("bilateral_weight", float, "of that kernel", only=crf)
     parser.add_argument("--archive", type=Path, help=f"file to pack all in; {', '.join(ENDINGS)}")
     parser.add_argument(
         "--archive_comp",
@@ -165,7 +165,16 @@ def segment(net: nn.Module, item: dict, args, device: torch.device) -> np.ndarra
     img = item["original"].numpy()
     probabilities = mean_logits(net, item["pictures"], img.shape[:2], args, device).softmax(0)
     if args.crf:
-        probabilities = crf_inference(img, probabilities, *(getattr(args, f) for f in CRF_FLAGS))
+        probabilities = crf_inference(
+            img,
+            probabilities,
+            args.crf_iterations,
+            args.gaussian_sxy,
+            args.gaussian_weight,
+            args.bilateral_sxy,
+            args.bilateral_srgb,
+            args.bilateral_weight,
+        )
     size = tuple(item["size"])
     same = size == img.shape[:2]
     label = probabilities.argmax(0) if same else enlarged_argmax(probabilities, size)
@@ -177,7 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     session = Session(args.session_name, "infer_seg", args)
     device = cli.pick_device(args.device)
-    dataset = cli.open_dataset(args)
+    dataset = open_dataset(args)
     infer_list = args.infer_list or dataset.test_list
     ids = dataset.ids(infer_list)
     dataset.check_pictures(ids)
@@ -185,13 +194,14 @@ def main(arguments: list[str] | None = None) -> None:
     net = cli.place(load_network(args, ckpt, dataset), args, device)
 
     folder = args.out_dir or session.path / f"seg_{args.model}"
-    decisive = ("model", "scales", "mirror", "max_pixels", "amp", "crf")
-    settings = {name: getattr(args, name) for name in decisive + CRF_FLAGS * args.crf}
-    agree_on_settings(folder, {**settings, "sha256": checkpoint.digest(ckpt)}, args.restart)
+    settings = {**cli.deciding(args), "sha256": checkpoint.digest(ckpt)}
+    agree_on_settings(folder, settings, args.restart)
     todo = remaining(ids, lambda i: (folder / f"{i}.png").exists(), device)
 
     pictures = ScaledPictures(
-        *(dataset, todo, args.scales),
+        dataset,
+        todo,
+        args.scales,
         with_original=True,
         with_label=False,
         max_pixels=args.max_pixels,
@@ -217,9 +227,13 @@ def main(arguments: list[str] | None = None) -> None:
         log.info(
             "mIoU: python eval_seg_labels.py --dataset %s --dataset_root %s --session_name %s "
             "--label_dir %s --eval_list %s",
-            *(dataset.name, dataset.root, session.path, folder, infer_list),
+            dataset.name,
+            dataset.root,
+            session.path,
+            folder,
+            infer_list,
         )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -8,7 +8,6 @@ Expect  VOC trainaug: 10,582 files, 20 GB in float32 (half with --save_dtype flo
 Files that exist are kept, so running the same command again finishes what is left.
 """
 
-import importlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,32 +19,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import ScaledPictures, one_by_one
-from net.inputs import normalise
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
 from tool.maps import FORMATS, maps_path, write_maps
 from tool.pictures import heat, overlay, save_rgb, stored_size
 from tool.progress import progress
+from tool.run import run
 from tool.session import Session, agree_on_settings, finish, remaining
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
 WAITING = 8  # pictures whose files are being written while the network goes on
-# Settings that decide the maps: files in one folder must agree in all of them.
-DECISIVE = (
-    *("dataset", "network", "amp", "scales", "seed_feature", "competitors"),
-    *("save_format", "save_dtype", "save_scale", "save_cam"),
-)
 
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None):
+def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
-    cli.add_network_flags(parser)
+    add_dataset_flags(parser)
+    cli.add_network_flag(parser)
+    cli.add_speed_flags(parser)
     cli.add_fold_flag(parser)
     parser.add_argument(
         "--ckpt", default="final.pth", help="a path, or a file in <session>/ckpt; released ones too"
@@ -54,31 +51,31 @@ def parse_arguments(arguments: list[str] | None = None):
         "--infer_list",
         help="list name or file; None is the training list, which the later steps need whole",
     )
-    parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="of the pictures")
-    parser.add_argument(
+    parser.add_deciding("--scales", type=float, nargs="+", default=SCALES, help="of the pictures")
+    parser.add_deciding(
         "--seed_feature",
         choices=SEED_FEATURES,
         default=SEED_FEATURES[0],
         help="similarities from F_h (released code) or from x4 (as in training)",
     )
-    parser.add_argument(
+    parser.add_deciding(
         "--competitors",
         choices=COMPETITORS,
         default=COMPETITORS[0],
         help="classes that compete for seeds: all (released code) or those in the label",
     )
-    parser.add_argument(
+    parser.add_deciding(
         "--save_format",
         choices=FORMATS,
         default=FORMATS[0],
         help="npy is the pickled dict of the published code, for tools that expect it",
     )
-    parser.add_argument(
+    parser.add_deciding(
         "--save_dtype",
         choices=("float32", "float16"),
         help="of the stored maps; None is float32, of COCO float16",
     )
-    parser.add_argument(
+    parser.add_deciding(
         "--save_scale",
         type=float,
         help="side of the stored maps over that of the picture, up to 1; they are resized when "
@@ -90,7 +87,7 @@ def parse_arguments(arguments: list[str] | None = None):
         default=0,
         help=f"pictures of one size at once; 0 is 1 on the CPU, {GPU_BATCH} on CUDA",
     )
-    parser.add_argument(
+    parser.add_deciding(
         "--save_cam", action="store_true", help="plain CAM too, for eval_cam.py to compare"
     )
     cli.add_visualize_flag(parser, "maps over pictures in <session>/visual")
@@ -131,7 +128,7 @@ def infer(
     sums = [0] * len(labels)
     masks = labels[:, :, None, None].float()  # (B, C, 1, 1)
     for one_scale in pictures:
-        img = normalise(one_scale)
+        img = net.prepare(one_scale)
         pairs = torch.stack([img, img.flip(3)], 1)  # (B, 2, 3, h, w)
         pairs = pairs.flatten(0, 1).contiguous(memory_format=memory_format)
         if len(labels) == 1:
@@ -216,7 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     session = Session(args.session_name, "make_cam", args)
     device = cli.pick_device(args.device)
-    dataset = cli.open_dataset(args)
+    dataset = open_dataset(args)
     args.save_dtype = args.save_dtype or dataset.maps_dtype
     if args.save_scale is None:  # other tools expect maps of full size in the published format
         args.save_scale = dataset.maps_scale if args.save_format == FORMATS[0] else 1.0
@@ -225,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     ckpt = session.checkpoint(args.ckpt)
     state = checkpoint.state_dict_of(checkpoint.load(ckpt))
-    net = importlib.import_module(args.network).CAM(
+    net = cli.import_network(args.network).CAM(
         dataset.num_classes,
         pretrained=None,
         width=backbone_width(state),
@@ -238,9 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     cli.place(net, args, device).eval()
 
     folder = session.path / "npy"
-    settings = {name: getattr(args, name) for name in DECISIVE}
-    settings["scales"] = list(args.scales)
-    settings["ckpt_sha256"] = checkpoint.digest(ckpt)
+    settings = {**cli.deciding(args), "ckpt_sha256": checkpoint.digest(ckpt)}
     agree_on_settings(folder, settings, args.restart)
     todo = remaining(ids, lambda i: maps_path(folder, i, args.save_format).exists(), device)
     most = args.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
@@ -254,8 +249,8 @@ def main(arguments: list[str] | None = None) -> None:
         for items in progress(batches(loader, most), len(todo), "make_cam", len):
             labels = torch.stack([F.pad(item["label"], (1, 0), value=1) for item in items])
             scaled = [
-                torch.stack(pictures).to(device, non_blocking=True)
-                for pictures in zip(*(item["pictures"] for item in items), strict=True)
+                torch.stack(one_scale).to(device, non_blocking=True)
+                for one_scale in zip(*(item["pictures"] for item in items), strict=True)
             ]
             size = tuple(max(1, round(side * args.save_scale)) for side in items[0]["size"])
             with cli.autocast(args, device):
@@ -267,4 +262,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

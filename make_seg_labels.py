@@ -17,8 +17,8 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
+from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import one_by_one, to_tensor
-from net.inputs import normalise
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint, cli
@@ -27,46 +27,57 @@ from tool.indexing import refine_by_walk
 from tool.maps import check_size, read_maps
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
+from tool.run import run
 from tool.session import Session, agree_on_settings, finish, read_settings, remaining
 
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None):
+def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
-    parser.add_argument(
+    add_dataset_flags(parser)
+    irn, crf = {"refine": "irn"}, {"refine": "crf"}
+    parser.add_deciding(
         "--refine", choices=("irn", "crf"), default="irn", help="crf needs neither 2.1 nor 2.2"
     )
     parser.add_argument("--irn_ckpt", default="irn.pth", help="a path, or a file in <session>/ckpt")
     parser.add_argument("--infer_list", help="list name or file; None is the training list")
     parser.add_argument(
-        "--sem_seg_out_dir", type=Path, help="folder to write; None is <session>/pseudo_label"
+        *("--out_dir", "--sem_seg_out_dir"),
+        type=Path,
+        help="folder to write; None is <session>/pseudo_label",
     )
-    parser.add_argument(
-        "--beta", type=float, default=10, help="higher ones stop the walk at weaker edges"
+    parser.add_deciding(
+        "--beta",
+        only=irn,
+        type=cli.above_zero,
+        default=10,
+        help="higher ones stop the walk at weaker edges",
     )
-    parser.add_argument(
-        "--exp_times", type=cli.at_least(0), default=8, help="the walk takes 2 to this power steps"
+    parser.add_deciding(
+        "--exp_times",
+        only=irn,
+        type=cli.at_least(0),
+        default=8,
+        help="the walk takes 2 to this power steps",
     )
-    parser.add_argument(
+    parser.add_deciding(
         "--irn_crop_size",
+        only=irn,
         type=cli.at_least(16),
         default=512,
         help="smaller pictures are padded to it, as IRN was trained; larger ones are never cut",
     )
-    cli.add_speed_flags(parser)
+    cli.add_speed_flags(parser, only=irn)
     cli.add_fold_flag(parser)
-    cli.add_crf_flags(parser)
+    cli.add_crf_flags(parser, only=crf)
     parser.add_argument(
         "--allow_pickle", action="store_true", help="read .npy dicts; only if you made them"
     )
     cli.add_visualize_flag(parser, "labels over pictures in <session>/visual_<folder>")
     parser.add_argument("--restart", action="store_true", help="make every file again")
-    args = parser.parse_args(arguments)
-    if args.beta <= 0:
-        parser.error("--beta must be above 0")
-    return args
+    return parser.parse_args(arguments)
 
 
 class MapsAndPictures(TorchDataset):
@@ -97,7 +108,7 @@ class MapsAndPictures(TorchDataset):
 
 def walk(net: EdgeDisplacement, item: dict, args, device: torch.device) -> np.ndarray:
     """Return the label of a picture, uint8 (H, W), by the random walk on its edges."""
-    img = normalise(item["picture"].to(device))
+    img = net.prepare(item["picture"].to(device))
     pair = torch.stack([img, img.flip(2)]).contiguous(memory_format=cli.memory_format(args))
     with cli.autocast(args, device):
         edge = net.edge(pair)  # (1, h, w)
@@ -111,12 +122,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     session = Session(args.session_name, "make_seg_labels", args)
     device = cli.pick_device(args.device)
-    dataset = cli.open_dataset(args)
+    dataset = open_dataset(args)
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
 
-    folder = args.sem_seg_out_dir or session.path / "pseudo_label"
-    settings = {"refine": args.refine, "maps": read_settings(session.path / "npy")}
+    folder = args.out_dir or session.path / "pseudo_label"
+    settings = {**cli.deciding(args), "maps": read_settings(session.path / "npy")}
     if args.refine == "irn":
         ckpt = session.checkpoint(args.irn_ckpt)
         state = checkpoint.state_dict_of(checkpoint.load(ckpt))
@@ -125,15 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
         if args.fold_bn:
             fold_batch_norm(net.eval())
         cli.place(net, args, device).eval()
-        settings.update(
-            beta=args.beta,
-            exp_times=args.exp_times,
-            irn_crop_size=args.irn_crop_size,
-            amp=args.amp,
-            irn_sha256=checkpoint.digest(ckpt),
-        )
-    else:
-        settings.update(crf_iterations=args.crf_iterations, gt_prob=args.gt_prob)
+        settings["irn_sha256"] = checkpoint.digest(ckpt)
     agree_on_settings(folder, settings, args.restart)
     todo = remaining(ids, lambda i: (folder / f"{i}.png").exists(), device)
 
@@ -154,4 +157,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -18,63 +18,50 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset, check_exist
-from data.loaders import AffinityPictures, Schedule, one_by_one, training_loader
-from data.transforms import cut_window, inside, normalise
+from data.datasets import add_dataset_flags, open_dataset
+from data.loaders import AffinityPictures, Schedule, one_by_one, to_device, training_loader
+from data.transforms import cut_window
 from net.resnet50 import backbone_width
 from net.resnet50_irn import AffinityDisplacementLoss, fused_loss_sums, loss_terms, total_loss
-from tool import checkpoint, cli, distributed
-from tool.errors import InputError
+from tool import cli, distributed
 from tool.indexing import STRIDE, PathIndex
+from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
 from tool.pictures import read_rgb
 from tool.progress import progress
+from tool.run import run
 from tool.session import Session
-from tool.training import RELEASED_MOMENTUM, Pace, check_finite, learning_rate, open_board, sgd
+from tool.training import Training
 
 RADIUS = 10  # of the pairs that are learnt from; the walk uses 5
-DISPLACEMENT_LR = 10  # the displacement branches learn ten times faster than the edge branches
-# Settings that decide the weights: a continued run must agree in all of them.
-DECISIVE = (
-    *("dataset", "train_list", "pretrained", "irn_crop_size", "irn_batch_size", "irn_num_epoches"),
-    *("irn_learning_rate", "irn_weight_decay", "momentum", "seed", "amp", "channels_last"),
-    "edge_only",
-)
+TERMS = ("pos", "neg", "dp_fg", "dp_bg")  # of the loss, see net.irn_loss
 
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None):
+def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
-    cli.add_speed_flags(parser)
-    cli.add_fused_flag(parser)
-    count = cli.at_least(1)
-    parser.add_argument("--train_list", help="list name or file; None is the training list")
+    add_dataset_flags(parser)
+    cli.add_speed_flags(parser, training=True)
+    cli.add_training_flags(parser, print_freq=10, save_freq=200)
+    count, decide = cli.at_least(1), parser.add_deciding
+    decide("--train_list", help="list name or file; None is the training list")
     parser.add_argument(
         "--infer_list", help="pictures whose mean displacement is stored; None is --train_list"
     )
-    parser.add_argument(
-        "--pretrained", help="imagenet, none, or a file; None is what the dataset starts from"
-    )
-    parser.add_argument("--irn_crop_size", type=count, default=512, help="window, pixels")
-    parser.add_argument("--irn_batch_size", type=count, default=32, help="pictures a step")
-    parser.add_argument("--irn_num_epoches", type=count, default=3)
-    parser.add_argument(
-        "--irn_learning_rate", type=float, default=0.1, help="of the edges; displacements 10x"
-    )
-    parser.add_argument("--irn_weight_decay", type=float, default=1e-4)
-    parser.add_argument(
-        "--momentum", type=float, default=RELEASED_MOMENTUM, help="as in the released code"
-    )
-    parser.add_argument(
+    decide("--pretrained", help="imagenet, none, or a file; None is what the dataset starts from")
+    decide("--irn_crop_size", type=count, default=512, help="window, pixels")
+    decide("--irn_batch_size", type=count, default=32, help="pictures a step")
+    decide("--irn_num_epoches", type=count, default=3)
+    decide("--irn_learning_rate", type=float, default=0.1, help="of the edges; displacements 10x")
+    decide("--irn_weight_decay", type=float, default=1e-4)
+    decide("--momentum", type=float, default=RELEASED_MOMENTUM, help="as in the released code")
+    decide(
         "--edge_only",
         action="store_true",
         help="leave out the displacements, which separate instances; edges, and the labels of "
         "step 2.3 with them, come out the same",
     )
-    parser.add_argument("--print_freq", type=count, default=10, help="steps between log lines")
-    parser.add_argument("--save_freq", type=count, default=200, help="steps between checkpoints")
-    parser.add_argument("--seed", type=cli.at_least(0), default=15, help="of all chance")
-    parser.add_argument("--restart", action="store_true", help="begin anew, whatever is there")
     return parser.parse_args(arguments)
 
 
@@ -95,16 +82,9 @@ class TopLeftWindows(TorchDataset):
         return torch.from_numpy(window).permute(2, 0, 1), torch.from_numpy(box)
 
 
-def network_input(window: Tensor, box: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """Return float32 (B, 3, S, S), normalised, zeros in the padding."""
-    size = window.shape[-1]
-    img = normalise(window) * inside(box, size, size)
-    return img.contiguous(memory_format=memory_format)
-
-
 @torch.no_grad()
 def store_mean_displacement(
-    net: AffinityDisplacementLoss, windows: TopLeftWindows, args, device: torch.device
+    net: AffinityDisplacementLoss, windows: TopLeftWindows, args: cli.Settings, device: torch.device
 ) -> None:
     """Set the mean shift to the mean displacement over the windows of all processes."""
     net.eval()
@@ -112,13 +92,24 @@ def store_mean_displacement(
     total = torch.zeros(3, dtype=torch.float64, device=device)  # sum of dy, of dx, windows
     loader = one_by_one(windows, args.num_workers)
     for window, box in progress(loader, len(windows), "mean displacement"):
-        batch = window[None].to(device), box[None].to(device)
+        img = net.prepare(window[None].to(device), box[None].to(device))
         with cli.autocast(args, device):
-            _, displacement = net(network_input(*batch, cli.memory_format(args)))
+            _, displacement = net(img.contiguous(memory_format=cli.memory_format(args)))
         total[:2] += displacement[0].double().mean((1, 2))
         total[2] += 1
     total = distributed.total(total)
     mean.copy_(total[:2] / total[2])
+
+
+def build(args: cli.Settings, begun: dict | None) -> AffinityDisplacementLoss:
+    """Return the network with the weights that a training starts from; ``begun`` has its own."""
+    side = -(-args.irn_crop_size // STRIDE)
+    path_index = PathIndex(RADIUS, (side, side))
+    torch.manual_seed(args.seed)  # of the branches; nothing else here draws from torch
+    pretrained, width = args.pretrained, None
+    if begun:
+        pretrained, width = None, backbone_width(begun["net"])
+    return AffinityDisplacementLoss(path_index, pretrained, width, args.edge_only)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -126,74 +117,44 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     session = Session(args.session_name, "train_irn", args)
     device = cli.pick_device(args.device)
-    dataset = cli.open_dataset(args)
+    dataset = open_dataset(args)
     args.train_list = args.train_list or dataset.train_list
     args.pretrained = args.pretrained or dataset.pretrained
-    last, final = session.path / "ckpt/irn_last.pth", session.path / "ckpt/irn.pth"
-    decisive = {name: getattr(args, name) for name in DECISIVE}
-    begun = None if args.restart else checkpoint.find_begun(last, final, decisive)
-    if begun == "finished":
-        log.info("%s is finished; --restart trains it anew", final)
+    training = Training(session, args, dataset.all_names, "irn")
+    if training.is_finished:
         return
 
-    ids = dataset.ids(args.train_list)
-    dataset.check_pictures(ids)
+    batch_size = args.irn_batch_size
+    ids = dataset.training_ids(args.train_list, batch_size, f"--irn_batch_size {batch_size}")
     labels = session.path / "ir_label"
     check_exist(
         [labels / f"{image_id}.png" for image_id in ids],
         "confident areas",
         f"Make them: make_cam.py and cam2ir.py with --infer_list {args.train_list}",
     )
-    if len(ids) < args.irn_batch_size:
-        raise InputError(
-            f"--irn_batch_size {args.irn_batch_size} exceeds the {len(ids)} training pictures."
-        )
     infer_ids = dataset.ids(args.infer_list or args.train_list)
     dataset.check_pictures(infer_ids)
     pictures = AffinityPictures(dataset, ids, labels, args.irn_crop_size, args.seed)
 
-    torch.manual_seed(args.seed)  # of the branches; nothing else here draws from torch
     torch.backends.cudnn.benchmark = True  # every batch has the same size
-    side = -(-args.irn_crop_size // STRIDE)
-    path_index = PathIndex(RADIUS, (side, side))
-    if begun:
-        start_from = {"pretrained": None, "width": backbone_width(begun["net"])}
-    else:
-        start_from = {"pretrained": args.pretrained}
-    net = AffinityDisplacementLoss(path_index, **start_from, edge_only=args.edge_only)
+    net = build(args, training.begun)
     cli.place(net, args, device).train()
-    rates = (args.irn_learning_rate, args.irn_learning_rate * DISPLACEMENT_LR)
-    groups = [
-        {"params": params, "lr": rate, "weight_decay": args.irn_weight_decay}
-        for params, rate in zip(net.trainable_parameters(), rates, strict=True)
-        if params[0].requires_grad
-    ]
-    optimizer = sgd(groups, args.momentum, device, args.fused)
-    start = 0
-    if begun:
-        checkpoint.load_weights(net, begun["net"])
-        optimizer.load_state_dict(begun["optimizer"])
-        start = begun["step"]
-        log.info("continuing %s at step %d", last, start)
-    checkpoint.begin(last, final, start, args.restart)
-    model = distributed.parallel(net, device)
+    groups = net.trainable_groups(args.irn_learning_rate, args.irn_weight_decay)
+    optimizer = make_optimizer(groups, args.momentum, device, args.fused)
+    model = training.begin(net, optimizer, device)
 
-    batch_size = args.irn_batch_size
     rows = distributed.rows(batch_size)
-    schedule = Schedule(len(ids), batch_size, args.irn_num_epoches, args.seed, start, rows)
+    schedule = Schedule(len(ids), batch_size, args.irn_num_epoches, args.seed, training.start, rows)
     loader = training_loader(pictures, schedule, args.num_workers, device.type == "cuda")
-    total = schedule.total
-    log.info("%d pictures, %d steps of %d on %s", len(ids), total, batch_size, device)
-    board = open_board(session.path / "runs_irn", start)
-    losses, first, pace = [], start, Pace(start, total, batch_size)
-    for step, batch in enumerate(loader, start):
-        for group, rate in zip(optimizer.param_groups, rates, strict=False):
-            group["lr"] = learning_rate(rate, step, total)
-        window, box, label = (
-            batch[name].to(device, non_blocking=True) for name in ("window", "box", "label")
-        )
+    training.start_clock(schedule.total, batch_size)
+    log.info("%d pictures, %s", len(ids), training.plan(device))
+    for step, batch in enumerate(loader, training.start):
+        rate = learning_rate(args.irn_learning_rate, step, schedule.total)
+        set_learning_rate(optimizer, rate)
+        window, box, label = to_device(batch.values(), device)
+        img = net.prepare(window, box).contiguous(memory_format=cli.memory_format(args))
         with cli.autocast(args, device):
-            edge, displacement = model(network_input(window, box, cli.memory_format(args)))
+            edge, displacement = model(img)
         sums = fused_loss_sums(edge, displacement, label, dataset.num_classes, RADIUS)
         # Ratios of the whole batch, whose gradients are averaged over processes.
         numerators, denominators = sums[0] * distributed.world_size(), distributed.total(sums[1])
@@ -201,36 +162,21 @@ def main(arguments: list[str] | None = None) -> None:
         optimizer.zero_grad()
         total_loss(terms).backward()
         optimizer.step()
-        losses.append(terms.detach() / distributed.world_size())
 
-        done = step + 1
-        reports = step % args.print_freq == 0
-        saves = done % args.save_freq == 0 or done == total
-        if reports or saves:
-            together = distributed.total(torch.stack(losses))  # (steps, 4)
-            check_finite(together, first)
-        if reports:
-            mean = together.mean(0).tolist()
-            images_per_second, finish = pace.report(done)
-            log.info(
-                "step:%5d/%5d loss:%.4f %.4f %.4f %.4f imps:%.1f lr: %.4f etc:%s",
-                *(step, total, *mean, images_per_second, optimizer.param_groups[0]["lr"], finish),
-            )
-            for name, value in zip(("pos", "neg", "dp_fg", "dp_bg"), mean, strict=True):
-                board.add_scalar(f"irn/{name}", value, step)
-            board.add_scalar("irn/images_per_second", images_per_second, step)
-            losses, first = [], done
-        if saves and distributed.is_main():
-            state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoint.save(last, {**state, "step": done, "settings": decisive})
-    board.close()
+        report = training.note(step, terms.detach() / distributed.world_size())
+        if report:
+            line = "loss:" + " ".join(f"{mean:.4f}" for mean in report.means)
+            pace = f"imps:{report.images_per_second:.1f} lr: {rate:.4f} etc:{report.finish}"
+            log.info("step:%5d/%5d %s %s", step, schedule.total, line, pace)
+            means = zip(TERMS, report.means, strict=True)
+            training.chart(step, {f"irn/{name}": mean for name, mean in means})
+            training.chart(step, report.pace("irn"))
+        training.save_when_due(step)
     if not args.edge_only:
         windows = TopLeftWindows(dataset, distributed.share(infer_ids), args.irn_crop_size)
         store_mean_displacement(net, windows, args, device)
-    if distributed.is_main():
-        checkpoint.save(final, {"net": net.state_dict(), "step": total, "settings": decisive})
-    log.info("%s written, %s", final, pace.elapsed())
+    training.finish()
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -22,61 +22,42 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.base import check_exist
-from data.loaders import Schedule, SegmentationPictures, training_loader
-from data.transforms import RESAMPLE, inside
+from data.datasets import add_dataset_flags, open_dataset
+from data.loaders import Schedule, SegmentationPictures, to_device, training_loader
+from data.transforms import RESAMPLE
 from net.deeplabv2 import STRIDE_ON, mean_loss
 from net.segmentation import MODELS, fill_in, told
-from tool import checkpoint, cli, distributed
+from tool import cli, distributed
 from tool.errors import InputError
+from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer, set_learning_rate
+from tool.run import run
 from tool.session import Session
-from tool.training import (
-    OPTIMIZERS,
-    Pace,
-    check_finite,
-    learning_rate,
-    open_board,
-    optimizer_of,
-    seed_step,
-)
-
-# Settings that decide the weights: a continued run must agree in all of them.
-DECISIVE = (
-    *("model", "dataset", "train_list", "label_dir", "initial", "width", "blocks", "stride_on"),
-    *("iterations", "batch_size", "accumulate", "lr", "head_lr", "lr_every", "lr_past"),
-    *("optimizer", "momentum", "weight_decay", "crop_size", "scales", "scale_draw", "resample"),
-    *("hsv_shift", "freeze_bn", "bn_momentum", "seed", "amp", "channels_last"),
-)
+from tool.training import Training, seed_step
 
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None):
+def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
     parser = cli.make_parser(__doc__)
-    cli.add_speed_flags(parser)
-    cli.add_fused_flag(parser)
-    count, chance = cli.at_least(1), cli.at_least(0)
-    parser.add_argument("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
-    parser.add_argument("--train_list", help="list name or file; None is the training list")
-    parser.add_argument(
-        "--label_dir", type=Path, help="folder of PNGs; None is <session>/pseudo_label"
+    add_dataset_flags(parser)
+    cli.add_speed_flags(parser, training=True)
+    cli.add_training_flags(parser, print_freq=50, save_freq=500)
+    count, chance, decide = cli.at_least(1), cli.at_least(0), parser.add_deciding
+    decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
+    decide("--train_list", help="list name or file; None is the training list")
+    decide("--label_dir", type=Path, help="folder of PNGs; None is <session>/pseudo_label")
+    decide(
+        *("--pretrained", "--initial"),
+        help="a file, imagenet, or none; None is what the dataset starts from",
     )
-    parser.add_argument(
-        "--initial", help="a file, imagenet, or none; None is what the dataset starts from"
-    )
-    parser.add_argument(
-        "--width", type=count, help="channels after the first convolution; None: as in --initial"
-    )
-    parser.add_argument(
-        "--blocks", type=count, nargs=4, help="of the four stages; None: as in --initial"
-    )
-    parser.add_argument(
-        "--stride_on", choices=STRIDE_ON, help="DeepLab v2 only; None: where --initial had it"
-    )
-    parser.add_argument(
+    decide("--width", type=count, help="channels after the first convolution; None: of the weights")
+    decide("--blocks", type=count, nargs=4, help="of the four stages; None: of the weights")
+    decide("--stride_on", choices=STRIDE_ON, help="DeepLab v2 only; None: where the weights had it")
+    decide(
         "--freeze_bn",
         action="store_true",
         help="batch normalisation by stored statistics, as DeepLab v2 always has it; v1 needs it "
@@ -84,8 +65,7 @@ def parse_arguments(arguments: list[str] | None = None):
     )
 
     def add(name: str, kind, help_text: str, **more) -> None:
-        told_by_recipe = told("training", name)
-        parser.add_argument(f"--{name}", type=kind, help=help_text + told_by_recipe, **more)
+        decide(f"--{name}", type=kind, help=help_text + told("training", name), **more)
 
     add("iterations", count, "updates of the weights")
     add("batch_size", count, "pictures of a part, on all processes together")
@@ -93,8 +73,8 @@ def parse_arguments(arguments: list[str] | None = None):
     add("lr", float, "of the backbone")
     add("head_lr", float, "times --lr is the rate of the head's weights, twice that of its biases")
     add("lr_every", count, "updates between changes of the learning rate")
-    add("lr_past", chance, "the rate would reach 0 this many iterations after the last")
-    parser.add_argument(
+    add("lr_past", chance, "iterations after the last one at which the rate would reach 0")
+    decide(
         "--optimizer",
         choices=OPTIMIZERS,
         default=OPTIMIZERS[0],
@@ -112,16 +92,12 @@ def parse_arguments(arguments: list[str] | None = None):
     add("scale_draw", str, "one of them, or uniform between", choices=("choice", "uniform"))
     add("resample", str, "filter of the picture; labels: nearest", choices=sorted(RESAMPLE))
     add("hsv_shift", chance, "largest shift of hue (steps of 2 degrees), saturation, value")
-    parser.add_argument("--print_freq", type=count, default=50, help="steps between log lines")
-    parser.add_argument("--save_freq", type=count, default=500, help="steps between checkpoints")
-    parser.add_argument("--seed", type=chance, default=15, help="of all chance")
-    parser.add_argument("--restart", action="store_true", help="begin anew, whatever is there")
     args = parser.parse_args(arguments)
     fill_in(args, MODELS[args.model].training)
     return args
 
 
-def build(args, num_classes: int, begun: dict | None) -> tuple[nn.Module, dict]:
+def build(args: cli.Settings, num_classes: int, begun: dict | None) -> tuple[nn.Module, dict]:
     """Return the network in training mode, and the record of what it started from."""
     options = {"width": args.width, "blocks": args.blocks}
     if args.model == "deeplabv2_resnet101":
@@ -131,13 +107,12 @@ def build(args, num_classes: int, begun: dict | None) -> tuple[nn.Module, dict]:
     module = MODELS[args.model].module
     if begun:
         net, record = module.build(**begun["config"], initial="none")[0], begun["record"]
-        net.load_state_dict(begun["net"])  # with its batch counters, which load_weights leaves out
     else:
-        net, record = module.build(num_classes, args.initial, **options)
+        net, record = module.build(num_classes, args.pretrained, **options)
     return net.train(), record
 
 
-def synchronised(args, net: nn.Module, device: torch.device) -> nn.Module:
+def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn.Module:
     """Return the network with batch statistics of the pictures of all processes.
 
     Raises:
@@ -171,122 +146,108 @@ def rows_of_parts(batch_size: int, parts: int) -> np.ndarray:
     return (np.arange(parts)[:, None] * batch_size + mine).ravel()
 
 
+def accumulated_step(
+    model: nn.Module, net: nn.Module, batch: dict[str, Tensor], args: cli.Settings, device
+) -> Tensor:
+    """Add the gradients of a step, whose batch comes in ``--accumulate`` parts; return its loss.
+
+    Args:
+        model: the network, or its data parallel wrapper.
+        net: the network itself.
+        batch: window, box and label of all parts, one after the other.
+        args: the settings.
+        device: of this process.
+
+    Returns:
+        A scalar without gradient; summed over processes it is the loss of the whole batch.
+    """
+    world, total = distributed.world_size(), 0.0
+    parts = zip(*(tensor.chunk(args.accumulate) for tensor in batch.values()), strict=True)
+    for number, part in enumerate(parts, 1):
+        window, box, label = to_device(part, device)
+        img = net.prepare(window, box).contiguous(memory_format=cli.memory_format(args))
+        adds = world > 1 and number < args.accumulate  # gradients meet after the last part
+        with model.no_sync() if adds else contextlib.nullcontext():
+            with cli.autocast(args, device):
+                outputs = model(img)
+            sums, counts = net.loss_sums(outputs, label)
+            loss = mean_loss(sums * world, distributed.total(counts)) / args.accumulate
+            loss.backward()
+        total += loss.detach() / world
+    return total
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train and write the checkpoint."""
     args = parse_arguments(arguments)
     session = Session(args.session_name, "train_seg", args)
     device = cli.pick_device(args.device)
-    dataset = cli.open_dataset(args)
+    dataset = open_dataset(args)
     args.train_list = args.train_list or dataset.train_list
-    args.initial = args.initial or dataset.pretrained
+    args.pretrained = args.pretrained or dataset.pretrained
     args.label_dir = str(args.label_dir or session.path / "pseudo_label")
-    name = f"seg_{args.model}"
-    last, final = session.path / f"ckpt/{name}_last.pth", session.path / f"ckpt/{name}.pth"
-    decisive = {setting: getattr(args, setting) for setting in DECISIVE}
-    begun = None if args.restart else checkpoint.find_begun(last, final, decisive)
-    if begun == "finished":
-        log.info("%s is finished; --restart trains it anew", final)
+    training = Training(session, args, dataset.all_names, f"seg_{args.model}")
+    if training.is_finished:
         return
 
-    ids = dataset.ids(args.train_list)
-    dataset.check_pictures(ids)
+    pictures_a_step = args.batch_size * args.accumulate
+    flags = f"--batch_size {args.batch_size} times --accumulate {args.accumulate}"
+    ids = dataset.training_ids(args.train_list, pictures_a_step, flags)
+    labels = Path(args.label_dir)
     check_exist(
-        [Path(args.label_dir) / f"{image_id}.png" for image_id in ids],
+        [labels / f"{image_id}.png" for image_id in ids],
         "labels",
         f"Make them: make_seg_labels.py --infer_list {args.train_list}; or name --label_dir",
     )
-    pictures_a_step = args.batch_size * args.accumulate
-    if len(ids) < pictures_a_step:
-        raise InputError(
-            f"--batch_size {args.batch_size} times --accumulate {args.accumulate} exceeds the "
-            f"{len(ids)} training pictures."
-        )
     pictures = SegmentationPictures(
-        *(dataset, ids, Path(args.label_dir), args.crop_size, args.scales, args.scale_draw),
-        *(args.resample, args.hsv_shift, args.seed),
+        dataset,
+        ids,
+        labels,
+        args.crop_size,
+        args.scales,
+        args.scale_draw,
+        args.resample,
+        args.hsv_shift,
+        args.seed,
     )
 
     torch.manual_seed(args.seed)  # of the head
     torch.backends.cudnn.benchmark = True  # every batch has the same size
-    net, record = build(args, dataset.num_classes, begun)
-    resolved = {setting: getattr(args, setting) for setting in ("train_list", "label_dir")}
-    session.record(**resolved, **record)
-    log.info("settings: %s", " ".join(f"{k}={v}" for k, v in decisive.items()))
+    net, record = build(args, dataset.num_classes, training.begun)
+    training.about |= {"model": args.model, "config": net.config, "record": record}
+    session.record(train_list=args.train_list, label_dir=args.label_dir, **record)
+    settings = cli.deciding(args)
+    log.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.items()))
     fresh = record["fresh"] if record["fresh"] == "all" else f"{len(record['fresh'])} tensors"
-    log.info("starting from %s, fresh: %s; %s", record["initial"], fresh, record["config"])
+    log.info("starting from %s, fresh: %s; %s", args.pretrained, fresh, record["config"])
     net = cli.place(synchronised(args, net, device), args, device)
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
-    optimizer = optimizer_of(args.optimizer, groups, args.momentum, device, args.fused)
-    start = 0
-    if begun:
-        optimizer.load_state_dict(begun["optimizer"])
-        start = begun["step"]
-        log.info("continuing %s at step %d", last, start)
-    checkpoint.begin(last, final, start, args.restart)
-    model = distributed.parallel(net, device)
+    optimizer = make_optimizer(groups, args.momentum, device, args.fused, args.optimizer)
+    model = training.begin(net, optimizer, device)
 
-    about = {"model": args.model, "config": net.config, "record": record, "settings": decisive}
-    about["class_names"] = list(dataset.all_names)
-    world, total = distributed.world_size(), args.iterations
+    total = args.iterations
     rows = rows_of_parts(args.batch_size, args.accumulate)
-    schedule = Schedule(len(ids), pictures_a_step, None, args.seed, start, rows, total)
+    schedule = Schedule(len(ids), pictures_a_step, None, args.seed, training.start, rows, total)
     loader = training_loader(pictures, schedule, args.num_workers, device.type == "cuda")
-    log.info(
-        "%d pictures, %d classes, %d steps of %d on %s",
-        *(len(ids), dataset.num_classes, total, pictures_a_step, device),
-    )
-    board = open_board(session.path / f"runs_{name}", start)
-    losses, first, pace = [], start, Pace(start, total, pictures_a_step)
-    for step, batch in enumerate(loader, start):
+    training.start_clock(total, pictures_a_step)
+    log.info("%d pictures, %d classes, %s", len(ids), dataset.num_classes, training.plan(device))
+    for step, batch in enumerate(loader, training.start):
         changed = step // args.lr_every * args.lr_every
         rate = learning_rate(args.lr, changed, total + args.lr_past)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
+        set_learning_rate(optimizer, rate)
         seed_step(args.seed, step)
         optimizer.zero_grad()
-        parts = [batch[key].chunk(args.accumulate) for key in ("window", "box", "label")]
-        loss_of_step = 0.0
-        for number, part in enumerate(zip(*parts, strict=True), 1):
-            window, box, label = (x.to(device, non_blocking=True) for x in part)
-            # Zeros in the padding are the mean colour.
-            img = net.prepare(window) * inside(box, args.crop_size, args.crop_size)
-            img = img.contiguous(memory_format=cli.memory_format(args))
-            adds = world > 1 and number < args.accumulate  # gradients meet after the last part
-            with model.no_sync() if adds else contextlib.nullcontext():
-                with cli.autocast(args, device):
-                    outputs = model(img)
-                sums, counts = net.loss_sums(outputs, label)
-                loss = mean_loss(sums * world, distributed.total(counts)) / args.accumulate
-                loss.backward()
-            loss_of_step += loss.detach() / world
+        loss = accumulated_step(model, net, batch, args, device)
         optimizer.step()
-        losses.append(loss_of_step)
-
-        done = step + 1
-        reports = step % args.print_freq == 0
-        saves = done % args.save_freq == 0 or done == total
-        if reports or saves:
-            together = distributed.total(torch.stack(losses)[:, None])  # (steps, 1)
-            check_finite(together, first)
-        if reports:
-            mean = together.mean().item()
-            images_per_second, finish = pace.report(done)
-            log.info(
-                "step:%5d/%5d loss:%.4f imps:%.1f lr: %.2e etc:%s",
-                *(step, total, mean, images_per_second, rate, finish),
-            )
-            board.add_scalar("seg/loss", mean, step)
-            board.add_scalar("seg/learning_rate", rate, step)
-            board.add_scalar("seg/images_per_second", images_per_second, step)
-            losses, first = [], done
-        if saves and distributed.is_main():
-            state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoint.save(last, {**about, **state, "step": done})
-    board.close()
-    if distributed.is_main():
-        checkpoint.save(final, {**about, "net": net.state_dict(), "step": total})
-    log.info("%s written, %s", final, pace.elapsed())
+        report = training.note(step, loss[None])
+        if report:
+            pace = f"imps:{report.images_per_second:.1f} lr: {rate:.2e} etc:{report.finish}"
+            log.info("step:%5d/%5d loss:%.4f %s", step, total, report.means[0], pace)
+            chart = {"seg/loss": report.means[0], "seg/learning_rate": rate}
+            training.chart(step, {**chart, **report.pace("seg")})
+        training.save_when_due(step)
+    training.finish()
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -22,8 +22,9 @@ from torch import Tensor
 import make_cam
 from benchmarks import plain
 from benchmarks.measure import in_fresh_process, peak_bytes, seconds, synchronise, table
-from data.transforms import normalise, random_view, rescale, training_input
+from data.transforms import random_view, rescale
 from net import resnet50_SIPE as fast
+from net.inputs import normalise, prepare
 from net.resnet50 import fold_batch_norm
 
 CROP = 512
@@ -78,24 +79,23 @@ def training(variant: str, classes: int, args: argparse.Namespace) -> dict:
     device = torch.device(args.device)
     net = fast.Net(classes, pretrained=None) if variant == "ours" else plain.Net(classes)
     net.to(device, memory_format=FORMATS[variant]).train()
-    learning = [p for group in net.trainable_parameters() for p in group]
+    learning = [p for group in net.trainable_groups(1e-6, 1e-4) for p in group["params"]]
     optimizer = torch.optim.SGD(learning, lr=1e-6, momentum=1e-4, weight_decay=1e-4)
     window, box, label = random_batch(args.batch_size, classes, device)
     if variant == "plain":  # its loader makes float pictures and masks of full size
-        img, small = training_input(window, box, label)
+        img, small = prepare(window, box), fast.valid_mask(box, CROP, label)
         mask = F.interpolate(small, window.shape[2:])  # (B, C, S, S)
         ready = (img.cpu(), mask.cpu())
     amp = torch.autocast(device.type, torch.bfloat16, enabled=args.amp == "bf16")
 
     def step() -> None:
         if variant == "ours":
-            img, mask = training_input(window, box, label)
+            img, mask = prepare(window, box), fast.valid_mask(box, CROP, label)
         else:
             img, mask = (x.to(device, copy=True) for x in ready)
         with amp:
             out = net(img.contiguous(memory_format=FORMATS[variant]), mask)
-        loss = fast.classification_loss(out["score"], label)
-        loss = loss + fast.consistency_loss(out["cam"], out["IS_cam"])
+        loss = sum(net.losses(out, label).values())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learning, 1.0)
@@ -107,7 +107,7 @@ def training(variant: str, classes: int, args: argparse.Namespace) -> dict:
         return result
 
     clock = Clock(device)
-    img, mask = training_input(window, box, label)
+    img, mask = prepare(window, box), fast.valid_mask(box, CROP, label)
     clock("normalise and mask")
     with amp:
         outputs = net.forward_features(img.contiguous(memory_format=FORMATS["ours"]))

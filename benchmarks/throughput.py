@@ -24,7 +24,8 @@ import make_cam
 from benchmarks import step1
 from benchmarks.measure import in_fresh_process, peak_bytes, seconds, table
 from benchmarks.step1 import CROP, PRESENT, SIZE, photograph_pixels, random_batch
-from data.transforms import normalise, rescale, training_input
+from data.transforms import rescale
+from net.inputs import normalise, prepare
 from net.resnet50 import fold_batch_norm
 from net.resnet50_irn import (
     AffinityDisplacementLoss,
@@ -33,11 +34,11 @@ from net.resnet50_irn import (
     loss_terms,
     total_loss,
 )
-from net.resnet50_SIPE import CAM, Net, classification_loss, consistency_loss
+from net.resnet50_SIPE import CAM, Net, valid_mask
 from tool.cli import pick_device, run
 from tool.crf import crf_inference_views
 from tool.indexing import PathIndex, refine_by_walk
-from tool.training import sgd
+from tool.optimizer import make_optimizer
 
 FLAGS = ("channels_last", "tf32", "fused", "fold", "bf16")
 VARIANTS = {  # which of the speed flags are on
@@ -75,25 +76,22 @@ class Speed:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.flags["bf16"])
 
     def optimizer(self, groups) -> torch.optim.SGD:
-        groups = [{"params": params, "lr": 1e-6, "weight_decay": 1e-4} for params in groups]
-        return sgd(groups, 1e-4, self.device, self.flags["fused"])
+        return make_optimizer(groups, 1e-4, self.device, self.flags["fused"])
 
 
 def sipe(speed: Speed, batch: int, classes: int) -> Callable[[], None]:
     """Return a training step of 1.1."""
     net = speed.place(Net(classes, pretrained=None)).train()
-    groups = net.trainable_parameters()
-    learning = [p for group in groups for p in group]
+    groups = net.trainable_groups(1e-6, 1e-4)
+    learning = [parameter for group in groups for parameter in group["params"]]
     optimizer = speed.optimizer(groups)
     window, box, label = random_batch(batch, classes, speed.device)
 
     def step() -> None:
-        img, mask = training_input(window, box, label)
+        img, mask = prepare(window, box), valid_mask(box, CROP, label)
         with speed.autocast():
             out = net(speed.place(img), mask)
-        loss = classification_loss(out["score"], label) + consistency_loss(
-            out["cam"], out["IS_cam"]
-        )
+        loss = sum(net.losses(out, label).values())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learning, 1.0)
@@ -139,7 +137,7 @@ def irn(speed: Speed, batch: int, classes: int) -> Callable[[], None]:
     """Return a training step of 2.2."""
     index = PathIndex(RADIUS, (CROP // 4, CROP // 4))
     net = speed.place(AffinityDisplacementLoss(index, None)).train()
-    optimizer = speed.optimizer(net.trainable_parameters())
+    optimizer = speed.optimizer(net.trainable_groups(1e-6, 1e-4))
     window, _, _ = random_batch(batch, classes, speed.device)
     rng = np.random.default_rng(0)
     label = rng.choice([0, 0, 5, 255], (batch, 8, 8)).repeat(CROP // 32, 1).repeat(CROP // 32, 2)

@@ -95,6 +95,38 @@ class Dataset:
             )
         return ids
 
+    def training_ids(self, list_name: str | Path, at_least: int, flag: str) -> list[str]:
+        """Return the ids of a list to learn from, whose pictures are all there.
+
+        Args:
+            list_name: see :meth:`ids`.
+            at_least: pictures of a step.
+            flag: that says so, for the message.
+
+        Raises:
+            InputError: a picture is missing, or there are too few.
+        """
+        ids = self.ids(list_name)
+        self.check_pictures(ids)
+        if len(ids) < at_least:
+            raise InputError(f"{flag} exceeds the {len(ids)} training pictures.")
+        return ids
+
+    def masks(self, ids: list[str], folder: Path | None = None) -> list[Path]:
+        """Return the files of the ground truth, which are all there.
+
+        Args:
+            ids: of the pictures.
+            folder: of masks with the names of the dataset's own; None is the dataset's.
+
+        Raises:
+            InputError: a mask is missing.
+        """
+        masks = [self.mask_path(image_id) for image_id in ids]
+        masks = [folder / path.name for path in masks] if folder else masks
+        check_exist(masks, "masks", "Complete them, or name their folder with --gt_path")
+        return masks
+
     def check_pictures(self, ids: list[str]) -> None:
         """Find missing pictures before hours are spent.
 

@@ -1,7 +1,7 @@
 """Loaders: for training classifier, IRN and segmentation, and for inference at several scales."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +256,11 @@ class ScaledPictures(TorchDataset):
         if self.with_original:
             item["original"] = torch.from_numpy(np.array(image))
         return item
+
+
+def to_device(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
+    """Return tensors of a batch on the device, in their order."""
+    return [tensor.to(device, non_blocking=True) for tensor in tensors]
 
 
 def to_tensor(image) -> Tensor:

@@ -29,6 +29,7 @@ from net.inputs import normalise
 from net.resnet50 import EXPANSION, FixedBatchNorm, ResNet50
 from tool import checkpoint, cli
 from tool.progress import progress
+from tool.run import run
 
 WIDTH = 16
 SIDE = 112  # of the pictures drawn, pixels
@@ -187,4 +188,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -6,11 +6,7 @@ The loader hands over uint8 pictures and the box they fill; floating point start
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-
-from net.inputs import inside, normalise, within
 
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 HUES, PILLOW_HUES = 180, 255  # units of a full turn: in OpenCV, whose units recipes use; in Pillow
@@ -144,22 +140,3 @@ def cut_window(
         box[axis], box[axis + 2] = to, to + length
     window[tuple(target)] = pixels[tuple(source)]
     return window, box
-
-
-def training_input(window: Tensor, box: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the network's training pass takes.
-
-    Args:
-        window: uint8 (B, 3, S, S).
-        box: int64 (B, 4), see :func:`inside`.
-        label: (B, K) in {0, 1}.
-
-    Returns:
-        img: float32 (B, 3, S, S), normalised, zeros in the padding.
-        valid_mask: float32 (B, C, s, s) with s = ceil(S / 16): inside times the label,
-            background always present.
-    """
-    size = window.shape[-1]
-    img = within(normalise(window), box)
-    present = torch.nn.functional.pad(label.float(), (1, 0), value=1)  # (B, C)
-    return img, inside(box, size, -(-size // 16)) * present[:, :, None, None]

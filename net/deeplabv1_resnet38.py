@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.deeplabv2 import cross_entropy_sum, group, load_except_head
-from net.inputs import normalise
+from net.inputs import normalise, within
 from net.resnet50 import IMAGENET_WEIGHTS, RANDOM_WEIGHTS
 from tool import checkpoint, mxnet_params
 from tool.errors import InputError
@@ -208,13 +208,14 @@ class DeepLabV1_ResNet38(nn.Module):
         nn.init.zeros_(self.cls_conv.bias)
 
     @staticmethod
-    def prepare(pictures: Tensor) -> Tensor:
+    def prepare(pictures: Tensor, box: Tensor | None = None) -> Tensor:
         """Return what the network takes: RGB normalised with the ImageNet mean and deviation.
 
         Args:
             pictures: (B, 3, H, W) RGB of 0..255, any dtype.
         """
-        return normalise(pictures)
+        img = normalise(pictures)
+        return img if box is None else within(img, box)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits at pixels, (B, C, H, W).

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from net.inputs import IMAGENET_MEAN, IMAGENET_STD
+from net.inputs import IMAGENET_MEAN, IMAGENET_STD, within
 from net.resnet50 import EXPANSION, IMAGENET_WEIGHTS, RANDOM_WEIGHTS, FixedBatchNorm
 from tool import checkpoint
 from tool.errors import InputError
@@ -179,14 +179,15 @@ class DeepLabV2_ResNet101_MSC(nn.Module):
                 module.requires_grad_(False)
 
     @staticmethod
-    def prepare(pictures: Tensor) -> Tensor:
+    def prepare(pictures: Tensor, box: Tensor | None = None) -> Tensor:
         """Return what the network takes: BGR minus the mean, float32.
 
         Args:
             pictures: (B, 3, H, W) RGB of 0..255, any dtype.
         """
         mean = torch.tensor(MEAN_BGR, device=pictures.device)[:, None, None]
-        return pictures.flip(-3).float() - mean
+        img = pictures.flip(-3).float() - mean
+        return img if box is None else within(img, box)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Return logits.

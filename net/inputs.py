@@ -52,3 +52,18 @@ def within(img: Tensor, box: Tensor) -> Tensor:
     """
     size = img.shape[-1]
     return img * inside(box, size, size)
+
+
+def prepare(pictures: Tensor, box: Tensor | None = None) -> Tensor:
+    """Return what the networks on an ImageNet backbone take.
+
+    Args:
+        pictures: uint8 (B, 3, H, W) RGB.
+        box: int64 (B, 4) of the pictures in square windows, see :func:`inside`; None where there
+            is no padding.
+
+    Returns:
+        float32 (B, 3, H, W), normalised, zeros in the padding.
+    """
+    img = normalise(pictures)
+    return img if box is None else within(img, box)

@@ -9,19 +9,39 @@ D feature channels, h x w the map at stride 16, N = h * w positions.
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from net.inputs import inside, prepare
 from net.resnet50 import EXPANSION, build_backbone
+from tool.optimizer import parameter_group
 
 CAM_EPS = 1e-5  # added to maxima and norms before dividing
 COSINE_EPS = 1e-8  # smallest norm in a cosine
 BACKGROUND_WEIGHT = 0.5  # the released code halves the background's soft IoU before the argmax
+STRIDE = 16  # of the maps
+NEW_LAYER_LR = 10  # the heads start from random numbers and learn ten times faster
 SIDE_CHANNELS = (128, 128, 256, 256)  # of the projections of x1..x4; together the 768 of F_h
 SEED_FEATURES = ("hierarchical", "semantic")
 COMPETITORS = ("all", "present")
+
+
+def valid_mask(box: Tensor, size: int, label: Tensor) -> Tensor:
+    """Return where a class may be in training windows: inside the picture, if it is present.
+
+    Args:
+        box: int64 (B, 4) of the pictures in the windows, see :func:`net.inputs.inside`.
+        size: side of the windows in pixels.
+        label: (B, K) in {0, 1}.
+
+    Returns:
+        float32 (B, C, s, s) in {0, 1} with s = ceil(size / 16); background is always present.
+    """
+    present = F.pad(label.float(), (1, 0), value=1)  # (B, C)
+    return inside(box, size, -(-size // STRIDE)) * present[:, :, None, None]
 
 
 def general_cam(logits: Tensor) -> Tensor:
@@ -43,10 +63,12 @@ def general_cam(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-    """Return structure-aware seeds: a position goes to the CAM that its similar pixels fill best.
+    """Return structure-aware seeds: positions that surely belong to a class.
 
-    With S_ij = relu(cosine of i and j), A_c(i) = I / U where I = sum_j S_ij M_c(j) and
-    U = sum_j S_ij + sum_j M_c(j) - I (a soft IoU); A_0 is halved; a seed is the argmax of A.
+    The positions similar to i form a soft region, S_ij = relu(cosine of the features of i and j).
+    It is compared with every map M_c by the soft IoU A_c(i) = I / U, where I = sum_j S_ij M_c(j)
+    and U = sum_j S_ij + sum_j M_c(j) - I. A_0 is halved, and i becomes a seed of the class of the
+    largest A_c(i).
 
     Args:
         norm_cam: (B, C, h, w) maps M in [0, 1].
@@ -64,7 +86,8 @@ def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, 
     maps = norm_cam.flatten(2)  # (B, C, N)
     intersection = maps @ similarity  # (B, C, N)
     union = similarity.sum(1, keepdim=True) + maps.sum(2, keepdim=True) - intersection
-    iou = intersection / union.clamp_min(CAM_EPS)  # only a zero feature under a zero map gets there
+    # The union is zero only where the feature of i and the whole map of c are zero.
+    iou = intersection / union.clamp_min(CAM_EPS)
     iou[:, 0] *= BACKGROUND_WEIGHT
     seeds = torch.zeros_like(iou).scatter_(1, iou.argmax(1, keepdim=True), 1)
     return seeds.view(b, c, h, w) * label, iou.softmax(1).view(b, c, h, w)
@@ -127,33 +150,40 @@ class Net(nn.Module):
     """Classifier, hierarchical feature and IPE, as used in training.
 
     Args:
-        num_cls: classes with background, C.
+        num_classes: with background, C.
         pretrained: ``"imagenet"``, a file, or ``None`` / ``"none"`` for random weights.
         width: channels after conv1; ``None`` reads it off the file (64 without one).
+        num_cls: the published name of ``num_classes``.
     """
 
     def __init__(
         self,
-        num_cls: int = 21,
+        num_classes: int = 21,
         pretrained: str | Path | bool | None = "imagenet",
         width: int | None = None,
+        num_cls: int | None = None,
     ) -> None:
         super().__init__()
-        self.num_cls = num_cls
+        self.num_classes = num_cls or num_classes
         # Only layer3, layer4 and the heads learn: stem, layer1 and layer2 are frozen.
         self.resnet50 = build_backbone(pretrained, width, frozen_stages=2)
         widths = [self.resnet50.width * 2**i * EXPANSION for i in range(4)]
-        self.classifier = nn.Conv2d(widths[3], num_cls - 1, 1, bias=False)
+        self.classifier = nn.Conv2d(widths[3], self.num_classes - 1, 1, bias=False)
         self.side1, self.side2, self.side3, self.side4 = (
             nn.Conv2d(width, channels, 1, bias=False)
             for width, channels in zip(widths, SIDE_CHANNELS, strict=True)
         )
 
-    def trainable_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Return (backbone, new layers): the parameters that learn, for the two learning rates."""
-        backbone = [p for p in self.resnet50.parameters() if p.requires_grad]
+    prepare = staticmethod(prepare)
+
+    def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: the backbone, and the heads at ten times its rate."""
         heads = (self.classifier, self.side1, self.side2, self.side3, self.side4)
-        return backbone, [p for head in heads for p in head.parameters()]
+        new_layers = [parameter for head in heads for parameter in head.parameters()]
+        return [
+            parameter_group("backbone", self.resnet50.parameters(), lr, 1, weight_decay),
+            parameter_group("heads", new_layers, lr, NEW_LAYER_LR, weight_decay),
+        ]
 
     def canonical_name(self, name: str, shape: tuple[int, ...]) -> str:
         """Return our name of a tensor that the released checkpoints or torchvision name otherwise.
@@ -173,6 +203,16 @@ class Net(nn.Module):
                     return head
         return name
 
+    def explain_misfit(self, state_dict: dict[str, Tensor]) -> str | None:
+        """Return why weights do not fit where it is the number of classes, else None."""
+        saved = state_dict.get("classifier.weight")
+        if saved is None or len(saved) == self.num_classes - 1:
+            return None
+        return (
+            f"trained for {len(saved)} classes, asked to serve {self.num_classes - 1}: "
+            "check --dataset"
+        )
+
     def forward_features(self, img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what one pass of the backbone gives.
 
@@ -188,16 +228,35 @@ class Net(nn.Module):
         size = stages[2].shape[2:]
         parts = []
         for side, x in zip(sides, stages, strict=True):
-            x = side(x.detach()).float()  # the heads do not teach the backbone
+            x = side(x.detach()).float()  # the side layers do not teach the backbone
             x = x / (x.norm(dim=1, keepdim=True) + CAM_EPS)
             parts.append(F.interpolate(x, size, mode="bilinear", align_corners=False))
         return self.classifier(stages[3]).float(), torch.cat(parts, 1), stages[3].float()
+
+    def explore(
+        self, cam: Tensor, mask: Tensor, seed_feature: Tensor, feature: Tensor
+    ) -> dict[str, Tensor]:
+        """Return image-specific prototype exploration, the same in training and inference.
+
+        Args:
+            cam: (B, C, h, w) maps in [0, 1] that compete for seeds.
+            mask: broadcastable to (B, C, h, w), where a class may have seeds.
+            seed_feature: (B, D, h, w), whose similarities make the seeds.
+            feature: (B, 768, h, w), F_h.
+
+        Returns:
+            seeds, probs, IS_cam (B, C, h, w); prototypes (B, C, 768, 1, 1).
+        """
+        seeds, probs = get_seed(cam, mask, seed_feature)
+        prototypes = get_prototype(seeds, feature)
+        is_cam = reactivate(prototypes, feature)
+        return {"seeds": seeds, "probs": probs, "prototypes": prototypes, "IS_cam": is_cam}
 
     def forward(self, img: Tensor, valid_mask: Tensor) -> dict[str, Tensor]:
         """Return scores and both maps of a training batch.
 
         Args:
-            img: (B, 3, H, W), normalised, zeros in the padding.
+            img: (B, 3, H, W), of :meth:`prepare`.
             valid_mask: (B, C, h, w), or (B, C, H, W) to be sampled at stride 16: 1 inside the
                 picture for background and the classes present, else 0.
 
@@ -210,23 +269,31 @@ class Net(nn.Module):
             valid_mask = F.interpolate(valid_mask, logits.shape[2:], mode="nearest")
         with torch.autocast(img.device.type, enabled=False):  # argmax and maxima want float32
             cam = general_cam(logits) * valid_mask
-            seeds, probs = get_seed(cam, valid_mask, x4)
-            prototypes = get_prototype(seeds, feature)
-            return {
-                "score": logits.mean((2, 3), keepdim=True),
-                "cam": cam,
-                "IS_cam": reactivate(prototypes, feature),
-                "seeds": seeds,
-                "probs": probs,
-                "prototypes": prototypes,
-            }
+            score = logits.mean((2, 3), keepdim=True)
+            return {"score": score, "cam": cam, **self.explore(cam, valid_mask, x4, feature)}
+
+    def losses(self, out: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
+        """Return the terms of the loss, whose sum is to be minimised, in the order of the paper.
+
+        Args:
+            out: of :meth:`forward`.
+            label: (B, K) in {0, 1}.
+
+        Returns:
+            Scalars by name: CLS (classification) and GSC (general-specific consistency). Each is a
+            mean over the pictures of the batch.
+        """
+        return {
+            "CLS": classification_loss(out["score"], label.float()),
+            "GSC": consistency_loss(out["cam"], out["IS_cam"]),
+        }
 
 
 class CAM(Net):
     """The network at inference: a picture and its mirror image, one scale.
 
     Args:
-        num_cls, pretrained, width: as in :class:`Net`.
+        num_classes, pretrained, width, num_cls: as in :class:`Net`.
         seed_feature: feature whose similarities make the seeds: ``"hierarchical"`` (F_h, released
             code) or ``"semantic"`` (x4, as in training).
         competitors: classes that take part in the seeds' argmax: ``"all"`` (released code; pixels
@@ -235,13 +302,14 @@ class CAM(Net):
 
     def __init__(
         self,
-        num_cls: int = 21,
+        num_classes: int = 21,
         pretrained: str | Path | bool | None = "imagenet",
         width: int | None = None,
         seed_feature: str = "hierarchical",
         competitors: str = "all",
+        num_cls: int | None = None,
     ) -> None:
-        super().__init__(num_cls, pretrained, width)
+        super().__init__(num_classes, pretrained, width, num_cls)
         if seed_feature not in SEED_FEATURES or competitors not in COMPETITORS:
             raise ValueError(
                 f"seed_feature is one of {SEED_FEATURES} and competitors one of {COMPETITORS}, "
@@ -280,5 +348,5 @@ class CAM(Net):
             cam = general_cam(logits)
             if self.competitors == "present":
                 cam = cam * labels
-            seeds, _ = get_seed(cam, labels, feature if self.seed_feature == "hierarchical" else x4)
-            return cam, reactivate(get_prototype(seeds, feature), feature)
+            seed_feature = feature if self.seed_feature == "hierarchical" else x4
+            return cam, self.explore(cam, labels, seed_feature, feature)["IS_cam"]

@@ -10,12 +10,14 @@ radius, n sources (see :mod:`tool.indexing`), C classes with background at index
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from net.inputs import prepare
 from net.resnet50 import build_backbone
 from tool.indexing import (
     LabelPairs,
@@ -26,8 +28,10 @@ from tool.indexing import (
     sources,
     window,
 )
+from tool.optimizer import parameter_group
 
 CACHED = 1 << 14  # cells of edge maps, about one picture of the published setting
+DISPLACEMENT_LR = 10  # the displacement branches learn ten times faster than the edge branches
 LOSS_EPS = 1e-5  # added inside logarithms and to denominators
 MULTIPLE = 16  # the output stride of the backbone; larger pictures are padded to a multiple of it
 # Of every branch: input channels in widths of the backbone, output channels, groups, upsampling.
@@ -96,10 +100,15 @@ class Net(nn.Module):
         edge = [self.get_submodule(f"fc_edge{number}") for number in range(1, 7)]
         return edge, [self.get_submodule(f"fc_dp{number}") for number in range(1, 8)]
 
-    def trainable_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Return (edge branches, displacement branches), for the two learning rates."""
-        edge, displacement = self.branches()
-        return tuple(list(nn.ModuleList(part).parameters()) for part in (edge, displacement))
+    prepare = staticmethod(prepare)
+
+    def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: edges, and displacements at ten times their rate."""
+        edge, displacement = (nn.ModuleList(part).parameters() for part in self.branches())
+        return [
+            parameter_group("edges", edge, lr, 1, weight_decay),
+            parameter_group("displacements", displacement, lr, DISPLACEMENT_LR, weight_decay),
+        ]
 
     def canonical_name(self, name: str, shape: tuple[int, ...]) -> str:
         """Return our name of a tensor that the released checkpoints or torchvision name otherwise.

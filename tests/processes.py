@@ -20,7 +20,7 @@ def run(program: str, flags: list[str], output: str, environment: dict[str, str]
     """Do in a fresh process what ``python program.py flags`` does."""
     import torch
 
-    from tool import cli
+    from tool.run import run as run_program
 
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -28,7 +28,7 @@ def run(program: str, flags: list[str], output: str, environment: dict[str, str]
     os.environ.update(environment)
     torch.set_num_threads(1)
     main = importlib.import_module(program).main
-    cli.run(lambda: main(flags))
+    run_program(lambda: main(flags))
 
 
 def start(program: str, flags: list[str], output: Path, environment=None):

@@ -120,7 +120,7 @@ def test_parity_forward_losses_and_gradient(full):
         full.zero_grad()
         loss.backward()
         assert relative(torch.cat([terms, loss[None]]), ref["losses"]) < TOLERANCE
-        learning = [p for group in full.trainable_parameters() for p in group]
+        learning = [p for group in full.trainable_groups(1, 0) for p in group["params"]]
         norm = torch.stack([p.grad.norm() for p in learning]).norm()
         assert relative(norm, ref["grad_norm"]) < TOLERANCE
 
@@ -234,7 +234,7 @@ def test_only_the_branches_learn():
     net = narrow().train()
     before = {name: value.clone() for name, value in net.resnet50.state_dict().items()}
     torch.stack([loss.mean() for loss in net(torch.randn(2, 3, 64, 64), True)]).sum().backward()
-    edge, displacement = net.trainable_parameters()
+    edge, displacement = (group["params"] for group in net.trainable_groups(1, 0))
     learning = {id(p) for p in edge + displacement}
     for name, parameter in net.named_parameters():
         branch = name.startswith("fc_")

@@ -190,15 +190,15 @@ def test_a_continued_training_gives_the_same_weights(flags, tmp_path, monkeypatc
 
     broken = with_flag(flags["train"], "--session_name", str(tmp_path / "broken"))
     broken = with_flag(broken, "--save_freq", "2")
-    real, calls = train.consistency_loss, []
+    real, calls = Net.losses, []
 
-    def dies(cam, is_cam):
+    def dies(net, out, label):
         calls.append(0)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(cam, is_cam)
+        return real(net, out, label)
 
-    monkeypatch.setattr(train, "consistency_loss", dies)
+    monkeypatch.setattr(Net, "losses", dies)
     with pytest.raises(KeyboardInterrupt):
         train.main(broken)
     assert not (tmp_path / "broken/ckpt/final.pth").exists()
@@ -366,13 +366,14 @@ def test_batch_larger_than_the_list(flags):
 
 
 def test_nan_loss_stops_and_keeps_the_last_checkpoint(flags, monkeypatch):
-    real, calls = train.classification_loss, []
+    real, calls = Net.losses, []
 
-    def poisoned(score, label):
+    def poisoned(net, out, label):
         calls.append(0)
-        return real(score, label) * (float("nan") if len(calls) == 4 else 1)
+        terms = real(net, out, label)
+        return {**terms, "CLS": terms["CLS"] * (float("nan") if len(calls) == 4 else 1)}
 
-    monkeypatch.setattr(train, "classification_loss", poisoned)
+    monkeypatch.setattr(Net, "losses", poisoned)
     with pytest.raises(InputError, match=r"at step 3\b.*lower --lr"):
         train.main([*flags["train"], "--save_freq", "2"])
     state = checkpoint.load(session_of(flags["train"]) / "ckpt/last.pth")

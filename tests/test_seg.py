@@ -101,7 +101,7 @@ def test_from_labels_to_miou(run, model, tiny):
     assert f"eval_seg_labels.py --dataset folder --dataset_root {tiny}" in log
     saved = json.loads((session / "args.json").read_text())
     assert saved["train_seg"]["momentum"] == 0.9
-    assert saved["train_seg"]["initial"] == "none"
+    assert saved["train_seg"]["pretrained"] == "none"
     assert saved["train_seg"]["config"]["blocks"] == [1, 1, 1, 1]
     assert saved["infer_seg"]["scales"] == MODELS[model].test["scales"]
     content = checkpoint.load(final_of(run["train"], model))

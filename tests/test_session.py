@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.datasets import add_dataset_flags, open_dataset
 from data.folder import Folder
 from data.loaders import ScaledPictures, one_by_one
 from tool import cli
@@ -20,6 +21,7 @@ from tool import progress as progress_module
 from tool.errors import InputError
 from tool.files import write_atomic, write_json
 from tool.progress import progress
+from tool.run import run
 from tool.session import Session, read_settings
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +149,9 @@ def test_session_whose_log_cannot_be_opened_names_the_flag(tmp_path):
 
 
 def test_shared_flags_and_their_defaults():
-    args = cli.make_parser("A program.").parse_args([])
+    parser = cli.make_parser("A program.")
+    add_dataset_flags(parser)
+    args = parser.parse_args([])
     assert (args.dataset, args.dataset_root, args.session_name) == ("voc", None, "exp")
     assert args.device == "auto"
     assert 0 <= args.num_workers <= 8
@@ -155,7 +159,8 @@ def test_shared_flags_and_their_defaults():
 
 def test_docstring_is_the_help_with_every_default(capsys):
     parser = cli.make_parser("First line.\n\n  kept   layout")
-    cli.add_network_flags(parser)
+    cli.add_network_flag(parser)
+    cli.add_speed_flags(parser)
     cli.add_visualize_flag(parser, "draw")
     with pytest.raises(SystemExit):
         parser.parse_args(["--help"])
@@ -190,18 +195,20 @@ def test_wrong_numbers_are_refused_with_the_flag(capsys, text, message):
 
 
 def test_unknown_dataset_lists_the_known(capsys):
+    parser = cli.make_parser("A program.")
+    add_dataset_flags(parser)
     with pytest.raises(SystemExit):
-        cli.make_parser("A program.").parse_args(["--dataset", "imagenet"])
+        parser.parse_args(["--dataset", "imagenet"])
     error = capsys.readouterr().err
     assert all(name in error for name in ("voc", "folder", "demo"))
 
 
 def test_dataset_is_opened_where_the_flag_says(tiny):
     args = settings(dataset="folder", dataset_root=str(tiny))
-    assert cli.open_dataset(args).ids("train") == list("abcdef")
+    assert open_dataset(args).ids("train") == list("abcdef")
     args.dataset_root = str(tiny / "nowhere")
     with pytest.raises(InputError, match="--dataset_root"):
-        cli.open_dataset(args)
+        open_dataset(args)
 
 
 def test_devices():
@@ -239,7 +246,7 @@ def failing(error: BaseException):
 
 def test_mistake_in_the_input_ends_as_a_sentence_and_status_2(caplog):
     with pytest.raises(SystemExit) as caught:
-        cli.run(failing(InputError("There is no picture a.jpg.")))
+        run(failing(InputError("There is no picture a.jpg.")))
     assert caught.value.code == 2
     assert [record.getMessage() for record in caplog.records] == [
         "error: There is no picture a.jpg."
@@ -253,7 +260,7 @@ def test_mistake_found_by_a_worker_ends_as_the_same_sentence(tiny, caplog):
     pictures = ScaledPictures(Folder(tiny), ["a", "c"], (1.0,))
     items = iter(one_by_one(pictures, num_workers=1))
     with pytest.raises(SystemExit) as caught:
-        cli.run(lambda: list(items))
+        run(lambda: list(items))
     assert caught.value.code == 2
     assert [record.getMessage() for record in caplog.records] == [
         f"error: {path} is not a picture that can be read. Replace it."
@@ -263,18 +270,18 @@ def test_mistake_found_by_a_worker_ends_as_the_same_sentence(tiny, caplog):
 
 def test_mistake_of_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        cli.run(lambda: 1 // 0)
+        run(lambda: 1 // 0)
 
 
 def test_interruption_says_how_to_go_on(caplog):
     with pytest.raises(SystemExit) as caught:
-        cli.run(failing(KeyboardInterrupt()))
+        run(failing(KeyboardInterrupt()))
     assert caught.value.code == 130
     assert "the same command continues" in caplog.text
 
 
 def test_success_ends_quietly(caplog):
-    assert cli.run(lambda: None) is None
+    assert run(lambda: None) is None
     assert caplog.records == []
 
 

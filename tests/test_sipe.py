@@ -25,7 +25,7 @@ from net.resnet50_SIPE import (
 )
 from tests.fill import filled_state
 from tool.checkpoint import load_weights
-from train_resnet50_SIPE import learning_rate
+from train_resnet50_SIPE import learning_rate, set_learning_rate
 
 PARITY = Path(__file__).with_name("parity")
 TOLERANCE = 1e-4
@@ -180,26 +180,17 @@ def test_parity_train_steps():
     with np.load(PARITY / "sipe_train_steps.npz") as file:
         names = file["parameter_names"].tolist()
     net = network(Net)
-    groups = net.trainable_parameters()
-    rates = (float(ref["lr"]), 10 * float(ref["lr"]))
-    optimizer = torch.optim.SGD(
-        [{"params": group} for group in groups], lr=1, momentum=1e-4, weight_decay=1e-4
-    )
+    optimizer = torch.optim.SGD(net.trainable_groups(1.0, 1e-4), momentum=1e-4)
     img = pixels(ref["images"])
     for step in range(4):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = learning_rate(rate, step, int(ref["max_step"]))
+        set_learning_rate(optimizer, learning_rate(float(ref["lr"]), step, int(ref["max_step"])))
         assert optimizer.param_groups[0]["lr"] == pytest.approx(float(ref["learning_rate"][step]))
         out = net(img, ref["valid_mask"])
-        losses = torch.stack(
-            [
-                classification_loss(out["score"], ref["label"]),
-                consistency_loss(out["cam"], out["IS_cam"]),
-            ]
-        )
+        losses = torch.stack(list(net.losses(out, ref["label"]).values()))
         optimizer.zero_grad()
         losses.sum().backward()
-        norm = torch.nn.utils.clip_grad_norm_([*groups[0], *groups[1]], 1.0)
+        learning = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         assert relative(losses.detach(), ref["losses"][step]) < TOLERANCE
         assert relative(norm, ref["grad_norm_before_clip"][step]) < TOLERANCE
@@ -257,8 +248,7 @@ def test_only_layer3_layer4_and_heads_learn():
     net = Net(4, pretrained=None, width=4)
     out = net(torch.randn(2, 3, 64, 64), torch.ones(2, 4, 4, 4))
     (out["score"].sum() + out["IS_cam"].sum()).backward()
-    backbone, new_layers = net.trainable_parameters()
-    learning = {id(p) for p in backbone + new_layers}
+    learning = {id(p) for group in net.trainable_groups(1, 0) for p in group["params"]}
     for name, parameter in net.named_parameters():
         frozen = name.startswith(
             ("resnet50.conv1", "resnet50.bn1", "resnet50.layer1", "resnet50.layer2")

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from tool import training
+from tool import optimizer, training
 from tool.errors import InputError
 
 
 def test_learning_rate_is_polynomial_in_updates_done():
-    assert training.learning_rate(0.1, 0, 3305) == 0.1
-    assert training.learning_rate(0.1, 510, 3305) == pytest.approx(0.1 * (2795 / 3305) ** 0.9)
-    assert training.learning_rate(0.1, 3305, 3305) == 0
+    assert optimizer.learning_rate(0.1, 0, 3305) == 0.1
+    assert optimizer.learning_rate(0.1, 510, 3305) == pytest.approx(0.1 * (2795 / 3305) ** 0.9)
+    assert optimizer.learning_rate(0.1, 3305, 3305) == 0
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step():

@@ -15,9 +15,9 @@ from data.transforms import (
     rescale,
     resize,
     shift_hsv,
-    training_input,
 )
-from net.inputs import IMAGENET_MEAN, IMAGENET_STD, inside, normalise
+from net.inputs import IMAGENET_MEAN, IMAGENET_STD, inside, normalise, prepare
+from net.resnet50_SIPE import valid_mask
 
 
 class Draws:
@@ -205,34 +205,34 @@ def test_inside_looks_at_the_top_left_pixel_of_each_cell():
     assert inside(one_more, 64, 4)[0, 0, 0].tolist() == [1, 1, 0, 0]
 
 
-def test_training_input_pads_with_zeros_after_normalisation():
+def test_network_input_pads_with_zeros_after_normalisation():
     window = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
     box = torch.tensor([[0, 4, 20, 32], [0, 0, 32, 32]])
     label = torch.tensor([[1, 0, 1], [0, 1, 0]], dtype=torch.uint8)
-    img, valid_mask = training_input(window, box, label)
+    img, mask = prepare(window, box), valid_mask(box, 32, label)
     full = inside(box, 32, 32).bool().expand(2, 3, 32, 32)
     assert (img[~full] == 0).all()
     assert torch.equal(img[full], normalise(window)[full])
-    assert valid_mask.dtype == img.dtype == torch.float32
-    assert valid_mask.shape == (2, 4, 2, 2)
+    assert mask.dtype == img.dtype == torch.float32
+    assert mask.shape == (2, 4, 2, 2)
     # Cells start at pixels 0 and 16: the box of the first picture misses the first column.
     cells = torch.tensor([[[0, 1], [0, 1]], [[1, 1], [1, 1]]]).float()
     present = torch.tensor([[1, 1, 0, 1], [1, 0, 1, 0]]).float()
-    assert torch.equal(valid_mask, cells[:, None] * present[:, :, None, None])
+    assert torch.equal(mask, cells[:, None] * present[:, :, None, None])
 
 
-def test_training_input_edits_none_of_its_arguments():
+def test_network_input_edits_none_of_its_arguments():
     window = torch.from_numpy(np.array(noise(16, 16))).permute(2, 0, 1)[None]
     arguments = window, torch.tensor([[3, 0, 16, 9]]), torch.tensor([[1, 0]])
     before = [argument.clone() for argument in arguments]
-    training_input(*arguments)
+    prepare(*arguments[:2])
+    valid_mask(arguments[1], 16, arguments[2])
     assert all(map(torch.equal, before, arguments))
 
 
 @pytest.mark.parametrize(("size", "cells"), [(512, 32), (64, 4), (65, 5), (50, 4)])
 def test_mask_has_the_size_of_the_feature_map(size, cells):
-    window = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-    _, mask = training_input(window, torch.tensor([[0, 0, size, size]]), torch.ones(1, 2))
+    mask = valid_mask(torch.tensor([[0, 0, size, size]]), size, torch.ones(1, 2))
     assert mask.shape == (1, 3, cells, cells)
 
 

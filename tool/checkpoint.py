@@ -1,25 +1,22 @@
 """Reading, writing and naming of weights."""
 
 import hashlib
-import logging
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tool import distributed
 from tool.errors import InputError
-from tool.files import clear_unfinished, write_atomic
+from tool.files import write_atomic
 
 # Keys under which files in use keep their state dict, ours first.
 CONTAINERS = ("net", "state_dict", "model")
 # Batch normalisation counts batches here; nothing of ours reads it.
 COUNTER = "num_batches_tracked"
 SHOWN = 5  # names that a message lists before it says "and N more"
-
-log = logging.getLogger(__name__)
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
@@ -80,7 +77,8 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
 
     The released files name the same tensor several times; a model that knows such aliases has a
     method ``canonical_name(name, shape) -> str``, and ``ignored_name(name) -> bool`` for what its
-    file holds beside weights. A leading ``module.`` (data parallel) is dropped, batch counters are
+    file holds beside weights; ``explain_misfit(state_dict) -> str | None`` may say in words why
+    tensors do not fit. A leading ``module.`` (data parallel) is dropped, batch counters are
     ignored, and any floating dtype is converted.
 
     Raises:
@@ -113,13 +111,8 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
         for name, value in given.items()
         if value.shape != own[name].shape
     ]
-    problems = []
-    if any(entry.startswith("classifier.weight ") for entry in misshapen):
-        saved, wanted = (len(tensors["classifier.weight"]) for tensors in (given, own))
-        if saved != wanted:
-            problems.append(
-                f"trained for {saved} classes, asked to serve {wanted}: check --dataset"
-            )
+    explain = getattr(model, "explain_misfit", lambda given: None)
+    problems = [reason for reason in (explain(given),) if reason]
     for what, names in (
         ("missing", missing),
         ("left over", left_over),
@@ -133,47 +126,30 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     model.load_state_dict(given, strict=False)  # strict is ours above; counters stay
 
 
-def find_begun(last: Path, final: Path, settings: dict[str, Any]) -> dict[str, Any] | str | None:
-    """Return "finished", the content of ``last`` to continue from, or None where there is nothing.
+def load_counters(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
+    """Load the batch counters of batch normalisations, which :func:`load_weights` leaves out."""
+    counters = {name: value for name, value in state_dict.items() if name.endswith(COUNTER)}
+    model.load_state_dict(counters, strict=False)
+
+
+def check_classes(path: str | Path, content: dict[str, Any], class_names: Sequence[str]) -> None:
+    """Compare the class names in a checkpoint, if it holds any, with those of the dataset.
 
     Args:
-        last, final: checkpoints of a training that goes on, and of one that is done.
-        settings: those that decide the weights; both files hold them under ``"settings"``.
+        path: of the checkpoint, for the message.
+        content: of :func:`load`; files of other projects and earlier versions have no names.
+        class_names: of the C classes, background first.
 
     Raises:
-        InputError: the session was begun with other settings.
+        InputError: the names or their order differ.
     """
-    path = final if final.exists() else last
-    if not path.exists():
-        return None
-    begun = load(path)
-    for name, value in begun.get("settings", settings).items():
-        if value != settings.get(name):
-            raise InputError(
-                f"{path} was trained with --{name} {value}, not {settings.get(name)}. Give that, "
-                "or another --session_name, or --restart to overwrite it."
-            )
-    return "finished" if path == final else begun
-
-
-def begin(last: Path, final: Path, start: int, restart: bool) -> None:
-    """Meet before the first step: see that all processes begin at it, and clear the ground.
-
-    Args:
-        last, final: as in :func:`find_begun`; deleted with ``restart``, for an interrupted restart
-            would look finished.
-        start: the first step, as this process found it.
-        restart: begin anew.
-
-    Raises:
-        InputError: processes found different steps.
-    """
-    distributed.agree(start, "steps to continue from")
-    if distributed.is_main():
-        for path in (last, final):
-            clear_unfinished(path.parent, path.name)
-            if restart:
-                path.unlink(missing_ok=True)
+    names = content.get("class_names")
+    if names is not None and list(names) != list(class_names):
+        raise InputError(
+            f"{path} was trained for the classes {_some(names)}; the dataset has "
+            f"{_some(class_names)}. Their names and order decide what is what: check --dataset and "
+            "its classes, or train anew in another --session_name."
+        )
 
 
 def _some(names: Any) -> str:

@@ -1,32 +1,76 @@
 """What the step scripts' command lines have in common."""
 
 import argparse
+import importlib
 import math
 import os
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
 
-from data.datasets import DATASETS, Dataset
 from tool import distributed
 from tool.errors import InputError
-from tool.run import run
 
-__all__ = ["run"]
+NETWORK = "net.resnet50_SIPE"
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """The script's docstring as it stands, and every default."""
 
 
-def make_parser(docstring: str) -> argparse.ArgumentParser:
-    """Return a parser with the flags that all step scripts share."""
-    parser = argparse.ArgumentParser(description=docstring, formatter_class=_Help)
-    parser.add_argument("--dataset", choices=sorted(DATASETS), default="voc", help="what to read")
-    parser.add_argument(
-        "--dataset_root", help="its folder; None is the dataset's usual place, see the README"
-    )
+class Settings(argparse.Namespace):
+    """Values of flags; ``deciding`` holds (name, condition) of those that decide the result."""
+
+    __slots__ = ("deciding",)
+
+
+class StepParser(argparse.ArgumentParser):
+    """A parser whose flags can declare that they decide what a program computes.
+
+    Files of an earlier run are continued only where all deciding flags agree, see
+    :class:`tool.training.Training` and :func:`tool.session.agree_on_settings`.
+    """
+
+    def __init__(self, docstring: str) -> None:
+        super().__init__(description=docstring, formatter_class=_Help)
+        self._names: list[tuple[str, dict[str, Any]]] = []
+        self._decisions = self.add_argument_group(
+            "settings that decide the result", "a continued run must have the same"
+        )
+
+    def add_deciding(self, *flags: str, only: dict[str, Any] | None = None, **options: Any) -> None:
+        """Add a flag as ``add_argument`` does, and note that it decides the result.
+
+        Args:
+            flags, options: of ``add_argument``.
+            only: values of other flags, by name, without which this one has no effect.
+        """
+        name = self._decisions.add_argument(*flags, **options).dest
+        self._names.append((name, only or {}))
+
+    def parse_args(self, args=None, namespace=None) -> Settings:
+        """Return the settings, which know their deciding names."""
+        settings = super().parse_args(args, namespace or Settings())
+        settings.deciding = tuple(self._names)
+        return settings
+
+
+def deciding(settings: Settings) -> dict[str, Any]:
+    """Return the flags that decide the result under these settings, with lists for tuples."""
+    values = {
+        name: getattr(settings, name)
+        for name, only in settings.deciding
+        if all(getattr(settings, other) == value for other, value in only.items())
+    }
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def make_parser(docstring: str) -> StepParser:
+    """Return a parser with the flags that all step scripts share but for those of the dataset."""
+    parser = StepParser(docstring)
     parser.add_argument(
         "--session_name", default="exp", help="folder of this run: a name or a path"
     )
@@ -40,27 +84,58 @@ def make_parser(docstring: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_network_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of scripts that build a SIPE network."""
-    parser.add_argument(
+def add_network_flag(parser: StepParser) -> None:
+    """Add ``--network``, see :func:`import_network`."""
+    parser.add_deciding(
         "--network",
-        default="net.resnet50_SIPE",
+        default=NETWORK,
         help="module with the classes Net (training) and CAM (inference); put your own here",
     )
-    add_speed_flags(parser)
 
 
-def add_speed_flags(parser: argparse.ArgumentParser) -> None:
-    """Add how a network computes, see :func:`autocast` and :func:`place`."""
-    parser.add_argument(
+def import_network(name: str) -> ModuleType:
+    """Return the module that ``--network`` names.
+
+    Raises:
+        InputError: there is no such module, or it lacks the classes Net and CAM.
+    """
+    try:
+        module = importlib.import_module(name)
+    except (ImportError, ValueError, TypeError) as error:
+        raise InputError(
+            f"--network {name}: {error}. Give the dotted name of a module, such as {NETWORK}, that "
+            "can be imported from the folder in which you start the program."
+        ) from error
+    missing = [needed for needed in ("Net", "CAM") if not hasattr(module, needed)]
+    if missing:
+        raise InputError(
+            f"--network {name}: the module has no class {' and no class '.join(missing)}; see "
+            "docs/own_method.md."
+        )
+    return module
+
+
+def add_speed_flags(
+    parser: StepParser, training: bool = False, only: dict[str, Any] | None = None
+) -> None:
+    """Add how a network computes, see :func:`autocast` and :func:`place`.
+
+    Args:
+        parser: of the program.
+        only: see :meth:`StepParser.add_deciding`.
+        training: rounding adds up over the steps of a training, so ``--channels_last`` decides its
+            result; and there is an update for which ``--fused`` counts.
+    """
+    parser.add_deciding(
         "--amp",
+        only=only,
         choices=("off", "bf16"),
         default="off",
         help="bf16 runs the convolutions in bfloat16: less than half the time where the processor "
         "has it, and many times slower where not; the published accuracy is not proven with it; "
         "prototypes stay float32",
     )
-    parser.add_argument(
+    (parser.add_deciding if training else parser.add_argument)(
         "--channels_last",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -72,9 +147,29 @@ def add_speed_flags(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="CUDA convolutions may round their input to 10 bits; products of the method never do",
     )
+    if training:
+        parser.add_argument(
+            "--fused",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="update all weights in one kernel; on CUDA only",
+        )
 
 
-def add_fold_flag(parser: argparse.ArgumentParser) -> None:
+def add_training_flags(parser: StepParser, print_freq: int, save_freq: int) -> None:
+    """Add what every training has; see :class:`tool.training.Training` for the meaning."""
+    count = at_least(1)
+    parser.add_argument(
+        "--print_freq", type=count, default=print_freq, help="steps between log lines"
+    )
+    parser.add_argument(
+        "--save_freq", type=count, default=save_freq, help="steps between checkpoints"
+    )
+    parser.add_deciding("--seed", type=at_least(0), default=15, help="of all chance")
+    parser.add_argument("--restart", action="store_true", help="begin anew, whatever is there")
+
+
+def add_fold_flag(parser: StepParser) -> None:
     """Add ``--fold_bn``, see :func:`net.resnet50.fold_batch_norm`."""
     parser.add_argument(
         "--fold_bn",
@@ -84,21 +179,17 @@ def add_fold_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_fused_flag(parser: argparse.ArgumentParser) -> None:
-    """Add ``--fused``, see :func:`tool.training.sgd`."""
-    parser.add_argument(
-        "--fused",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="update all weights in one kernel; on CUDA only",
+def add_crf_flags(parser: StepParser, only: dict[str, Any] | None = None) -> None:
+    """Add the flags of the label CRF; ``only`` as in :meth:`StepParser.add_deciding`."""
+    parser.add_deciding(
+        "--crf_iterations", only=only, type=at_least(0), default=10, help="of the mean field"
     )
-
-
-def add_crf_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the label CRF."""
-    parser.add_argument("--crf_iterations", type=at_least(0), default=10, help="of the mean field")
-    parser.add_argument(
-        "--gt_prob", type=fraction, default=0.7, help="how far the CRF trusts the maps, 0 to 1"
+    parser.add_deciding(
+        "--gt_prob",
+        only=only,
+        type=fraction,
+        default=0.7,
+        help="how far the CRF trusts the maps, 0 to 1",
     )
 
 
@@ -110,7 +201,7 @@ def fraction(text: str) -> float:
     return number
 
 
-def add_visualize_flag(parser: argparse.ArgumentParser, what: str) -> None:
+def add_visualize_flag(parser: StepParser, what: str) -> None:
     """Add ``--visualize / --no-visualize``."""
     parser.add_argument(
         "--visualize", action=argparse.BooleanOptionalAction, default=False, help=what
@@ -136,11 +227,6 @@ def above_zero(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"above 0, not {number}")
     return number
-
-
-def open_dataset(args: argparse.Namespace) -> Dataset:
-    """Return the dataset that ``--dataset`` and ``--dataset_root`` name."""
-    return DATASETS[args.dataset](args.dataset_root)
 
 
 def pick_device(name: str) -> torch.device:

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from data.base import Dataset
+from data.datasets import add_dataset_flags, open_dataset
 from tool import cli
 from tool.errors import InputError
 from tool.files import write_atomic, write_json
 from tool.maps import read_maps
 from tool.pictures import heat, label_overlay, overlay, read_mask, read_rgb
+from tool.run import run
 from tool.session import Session
 
 LABELS = {"crf_label": ("crf", "CRF"), "pseudo_label": ("irn", "IRN and walk")}
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 def parse_arguments(arguments: list[str] | None = None):
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
+    add_dataset_flags(parser)
     parser.add_argument("--plain", type=Path, required=True, help="session without GSC")
     parser.set_defaults(dataset="demo")
     return parser.parse_args(arguments)
@@ -97,7 +100,7 @@ def draw(rows: list[list[np.ndarray]], titles: list[str], path: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Print the table and write both files."""
     args = parse_arguments(arguments)
-    dataset = cli.open_dataset(args)
+    dataset = open_dataset(args)
     session = Session(args.session_name, "demo_report", args)
     plain = read_result(args.plain / "eval_cam.json")
     ours = read_result(session.path / "eval_cam.json")
@@ -146,4 +149,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -122,8 +122,8 @@ def agree_on_settings(folder: Path, settings: dict[str, Any], restart: bool) -> 
             for old in (path for path in folder.iterdir() if path.suffix in MADE):
                 old.unlink()
         before = {} if restart else read_settings(folder)
-        for name, value in settings.items() if before else ():
-            if before.get(name) != value:
+        for name, value in settings.items():
+            if name in before and before[name] != value:
                 raise InputError(
                     f"The files in {folder} were made with {name} {before.get(name)}, not {value}. "
                     "Make them all again with --restart, or use another --session_name."

@@ -1,39 +1,203 @@
-"""What the training programs have in common: schedule, guard, pace."""
+"""A training that may be killed at any moment and continues when its command is run again."""
 
+import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from tool import distributed
+from tool import checkpoint, cli, distributed
 from tool.errors import InputError
+from tool.files import clear_unfinished
+from tool.session import Session
 
-POWER = 0.9  # of the polynomial schedule
-# The released code passes the weight decay in the momentum position of torch.optim.SGD, and the
-# published numbers were made so.
-RELEASED_MOMENTUM = 1e-4
-OPTIMIZERS = ("sgd", "adamw")
+# Names that settings had in checkpoints of earlier versions.
+FORMER_NAMES = {"initial": "pretrained"}
 
-
-def learning_rate(start: float, step: int, total: int) -> float:
-    """Return the rate after ``step`` updates: start * (1 - step / total) ** 0.9."""
-    return start * (1 - step / total) ** POWER
+log = logging.getLogger(__name__)
 
 
-def sgd(groups: list[dict], momentum: float, device: torch.device, fused: bool) -> torch.optim.SGD:
-    """Return the optimiser of groups that have ``params``, ``lr`` and ``weight_decay``."""
-    return torch.optim.SGD(groups, momentum=momentum, fused=fused and device.type == "cuda")
+class Report(NamedTuple):
+    """What a log line tells: of the steps since the last one, and of the time that is left."""
+
+    means: list[float]  # of the losses
+    images_per_second: float
+    finish: str  # date and time
+
+    def pace(self, group: str) -> dict[str, float]:
+        """Return the pace for :meth:`Training.chart`."""
+        return {f"{group}/images_per_second": self.images_per_second}
 
 
-def optimizer_of(
-    name: str, groups: list[dict], momentum: float, device: torch.device, fused: bool
-) -> torch.optim.Optimizer:
-    """Return one of OPTIMIZERS, see :func:`sgd`; AdamW has its own momenta."""
-    if name == "adamw":
-        return torch.optim.AdamW(groups, fused=fused and device.type == "cuda")
-    return sgd(groups, momentum, device, fused)
+class Training:
+    """Checkpoints, losses and pace of one training in a session.
+
+    A script asks :attr:`is_finished`, builds its network (:attr:`begun` tells of what an earlier
+    run left), calls :meth:`begin`, then in every step :meth:`note` and :meth:`save_when_due`, and
+    :meth:`finish` at the end.
+
+    Args:
+        session: where ``ckpt/`` and ``runs/`` lie.
+        args: the settings: those that declared themselves deciding must agree with an earlier
+            run's; ``restart``, ``print_freq`` and ``save_freq`` are used here.
+        class_names: of the C classes, background first; they must agree too.
+        name: of the files, ``ckpt/<name>.pth``, ``ckpt/<name>_last.pth`` and ``runs_<name>/``;
+            without it ``ckpt/final.pth``, ``ckpt/last.pth`` and ``runs/``.
+
+    Raises:
+        InputError: an earlier run had other settings or classes.
+    """
+
+    def __init__(
+        self, session: Session, args: cli.Settings, class_names: Sequence[str], name: str = ""
+    ) -> None:
+        folder = session.path / "ckpt"
+        self.final = folder / f"{name or 'final'}.pth"
+        self.last = folder / (f"{name}_last.pth" if name else "last.pth")
+        self.board_folder = session.path / (f"runs_{name}" if name else "runs")
+        self.args = args
+        self.about: dict[str, Any] = {
+            "settings": cli.deciding(args),
+            "class_names": list(class_names),
+        }
+        self.start = 0
+        self.begun = None if args.restart else self._find_begun()
+        self.is_finished = self.begun is not None and self.final.exists()
+        if self.is_finished:
+            log.info("%s is finished; --restart trains it anew", self.final)
+
+    def _find_begun(self) -> dict[str, Any] | None:
+        path = self.final if self.final.exists() else self.last
+        if not path.exists():
+            return None
+        begun = checkpoint.load(path)
+        settings = self.about["settings"]
+        for name, value in begun.get("settings", {}).items():
+            name = FORMER_NAMES.get(name, name)
+            if value != settings.get(name):
+                raise InputError(
+                    f"{path} was trained with --{name} {value}, not {settings.get(name)}. Give "
+                    "that, or another --session_name, or --restart to overwrite it."
+                )
+        checkpoint.check_classes(path, begun, self.about["class_names"])
+        return begun
+
+    def begin(
+        self,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        some_unused: bool = False,
+    ) -> nn.Module:
+        """Take up an earlier run where it stopped, or clear the ground; all processes meet here.
+
+        Args:
+            net: on the device, in training mode.
+            optimizer: of its parameters.
+            device: of this process.
+            some_unused: parameters may have no gradient in a step.
+
+        Returns:
+            What to call in training: the network, or its data parallel wrapper.
+
+        Raises:
+            InputError: processes found different steps, or the checkpoint does not fit.
+        """
+        self.net, self.optimizer = net, optimizer
+        if self.begun:
+            checkpoint.load_weights(net, self.begun["net"])
+            checkpoint.load_counters(net, self.begun["net"])
+            load_optimizer(optimizer, self.begun["optimizer"])
+            self.start = self.begun["step"]
+            log.info("continuing %s at step %d", self.last, self.start)
+        distributed.agree(self.start, "steps to continue from")
+        if distributed.is_main():
+            for path in (self.last, self.final):
+                clear_unfinished(path.parent, path.name)
+                if self.args.restart:  # an interrupted restart would look finished
+                    path.unlink(missing_ok=True)
+        return distributed.parallel(net, device, some_unused)
+
+    def start_clock(self, total: int, batch_size: int) -> None:
+        """Open the board and start the clock, right before the first step.
+
+        Args:
+            total: steps of the whole training.
+            batch_size: pictures a step, of all processes together.
+        """
+        self.total, self.batch_size = total, batch_size
+        self.board = open_board(self.board_folder, self.start)
+        self.pace = Pace(self.start, total, batch_size)
+        self.losses: list[Tensor] = []
+        self.first = self.start  # step of the first entry of ``losses``
+
+    def plan(self, device: torch.device) -> str:
+        """Return what is about to be done, for the log."""
+        return f"{self.total} steps of {self.batch_size} on {device}"
+
+    def chart(self, step: int, values: dict[str, float]) -> None:
+        """Write values to TensorBoard, by their tags."""
+        for tag, value in values.items():
+            self.board.add_scalar(tag, value, step)
+
+    def note(self, step: int, losses: Tensor, look: bool = False) -> Report | None:
+        """Take the losses of a step, and return what to log where a line is due.
+
+        Args:
+            step: from 0.
+            losses: (n,), without gradient; the sum over processes is that of the whole batch.
+            look: check the losses of this step whether or not a line is due.
+
+        Raises:
+            InputError: a loss since the last look is NaN or infinite.
+        """
+        self.losses.append(losses)
+        due = step % self.args.print_freq == 0
+        if not (due or look or self._saves(step)):
+            return None
+        together = distributed.total(torch.stack(self.losses))  # (steps, n)
+        check_finite(together, self.first)
+        if not due:
+            return None
+        self.losses, self.first = [], step + 1
+        return Report(together.mean(0).tolist(), *self.pace.report(step + 1))
+
+    def _saves(self, step: int) -> bool:
+        return (step + 1) % self.args.save_freq == 0 or step + 1 == self.total
+
+    def save_when_due(self, step: int) -> None:
+        """Write the checkpoint to continue from, every ``save_freq`` steps and after the last."""
+        if self._saves(step) and distributed.is_main():
+            optimizer = self.optimizer.state_dict()
+            content = {"net": self.net.state_dict(), "optimizer": optimizer, "step": step + 1}
+            checkpoint.save(self.last, {**self.about, **content})
+
+    def finish(self) -> None:
+        """Write the weights."""
+        self.board.close()
+        if distributed.is_main():
+            content = {"net": self.net.state_dict(), "step": self.total}
+            checkpoint.save(self.final, {**self.about, **content})
+        log.info("%s written, %s", self.final, self.pace.elapsed())
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimiser's momenta; what its groups were constructed with stays.
+
+    A continued run so obeys its own ``--fused``, and a checkpoint that does not know a group's
+    ``lr_scale`` can be continued.
+    """
+    constructed = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, constructed, strict=True):
+        group.update(own)
 
 
 def check_finite(losses: Tensor, first_step: int) -> None:
@@ -99,7 +263,8 @@ def open_board(folder: Path, step: int):
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Make torch's chance in a step (dropout) a function of (seed, step) alone, so that a
-    continued run draws what an uninterrupted one draws.
+    """Make torch's chance in a step (dropout) a function of (seed, step) alone.
+
+    A continued run so draws what an uninterrupted one draws.
     """
     torch.manual_seed((seed << 32) + step)

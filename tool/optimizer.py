@@ -1,0 +1,65 @@
+"""The optimisers, their parameter groups, and the learning rate as a function of the step."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+POWER = 0.9  # of the polynomial schedule
+# The released code passes the weight decay in the momentum position of torch.optim.SGD, and the
+# published numbers were made so.
+RELEASED_MOMENTUM = 1e-4
+OPTIMIZERS = ("sgd", "adamw")
+
+
+def learning_rate(start: float, step: int, total: int) -> float:
+    """Return the rate after ``step`` updates: start * (1 - step / total) ** 0.9."""
+    return start * (1 - step / total) ** POWER
+
+
+def parameter_group(
+    name: str, params: Iterable[nn.Parameter], lr: float, lr_scale: float, weight_decay: float
+) -> dict[str, Any]:
+    """Return one parameter group of ``torch.optim``, which keeps ``name`` and ``lr_scale`` too.
+
+    Args:
+        name: for people.
+        params: those that learn are taken.
+        lr: learning rate of the network; the group's own is ``lr_scale`` times that.
+        lr_scale: how many times faster than the network the group learns.
+        weight_decay: of the group.
+    """
+    return {
+        "name": name,
+        "params": [parameter for parameter in params if parameter.requires_grad],
+        "lr": lr * lr_scale,
+        "lr_scale": lr_scale,
+        "weight_decay": weight_decay,
+    }
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set every group's rate to ``lr`` times the group's ``lr_scale``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def make_optimizer(
+    groups: list[dict], momentum: float, device: torch.device, fused: bool, name: str = "sgd"
+) -> torch.optim.Optimizer:
+    """Return the optimiser of the groups that have parameters, see :func:`parameter_group`.
+
+    Args:
+        groups: of one network.
+        momentum: of SGD; AdamW has its own momenta.
+        device: where the parameters are.
+        fused: on CUDA, update all parameters in one kernel instead of torch's default.
+        name: one of OPTIMIZERS.
+    """
+    groups = [group for group in groups if group["params"]]
+    # None leaves torch its own choice between foreach and a loop, and False takes fused away.
+    options = {"fused": True if fused and device.type == "cuda" else None}
+    if name == "adamw":
+        return torch.optim.AdamW(groups, **options)
+    return torch.optim.SGD(groups, momentum=momentum, **options)
