@@ -27,8 +27,9 @@ from torch import nn
 from data.base import check_exist
 from data.loaders import Schedule, SegmentationPictures, training_loader
 from data.transforms import RESAMPLE, inside
-from net.deeplabv2 import STRIDE_ON, mean_loss
-from net.segmentation import MODELS, fill_in, told
+from net.deeplabv2 import STRIDE_ON
+from net.recipes import MODELS, fill_in, told
+from net.segmentation import mean_loss
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
 from tool.session import Session
@@ -130,7 +131,7 @@ def build(args, num_classes: int, begun: dict | None) -> tuple[nn.Module, dict]:
         raise InputError(f"--stride_on is of DeepLab v2; {args.model} has no such choice.")
     module = MODELS[args.model].module
     if begun:
-        net, record = module.build(**begun["config"], initial="none")[0], begun["record"]
+        net, record = module.build(**begun["config"], pretrained="none")[0], begun["record"]
         net.load_state_dict(begun["net"])  # with its batch counters, which load_weights leaves out
     else:
         net, record = module.build(num_classes, args.initial, **options)
@@ -212,8 +213,9 @@ def main(arguments: list[str] | None = None) -> None:
     resolved = {setting: getattr(args, setting) for setting in ("train_list", "label_dir")}
     session.record(**resolved, **record)
     log.info("settings: %s", " ".join(f"{k}={v}" for k, v in decisive.items()))
+    begins = record.get("pretrained", record.get("initial"))  # as older checkpoints call it
     fresh = record["fresh"] if record["fresh"] == "all" else f"{len(record['fresh'])} tensors"
-    log.info("starting from %s, fresh: %s; %s", record["initial"], fresh, record["config"])
+    log.info("starting from %s, fresh: %s; %s", begins, fresh, record["config"])
     net = cli.place(synchronised(args, net, device), args, device)
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
     optimizer = optimizer_of(args.optimizer, groups, args.momentum, device, args.fused)
