@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import ScaledPictures, one_by_one
-from net.segmentation import MODELS, fill_in, told
+from net.recipes import MODELS, fill_in, told
 from tool import checkpoint, cli, distributed
 from tool.archive import ENDINGS, write_archive
 from tool.crf import crf_inference
@@ -111,9 +111,9 @@ def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
     except InputError as error:
         raise InputError(f"{ckpt}, read as {args.model}: {error}") from error
     names = content.get("class_names", list(dataset.all_names))
-    if net.config["n_classes"] != dataset.num_classes or names != list(dataset.all_names):
+    if net.config["num_classes"] != dataset.num_classes or names != list(dataset.all_names):
         raise InputError(
-            f"{ckpt} tells {net.config['n_classes']} classes apart ({', '.join(names[:4])}, ..); "
+            f"{ckpt} tells {net.config['num_classes']} classes apart ({', '.join(names[:4])}, ..); "
             f"{dataset.name} has {dataset.num_classes} ({', '.join(dataset.all_names[:4])}, ..). "
             "Check --dataset and --ckpt."
         )

@@ -28,8 +28,9 @@ from data.base import check_exist
 from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import Schedule, SegmentationPictures, to_device, training_loader
 from data.transforms import RESAMPLE
-from net.deeplabv2 import STRIDE_ON, mean_loss
-from net.segmentation import MODELS, fill_in, told
+from net.deeplabv2 import STRIDE_ON
+from net.recipes import MODELS, fill_in, told
+from net.segmentation import mean_loss
 from tool import cli, distributed
 from tool.errors import InputError
 from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer, set_learning_rate
@@ -106,7 +107,7 @@ def build(args: cli.Settings, num_classes: int, begun: dict | None) -> tuple[nn.
         raise InputError(f"--stride_on is of DeepLab v2; {args.model} has no such choice.")
     module = MODELS[args.model].module
     if begun:
-        net, record = module.build(**begun["config"], initial="none")[0], begun["record"]
+        net, record = module.build(**begun["config"], pretrained="none")[0], begun["record"]
     else:
         net, record = module.build(num_classes, args.pretrained, **options)
     return net.train(), record

@@ -16,15 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from net.weights import read_pretrained
 from tool import checkpoint
 from tool.errors import InputError
 
 BLOCKS = (3, 4, 6, 3)
 STRIDES = (1, 2, 2, 1)  # of layer1..layer4; torchvision has 2 in layer4
 EXPANSION = 4  # a bottleneck widens its output four times
-RANDOM_WEIGHTS = (None, False, "none")
-IMAGENET_WEIGHTS = (True, "imagenet")
-IMAGENET_URL = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 
 log = logging.getLogger(__name__)
 
@@ -147,47 +145,16 @@ def fold_batch_norm(net: nn.Module) -> nn.Module:
     return net
 
 
-def read_pretrained(pretrained: str | Path | bool | None) -> dict[str, Tensor] | None:
-    """Return the weights that initialise a backbone, with torchvision's names.
-
-    Args:
-        pretrained: ``None`` or ``"none"`` for random weights, ``"imagenet"`` for torchvision's
-            ``ResNet50_Weights.IMAGENET1K_V1`` (fetched once, checksum verified), or a file.
-
-    Returns:
-        State dict without the last layer ``fc``; ``None`` for random weights.
-
-    Raises:
-        InputError: the file does not exist or holds something else, or there is no network.
-    """
-    if pretrained in RANDOM_WEIGHTS:
-        return None
-    if pretrained in IMAGENET_WEIGHTS:
-        state = _fetch_imagenet()
-    else:
-        state = checkpoint.state_dict_of(checkpoint.load(pretrained))
-    return {name: value for name, value in state.items() if not name.startswith("fc.")}
-
-
-def _fetch_imagenet() -> dict[str, Tensor]:
-    advice = (
-        f"Download {IMAGENET_URL} by hand and pass --pretrained PATH, "
-        "or --pretrained none for random weights."
-    )
-    try:
-        from torchvision.models import ResNet50_Weights  # only needed, and slow to import, here
-    except ImportError as error:
-        raise InputError(f"torchvision is not installed ({error}). {advice}") from error
-    try:
-        return ResNet50_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True, progress=True)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a bad hash a RuntimeError
-        raise InputError(f"The ImageNet weights could not be fetched: {error}. {advice}") from error
-
-
 def build_backbone(
     pretrained: str | Path | bool | None, width: int | None, frozen_stages: int
 ) -> ResNet50:
     """Return a backbone; its width is read off the weights where ``width`` is None.
+
+    Args:
+        pretrained: see :func:`net.weights.read_pretrained`. ``None`` is for code that loads weights
+            afterwards; any other word for random weights gives a warning.
+        width: channels after conv1.
+        frozen_stages: as in :class:`ResNet50`.
 
     Raises:
         InputError: the weights do not fit, or a file contradicts ``width``.
@@ -198,7 +165,7 @@ def build_backbone(
     backbone = ResNet50(width, frozen_stages)
     if state is not None:
         checkpoint.load_weights(backbone, state)
-    elif pretrained is not None:  # None is for code that loads weights afterwards
+    elif pretrained is not None:
         log.warning("the backbone starts from random weights")
     return backbone
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from net.inputs import inside, prepare
 from net.resnet50 import EXPANSION, build_backbone
+from tool.aliases import also_accept
 from tool.optimizer import parameter_group
 
 CAM_EPS = 1e-5  # added to maxima and norms before dividing
@@ -153,22 +154,21 @@ class Net(nn.Module):
         num_classes: with background, C.
         pretrained: ``"imagenet"``, a file, or ``None`` / ``"none"`` for random weights.
         width: channels after conv1; ``None`` reads it off the file (64 without one).
-        num_cls: the published name of ``num_classes``.
     """
 
+    @also_accept(num_cls="num_classes")
     def __init__(
         self,
         num_classes: int = 21,
         pretrained: str | Path | bool | None = "imagenet",
         width: int | None = None,
-        num_cls: int | None = None,
     ) -> None:
         super().__init__()
-        self.num_classes = num_cls or num_classes
+        self.num_classes = num_classes
         # Only layer3, layer4 and the heads learn: stem, layer1 and layer2 are frozen.
         self.resnet50 = build_backbone(pretrained, width, frozen_stages=2)
         widths = [self.resnet50.width * 2**i * EXPANSION for i in range(4)]
-        self.classifier = nn.Conv2d(widths[3], self.num_classes - 1, 1, bias=False)
+        self.classifier = nn.Conv2d(widths[3], num_classes - 1, 1, bias=False)
         self.side1, self.side2, self.side3, self.side4 = (
             nn.Conv2d(width, channels, 1, bias=False)
             for width, channels in zip(widths, SIDE_CHANNELS, strict=True)
@@ -293,13 +293,14 @@ class CAM(Net):
     """The network at inference: a picture and its mirror image, one scale.
 
     Args:
-        num_classes, pretrained, width, num_cls: as in :class:`Net`.
+        num_classes, pretrained, width: as in :class:`Net`.
         seed_feature: feature whose similarities make the seeds: ``"hierarchical"`` (F_h, released
             code) or ``"semantic"`` (x4, as in training).
         competitors: classes that take part in the seeds' argmax: ``"all"`` (released code; pixels
             that an absent class wins get no seed) or ``"present"``.
     """
 
+    @also_accept(num_cls="num_classes")
     def __init__(
         self,
         num_classes: int = 21,
@@ -307,9 +308,8 @@ class CAM(Net):
         width: int | None = None,
         seed_feature: str = "hierarchical",
         competitors: str = "all",
-        num_cls: int | None = None,
     ) -> None:
-        super().__init__(num_classes, pretrained, width, num_cls)
+        super().__init__(num_classes, pretrained, width)
         if seed_feature not in SEED_FEATURES or competitors not in COMPETITORS:
             raise ValueError(
                 f"seed_feature is one of {SEED_FEATURES} and competitors one of {COMPETITORS}, "

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 
+from net import weights
 from net.resnet50 import ResNet50, build_backbone, read_pretrained
 from net.resnet50_SIPE import Net
 from tests.fill import filled_state
@@ -135,12 +136,51 @@ def test_backbone_reads_half_precision_and_drops_fc(tmp_path):
     assert torch.equal(backbone.conv1.weight, state["conv1.weight"].float())
 
 
-def test_imagenet_without_network_names_url_and_flag(monkeypatch):
-    torchvision = pytest.importorskip("torchvision")
+@pytest.fixture
+def published_file(tmp_path, monkeypatch):
+    """A file in the place of torchvision's ResNet-50, its name ending in its checksum."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    torch.save({**ResNet50(4).state_dict(), "fc.bias": torch.zeros(2)}, tmp_path / "new.pth")
+    path = tmp_path / f"resnet50-{checkpoint.digest(tmp_path / 'new.pth')[:8]}.pth"
+    (tmp_path / "new.pth").rename(path)
+    monkeypatch.setitem(weights.IMAGENET_URLS, "resnet50", path.as_uri())
+    return path
 
-    def refuse(*args, **kwargs):
-        raise OSError("no network")
 
-    monkeypatch.setattr(torchvision.models.ResNet50_Weights, "get_state_dict", refuse)
-    with pytest.raises(InputError, match=r"download\.pytorch\.org.*--pretrained"):
+def test_imagenet_weights_are_fetched_once(published_file):
+    first = read_pretrained("imagenet")
+    assert "fc.bias" not in first
+    published_file.unlink()
+    again = build_backbone(True, None, 2)
+    assert torch.equal(again.conv1.weight, first["conv1.weight"])
+    assert "fc.bias" in weights.read_pretrained("imagenet", with_classifier=True)
+
+
+def test_imagenet_weights_with_another_checksum_are_refused(published_file):
+    published_file.write_bytes(published_file.read_bytes() + b"0")
+    with pytest.raises(InputError, match=r"invalid hash value.*Download file://.* by hand"):
         read_pretrained("imagenet")
+
+
+def test_imagenet_without_network_names_url_and_flag(published_file):
+    published_file.unlink()
+    with pytest.raises(InputError, match=r"Download file://.*resnet50-.*--pretrained"):
+        read_pretrained("imagenet")
+
+
+def test_imagenet_weights_are_those_of_torchvision():
+    torchvision = pytest.importorskip("torchvision")
+    for name, enum in (("resnet50", "ResNet50_Weights"), ("resnet101", "ResNet101_Weights")):
+        url = getattr(torchvision.models, enum).IMAGENET1K_V1.url
+        assert weights.IMAGENET_URLS[name] == url
+
+
+def test_random_weights_are_said(caplog):
+    build_backbone(None, 4, 2)
+    assert not caplog.records
+    for said in ("none", False):
+        assert read_pretrained(said) is None
+        build_backbone(said, 4, 2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the backbone starts from random weights"
+    ] * 2

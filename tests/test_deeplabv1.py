@@ -10,19 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from net import deeplabv1_resnet38
 from net.deeplabv1_resnet38 import (
     BN_MOMENTUM,
     BatchDropout,
     Block,
     DeepLabV1_ResNet38,
     WideBottleneck,
-    build,
-    from_mxnet,
-    is_head,
-    restore,
 )
-from net.deeplabv2 import mean_loss
-from net.inputs import normalise
+from net.deeplabv1_weights import build, from_mxnet, restore
+from net.inputs import normalise, within
+from net.segmentation import mean_loss
 from tests.fill import filled_state
 from tests.test_mxnet_params import write_params
 from tool import checkpoint
@@ -31,6 +29,7 @@ from tool.errors import InputError
 PARITY = Path(__file__).with_name("parity") / "deeplabv1_resnet38.npz"
 TOLERANCE = 1e-5
 SMALL = (2, 1, 2, 2)
+is_head = DeepLabV1_ResNet38.is_head
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +48,8 @@ def full_size() -> nn.Module:
         return DeepLabV1_ResNet38(21)
 
 
-def small(n_classes: int = 3) -> DeepLabV1_ResNet38:
-    net = DeepLabV1_ResNet38(n_classes, width=2, blocks=SMALL)
+def small(num_classes: int = 3) -> DeepLabV1_ResNet38:
+    net = DeepLabV1_ResNet38(num_classes, width=2, blocks=SMALL)
     checkpoint.load_weights(net, filled_state(net, prefix=""))
     return net
 
@@ -220,6 +219,8 @@ def test_prepare_and_predict():
     picture = torch.randint(0, 256, (1, 3, 17, 9), dtype=torch.uint8)
     x = net.prepare(picture)
     assert torch.equal(x, normalise(picture))
+    window, box = picture[..., :9, :], torch.tensor([[0, 2, 7, 9]])
+    assert torch.equal(net.prepare(window, box), within(normalise(window), box))
     with torch.no_grad():
         assert torch.equal(net.predict(x), net(x))
         resized = net.predict(x, (33, 17))
@@ -241,7 +242,7 @@ def test_the_mxnet_file_initialises_the_backbone(tmp_path, version):
     write_params(tmp_path / "rna.params", arrays, version)
     net, record = build(21, tmp_path / "rna.params")
     assert record["layout"] == "mxnet"
-    assert record["config"] == {"n_classes": 21, "width": 2, "blocks": list(SMALL)}
+    assert record["config"] == {"num_classes": 21, "width": 2, "blocks": list(SMALL)}
     assert record["left_out"] == ["arg:linear1000_weight", "arg:linear1000_bias"]
     assert len(record["fresh"]) == 12
     assert all(is_head(name) for name in record["fresh"])
@@ -303,7 +304,7 @@ def test_a_head_of_other_classes_is_left_out_and_a_fitting_one_is_taken(tmp_path
 
 def test_random_weights_are_said_and_imagenet_says_where():
     _, record = build(3, None, width=2, blocks=SMALL)
-    assert (record["initial"], record["layout"], record["fresh"]) == ("none", "random", "all")
+    assert (record["pretrained"], record["layout"], record["fresh"]) == ("none", "random", "all")
     with pytest.raises(InputError, match=r"ilsvrc-cls_rna-a1_cls1000_ep-0001\.params"):
         build(3, "imagenet")
     with pytest.raises(InputError, match="no checkpoint"):
@@ -322,3 +323,26 @@ def test_trained_networks_come_back():
     checkpoint.load_weights(net, state)
     with pytest.raises(InputError, match="start training from"):
         restore({n: v for n, v in tensors(source).items() if not is_head(n)})
+
+
+def test_earlier_spellings_are_accepted():
+    """Checkpoints of earlier versions hold config["n_classes"]; calls may say it, and initial."""
+    source = small(5)
+    old = {"n_classes": 5, "width": 2, "blocks": list(SMALL)}
+    assert restore({"net": tensors(source), "config": old}).config == source.config
+    assert build(**old, initial="none")[0].config == source.config
+    assert DeepLabV1_ResNet38(**old).config == source.config
+    assert deeplabv1_resnet38.build is build
+    assert deeplabv1_resnet38.restore is restore
+    with pytest.raises(AttributeError, match="rebuild"):
+        _ = deeplabv1_resnet38.rebuild
+
+
+def test_fewer_blocks_are_another_network_unless_their_number_is_given(tmp_path):
+    arrays = mxnet_names(tensors(small()))
+    removed = [name for name in arrays if "res2b1_" in name or "bn2b1_" in name]
+    write_params(tmp_path / "rna.params", {n: a for n, a in arrays.items() if n not in removed})
+    net, _ = build(3, tmp_path / "rna.params")
+    assert net.config["blocks"] == [1, *SMALL[1:]]
+    with pytest.raises(InputError, match=r"rna\.params.*missing: backbone\.b2_1\."):
+        build(3, tmp_path / "rna.params", blocks=SMALL)

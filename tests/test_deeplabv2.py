@@ -1,5 +1,6 @@
 """DeepLab v2: against the reference's numbers, Pillow, and files in the published names."""
 
+import inspect
 from itertools import chain
 from pathlib import Path
 
@@ -11,20 +12,11 @@ from PIL import Image
 from torch import nn
 
 from net import deeplabv2
-from net.deeplabv2 import (
-    BLOCKS,
-    DeepLabV2_ResNet101_MSC,
-    Head,
-    build,
-    cross_entropy_sum,
-    is_head,
-    mean_loss,
-    resize_labels,
-    restore,
-    shrink,
-)
+from net.deeplabv2 import BLOCKS, DeepLabV2_ResNet101_MSC, Head, shrink
+from net.deeplabv2_weights import build, restore
 from net.inputs import normalise
 from net.resnet50 import ResNet50
+from net.segmentation import cross_entropy_sum, mean_loss, resize_labels
 from tests.fill import filled_state
 from tool import checkpoint
 from tool.errors import InputError
@@ -32,6 +24,7 @@ from tool.errors import InputError
 PARITY = Path(__file__).with_name("parity") / "deeplabv2_resnet101.npz"
 TOLERANCE = 1e-5
 SMALL = (1, 2, 2, 1)
+is_head = DeepLabV2_ResNet101_MSC.is_head
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +43,8 @@ def full_size() -> nn.Module:
         return DeepLabV2_ResNet101_MSC(21)
 
 
-def small(n_classes: int = 3, **options) -> DeepLabV2_ResNet101_MSC:
-    net = DeepLabV2_ResNet101_MSC(n_classes, **{"width": 4, "blocks": SMALL, **options})
+def small(num_classes: int = 3, **options) -> DeepLabV2_ResNet101_MSC:
+    net = DeepLabV2_ResNet101_MSC(num_classes, **{"width": 4, "blocks": SMALL, **options})
     checkpoint.load_weights(net, filled_state(net, prefix=""))
     return net
 
@@ -161,6 +154,18 @@ def test_prepare_is_bgr_without_the_mean():
     torch.testing.assert_close(x.flatten(), expected)
 
 
+def test_prepare_puts_zeros_outside_of_the_box():
+    pictures = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
+    box = torch.tensor([[1, 0, 4, 5], [0, 2, 5, 3]])
+    x = DeepLabV2_ResNet101_MSC.prepare(pictures, box)
+    expected = torch.zeros(2, 3, 5, 5)
+    whole = DeepLabV2_ResNet101_MSC.prepare(pictures)
+    for i, (top, left, bottom, right) in enumerate(box.tolist()):
+        inner = (i, slice(None), slice(top, bottom), slice(left, right))
+        expected[inner] = whole[inner]
+    assert torch.equal(x, expected)
+
+
 @pytest.mark.parametrize("source", [1, 2, 7, 10, 41, 321, 375])
 def test_labels_shrink_and_grow_as_pillow_does_it(source):
     rng = np.random.default_rng(source)
@@ -244,7 +249,7 @@ def test_initialisation_in_the_names_of_deeplab_pytorch(tmp_path, prefix):
     assert record["layout"] == "deeplab"
     assert record["fresh"] == [f"base.aspp.c{i}.{x}" for i in range(4) for x in ("weight", "bias")]
     assert record["left_out"] == ["fc.weight", "fc.bias"]
-    expected = {"n_classes": 21, "width": 4, "blocks": list(SMALL), "stride_on": "reduce"}
+    expected = {"num_classes": 21, "width": 4, "blocks": list(SMALL), "stride_on": "reduce"}
     assert record["config"] == net.config == expected
     for name, value in tensors(net).items():
         if not is_head(name):
@@ -341,20 +346,29 @@ def test_random_weights_are_said():
     net, record = build(3, "none", width=4, blocks=SMALL)
     assert (record["layout"], record["fresh"]) == ("random", "all")
     assert net.config["width"] == 4
-    assert DeepLabV2_ResNet101_MSC.__init__.__defaults__[1] == BLOCKS == (3, 4, 23, 3)
+    defaults = inspect.signature(DeepLabV2_ResNet101_MSC).parameters
+    assert defaults["blocks"].default == BLOCKS == (3, 4, 23, 3)
+    assert defaults["stride_on"].default == "reduce"
 
 
-def test_imagenet_without_network_names_url(monkeypatch):
-    torchvision = pytest.importorskip("torchvision")
+def test_imagenet_is_the_weights_of_a_resnet_101(tmp_path, monkeypatch):
+    torch.save(torchvision_names(tensors(small())), tmp_path / "resnet.pth")
+    fetched = []
 
-    def refuse(*args, **kwargs):
-        raise OSError("no network")
+    def fetch(url, **options):
+        fetched.append((url, options["check_hash"]))
+        return torch.load(tmp_path / "resnet.pth")
 
-    monkeypatch.setattr(torchvision.models.ResNet101_Weights, "get_state_dict", refuse)
-    with pytest.raises(InputError, match=r"download\.pytorch\.org.*resnet101"):
-        build(3, "imagenet")
-    url = torchvision.models.ResNet101_Weights.IMAGENET1K_V1.url
-    assert url == deeplabv2.IMAGENET_URL
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    net, record = build(3, "imagenet")
+    assert fetched == [("https://download.pytorch.org/models/resnet101-63fe2227.pth", True)]
+    assert (record["pretrained"], record["layout"]) == ("imagenet", "torchvision")
+    assert record["left_out"] == ["fc.weight", "fc.bias"]
+    from_file, record = build(3, tmp_path / "resnet.pth")
+    assert record["pretrained"] == str(tmp_path / "resnet.pth")
+    assert torch.equal(
+        net.base.layer5.block1.reduce.conv.weight, from_file.base.layer5.block1.reduce.conv.weight
+    )
 
 
 def test_trained_networks_come_back():
@@ -375,6 +389,20 @@ def test_trained_networks_come_back():
         restore(torchvision_names(tensors(source)))
     with pytest.raises(InputError, match="stride_on"):
         restore({**content, "config": {**source.config, "stride_on": "both"}})
+
+
+def test_earlier_spellings_are_accepted():
+    """Checkpoints of earlier versions hold config["n_classes"]; calls may say it, and initial."""
+    source = small(5, stride_on="conv3x3")
+    old = {"n_classes": 5, "width": 4, "blocks": list(SMALL), "stride_on": "conv3x3"}
+    assert restore({"net": tensors(source), "config": old}).config == source.config
+    assert build(**old, initial="none")[0].config == source.config
+    assert build(**source.config, pretrained=None)[0].config == source.config
+    assert DeepLabV2_ResNet101_MSC(**old).config == source.config
+    assert deeplabv2.build is build
+    assert deeplabv2.restore is restore
+    with pytest.raises(AttributeError, match="rebuild"):
+        _ = deeplabv2.rebuild
 
 
 def test_impossible_architectures_are_refused():

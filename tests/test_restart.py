@@ -11,7 +11,7 @@ from processes import start
 import cam2ir
 import make_cam
 import train_resnet50_SIPE
-from net.segmentation import MODELS
+from net.recipes import MODELS
 from tool import checkpoint
 
 KILLS = 10

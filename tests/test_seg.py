@@ -22,7 +22,7 @@ from data.loaders import SegmentationPictures
 from data.voc import VOC
 from net import deeplabv1_resnet38
 from net.inputs import inside
-from net.segmentation import MODELS
+from net.recipes import MODELS
 from tool import checkpoint
 from tool.archive import write_archive
 from tool.crf import crf_inference
@@ -574,3 +574,24 @@ def test_nan_loss_stops(run, monkeypatch):
         train_seg.main([*run["train"], "--save_freq", "1"])
     last = checkpoint.load(session_of(run["train"]) / f"ckpt/seg_{V2}_last.pth")
     assert last["step"] == 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_checkpoints_with_earlier_names_are_continued(run, model):
+    """They call num_classes n_classes, and what the training began with initial."""
+    flags = [*of_model(run["train"], model), "--save_freq", "1"]
+    train_seg.main(flags)
+    final = final_of(flags, model)
+    whole = weights_of(final)
+    last = final.with_name(f"seg_{model}_last.pth")
+    content = checkpoint.load(last)
+    for config in (content["config"], content["record"]["config"]):
+        if "num_classes" in config:  # both keys may be one dict
+            config["n_classes"] = config.pop("num_classes")
+    content["record"]["initial"] = content["record"].pop("pretrained")
+    checkpoint.save(last, content)
+    final.unlink()
+    train_seg.main(flags)
+    assert "starting from none" in (session_of(flags) / "run.log").read_text()
+    assert all(torch.equal(value, whole[name]) for name, value in weights_of(final).items())
+    infer_seg.main(of_model(run["infer"], model))

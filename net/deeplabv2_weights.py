@@ -1,0 +1,180 @@
+"""Weights of DeepLab v2: files of deeplab-pytorch and torchvision, the network they make.
+
+``build`` starts a network for training, ``restore`` gives a trained one back.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from net.deeplabv2 import MEAN_BGR, STRIDE_ON, DeepLabV2_ResNet101_MSC
+from net.inputs import IMAGENET_MEAN, IMAGENET_STD
+from net.segmentation import Weights, architecture_of, rename, start, trained_network
+from net.weights import read_pretrained
+from tool import checkpoint
+from tool.aliases import also_accept
+from tool.errors import InputError
+
+STEM = "base.layer1.conv1"
+EPSILON = 1e-5  # that torch.nn.BatchNorm2d adds to a variance
+BRANCHES = {"1": "reduce", "2": "conv3x3", "3": "increase"}  # of torchvision's conv1, conv2, conv3
+# Where the network had its stride when it learned weights of a layout.
+STRIDE_OF_LAYOUT = {"deeplab": "reduce", "torchvision": "conv3x3"}
+
+
+@also_accept(n_classes="num_classes", initial="pretrained")
+def build(
+    num_classes: int,
+    pretrained: str | Path | None,
+    width: int | None = None,
+    blocks: Iterable[int] | None = None,
+    stride_on: str | None = None,
+) -> tuple[DeepLabV2_ResNet101_MSC, dict[str, Any]]:
+    """Return a network to train, and a record of what it starts from.
+
+    Args:
+        num_classes: with background.
+        pretrained: a file (deeplab-pytorch or torchvision names), ``"imagenet"`` for torchvision's
+            ResNet-101 (fetched once, checksum verified), or ``"none"`` for random weights.
+        width, blocks: read off the weights where None (the published network without any).
+        stride_on: None is where the weights had it: ``"conv3x3"`` for torchvision's.
+
+    Returns:
+        See :func:`net.segmentation.start`; the layouts are "random", "torchvision" and "deeplab".
+
+    Raises:
+        InputError: the file is unreadable or does not fit; the message names it.
+    """
+    return start(
+        DeepLabV2_ResNet101_MSC,
+        pretrained,
+        read_pretrained(pretrained, "resnet101", with_classifier=True),
+        recognise,
+        num_classes=num_classes,
+        width=width,
+        blocks=blocks,
+        stride_on=stride_on,
+    )
+
+
+def restore(content: dict[str, Any]) -> DeepLabV2_ResNet101_MSC:
+    """Return the trained network of a checkpoint, ours or one of deeplab-pytorch, evaluating.
+
+    Args:
+        content: of ``tool.checkpoint.load``; the place of the stride comes from its ``config``, and
+            is the published one where there is none.
+
+    Raises:
+        InputError: there is no such network in it, or a tensor is missing or left over.
+    """
+    weights = recognise(checkpoint.state_dict_of(content))
+    config = content.get("config")
+    if isinstance(config, dict):
+        stride_on = config.get("stride_on")
+        if stride_on not in STRIDE_ON:
+            raise InputError(f"The checkpoint's config has stride_on {stride_on!r}, unknown here.")
+        weights.architecture["stride_on"] = stride_on
+    return trained_network(DeepLabV2_ResNet101_MSC, weights)
+
+
+def recognise(state: dict[str, Tensor]) -> Weights:
+    """Tell the layout of a state dict and give its tensors our names.
+
+    Returns:
+        Layout ``"torchvision"`` or ``"deeplab"``; see ``from_torchvision`` and ``from_published``.
+
+    Raises:
+        InputError: it is neither.
+    """
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    layout = "torchvision" if "conv1.weight" in state else "deeplab"
+    named, left_out = from_torchvision(state) if layout == "torchvision" else from_published(state)
+    if f"{STEM}.conv.weight" not in named:
+        raise InputError(
+            "These weights have neither torchvision's names (conv1.weight) nor deeplab-pytorch's "
+            f"(layer1.conv1.conv.weight), but {', '.join(list(state)[:3])}."
+        )
+    block = r"base\.layer([2-5])\.block\d+\."
+    architecture = architecture_of(named, f"{STEM}.conv.weight", block, "base.aspp.c0.weight")
+    if architecture is None:
+        raise InputError("These weights are not those of a ResNet with four layers of bottlenecks.")
+    architecture["stride_on"] = STRIDE_OF_LAYOUT[layout]
+    return Weights(layout, named, left_out, architecture)
+
+
+def from_published(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename the tensors of a deeplab-pytorch file, of an initialisation or a trained network.
+
+    Returns:
+        named: ``base.*`` tensors.
+        left_out: names that serve another task: ``fc.*``, the classifier of a ResNet or DeepLab v1.
+    """
+
+    def name_of(name: str) -> str | None:
+        ours = DeepLabV2_ResNet101_MSC.canonical_name(name, ())
+        return None if ours.startswith("base.fc.") else ours
+
+    return rename(state, name_of)
+
+
+def from_torchvision(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename the tensors of a torchvision ResNet with bottlenecks, and make it take our input.
+
+    The first convolution w of torchvision expects RGB, (x / 255 - mean) / std; ours gets BGR, x - m
+    with m = ``MEAN_BGR``. The weights w' = w s / (255 std), channels reversed, give s times the
+    same, but for a constant: the sum of w' (m - 255 mean). The batch normalisation that follows
+    takes up both: its mean is multiplied by s and loses the constant; its variance, ``EPSILON``
+    included, is multiplied by s^2. The result is exact wherever the 7x7 window lies inside the
+    picture; in the padding, zero stands for a mean that differs by less than 1.1 grey levels.
+
+    The factor s = 255 times the mean of std leaves the size of w as it is. With s = 1 the weights
+    would be 58 times smaller and their gradients 58 times larger, and the first step of a training
+    would destroy them.
+
+    Args:
+        state: of any width and depth.
+
+    Returns:
+        named: ``base.*`` tensors; a name that is not torchvision's is kept, for ``load_weights`` to
+            report.
+        left_out: names of the classifier, ``fc.*``.
+
+    Raises:
+        InputError: the first convolution or its normalisation is missing.
+    """
+    named, left_out = rename(state, _from_torchvision_name)
+    stem = (f"{STEM}.conv.weight", f"{STEM}.bn.running_mean", f"{STEM}.bn.running_var")
+    weight, mean, variance = (named.get(name) for name in stem)
+    if mean is None or variance is None or weight is None or weight.shape[1:] != (3, 7, 7):
+        raise InputError("These weights are not torchvision's: conv1 or bn1 is missing or odd.")
+    std = torch.tensor(IMAGENET_STD, dtype=torch.float64)
+    s = 255 * std.mean()
+    weight = (weight.double() * (s / (255 * std))[:, None, None]).flip(1)
+    offset = torch.tensor(MEAN_BGR, dtype=torch.float64)
+    offset -= 255 * torch.tensor(IMAGENET_MEAN, dtype=torch.float64).flip(0)
+    constant = (weight.sum((2, 3)) * offset).sum(1)  # (width,)
+    mean = s * mean.double() - constant
+    variance = s**2 * (variance.double() + EPSILON) - EPSILON
+    named.update(zip(stem, (weight.float(), mean.float(), variance.float()), strict=True))
+    return named, left_out
+
+
+def _from_torchvision_name(name: str) -> str | None:
+    if name.startswith("fc."):
+        return None
+    match = re.fullmatch(r"(conv|bn)1\.(\w+)", name)
+    if match:
+        return f"{STEM}.{match[1]}.{match[2]}"
+    match = re.fullmatch(
+        r"layer([1-4])\.(\d+)\.(?:(conv|bn)([123])|downsample\.([01]))\.(\w+)", name
+    )
+    if not match:
+        return name
+    layer, block, kind, number, shortcut, leaf = match.groups()
+    branch = BRANCHES[number] if kind else "shortcut"
+    kind = kind or ("conv", "bn")[int(shortcut)]
+    return f"base.layer{int(layer) + 1}.block{int(block) + 1}.{branch}.{kind}.{leaf}"

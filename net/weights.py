@@ -1,0 +1,66 @@
+"""Weights that a network starts from: torchvision's of ImageNet, a file, or random numbers."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tool import checkpoint, mxnet_params
+from tool.errors import InputError
+
+# torchvision's IMAGENET1K_V1; the eight digits begin the SHA-256 of the file.
+IMAGENET_URLS = {
+    "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    "resnet101": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
+}
+
+
+def source_of(pretrained: str | Path | bool | None) -> str | Path:
+    """Return ``"none"``, ``"imagenet"`` or a path.
+
+    Code may also say ``None`` or ``False`` for ``"none"`` and ``True`` for ``"imagenet"``.
+    """
+    if pretrained is None or isinstance(pretrained, bool):
+        return "imagenet" if pretrained else "none"
+    return pretrained
+
+
+def read_pretrained(
+    pretrained: str | Path | bool | None,
+    architecture: str = "resnet50",
+    with_classifier: bool = False,
+) -> dict[str, Tensor] | None:
+    """Return the weights that a network starts from, under the names of their file.
+
+    Args:
+        pretrained: ``"none"`` for random weights, ``"imagenet"`` for torchvision's (fetched once,
+            checksum verified), or a file of PyTorch or MXNet; see also :func:`source_of`.
+        architecture: whose ImageNet weights, a key of ``IMAGENET_URLS``.
+        with_classifier: keep the last layer of a ResNet, ``fc.*``.
+
+    Returns:
+        State dict, of numpy arrays if MXNet wrote it; ``None`` for random weights.
+
+    Raises:
+        InputError: the file does not exist or holds something else, or there is no network.
+    """
+    source = source_of(pretrained)
+    if source == "none":
+        return None
+    if source == "imagenet":
+        state = _fetch(IMAGENET_URLS[architecture])
+    elif mxnet_params.is_params(source):
+        state = mxnet_params.load(source)
+    else:
+        state = checkpoint.state_dict_of(checkpoint.load(source))
+    return {n: value for n, value in state.items() if with_classifier or not n.startswith("fc.")}
+
+
+def _fetch(url: str) -> dict[str, Tensor]:
+    try:
+        return torch.hub.load_state_dict_from_url(url, check_hash=True, progress=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a bad hash a RuntimeError
+        raise InputError(
+            f"The ImageNet weights could not be fetched: {error}. Download {url} by hand and pass "
+            "--pretrained PATH, or --pretrained none for random weights."
+        ) from error
