@@ -20,8 +20,9 @@ from torch.utils.data import Dataset as TorchDataset
 from data.base import Dataset, check_exist
 from data.loaders import AffinityPictures, Schedule, one_by_one, training_loader
 from data.transforms import cut_window, inside, normalise
+from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50 import backbone_width
-from net.resnet50_irn import AffinityDisplacementLoss, fused_loss_sums, loss_terms, total_loss
+from net.resnet50_irn import AffinityDisplacementLoss
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
 from tool.indexing import STRIDE, PathIndex
@@ -194,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
         with cli.autocast(args, device):
             edge, displacement = model(network_input(window, box, cli.memory_format(args)))
-        sums = fused_loss_sums(edge, displacement, label, dataset.num_classes, RADIUS)
+        sums = loss_sums(edge, displacement, label, dataset.num_classes, RADIUS)
         # Ratios of the whole batch, whose gradients are averaged over processes.
         numerators, denominators = sums[0] * distributed.world_size(), distributed.total(sums[1])
         terms = loss_terms(numerators, denominators)

@@ -25,19 +25,15 @@ from benchmarks import step1
 from benchmarks.measure import in_fresh_process, peak_bytes, seconds, table
 from benchmarks.step1 import CROP, PRESENT, SIZE, photograph_pixels, random_batch
 from data.transforms import normalise, rescale, training_input
+from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50 import fold_batch_norm
-from net.resnet50_irn import (
-    AffinityDisplacementLoss,
-    EdgeDisplacement,
-    fused_loss_sums,
-    loss_terms,
-    total_loss,
-)
+from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from net.resnet50_SIPE import CAM, Net, classification_loss, consistency_loss
 from tool.cli import pick_device, run
 from tool.crf import crf_inference_views
-from tool.indexing import PathIndex, refine_by_walk
+from tool.indexing import PathIndex
 from tool.training import sgd
+from tool.walk import refine_by_walk
 
 FLAGS = ("channels_last", "tf32", "fused", "fold", "bf16")
 VARIANTS = {  # which of the speed flags are on
@@ -148,7 +144,7 @@ def irn(speed: Speed, batch: int, classes: int) -> Callable[[], None]:
     def step() -> None:
         with speed.autocast():
             edge, displacement = net(speed.place(normalise(window)))
-        sums = fused_loss_sums(edge, displacement, label, classes, RADIUS)
+        sums = loss_sums(edge, displacement, label, classes, RADIUS)
         optimizer.zero_grad()
         total_loss(loss_terms(*sums)).backward()
         optimizer.step()
