@@ -126,7 +126,7 @@ def crf(speed: Speed, batch: int, classes: int) -> Callable[[], None]:
     labels = rng.integers(0, 3, (2, 6, 8)).repeat(63, 1).repeat(63, 2)[:, : SIZE[0], : SIZE[1]]
 
     def step() -> None:
-        crf_inference_views(img, labels, n_labels=3, device=speed.device)
+        crf_inference_views(img, labels, num_classes=3, device=speed.device)
 
     return step
 
