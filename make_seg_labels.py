@@ -23,12 +23,12 @@ from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint, cli
 from tool.crf import crf_inference_label
-from tool.indexing import refine_by_walk
 from tool.maps import check_size, read_maps
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session, agree_on_settings, finish, read_settings, remaining
+from tool.walk import refine_by_walk
 
 log = logging.getLogger(__name__)
 

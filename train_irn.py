@@ -21,8 +21,9 @@ from data.base import Dataset, check_exist
 from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import AffinityPictures, Schedule, one_by_one, to_device, training_loader
 from data.transforms import cut_window
+from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50 import backbone_width
-from net.resnet50_irn import AffinityDisplacementLoss, fused_loss_sums, loss_terms, total_loss
+from net.resnet50_irn import AffinityDisplacementLoss
 from tool import cli, distributed
 from tool.indexing import STRIDE, PathIndex
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
@@ -155,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
         img = net.prepare(window, box).contiguous(memory_format=cli.memory_format(args))
         with cli.autocast(args, device):
             edge, displacement = model(img)
-        sums = fused_loss_sums(edge, displacement, label, dataset.num_classes, RADIUS)
+        sums = loss_sums(edge, displacement, label, dataset.num_classes, RADIUS)
         # Ratios of the whole batch, whose gradients are averaged over processes.
         numerators, denominators = sums[0] * distributed.world_size(), distributed.total(sums[1])
         terms = loss_terms(numerators, denominators)

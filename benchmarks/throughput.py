@@ -26,19 +26,16 @@ from benchmarks.measure import in_fresh_process, peak_bytes, seconds, table
 from benchmarks.step1 import CROP, PRESENT, SIZE, photograph_pixels, random_batch
 from data.transforms import rescale
 from net.inputs import normalise, prepare
+from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50 import fold_batch_norm
-from net.resnet50_irn import (
-    AffinityDisplacementLoss,
-    EdgeDisplacement,
-    fused_loss_sums,
-    loss_terms,
-    total_loss,
-)
+from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from net.resnet50_SIPE import CAM, Net, valid_mask
-from tool.cli import pick_device, run
+from tool.cli import pick_device
 from tool.crf import crf_inference_views
-from tool.indexing import PathIndex, refine_by_walk
+from tool.indexing import PathIndex
 from tool.optimizer import make_optimizer
+from tool.run import run
+from tool.walk import refine_by_walk
 
 FLAGS = ("channels_last", "tf32", "fused", "fold", "bf16")
 VARIANTS = {  # which of the speed flags are on
@@ -128,7 +125,7 @@ def crf(speed: Speed, batch: int, classes: int) -> Callable[[], None]:
     labels = rng.integers(0, 3, (2, 6, 8)).repeat(63, 1).repeat(63, 2)[:, : SIZE[0], : SIZE[1]]
 
     def step() -> None:
-        crf_inference_views(img, labels, n_labels=3, device=speed.device)
+        crf_inference_views(img, labels, num_classes=3, device=speed.device)
 
     return step
 
@@ -146,7 +143,7 @@ def irn(speed: Speed, batch: int, classes: int) -> Callable[[], None]:
     def step() -> None:
         with speed.autocast():
             edge, displacement = net(speed.place(normalise(window)))
-        sums = fused_loss_sums(edge, displacement, label, classes, RADIUS)
+        sums = loss_sums(edge, displacement, label, classes, RADIUS)
         optimizer.zero_grad()
         total_loss(loss_terms(*sums)).backward()
         optimizer.step()

@@ -6,7 +6,12 @@ walk    3 maps on 94x125, the size of a 375x500 picture: seconds and memory
 growth  four sizes: seconds, and seconds a million cells, which stays level
 dense   against T squared as a dense (N, N) matrix, in this same command (20 s on a CPU)
 train   losses and gradients of a batch: by offset (ours), every pair kept, paths gathered
-labels  what a loader spends on the kinds of all pairs, against one uint8 map
+labels  what a loader spends on the kinds of all pairs, against one uint8 map: 7 to 18 ms and 6 MB
+        a picture against 16 kB
+
+Steps of the walk last some 10 microseconds, too short for threads to wait for each other. Splitting
+them over two threads made them 20 times slower on a busy machine and 10 % faster on an idle one, so
+``tool.walk.BLOCK`` keeps a step on one thread.
 
 Every measurement runs in a fresh process; memory is the peak beyond the inputs. Times are medians.
 """
@@ -19,23 +24,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import in_fresh_process, peak_bytes, seconds, table
-from net.resnet50_irn import (
-    LOSS_EPS,
-    fused_loss_sums,
-    loss_sums,
-    loss_terms,
-    total_loss,
-)
-from tool.indexing import (
-    WALK_BETA,
-    WALK_EXP_TIMES,
-    WALK_RADIUS,
-    PathIndex,
-    affinity_labels,
-    pair_affinity,
-    propagate_to_edge,
-    search_paths,
-)
+from net.irn_loss import loss_sums, loss_terms, total_loss
+from tests import reference
+from tool.walk import WALK_BETA, WALK_EXP_TIMES, WALK_RADIUS, propagate_to_edge
 
 PARTS = ("walk", "growth", "dense", "train", "labels")
 MAPS = 3
@@ -43,41 +34,6 @@ PICTURE = (94, 125)  # 375x500 at stride 4
 GROWTH = ((48, 64), (94, 125), (188, 250), (376, 500))
 TRAIN_SIDE, TRAIN_RADIUS, CLASSES = 128, 10, 21
 MIB = 2**20
-
-
-def dense_walk(x: Tensor, edge: Tensor) -> Tensor:
-    """Return the walk by squaring the dense T, as the released code does, in float32."""
-    h, w = edge.shape[-2:]
-    m = WALK_RADIUS - 1
-    padded = torch.nn.functional.pad(edge, (m, m, 0, m), value=1.0).flatten(1)  # edge outside
-    index = PathIndex(WALK_RADIUS, (h + m, w + 2 * m))
-    affinity = 1 - gathered_maxima(padded, index)[0]  # (O, n); sources are the h x w positions
-    rows = torch.arange(h * w, device=x.device).view(h, w)
-    matrix = torch.eye(h * w, device=x.device)
-    places = torch.nn.functional.pad(rows, (m, m, 0, m), value=-1).flatten()
-    for one, dst in zip(affinity, index.dst_indices.to(x.device), strict=True):
-        inside = places[dst] >= 0
-        i, j = rows.flatten()[inside], places[dst[inside]]
-        matrix[i, j] = matrix[j, i] = one[inside]
-    matrix = matrix**WALK_BETA
-    matrix = matrix / matrix.sum(0, keepdim=True)
-    for _ in range(WALK_EXP_TIMES):
-        matrix = matrix @ matrix
-    return ((x * (1 - edge)).flatten(1) @ matrix).view(-1, 1, h, w)
-
-
-def gathered_maxima(edge: Tensor, index: PathIndex) -> Tensor:
-    """Return (B, O, n), the largest of the gathered cells of every path; edge is (B, N)."""
-    width = index.default_size[1]
-    lengths: dict[int, list[Tensor]] = {}
-    for path in search_paths(index.radius):
-        steps = torch.tensor([y * width + x for y, x in path.cells])
-        lengths.setdefault(len(steps), []).append(index.src_indices + steps[:, None])
-    parts = []
-    for cells in lengths.values():
-        where = torch.stack(cells).to(edge.device)  # (offsets, length, n)
-        parts.append(edge[:, where].amax(2))
-    return torch.cat(parts, 1)
 
 
 def walk_inputs(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -94,12 +50,12 @@ def measure_walk(which: str, size: tuple[int, int], settings: tuple[str, int], r
     device = torch.device(settings[0])
     torch.set_num_threads(settings[1])
     x, edge = walk_inputs(size, device)
-    walk = {"ours": propagate_to_edge, "dense": dense_walk}[which]
+    walk = {"ours": propagate_to_edge, "dense": reference.dense_walk}[which]
     propagate_to_edge(*walk_inputs((8, 8), device))  # what a first call sets up
     walked = []
 
     def call() -> None:
-        walked[:] = [walk(x, edge)]
+        walked[:] = [walk(x, edge, WALK_RADIUS, WALK_BETA, WALK_EXP_TIMES)]
 
     memory = peak_bytes(call, device)
     if repeats:
@@ -120,41 +76,30 @@ def train_inputs(batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tens
     return edge.to(device).requires_grad_(), displacement.to(device).requires_grad_(), label
 
 
-def pair_losses(edge: Tensor, displacement: Tensor, affinity: Tensor, index: PathIndex):
-    """Return the four losses of every pair from its affinity (B, O, n)."""
-    flat = displacement.flatten(2)
-    src, dst = index.src_indices.to(edge.device), index.dst_indices.to(edge.device)
-    pairs = flat[:, :, None, src] - flat[:, :, dst]
-    target = index.search_dst.T[:, :, None].to(edge.device)
-    positive, negative = -torch.log(affinity + LOSS_EPS), -torch.log(1 + LOSS_EPS - affinity)
-    return positive, negative, (pairs - target).abs(), pairs.abs()
-
-
 def measure_training(which: str, batch: int, settings: tuple[str, int]):
     """Return (seconds, bytes, loss) of a forward and backward pass from maps to map gradients."""
     device = torch.device(settings[0])
     torch.set_num_threads(settings[1])
     edge, displacement, label = train_inputs(batch, device)
     label = label.to(device)
-    index = PathIndex(TRAIN_RADIUS, (TRAIN_SIDE, TRAIN_SIDE))
     losses = []
 
     def call() -> None:
         if which == "by offset":
-            sums = fused_loss_sums(edge, displacement, label, CLASSES, TRAIN_RADIUS)
+            sums = loss_sums(edge, displacement, label, CLASSES, TRAIN_RADIUS)
         else:
             probability = edge[:, 0].sigmoid()
             if which == "every pair":
-                affinity = pair_affinity(probability, TRAIN_RADIUS)
+                affinity = reference.pair_affinity(probability, TRAIN_RADIUS)
             else:
-                affinity = 1 - gathered_maxima(probability.flatten(1), index)
-            labels = affinity_labels(label, CLASSES, TRAIN_RADIUS)
-            sums = loss_sums(pair_losses(edge, displacement, affinity, index), labels)
+                affinity = 1 - reference.gathered_maxima(probability, TRAIN_RADIUS)
+            of_pairs = reference.pair_losses(affinity, displacement, TRAIN_RADIUS)
+            kinds = reference.affinity_labels(label, CLASSES, TRAIN_RADIUS)
+            sums = reference.loss_sums(of_pairs, kinds)
         loss = total_loss(loss_terms(*sums))
         torch.autograd.grad(loss, (edge, displacement))
         losses[:] = [float(loss.detach())]
 
-    _ = index.dst_indices, search_paths(TRAIN_RADIUS)
     memory = peak_bytes(call, device)
     return seconds(call, device, 3), memory, losses[0]
 
@@ -164,13 +109,14 @@ def measure_labels(which: str, settings: tuple[str, int]) -> tuple[float, int]:
     torch.set_num_threads(settings[1])
     label = train_inputs(1, torch.device("cpu"))[2]
 
-    def kinds() -> bytes:
-        return pickle.dumps([k.numpy() for k in affinity_labels(label, CLASSES, TRAIN_RADIUS)])
+    def all_kinds() -> bytes:
+        kinds = reference.affinity_labels(label, CLASSES, TRAIN_RADIUS)
+        return pickle.dumps([kind.numpy() for kind in kinds])
 
     def one_map() -> bytes:
         return pickle.dumps(label.numpy())
 
-    call: Callable[[], bytes] = {"kinds of all pairs": kinds, "uint8 map": one_map}[which]
+    call: Callable[[], bytes] = {"kinds of all pairs": all_kinds, "uint8 map": one_map}[which]
     return seconds(call, torch.device("cpu"), 5), len(call())
 
 

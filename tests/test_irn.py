@@ -1,40 +1,21 @@
-"""IRN's network and losses: against gathering, and against the reference's numbers."""
+"""IRN's network: its parts, its names, and the released code's numbers."""
 
 import re
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from net import resnet50_irn
 from net.inputs import normalise
-from net.resnet50_irn import (
-    LOSS_EPS,
-    AffinityDisplacementLoss,
-    EdgeDisplacement,
-    fused_loss_sums,
-    loss_sums,
-    loss_terms,
-    total_loss,
-)
+from net.irn_loss import loss_sums, loss_terms, total_loss
+from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
+from tests import reference
 from tests.fill import filled_state
+from tests.reference import affinity_labels, pair_affinity, pair_losses, parity, relative
 from tool.checkpoint import load_weights
 from tool.errors import InputError
-from tool.indexing import PathIndex, affinity_labels, search_paths
+from tool.indexing import PathIndex
 
-PARITY = Path(__file__).with_name("parity")
 TOLERANCE = 1e-5
-
-
-def reference(name: str) -> dict[str, torch.Tensor]:
-    with np.load(PARITY / f"{name}.npz") as file:
-        return {key: torch.from_numpy(file[key]) for key in file}
-
-
-def relative(value: torch.Tensor, expected: torch.Tensor) -> float:
-    expected = expected.double().reshape(value.shape)
-    return float((value.detach().double() - expected).abs().max() / expected.abs().max())
 
 
 def narrow(cls=AffinityDisplacementLoss, **options):
@@ -44,37 +25,6 @@ def narrow(cls=AffinityDisplacementLoss, **options):
     net = cls(**options, pretrained=None, width=4)
     load_weights(net, filled_state(net))
     return net
-
-
-def batch(seed: int = 0, size: tuple[int, int, int] = (3, 7, 9)):
-    """Edge logits, displacements and labels, float64."""
-    generator = torch.Generator().manual_seed(seed)
-    b, h, w = size
-    edge = torch.randn(b, 1, h, w, generator=generator, dtype=torch.float64)
-    displacement = 3 * torch.randn(b, 2, h, w, generator=generator, dtype=torch.float64)
-    known = torch.tensor([0, 0, 1, 2, 255], dtype=torch.uint8)
-    label = known[torch.randint(5, (b, h, w), generator=generator)]
-    return edge.requires_grad_(), displacement.requires_grad_(), label
-
-
-def plain_losses(edge, displacement, radius):
-    """The four losses of every pair, by gathering with index tensors."""
-    index = PathIndex(radius, edge.shape[2:])
-    width = edge.shape[3]
-    probability, displacement = edge.sigmoid().flatten(1), displacement.flatten(2)
-    affinity = []
-    for path in search_paths(radius):
-        steps = torch.tensor([y * width + x for y, x in path.cells])
-        affinity.append(1 - probability[:, index.src_indices + steps[:, None]].amax(1))
-    p = torch.stack(affinity, 1)  # (B, O, n)
-    pairs = displacement[:, :, None, index.src_indices] - displacement[:, :, index.dst_indices]
-    target = index.search_dst.T[None, :, :, None]
-    positive, negative = -torch.log(p + LOSS_EPS), -torch.log(1 + LOSS_EPS - p)
-    return positive, negative, (pairs - target).abs(), pairs.abs()
-
-
-def gradients(loss: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    return list(torch.autograd.grad(loss, inputs))
 
 
 def published(net) -> dict[str, torch.Tensor]:
@@ -107,18 +57,19 @@ def full():
 
 
 def test_parity_forward_losses_and_gradient(full):
-    ref = reference("irn_forward")
-    img = normalise(ref["images"].movedim(-1, -3))
-    edge, displacement = full.train()(img, False)
+    ref = parity("irn_forward")
+    img = full.prepare(ref["images"].movedim(-1, -3))
+    edge, displacement = full.train()(img)
     assert relative(edge, ref["edge_logits"]) < TOLERANCE
     assert relative(displacement, ref["displacement"]) < TOLERANCE
     label = ref["reduced_label"]
-    maps = loss_sums(full(img, True), affinity_labels(label, 21, 10))
-    for sums in (maps, fused_loss_sums(edge, displacement, label, 21, 10)):
+    losses = pair_losses(pair_affinity(edge[:, 0].sigmoid(), 10), displacement, 10)
+    of_every_pair = reference.loss_sums(losses, affinity_labels(label, 21, 10))
+    for sums in (of_every_pair, loss_sums(edge, displacement, label, 21, 10)):
         terms = loss_terms(*sums)
         loss = total_loss(terms)
         full.zero_grad()
-        loss.backward()
+        loss.backward(retain_graph=True)
         assert relative(torch.cat([terms, loss[None]]), ref["losses"]) < TOLERANCE
         learning = [p for group in full.trainable_groups(1, 0) for p in group["params"]]
         norm = torch.stack([p.grad.norm() for p in learning]).norm()
@@ -126,125 +77,57 @@ def test_parity_forward_losses_and_gradient(full):
 
 
 def test_parity_edge(full):
-    ref = reference("irn_edge")
+    ref = parity("irn_edge")
     net = EdgeDisplacement(width=64).eval()
     load_weights(net, full.state_dict())
-    img = normalise(ref["image"].permute(2, 0, 1))
+    img = net.prepare(ref["image"].permute(2, 0, 1))
     with torch.no_grad():
         edge, displacement = net(torch.stack([img, img.flip(2)]))
     assert relative(edge, ref["edge"]) < TOLERANCE
     assert relative(displacement, ref["displacement"]) < TOLERANCE
 
 
-@pytest.mark.parametrize("cached", [1, 150, 1 << 14])  # pictures at once: 1, 1 or 2, all
-@pytest.mark.parametrize(("radius", "size"), [(3, (3, 7, 9)), (5, (2, 8, 13)), (10, (1, 12, 20))])
-def test_all_losses_and_gradients_against_gathering(radius, size, cached, monkeypatch):
-    monkeypatch.setattr(resnet50_irn, "CACHED", cached)
-    edge, displacement, label = batch(size=size)
-    weight = torch.arange(1, 6, dtype=torch.float64)
-    labels = affinity_labels(label, 3, radius)
-    expected = loss_sums(plain_losses(edge, displacement, radius), labels)
-    fused = fused_loss_sums(edge, displacement, label, 3, radius)
-    assert torch.equal(fused[1], expected[1])
-    assert (fused[1] > 0).all()
-    assert relative(fused[0], expected[0].detach()) < 1e-12
-    plain_grads = gradients((expected[0] * weight).sum(), edge, displacement)
-    for grad, plain in zip(
-        gradients((fused[0] * weight).sum(), edge, displacement), plain_grads, strict=True
-    ):
-        torch.testing.assert_close(grad, plain, rtol=1e-10, atol=1e-10)
-
-
-def test_without_displacements_edges_get_the_same_sums_and_gradient():
-    edge, displacement, label = batch(size=(3, 7, 9))
-    both, alone = (fused_loss_sums(edge, d, label, 3, 3) for d in (displacement, None))
-    assert torch.equal(alone[1], both[1])
-    assert relative(alone[0][:3], both[0][:3].detach()) < 1e-12
-    assert not alone[0][3:].any()
-    losses = [total_loss(loss_terms(*sums)) for sums in (both, alone)]
-    assert (losses[0] - losses[1]).item() > 0.1
-    of_both, of_alone = (gradients(loss, edge)[0] for loss in losses)
-    assert torch.equal(of_alone, of_both)
-    assert of_alone.any()
-
-
-def test_losses_of_every_pair_against_gathering(monkeypatch):
-    net = narrow()
-    edge, displacement, _ = batch()
-    edge, displacement = edge.detach().float(), displacement.detach().float()
-    monkeypatch.setattr(net, "resnet50", torch.nn.Identity())
-    monkeypatch.setattr(net, "edge_logits", lambda features: edge)
-    monkeypatch.setattr(net, "displacements", lambda features: displacement)
-    losses = net(torch.zeros(1), True)
-    expected = plain_losses(edge.double(), displacement.double(), 3)
-    for loss, plain in zip(losses, expected, strict=True):
-        assert loss.shape == plain.shape
-        torch.testing.assert_close(loss.double(), plain, rtol=1e-4, atol=1e-5)
-
-
-def test_terms_by_hand():
-    terms = loss_terms(torch.tensor([2.0, 6, 5, 8, 3]), torch.tensor([2.0, 2, 1, 4, 1]))
-    torch.testing.assert_close(terms, torch.tensor([2.0, 5, 2, 3]), rtol=1e-4, atol=0)
-    assert float(total_loss(terms)) == pytest.approx(6, rel=1e-4)
-
-
-def test_two_processes_learn_from_the_ratios_of_the_whole_batch():
-    edge, displacement, label = batch(size=(4, 7, 9))
-    label[2:] = torch.where(label[2:] == 1, 255, label[2:])  # unequal shares
-    whole = total_loss(loss_terms(*fused_loss_sums(edge, displacement, label, 3, 3)))
-    expected = gradients(whole, edge, displacement)
-    halves = [slice(0, 2), slice(2, 4)]
-    sums = [fused_loss_sums(edge[h], displacement[h], label[h], 3, 3) for h in halves]
-    denominators = sums[0][1] + sums[1][1]
-    local = [total_loss(loss_terms(2 * numerators, denominators)) for numerators, _ in sums]
-    averaged = gradients((local[0] + local[1]) / 2, edge, displacement)
-    for grad, plain in zip(averaged, expected, strict=True):
-        torch.testing.assert_close(grad, plain, rtol=1e-10, atol=1e-12)
-    naive = sum(total_loss(loss_terms(*part)) for part in sums) / 2
-    assert float((naive - whole).detach().abs()) > 1e-3
-
-
-def test_nothing_known_is_no_loss():
-    edge, displacement, label = batch()
-    numerators, denominators = fused_loss_sums(
-        edge, displacement, torch.full_like(label, 255), 3, 3
-    )
-    loss = total_loss(loss_terms(numerators, denominators))
-    assert float(loss.detach()) == 0
-    assert not denominators.any()
-    assert not any(grad.any() for grad in gradients(loss, edge, displacement))
-
-
-def test_saturated_edges_stay_finite():
-    edge, displacement, label = batch()
-    for extreme in (200.0, -200.0):
-        logits = torch.full_like(edge, extreme).detach().float().requires_grad_()
-        loss = total_loss(loss_terms(*fused_loss_sums(logits, displacement.float(), label, 3, 3)))
-        assert loss.isfinite()
-        assert gradients(loss, logits)[0].isfinite().all()
-
-
-def test_small_window_is_refused():
-    edge, displacement, label = batch(size=(1, 9, 30))
-    with pytest.raises(InputError, match="larger window"):
-        fused_loss_sums(edge, displacement, label, 3, 10)
-
-
 def test_only_the_branches_learn():
     net = narrow().train()
     before = {name: value.clone() for name, value in net.resnet50.state_dict().items()}
-    torch.stack([loss.mean() for loss in net(torch.randn(2, 3, 64, 64), True)]).sum().backward()
-    edge, displacement = (group["params"] for group in net.trainable_groups(1, 0))
+    torch.stack([out.abs().mean() for out in net(torch.randn(2, 3, 64, 64))]).sum().backward()
+    edge, displacement = (group["params"] for group in net.trainable_groups(0.1, 1e-4))
     learning = {id(p) for p in edge + displacement}
     for name, parameter in net.named_parameters():
         branch = name.startswith("fc_")
         assert parameter.requires_grad == branch, name
         assert (id(parameter) in learning) == branch, name
         assert (parameter.grad is not None) == branch, name
-    assert {name.split(".")[0] for name, p in net.named_parameters() if id(p) in map(id, edge)} == {
-        f"fc_edge{number}" for number in range(1, 7)
-    }
     assert all(torch.equal(before[name], v) for name, v in net.resnet50.state_dict().items())
+
+
+def test_groups_of_the_optimiser():
+    net = narrow()
+    edge, displacement = groups = net.trainable_groups(0.1, 1e-4)
+    names = {id(param): name.split(".")[0] for name, param in net.named_parameters()}
+    for group, branch, count in ((edge, "fc_edge", 6), (displacement, "fc_dp", 7)):
+        of_group = {names[id(param)] for param in group["params"]}
+        assert of_group == {f"{branch}{number}" for number in range(1, count + 1)}
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+    assert settings == [
+        {"name": "edges", "lr": 0.1, "lr_scale": 1, "weight_decay": 1e-4},
+        {"name": "displacements", "lr": 1.0, "lr_scale": 10, "weight_decay": 1e-4},
+    ]
+    edges = AffinityDisplacementLoss(PathIndex(3, (16, 16)), None, 4, edge_only=True)
+    alone, empty = edges.trainable_groups(0.1, 1e-4)
+    assert (alone["name"], empty["params"]) == ("edges", [])
+    assert len(alone["params"]) == len(edge["params"])
+
+
+def test_input_is_normalised_and_zero_in_the_padding():
+    window = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    box = torch.tensor([[0, 0, 8, 8], [2, 1, 5, 7]])
+    img = AffinityDisplacementLoss.prepare(window, box)
+    expected = torch.zeros(2, 3, 8, 8)
+    expected[0] = normalise(window[0])
+    expected[1, :, 2:5, 1:7] = normalise(window[1, :, 2:5, 1:7])
+    assert torch.equal(img, expected)
+    assert torch.equal(EdgeDisplacement.prepare(window[0]), expected[0])
 
 
 def test_mean_shift_is_for_evaluation():
@@ -318,9 +201,8 @@ def test_bf16_keeps_losses_in_float32():
     net = narrow()
     with torch.autocast("cpu", torch.bfloat16):
         img = torch.randn(1, 3, 64, 64)
-        losses = net(img, True)
         label = torch.zeros(1, 16, 16, dtype=torch.uint8)
-        sums = fused_loss_sums(*net(img), label, 3, 3)
+        sums = loss_sums(*net(img), label, 3, 3)
         total_loss(loss_terms(*sums)).backward()
-    assert {value.dtype for value in (*losses, *sums)} == {torch.float32}
+    assert {value.dtype for value in sums} == {torch.float32}
     assert net.fc_edge1[0].weight.grad.isfinite().all()

@@ -25,10 +25,10 @@ from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint
 from tool.crf import crf_inference_label
 from tool.errors import InputError
-from tool.indexing import refine_by_walk
 from tool.maps import write_maps
 from tool.metrics import ConfusionMatrix
 from tool.pictures import read_mask, save_label, voc_palette
+from tool.walk import refine_by_walk
 
 REPOSITORY = Path(__file__).parent.parent
 PROGRAMS = {

@@ -362,8 +362,8 @@ def test_help_tells_story_and_presets(program, capsys):
 def test_label_is_that_of_the_library(run, model, tiny):
     """infer_seg adds nothing to scales, mirror, mean, softmax, CRF and argmax."""
     train_seg.main(of_model(run["train"], model))
-    scales, crf = ["1.0", "1.5"], {"t": 2, "gaussian_sxy": 2.0, "gaussian_compat": 1.0}
-    crf |= {"bilateral_sxy": 9.0, "bilateral_srgb": 7.0, "bilateral_compat": 2.0}
+    scales, crf = ["1.0", "1.5"], {"t": 2, "gaussian_sxy": 2.0, "gaussian_weight": 1.0}
+    crf |= {"bilateral_sxy": 9.0, "bilateral_srgb": 7.0, "bilateral_weight": 2.0}
     flags = ["--mirror", "--crf", "--crf_iterations", "2", "--gaussian_sxy", "2"]
     flags += ["--gaussian_weight", "1", "--bilateral_sxy", "9", "--bilateral_srgb", "7"]
     infer_seg.main(

@@ -1,0 +1,179 @@
+"""The loss of IRN: pairs of positions agree in class, and displacements point at one centre.
+
+Ahn et al., "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR
+2019, section 4, as the released code computes it.
+
+Take a pair of positions i and j that are (dy, dx) apart (see :mod:`tool.indexing`), the edge map e
+and the displacements d. With
+
+    p = 1 - max of e on the path from i to j        the affinity of the pair
+    D = d(i) - d(j)                                 how far their displacements differ
+
+and the pairs of each kind, bg (both background), fg (both of one other class) and neg (different
+classes), the losses are
+
+    bg_pos = sum over bg  of -log(p + eps)      / (count of bg + eps)
+    fg_pos = sum over fg  of -log(p + eps)      / (count of fg + eps)
+    neg    = sum over neg of -log(1 + eps - p)  / (count of neg + eps)
+    dp_fg  = sum over fg  of |D - (dy, dx)|     / (2 count of fg + eps)
+    dp_bg  = sum over bg  of |D|                / (2 count of bg + eps)
+
+    total  = ((bg_pos + fg_pos) / 2 + neg) / 2 + (dp_fg + dp_bg) / 2
+
+where |.| sums both components and eps = 1e-5.
+
+Letters in shapes: B pictures, h x w the map at stride 4, height x width the sources of pairs.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tool.indexing import LabelPairs, PathMaxima, on_area, search_paths, sources
+
+LOSS_EPS = 1e-5  # added inside logarithms and to denominators
+CACHED = 1 << 14  # cells of edge maps, about one picture of the published setting
+
+
+def loss_sums(
+    edge: Tensor, displacement: Tensor | None, label: Tensor, num_classes: int, radius: float
+) -> tuple[Tensor, Tensor]:
+    """Return the numerators and denominators of the five losses of a batch.
+
+    The pairs are taken offset by offset, and nothing that has the size of all pairs is kept.
+
+    Args:
+        edge: (B, 1, h, w) logits, with gradient.
+        displacement: (B, 2, h, w) in cells, with gradient; None makes its losses 0.
+        label: (B, h, w) class ids at stride 4 on the same device, uint8 or another integer type,
+            255 unknown; see :func:`tool.indexing.reduce_label`.
+        num_classes: C with background; labels of C and above are unknown.
+        radius: r of the pairs.
+
+    Returns:
+        numerators, with gradient, and denominators, without eps: (5,) each, in the order bg_pos,
+        fg_pos, neg, dp_fg, dp_bg, float32 or wider.
+
+    Raises:
+        InputError: the map holds no pairs.
+    """
+    with torch.autocast(edge.device.type, enabled=False):  # logarithms want float32
+        dtype = torch.promote_types(edge.dtype, torch.float32)
+        edge = edge[:, 0].to(dtype).sigmoid()
+        displacement = None if displacement is None else displacement.to(dtype)
+        return _LossSums.apply(edge, displacement, label, num_classes, radius)
+
+
+def loss_terms(numerators: Tensor, denominators: Tensor) -> Tensor:
+    """Return the four terms of the total from the sums of :func:`loss_sums`.
+
+    In a distributed run, add the denominators of all R processes first, then train on R times the
+    local numerators over them: data parallel training averages gradients, so the result is that of
+    the ratios of the whole batch. The sums of the numerators are what to log.
+
+    Returns:
+        (4,): positive affinity (bg_pos + fg_pos) / 2, neg, dp_fg, dp_bg.
+    """
+    bg_pos, fg_pos, neg, dp_fg, dp_bg = (numerators / (denominators + LOSS_EPS)).unbind()
+    return torch.stack([(bg_pos + fg_pos) / 2, neg, dp_fg, dp_bg])
+
+
+def total_loss(terms: Tensor) -> Tensor:
+    """Return (pos + neg) / 2 + (dp_fg + dp_bg) / 2 of the terms of :func:`loss_terms`."""
+    return terms.sum() / 2
+
+
+class _Pairs:
+    """All pairs of one offset in some pictures, and what their losses are made of.
+
+    Attributes:
+        bg, fg, neg: (B, height, width), 1 for pairs of the kind and 0 for others.
+        probability: (B, height, width), 1 + eps - p of a pair of different classes, p + eps of any
+            other. Its -log is the affinity loss.
+        difference: (B, 2, height, width), D - (dy, dx) of a foreground pair, D of any other. Its
+            absolute value is the displacement loss. None without displacements.
+    """
+
+    def __init__(self, maxima, displacement, labels, path, area) -> None:
+        self.maxima, self.path, self.area = maxima, path, area
+        edge = maxima.over(path, area)  # 1 - p
+        bg, fg, neg = labels.kinds(path, area)
+        self.bg, self.fg, self.neg = (kind.to(edge.dtype) for kind in (bg, fg, neg))
+        self.probability = torch.where(neg, edge, 1 - edge).add_(LOSS_EPS)
+        self.difference = None
+        if displacement is not None:
+            end = path.dy, path.dx
+            self.difference = on_area(displacement, area) - on_area(displacement, area, *end)
+            for axis, distance in enumerate(end):
+                if distance:
+                    self.difference[:, axis].sub_(self.fg, alpha=distance)
+
+    def losses(self) -> list[Tensor]:
+        """Return the affinity loss and, if there are any, the displacement loss of every pair."""
+        affinity = -self.probability.log()
+        return [affinity] if self.difference is None else [affinity, self.difference.abs().sum(1)]
+
+
+def _all_pairs(pictures, edge, displacement, label, num_classes, radius) -> Iterator[_Pairs]:
+    """Yield the pairs of some pictures of a batch, offset by offset."""
+    area = sources(*edge.shape[1:], radius)
+    maxima = PathMaxima(edge[pictures], radius)
+    labels = LabelPairs(label[pictures], num_classes)
+    displacement = None if displacement is None else displacement[pictures]
+    for path in search_paths(radius):
+        yield _Pairs(maxima, displacement, labels, path, area)
+
+
+def _parts(edge: Tensor) -> list[slice]:
+    """CUDA takes the batch at once; the CPU as many pictures as have their numbers in the cache."""
+    step = len(edge) if edge.is_cuda else max(1, CACHED // edge[0].numel())
+    return [slice(start, start + step) for start in range(0, len(edge), step)]
+
+
+class _LossSums(torch.autograd.Function):
+    """The sums of :func:`loss_sums` from edge probabilities (B, h, w).
+
+    The backward pass computes the path maxima again, which is cheaper than to keep them.
+    """
+
+    @staticmethod
+    def forward(ctx, edge, displacement, label, num_classes, radius):
+        ctx.save_for_backward(edge, displacement, label)
+        ctx.settings = num_classes, radius
+        sums = edge.new_zeros(3, 3, dtype=torch.float64)  # kinds x (affinity, displacement, count)
+        for pictures in _parts(edge):
+            for pairs in _all_pairs(pictures, edge, displacement, label, num_classes, radius):
+                losses = torch.stack(pairs.losses()).flatten(1)  # (2 or 1, number of pairs)
+                kinds = torch.stack([pairs.bg, pairs.fg, pairs.neg]).flatten(1)  # (3, ..)
+                sums[:, : len(losses)] += kinds @ losses.T
+                sums[:, 2] += kinds.sum(1)
+        affinity, (dp_bg, dp_fg, _), (bg, fg, neg) = sums.T
+        numerators = torch.stack([*affinity, dp_fg, dp_bg])
+        denominators = torch.stack([bg, fg, neg, 2 * fg, 2 * bg]).to(edge.dtype)
+        ctx.mark_non_differentiable(denominators)
+        return numerators.to(edge.dtype), denominators
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        edge, displacement, label = ctx.saved_tensors
+        bg_pos, fg_pos, neg, dp_fg, dp_bg = grad.unbind()
+        edge_grad = torch.empty_like(edge)
+        dp_grad = None if displacement is None else torch.zeros_like(displacement)
+        for pictures in _parts(edge):
+            for pairs in _all_pairs(pictures, edge, displacement, label, *ctx.settings):
+                # The edge is 1 - p, so that it raises the losses of bg and fg and lowers neg's.
+                weight = pairs.bg * bg_pos + pairs.fg * fg_pos - pairs.neg * neg
+                slope = weight.div_(pairs.probability)
+                pairs.maxima.send_back(slope, pairs.path, pairs.area)
+                if dp_grad is None:
+                    continue
+                weight = (pairs.fg * dp_fg + pairs.bg * dp_bg)[:, None]  # (B, 1, height, width)
+                slope = weight * pairs.difference.sign()
+                on_area(dp_grad[pictures], pairs.area).add_(slope)
+                end = pairs.path.dy, pairs.path.dx
+                on_area(dp_grad[pictures], pairs.area, *end).sub_(slope)
+            edge_grad[pictures] = pairs.maxima.gradient()
+        return edge_grad, dp_grad, None, None, None

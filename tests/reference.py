@@ -1,0 +1,252 @@
+"""Pairs, IRN's losses, the walk and the CRF's kernel as they are defined.
+
+Tests compare the production forms with these, and ``benchmarks.walk`` measures against them. The
+parity numbers of the released code are read here too.
+
+Letters in shapes: B pictures, h x w a map at stride 4, N = h * w, O offsets of a radius, n sources
+(see :mod:`tool.indexing`), d feature dimensions.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from net.irn_loss import LOSS_EPS
+from tool.indexing import LabelPairs, PathIndex, PathMaxima, reach, search_paths, sources
+
+PARITY = Path(__file__).with_name("parity")
+
+
+def parity(name: str) -> dict[str, Tensor]:
+    """Return the arrays of a file of numbers that the released code computed."""
+    with np.load(PARITY / f"{name}.npz") as file:
+        return {key: torch.from_numpy(file[key]) for key in file}
+
+
+def relative(value: Tensor, expected: Tensor) -> float:
+    """Return the largest difference as a share of the largest expected value."""
+    expected = expected.detach().double().reshape(value.shape)
+    return float((value.detach().double() - expected).abs().max() / expected.abs().max())
+
+
+def gathered_maxima(edge: Tensor, radius: float) -> Tensor:
+    """Return the largest edge on the path of every pair by gathering the cells of every path.
+
+    Args:
+        edge: (B, h, w).
+        radius: r.
+
+    Returns:
+        (B, O, n).
+    """
+    width = edge.shape[2]
+    src = PathIndex(radius, edge.shape[1:]).src_indices
+    parts = []
+    for _, paths in groupby(search_paths(radius), key=lambda path: len(path.cells)):
+        steps = torch.tensor([[y * width + x for y, x in path.cells] for path in paths])
+        cells = (src + steps[..., None]).to(edge.device)  # (offsets, length, n)
+        parts.append(edge.flatten(1)[:, cells].amax(2))
+    return torch.cat(parts, 1)
+
+
+class _PairMaxima(torch.autograd.Function):
+    """The path maxima of every pair by ``PathMaxima``, with the gradient that it sends back."""
+
+    @staticmethod
+    def forward(ctx, edge, radius):
+        ctx.save_for_backward(edge)
+        ctx.radius = radius
+        area = sources(*edge.shape[1:], radius)
+        maxima = PathMaxima(edge, radius)
+        paths = search_paths(radius)
+        out = edge.new_empty(len(edge), len(paths), *area[2:])
+        for number, path in enumerate(paths):
+            out[:, number] = maxima.over(path, area)
+        return out.flatten(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (edge,) = ctx.saved_tensors
+        area = sources(*edge.shape[1:], ctx.radius)
+        maxima = PathMaxima(edge, ctx.radius)
+        grad = grad.unflatten(2, area[2:])
+        for number, path in enumerate(search_paths(ctx.radius)):
+            maxima.send_back(grad[:, number].clone(), path, area)
+        return maxima.gradient(), None
+
+
+def pair_affinity(edge: Tensor, radius: float) -> Tensor:
+    """Return 1 - the largest edge on the path of every pair, with gradient: (B, O, n).
+
+    Args:
+        edge: (B, h, w) probabilities in [0, 1].
+        radius: r.
+    """
+    return 1 - _PairMaxima.apply(edge, radius)
+
+
+def affinity_labels(
+    label: Tensor, num_classes: int, radius: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the kind of every pair: (bg_pos, fg_pos, neg), bool (B, O, n) each.
+
+    Args:
+        label: (B, h, w) class ids, any integer type.
+        num_classes: C with background; labels of C and above are unknown.
+        radius: r.
+    """
+    area = sources(*label.shape[1:], radius)
+    pairs = LabelPairs(label, num_classes)
+    kinds = [pairs.kinds(path, area) for path in search_paths(radius)]
+    return tuple(torch.stack(kind, 1).flatten(2) for kind in zip(*kinds, strict=True))
+
+
+def pair_losses(affinity: Tensor, displacement: Tensor, radius: float) -> tuple[Tensor, ...]:
+    """Return the losses of every pair.
+
+    Args:
+        affinity: (B, O, n).
+        displacement: (B, 2, h, w).
+        radius: r.
+
+    Returns:
+        Positive and negative affinity loss, (B, O, n); displacement loss of foreground and of
+        background, (B, 2, O, n).
+    """
+    index = PathIndex(radius, displacement.shape[2:])
+    src, dst = (x.to(affinity.device) for x in (index.src_indices, index.dst_indices))
+    flat = displacement.flatten(2)
+    difference = flat[:, :, None, src] - flat[:, :, dst]
+    target = index.search_dst.T[:, :, None].to(affinity.device)  # (2, O, 1)
+    positive, negative = -torch.log(affinity + LOSS_EPS), -torch.log(1 + LOSS_EPS - affinity)
+    return positive, negative, (difference - target).abs(), difference.abs()
+
+
+def loss_sums(losses: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return what ``net.irn_loss.loss_sums`` returns, from losses and kinds of every pair.
+
+    Args:
+        losses: of :func:`pair_losses`.
+        labels: of :func:`affinity_labels`.
+    """
+    positive, negative, dp_fg, dp_bg = losses
+    bg, fg, neg = (label.to(positive.dtype) for label in labels)
+    numerators = [
+        (bg * positive).sum(),
+        (fg * positive).sum(),
+        (neg * negative).sum(),
+        (fg[:, None] * dp_fg).sum(),
+        (bg[:, None] * dp_bg).sum(),
+    ]
+    bg, fg, neg = (label.count_nonzero() for label in labels)
+    denominators = torch.stack([bg, fg, neg, 2 * fg, 2 * bg])
+    return torch.stack(numerators), denominators.to(positive.dtype)
+
+
+def affinity_matrix(edge: Tensor, radius: float) -> Tensor:
+    """Return the affinities of all positions as a dense matrix; edges are 1 outside the map.
+
+    Args:
+        edge: (1, h, w) in [0, 1].
+        radius: r.
+
+    Returns:
+        (N, N): 1 on the diagonal, 0 for pairs farther apart than the radius.
+    """
+    h, w = edge.shape[1:]
+    m = reach(radius)
+    padded = F.pad(edge, (m, m, 0, m), value=1.0)  # so that all h x w positions are sources
+    affinity = 1 - gathered_maxima(padded, radius)[0]  # (O, N)
+    rows = torch.arange(h * w, device=edge.device).view(h, w)
+    places = F.pad(rows, (m, m, 0, m), value=-1).flatten()
+    matrix = torch.eye(h * w, dtype=edge.dtype, device=edge.device)
+    dst = PathIndex(radius, padded.shape[1:]).dst_indices.to(edge.device)
+    for values, ends in zip(affinity, dst, strict=True):
+        inside = places[ends] >= 0
+        i, j = rows.flatten()[inside], places[ends[inside]]
+        matrix[i, j] = matrix[j, i] = values[inside]
+    return matrix
+
+
+def dense_walk(x: Tensor, edge: Tensor, radius: float, beta: float, exp_times: int) -> Tensor:
+    """Return the walk as the released code does it, in the dtype of ``edge``.
+
+    T is a dense (N, N) matrix, and squared ``exp_times`` times.
+
+    Args:
+        x: (P, 1, h, w) or (P, h, w).
+        edge: (1, h, w).
+        radius, beta, exp_times: see ``tool.walk.propagate_to_edge``.
+
+    Returns:
+        (P, 1, h, w).
+    """
+    h, w = edge.shape[1:]
+    matrix = affinity_matrix(edge, radius) ** beta
+    matrix = matrix / matrix.sum(0, keepdim=True)
+    for _ in range(exp_times):
+        matrix = matrix @ matrix
+    maps = x.to(edge.dtype).view(-1, h, w) * (1 - edge)
+    return (maps.flatten(1) @ matrix).view(-1, 1, h, w)
+
+
+def plain_filter(features: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return F applied to values, on a permutohedral lattice whose vertices are in a dictionary.
+
+    The enclosing simplex is found by sorting fractional parts: y / (d + 1) lies between its floor
+    and the corners reached from there by adding 1 to one coordinate after the other, the largest
+    fractional part first. A corner v stands for the lattice point (d + 1) v - sum(v).
+
+    Args:
+        features: (d, N) of N points.
+        values: float64 (N, channels).
+
+    Returns:
+        float64 (N, channels).
+    """
+    d = len(features)
+    size = d + 1
+    alpha = 1 / (1 + 2.0**-d)
+    corners = []  # per point: (vertex, weight), d + 1 of them
+    for f in features.T.astype(np.float64):
+        scaled = [f[j] * math.sqrt(2 / 3) * size / math.sqrt((j + 1) * (j + 2)) for j in range(d)]
+        y = [sum(scaled[j:][::-1]) - (j * scaled[j - 1] if j else 0) for j in range(size)]
+        corner = [math.floor(value / size) for value in y]
+        fraction = [value / size - whole for value, whole in zip(y, corner, strict=True)]
+        order = sorted(range(size), key=lambda i: -fraction[i])
+        levels = [1 + fraction[order[-1]], *(fraction[i] for i in order)]
+        point = []
+        for k, i in enumerate(order):
+            vertex = tuple(size * v - sum(corner) for v in corner)
+            point.append((vertex, levels[k] - levels[k + 1]))
+            corner[i] += 1
+        corners.append(point)
+
+    cells = {}
+    for point, value in zip(corners, values, strict=True):
+        for vertex, weight in point:
+            cells[vertex] = cells.get(vertex, 0) + weight * value
+    for j in range(size):
+        step = np.array([d if i == j else -1 for i in range(size)])
+        cells = {
+            vertex: value
+            + 0.5 * cells.get(tuple((vertex + step).tolist()), 0)
+            + 0.5 * cells.get(tuple((vertex - step).tolist()), 0)
+            for vertex, value in cells.items()
+        }
+    sliced = [sum(w * cells[vertex] for vertex, w in point) * alpha for point in corners]
+    return np.stack(sliced)
+
+
+def plain_kernel(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return n^-1/2 F n^-1/2 of features (d, N) as a function of float64 (N, channels)."""
+    scale = (plain_filter(features, np.ones((features.shape[1], 1))) + 1e-20) ** -0.5
+    return lambda values: scale * plain_filter(features, scale * values)

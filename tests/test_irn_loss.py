@@ -1,0 +1,104 @@
+"""IRN's loss: against losses of every gathered pair, and by hand."""
+
+import pytest
+import torch
+
+from net import irn_loss
+from net.irn_loss import loss_sums, loss_terms, total_loss
+from tests import reference
+from tests.reference import affinity_labels, gathered_maxima, pair_losses, relative
+from tool.errors import InputError
+
+
+def batch(seed: int = 0, size: tuple[int, int, int] = (3, 7, 9)):
+    """Edge logits, displacements and labels, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    b, h, w = size
+    edge = torch.randn(b, 1, h, w, generator=generator, dtype=torch.float64)
+    displacement = 3 * torch.randn(b, 2, h, w, generator=generator, dtype=torch.float64)
+    known = torch.tensor([0, 0, 1, 2, 255], dtype=torch.uint8)
+    label = known[torch.randint(5, (b, h, w), generator=generator)]
+    return edge.requires_grad_(), displacement.requires_grad_(), label
+
+
+def gradients(loss: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(loss, inputs))
+
+
+@pytest.mark.parametrize("cached", [1, 150, 1 << 14])  # pictures at once: 1, 1 or 2, all
+@pytest.mark.parametrize(("radius", "size"), [(3, (3, 7, 9)), (5, (2, 8, 13)), (10, (1, 12, 20))])
+def test_all_losses_and_gradients_against_gathering(radius, size, cached, monkeypatch):
+    monkeypatch.setattr(irn_loss, "CACHED", cached)
+    edge, displacement, label = batch(size=size)
+    weight = torch.arange(1, 6, dtype=torch.float64)
+    labels = affinity_labels(label, 3, radius)
+    affinity = 1 - gathered_maxima(edge[:, 0].sigmoid(), radius)
+    expected = reference.loss_sums(pair_losses(affinity, displacement, radius), labels)
+    fused = loss_sums(edge, displacement, label, 3, radius)
+    assert torch.equal(fused[1], expected[1])
+    assert (fused[1] > 0).all()
+    assert relative(fused[0], expected[0].detach()) < 1e-12
+    plain_grads = gradients((expected[0] * weight).sum(), edge, displacement)
+    for grad, plain in zip(
+        gradients((fused[0] * weight).sum(), edge, displacement), plain_grads, strict=True
+    ):
+        torch.testing.assert_close(grad, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_without_displacements_edges_get_the_same_sums_and_gradient():
+    edge, displacement, label = batch(size=(3, 7, 9))
+    both, alone = (loss_sums(edge, d, label, 3, 3) for d in (displacement, None))
+    assert torch.equal(alone[1], both[1])
+    assert relative(alone[0][:3], both[0][:3].detach()) < 1e-12
+    assert not alone[0][3:].any()
+    losses = [total_loss(loss_terms(*sums)) for sums in (both, alone)]
+    assert (losses[0] - losses[1]).item() > 0.1
+    of_both, of_alone = (gradients(loss, edge)[0] for loss in losses)
+    assert torch.equal(of_alone, of_both)
+    assert of_alone.any()
+
+
+def test_terms_by_hand():
+    terms = loss_terms(torch.tensor([2.0, 6, 5, 8, 3]), torch.tensor([2.0, 2, 1, 4, 1]))
+    torch.testing.assert_close(terms, torch.tensor([2.0, 5, 2, 3]), rtol=1e-4, atol=0)
+    assert float(total_loss(terms)) == pytest.approx(6, rel=1e-4)
+
+
+def test_two_processes_learn_from_the_ratios_of_the_whole_batch():
+    edge, displacement, label = batch(size=(4, 7, 9))
+    label[2:] = torch.where(label[2:] == 1, 255, label[2:])  # unequal shares
+    whole = total_loss(loss_terms(*loss_sums(edge, displacement, label, 3, 3)))
+    expected = gradients(whole, edge, displacement)
+    halves = [slice(0, 2), slice(2, 4)]
+    sums = [loss_sums(edge[h], displacement[h], label[h], 3, 3) for h in halves]
+    denominators = sums[0][1] + sums[1][1]
+    local = [total_loss(loss_terms(2 * numerators, denominators)) for numerators, _ in sums]
+    averaged = gradients((local[0] + local[1]) / 2, edge, displacement)
+    for grad, plain in zip(averaged, expected, strict=True):
+        torch.testing.assert_close(grad, plain, rtol=1e-10, atol=1e-12)
+    naive = sum(total_loss(loss_terms(*part)) for part in sums) / 2
+    assert float((naive - whole).detach().abs()) > 1e-3
+
+
+def test_nothing_known_is_no_loss():
+    edge, displacement, label = batch()
+    numerators, denominators = loss_sums(edge, displacement, torch.full_like(label, 255), 3, 3)
+    loss = total_loss(loss_terms(numerators, denominators))
+    assert float(loss.detach()) == 0
+    assert not denominators.any()
+    assert not any(grad.any() for grad in gradients(loss, edge, displacement))
+
+
+def test_saturated_edges_stay_finite():
+    edge, displacement, label = batch()
+    for extreme in (200.0, -200.0):
+        logits = torch.full_like(edge, extreme).detach().float().requires_grad_()
+        loss = total_loss(loss_terms(*loss_sums(logits, displacement.float(), label, 3, 3)))
+        assert loss.isfinite()
+        assert gradients(loss, logits)[0].isfinite().all()
+
+
+def test_small_window_is_refused():
+    edge, displacement, label = batch(size=(1, 9, 30))
+    with pytest.raises(InputError, match="larger window"):
+        loss_sums(edge, displacement, label, 3, 10)

@@ -1,0 +1,85 @@
+"""The lattice against one of dictionaries in float64, and by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.reference import plain_filter, plain_kernel
+from tool.lattice import build_lattice, normalise
+
+
+@pytest.mark.parametrize(("d", "spread"), [(1, 4), (2, 0.5), (2, 20), (3, 3), (5, 1), (5, 6)])
+def test_filter_equals_the_dictionary_lattice(d, spread):
+    rng = np.random.default_rng(d)
+    features = (rng.standard_normal((d, 150)) * spread).astype(np.float32)
+    values = rng.random((150, 4)).astype(np.float32)
+    lattice = build_lattice(torch.from_numpy(features))
+    expected = plain_filter(features, values.astype(np.float64))
+    np.testing.assert_allclose(lattice.filter(torch.from_numpy(values)), expected, rtol=2e-5)
+    kernel = normalise(lattice)
+    expected = plain_kernel(features)(values.astype(np.float64))
+    np.testing.assert_allclose(kernel.filter(torch.from_numpy(values)), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("d", "narrow"), [(1, 0), (2, 1), (3, 2), (5, 4)])
+def test_narrow_features_keep_their_keys_apart(d, narrow):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((d, 150)).astype(np.float32) * 3
+    features[narrow] *= 0.01  # few cells wide: a key without room for neighbours would collide
+    values = rng.random((150, 2)).astype(np.float32)
+    filtered = build_lattice(torch.from_numpy(features)).filter(torch.from_numpy(values))
+    expected = plain_filter(features, values.astype(np.float64))
+    np.testing.assert_allclose(filtered, expected, rtol=2e-5)
+
+
+def test_lattice_parts_fit_together():
+    features = torch.randn(5, 200, generator=torch.Generator().manual_seed(0))
+    lattice = build_lattice(features)
+    m = len(lattice.starts) - 1
+    alpha = 1 / (1 + 2.0**-5)
+    torch.testing.assert_close(lattice.slice_weights.sum(1), torch.full((200,), alpha))
+    assert lattice.vertices.unique().tolist() == list(range(m))
+    for pair in lattice.neighbours.long():
+        assert pair[m].tolist() == [m, m]
+        for here, there in ((0, 1), (1, 0)):  # the neighbour's other neighbour is the vertex itself
+            known = (pair[:, here] < m).nonzero().squeeze(1)
+            assert pair[pair[known, here], there].equal(known)
+
+
+def test_filter_of_a_single_point():
+    # d = 2, at the origin: all of it at one corner. Blurs add 1/2 to the corner before it, half of
+    # that to the one between, and half of that back: (1 + 1/8) / (1 + 1/4).
+    assert build_lattice(torch.zeros(2, 1)).filter(torch.ones(1, 1)).item() == pytest.approx(0.9)
+    # d = 1: both directions join the two corners: (1 + 1/4) / (1 + 1/2).
+    assert build_lattice(torch.zeros(1, 1)).filter(torch.ones(1, 1)).item() == pytest.approx(5 / 6)
+
+
+def test_filter_of_two_neighbouring_vertices():
+    # d = 1: y = (s f, -s f) with s = 2 / sqrt(3), so f = sqrt(3) / 2 is the vertex (1, -1). Values
+    # 1 and 3; direction 0 makes 2.5 and 3.5, direction 1 the same pair of 4.25 and 4.75.
+    # The second point sits on its vertex to rounding and makes (2, -2) with a weight of about 0.
+    features = torch.tensor([[0.0, math.sqrt(3) / 2 - 1e-4]])
+    filtered = build_lattice(features).filter(torch.tensor([[1.0], [3.0]])).squeeze(1) * 1.5
+    torch.testing.assert_close(filtered, torch.tensor([4.25, 4.75]), rtol=1e-3, atol=0)
+
+
+def test_points_far_apart_do_not_see_each_other():
+    features = torch.tensor([[0.0, 100.0], [0.0, 100.0]])
+    kernel = normalise(build_lattice(features))
+    values = torch.tensor([[1.0], [5.0]])
+    torch.testing.assert_close(kernel.filter(values), values)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e9])
+def test_features_out_of_range_are_refused(value):
+    features = torch.zeros(5, 3)
+    features[2, 1] = value
+    with pytest.raises(ValueError, match="lattice cells"):
+        build_lattice(features)
+
+
+def test_keys_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="lattice cells"):  # each axis fits, all six do not
+        build_lattice(torch.eye(5) * 3000)
