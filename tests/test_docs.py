@@ -27,13 +27,7 @@ CODE = [
     ),
 ]
 # Flags of torchrun and ruff.
-FOREIGN_FLAGS = {
-    "--nproc_per_node",
-    "--nnodes",
-    "--rdzv_backend",
-    "--rdzv_endpoint",
-    "--standalone",
-}
+FOREIGN_FLAGS = {"--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--check"}
 # What a document may name in `code` although no file of the project is called so.
 FILE = re.compile(r"^[\w./-]+\.(py|sh|md|svg|png|pth|csv|json|yml|toml|txt|cff)$")
 WRITTEN = ("exp", "demo/", "ckpt/", "eval_", "args.", "npy/", "ir_label/", "pseudo_label/")
