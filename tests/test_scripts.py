@@ -1,7 +1,9 @@
-"""run_voc.sh and run_coco.sh: which command lines they come to, and how they stop."""
+"""run_voc.sh, run_coco.sh: their command lines, how they stop; tool/setup.sh: what it installs."""
 
 import importlib
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,3 +178,93 @@ def test_segmentation_network_can_be_chosen_or_left_out(script, command_lines, t
     folder = judged[judged.index("--label_dir") + 1]
     assert folder == str(tmp_path / "s/seg_deeplabv1_resnet38")
     assert judged[judged.index("--eval_list") + 1] == "val"
+
+
+# ------------------------------------------------------------------------------- tool/setup.sh
+
+LINES = """-r other.txt
+first>=1.0
+second>=2
+# a remark
+linter>=3,<4 # optional
+witness>=5; python_version < "3.13" # optional
+"""
+# Plays an interpreter that lacks everything, and the pip of the environment that it makes.
+BARE = """#!/usr/bin/env bash
+case "$1 ${2:-} ${3:-}" in
+    "- "*) [[ $0 == .venv/* ]] && [ ! -e failed ] && exit 0; exit 1 ;;
+    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    "-m pip install")
+        shift 3
+        printf '%s|' "$@" >> installed
+        echo >> installed
+        [[ $* != *"$BROKEN"* ]] ;;
+esac
+"""
+
+
+@pytest.fixture
+def set_up(tmp_path):
+    """Source tool/setup.sh in a folder of its own; return its end and what pip was asked for."""
+    (tmp_path / "requirements.txt").write_text(LINES)
+    (tmp_path / "bare").write_text(BARE)
+    (tmp_path / "bare").chmod(0o755)
+
+    def run(code: str = "", python: str = "./bare", broken: str = "nothing"):
+        line = f"set -euo pipefail\n{code}\nsource {REPOSITORY}/tool/setup.sh\necho $PYTHON"
+        path = f"{tmp_path}/bin:{os.environ['PATH']}"
+        env = {"PATH": path, "PYTHON": python, "BROKEN": broken}
+        command = ["bash", "-c", line]
+        end = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        asked = tmp_path / "installed"
+        lines = asked.read_text().splitlines() if asked.exists() else []
+        return end, [
+            [word for word in line.split("|") if word[:2] not in ("", "--")] for line in lines
+        ]
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").symlink_to(tmp_path / "bare")
+    return run
+
+
+def test_what_is_missing_goes_into_an_environment(set_up):
+    end, asked = set_up()
+    assert end.returncode == 0, end.stderr
+    assert end.stdout.splitlines()[-1] == ".venv/bin/python"
+    optional = [["linter>=3,<4"], ['witness>=5; python_version < "3.13"']]
+    assert asked == [["first>=1.0", "second>=2"], *optional]
+    again, still = set_up()
+    assert (again.returncode, still) == (0, asked)
+
+
+def test_what_is_optional_may_fail_with_one_line(set_up):
+    end, asked = set_up(broken="witness")
+    assert end.returncode == 0, end.stderr
+    assert end.stdout.splitlines()[1:] == ["witness cannot be installed here.", ".venv/bin/python"]
+    assert len(asked) == 3
+
+
+def test_what_is_needed_may_not_fail(set_up):
+    end, _ = set_up(broken="second")
+    assert end.returncode == 1
+    assert end.stderr.startswith("error: the installation failed")
+
+
+@pytest.mark.parametrize(
+    ("line", "everything", "enough"),
+    [
+        ("pytest>=1.0", "", True),
+        ("pytest>=999", "", False),
+        ("no_such_package>=1", "", False),
+        ("no_such_package>=1 # optional", "", True),
+        ("no_such_package>=1 # optional", "EVERYTHING=1", False),
+        ('pytest>=1.0,<999; python_version < "3.99" # optional', "EVERYTHING=1", True),
+    ],
+)
+def test_an_interpreter_that_has_the_requirements_is_taken(
+    line, everything, enough, set_up, tmp_path
+):
+    (tmp_path / "dev.txt").write_text(f"{line}\npytest>=1.0\n")
+    end, asked = set_up(f"REQUIREMENTS=(dev.txt)\n{everything}", sys.executable)
+    assert (end.stdout.splitlines()[-1] == sys.executable) is enough
+    assert bool(asked) is not enough

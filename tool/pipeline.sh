@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by run_voc.sh and run_coco.sh, after tool/setup.sh: the steps that follow the preparation.
 # They are the same for every dataset; a script sets
 #   ALL                       flags of every program: --dataset, --dataset_root

@@ -1,17 +1,36 @@
+# shellcheck shell=bash
 # Sourced by the run_*.sh scripts: sets PYTHON to an interpreter that has the requirements, and
 # defines `step`.
 # The interpreter of the shell (or $PYTHON) if it has them, else one in .venv, made here if needed.
+#   REQUIREMENTS  an array: the files whose lines are wanted (requirements.txt)
+#   EVERYTHING    if set, lines that end with "# optional" are wanted too; otherwise .venv does
+#                 without those that cannot be installed
 
-satisfied() { # does interpreter $1 have every line of requirements.txt?
-    "$1" - <<'PYTHON' 2> /dev/null
+[ -n "${REQUIREMENTS:-}" ] || REQUIREMENTS=(requirements.txt)
+
+wanted() { # wanted needed|optional: prints those lines of the requirements files, without remarks
+    local other=-v
+    [ "$1" = needed ] || other=
+    grep -h '^[a-z]' "${REQUIREMENTS[@]}" | grep ${other:+"$other"} '# optional$' | sed 's/ *#.*//'
+}
+
+satisfied() { # does interpreter $1 have what is wanted?
+    local lines
+    lines=$(wanted needed)
+    [ -z "${EVERYTHING:-}" ] || lines+=$'\n'$(wanted optional)
+    "$1" - "$lines" <<'PYTHON' 2> /dev/null
 import re, sys
 from importlib.metadata import version
 release = lambda text: [int(n) for n in re.findall(r"\d+", text)[:2]]
 assert sys.version_info >= (3, 10)
-for line in open("requirements.txt"):
+for line in sys.argv[1].splitlines():
     name, wanted = line.split(">=")
     assert release(version(name)) >= release(wanted), name
 PYTHON
+}
+
+install() { # install: reads lines, and puts all of them into .venv
+    tr '\n' '\0' | xargs -0 .venv/bin/python -m pip install --quiet --disable-pip-version-check
 }
 
 newest_python() {
@@ -33,13 +52,17 @@ if ! satisfied "${PYTHON:=python3}"; then
             echo "error: no virtual environment could be made; on Debian: apt install python3-venv" >&2
             exit 1
         }
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt || {
+        wanted needed | install || {
             echo "error: the installation failed; run the same command again, or install" \
-                "requirements.txt yourself and set PYTHON to that interpreter" >&2
+                "${REQUIREMENTS[*]} yourself and set PYTHON to that interpreter" >&2
             exit 1
         }
+        { wanted optional || true; } | while read -r line; do
+            install <<< "$line" > /dev/null 2>&1 || echo "${line%%>*} cannot be installed here."
+        done
         satisfied .venv/bin/python || {
-            echo "error: .venv does not have what requirements.txt asks for; delete it and try again" >&2
+            echo "error: .venv does not have what ${REQUIREMENTS[*]} ask for; delete it and try" \
+                "again, or install by hand what it lacks" >&2
             exit 1
         }
     fi

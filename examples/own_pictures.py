@@ -1,0 +1,49 @@
+"""An example of a folder of your own pictures, as ``--dataset folder`` reads it.
+
+    python -m examples.own_pictures [--out pictures]
+
+Takes the demo's pictures that show no other class than its first three, and writes them with their
+labels and masks as docs/own_pictures.md describes the folder. The same document has the commands
+that run every step on it.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from data.folder import Demo
+from tool.run import run
+
+NUM_CLASSES = 3  # foreground classes of the example; few classes need little training
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the folder; what is there already is written again."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("pictures"), help="the folder to write")
+    out = parser.parse_args(arguments).out
+
+    demo = Demo()
+    names = demo.class_names[:NUM_CLASSES]
+    ids = [*demo.ids("train"), *demo.ids("val")]
+    labels = demo.labels(ids)  # (len(ids), K) in {0, 1}
+    for folder in ("images", "masks"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    rows = ["image,labels"]
+    for image_id, present in zip(ids, labels, strict=True):
+        if present[NUM_CLASSES:].any():
+            continue
+        picture = demo.image_path(image_id)
+        shutil.copy(picture, out / "images")
+        shutil.copy(demo.mask_path(image_id), out / "masks")
+        classes = [name for k, name in enumerate(names) if present[k]]
+        rows.append(f"{picture.name},{' '.join(classes)}")
+    (out / "classes.txt").write_text("\n".join(names) + "\n")
+    (out / "labels.csv").write_text("\n".join(rows) + "\n")
+    print(f"{len(rows) - 1} pictures of {', '.join(names)} written to {out}")
+
+
+if __name__ == "__main__":
+    run(main)

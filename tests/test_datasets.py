@@ -1,0 +1,57 @@
+"""The table of datasets: names of rows, classes of the user's own, and what is neither."""
+
+import argparse
+import re
+import sys
+
+import pytest
+
+from data.datasets import DATASETS, dataset_class, dataset_name
+from data.folder import Folder
+from examples.own_dataset import ClassFolders
+from tool.errors import InputError
+
+
+def test_rows_and_classes_of_the_users_own():
+    assert dataset_class("folder") is Folder
+    assert dataset_class("data.folder:Folder") is Folder
+    assert dataset_class("examples.own_dataset:ClassFolders") is ClassFolders
+    assert dataset_class(ClassFolders.name) is ClassFolders  # as messages name it
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vok", "no dataset 'vok'. Choose one of coco, demo, folder, voc, or"),
+        ("data.folder", "no dataset 'data.folder'"),
+        ("data.folder:", "no dataset 'data.folder:'"),
+        (":Folder", "no dataset ':Folder'"),
+        (".folder:Folder", "no dataset '.folder:Folder'"),
+        ("examples/own_dataset.py:ClassFolders", "no dataset 'examples/own_dataset.py:"),
+        ("no_such.module:Folder", "no module 'no_such.module' for --dataset no_such.module:Folder"),
+        ("data.no_such:Folder", "no module 'data.no_such'"),
+        (
+            "data.folder:Foldr",
+            "module 'data.folder' of --dataset data.folder:Foldr has no subclass",
+        ),
+        ("data.folder:PICTURE_ENDINGS", "has no subclass 'PICTURE_ENDINGS'"),
+        ("pathlib:Path", "has no subclass 'Path' of data.base.Dataset"),
+    ],
+)
+def test_what_is_no_dataset_is_said(name, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        dataset_class(name)
+    with pytest.raises(argparse.ArgumentTypeError, match=re.escape(message)):
+        dataset_name(name)
+
+
+def test_what_a_module_of_the_users_own_lacks_is_not_hidden(tmp_path, monkeypatch):
+    (tmp_path / "mine_of_this_test.py").write_text("import no_such_package\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        dataset_class("mine_of_this_test:Mine")
+
+
+def test_the_flag_keeps_what_was_written():
+    for name in (*DATASETS, ClassFolders.name):
+        assert dataset_name(name) == name
