@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.archive import ENDINGS, write_archive
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import ScaledPictures, one_by_one
 from net.recipes import MODELS, fill_in, told
 from tool import checkpoint, cli, distributed
-from tool.archive import ENDINGS, write_archive
 from tool.crf import crf_inference
 from tool.errors import InputError
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb

@@ -44,7 +44,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser.add_argument("--irn_ckpt", default="irn.pth", help="a path, or a file in <session>/ckpt")
     parser.add_argument("--infer_list", help="list name or file; None is the training list")
     parser.add_argument(
-        *("--out_dir", "--sem_seg_out_dir"),
+        "--out_dir",
+        "--sem_seg_out_dir",
         type=Path,
         help="folder to write; None is <session>/pseudo_label",
     )

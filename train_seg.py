@@ -52,7 +52,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--train_list", help="list name or file; None is the training list")
     decide("--label_dir", type=Path, help="folder of PNGs; None is <session>/pseudo_label")
     decide(
-        *("--pretrained", "--initial"),
+        "--pretrained",
+        "--initial",
         help="a file, imagenet, or none; None is what the dataset starts from",
     )
     decide("--width", type=count, help="channels after the first convolution; None: of the weights")

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 
 from benchmarks.measure import seconds, table
 from tool import crf
-from tool.cli import pick_device, run
+from tool.cli import pick_device
 from tool.lattice import Lattice
 from tool.pictures import read_rgb
+from tool.run import run
 
 VIEWS, ITERATIONS, GT_PROB = 2, 10, 0.7
 # Chosen for 100,000 vertices at 375x500; 60 VOC photographs of that size have 5,000 to 250,000,

@@ -208,10 +208,8 @@ class Net(nn.Module):
         saved = state_dict.get("classifier.weight")
         if saved is None or len(saved) == self.num_classes - 1:
             return None
-        return (
-            f"trained for {len(saved)} classes, asked to serve {self.num_classes - 1}: "
-            "check --dataset"
-        )
+        wanted = self.num_classes - 1
+        return f"trained for {len(saved)} classes, asked to serve {wanted}: check --dataset"
 
     def forward_features(self, img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what one pass of the backbone gives.

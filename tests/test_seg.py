@@ -17,6 +17,7 @@ from test_programs import Recording
 import eval_seg_labels
 import infer_seg
 import train_seg
+from data.archive import write_archive
 from data.folder import Folder
 from data.loaders import SegmentationPictures
 from data.voc import VOC
@@ -24,7 +25,6 @@ from net import deeplabv1_resnet38
 from net.inputs import inside
 from net.recipes import MODELS
 from tool import checkpoint
-from tool.archive import write_archive
 from tool.crf import crf_inference
 from tool.errors import InputError
 from tool.pictures import read_mask, save_label

@@ -28,7 +28,7 @@ from tool.checkpoint import load_weights
 from train_resnet50_SIPE import learning_rate, set_learning_rate
 
 PARITY = Path(__file__).with_name("parity")
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 
 
 def reference(name: str) -> dict[str, torch.Tensor]:
