@@ -93,9 +93,10 @@ def measure_training(which: str, batch: int, settings: tuple[str, int]):
                 affinity = reference.pair_affinity(probability, TRAIN_RADIUS)
             else:
                 affinity = 1 - reference.gathered_maxima(probability, TRAIN_RADIUS)
-            of_pairs = reference.pair_losses(affinity, displacement, TRAIN_RADIUS)
             kinds = reference.affinity_labels(label, CLASSES, TRAIN_RADIUS)
-            sums = reference.loss_sums(of_pairs, kinds)
+            sums = reference.loss_sums(
+                reference.pair_losses(affinity, displacement, TRAIN_RADIUS), kinds
+            )
         loss = total_loss(loss_terms(*sums))
         torch.autograd.grad(loss, (edge, displacement))
         losses[:] = [float(loss.detach())]
