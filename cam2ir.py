@@ -24,11 +24,12 @@ from data.loaders import one_by_one
 from tool import checkpoint, cli
 from tool.crf import crf_inference_views
 from tool.errors import InputError
-from tool.maps import check_size, read_maps
+from tool.maps import check_maps_exist, check_size, read_maps
+from tool.outputs import Outputs, settings_of
 from tool.pictures import UNSURE, label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
 from tool.run import run
-from tool.session import Session, agree_on_settings, finish, read_settings, remaining
+from tool.session import Session
 
 BACKGROUND_SHARE = 0.5  # of the background map in the view that looks for background
 
@@ -103,14 +104,14 @@ class ConfidentAreas(TorchDataset):
         return image_id
 
 
-def check_origin(session: Session, network: str, ckpt: str) -> dict:
+def check_origin(session: Session, class_names: tuple[str, ...], network: str, ckpt: str) -> dict:
     """Return the settings of the maps, having checked that they come from what the flags name.
 
     Raises:
-        InputError: they do not.
+        InputError: they do not, or they are of other classes.
     """
     folder = session.path / "npy"
-    made = read_settings(folder)
+    made = settings_of(folder, class_names)
     if made.get("network", network) != network:
         raise InputError(f"The maps in {folder} come from {made['network']}, not {network}.")
     file, saved = session.checkpoint(ckpt), made.get("ckpt_sha256")
@@ -130,18 +131,22 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = open_dataset(args)
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
-    maps = check_origin(session, args.network, args.ckpt)
+    maps = check_origin(session, dataset.all_names, args.network, args.ckpt)
+    check_maps_exist(session.path / "npy", ids)
 
     folder = session.path / "ir_label"
-    agree_on_settings(folder, {**cli.deciding(args), "maps": maps}, args.restart)
-    todo = remaining(ids, lambda i: (folder / f"{i}.png").exists(), device)
+    settings = {**cli.deciding(args), "maps": maps}
+    outputs = Outputs(
+        folder, "cam2ir", settings, dataset.all_names, ids, lambda i: folder / f"{i}.png"
+    )
+    todo = outputs.open(args.restart, device)
     areas = ConfidentAreas(dataset, todo, session.path, args, device)
     # On the CPU one process a core; a process that shares a GPU would only wait for it.
     workers = args.num_workers if device.type == "cpu" else 0
     torch.set_num_threads(1 if device.type == "cpu" and workers else torch.get_num_threads())
     for _ in progress(one_by_one(areas, workers), len(todo), "cam2ir"):
         pass
-    finish(ids, folder)
+    outputs.finish()
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ from tool import cli
 from tool.errors import InputError
 from tool.evaluate import evaluate, result_of
 from tool.files import write_json
-from tool.maps import read_maps
+from tool.maps import check_maps_exist, read_maps
 from tool.metrics import iou_table, miou_of
+from tool.outputs import settings_of
 from tool.pictures import UNSURE, read_mask
 from tool.run import run
-from tool.session import Session, read_settings
+from tool.session import Session
 
 THRESHOLDS = np.arange(101) / 100  # background wins where no CAM is above the threshold
 
@@ -112,9 +113,11 @@ def main(arguments: list[str] | None = None) -> None:
     masks = dataset.masks(ids, args.gt_path)
 
     npy = session.path / "npy"
+    settings = settings_of(npy, dataset.all_names)
+    check_maps_exist(npy, ids)
     predict = ArgmaxOfMaps(npy, dataset.num_classes, args.allow_pickle)
     matrix, sweep = evaluate("eval_cam", ids, masks, dataset.num_classes, predict, args.num_workers)
-    about = {"split": str(eval_list), "source": str(npy), "settings": read_settings(npy)}
+    about = {"split": str(eval_list), "source": str(npy), "settings": settings}
     result = result_of(matrix, dataset.all_names, len(ids), **about)
     log.info("%s", iou_table(dataset.all_names, matrix.iou()))
     if sweep is not None:

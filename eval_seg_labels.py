@@ -20,9 +20,10 @@ from tool import cli
 from tool.evaluate import evaluate, result_of
 from tool.files import write_json
 from tool.metrics import iou_table
+from tool.outputs import settings_of
 from tool.pictures import UNSURE, read_mask
 from tool.run import run
-from tool.session import Session, read_settings
+from tool.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         "Make them (make_seg_labels.py), or name another --label_dir",
     )
     masks = dataset.masks(ids, args.gt_path)
+    settings = settings_of(folder, dataset.all_names)
     predict = LabelsOfFolder(folder)
     matrix, unsure = evaluate(
         "eval_seg_labels", ids, masks, dataset.num_classes, predict, args.num_workers
@@ -77,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         split=str(eval_list),
         source=str(folder),
         unsure_pixels=int(unsure),
-        settings=read_settings(folder),
+        settings=settings,
     )
     log.info("%s", iou_table(dataset.all_names, matrix.iou()))
     if unsure:

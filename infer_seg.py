@@ -29,10 +29,11 @@ from net.recipes import MODELS, fill_in, told
 from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference
 from tool.errors import InputError
+from tool.outputs import Outputs
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
 from tool.run import run
-from tool.session import Session, agree_on_settings, finish, remaining
+from tool.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -195,8 +196,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     folder = args.out_dir or session.path / f"seg_{args.model}"
     settings = {**cli.deciding(args), "sha256": checkpoint.digest(ckpt)}
-    agree_on_settings(folder, settings, args.restart)
-    todo = remaining(ids, lambda i: (folder / f"{i}.png").exists(), device)
+    outputs = Outputs(
+        folder, "infer_seg", settings, dataset.all_names, ids, lambda i: folder / f"{i}.png"
+    )
+    todo = outputs.open(args.restart, device)
 
     pictures = ScaledPictures(
         dataset,
@@ -219,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
             save_label(folder / f"{item['id']}.png", label)
     if reduced:
         log.info("%d pictures of more than %d pixels were reduced first", reduced, args.max_pixels)
-    finish(ids, folder)
+    outputs.finish()
     if args.archive and distributed.is_main():
         write_archive(args.archive, args.archive_comp, dataset, ids, folder)
         log.info("%s written, %d pictures", args.archive, len(ids))

@@ -24,11 +24,12 @@ from data.loaders import ScaledPictures, one_by_one
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
-from tool.maps import FORMATS, maps_path, write_maps
+from tool.maps import FORMATS, maps_path, read_keys, write_maps
+from tool.outputs import Outputs
 from tool.pictures import heat, overlay, save_rgb, stored_size
 from tool.progress import progress
 from tool.run import run
-from tool.session import Session, agree_on_settings, finish, remaining
+from tool.session import Session
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
@@ -219,9 +220,13 @@ def main(arguments: list[str] | None = None) -> None:
         args.save_scale = dataset.maps_scale if args.save_format == FORMATS[0] else 1.0
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
+    labels = np.pad(dataset.labels(ids), ((0, 0), (1, 0)), constant_values=1)  # (n, C)
+    keys = {image_id: label.nonzero()[0] for image_id, label in zip(ids, labels, strict=True)}
 
     ckpt = session.checkpoint(args.ckpt)
-    state = checkpoint.state_dict_of(checkpoint.load(ckpt))
+    content = checkpoint.load(ckpt)
+    checkpoint.check_classes(ckpt, content, dataset.all_names)
+    state = checkpoint.state_dict_of(content)
     net = cli.import_network(args.network).CAM(
         dataset.num_classes,
         pretrained=None,
@@ -236,8 +241,19 @@ def main(arguments: list[str] | None = None) -> None:
 
     folder = session.path / "npy"
     settings = {**cli.deciding(args), "ckpt_sha256": checkpoint.digest(ckpt)}
-    agree_on_settings(folder, settings, args.restart)
-    todo = remaining(ids, lambda i: maps_path(folder, i, args.save_format).exists(), device)
+    outputs = Outputs(
+        folder,
+        "make_cam",
+        settings,
+        dataset.all_names,
+        ids,
+        lambda image_id: maps_path(folder, image_id, args.save_format),
+    )
+
+    def labels_changed(path: Path, image_id: str) -> bool:
+        return read_keys(path) not in (None, keys[image_id].tolist())
+
+    todo = outputs.open(args.restart, device, labels_changed)
     most = args.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
     if most > 1:
         todo.sort(key=lambda image_id: stored_size(dataset.image_path(image_id)))
@@ -255,10 +271,10 @@ def main(arguments: list[str] | None = None) -> None:
             size = tuple(max(1, round(side * args.save_scale)) for side in items[0]["size"])
             with cli.autocast(args, device):
                 maps = infer(net, scaled, labels.to(device), size, cli.memory_format(args))
-            for item, label, both in zip(items, labels, maps, strict=True):
-                writer.add(item, label.nonzero()[:, 0].numpy(), *both)
+            for item, both in zip(items, maps, strict=True):
+                writer.add(item, keys[item["id"]], *both)
         writer.wait()
-    finish(ids, folder)
+    outputs.finish()
 
 
 if __name__ == "__main__":

@@ -23,11 +23,12 @@ from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint, cli
 from tool.crf import crf_inference_label
-from tool.maps import check_size, read_maps
+from tool.maps import check_maps_exist, check_size, read_maps
+from tool.outputs import Outputs, settings_of
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
 from tool.run import run
-from tool.session import Session, agree_on_settings, finish, read_settings, remaining
+from tool.session import Session
 from tool.walk import refine_by_walk
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,9 @@ def main(arguments: list[str] | None = None) -> None:
     dataset.check_pictures(ids)
 
     folder = args.out_dir or session.path / "pseudo_label"
-    settings = {**cli.deciding(args), "maps": read_settings(session.path / "npy")}
+    npy = session.path / "npy"
+    settings = {**cli.deciding(args), "maps": settings_of(npy, dataset.all_names)}
+    check_maps_exist(npy, ids)
     if args.refine == "irn":
         ckpt = session.checkpoint(args.irn_ckpt)
         state = checkpoint.state_dict_of(checkpoint.load(ckpt))
@@ -138,10 +141,12 @@ def main(arguments: list[str] | None = None) -> None:
             fold_batch_norm(net.eval())
         cli.place(net, args, device).eval()
         settings["irn_sha256"] = checkpoint.digest(ckpt)
-    agree_on_settings(folder, settings, args.restart)
-    todo = remaining(ids, lambda i: (folder / f"{i}.png").exists(), device)
+    outputs = Outputs(
+        folder, "make_seg_labels", settings, dataset.all_names, ids, lambda i: folder / f"{i}.png"
+    )
+    todo = outputs.open(args.restart, device)
 
-    pictures = MapsAndPictures(dataset, todo, session.path / "npy", args, device)
+    pictures = MapsAndPictures(dataset, todo, npy, args, device)
     # The CRF takes one process a core on the CPU; processes that share a GPU would wait for it.
     on_gpu = args.refine == "crf" and device.type != "cpu"
     loader = one_by_one(pictures, 0 if on_gpu else args.num_workers)
@@ -154,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
                 where = session.path / f"visual_{folder.name}" / f"{item['id']}.png"
                 save_rgb(where, label_overlay(picture, label))
             save_label(folder / f"{item['id']}.png", label)
-    finish(ids, folder)
+    outputs.finish()
 
 
 if __name__ == "__main__":

@@ -27,11 +27,12 @@ from net.resnet50_irn import AffinityDisplacementLoss
 from tool import cli, distributed
 from tool.indexing import STRIDE, PathIndex
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
+from tool.outputs import settings_of
 from tool.pictures import read_rgb
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
-from tool.training import Training
+from tool.training import Training, contents_of
 
 RADIUS = 10  # of the pairs that are learnt from; the walk uses 5
 TERMS = ("pos", "neg", "dp_fg", "dp_bg")  # of the loss, see net.irn_loss
@@ -121,18 +122,20 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = open_dataset(args)
     args.train_list = args.train_list or dataset.train_list
     args.pretrained = args.pretrained or dataset.pretrained
-    training = Training(session, args, dataset.all_names, "irn")
+    batch_size = args.irn_batch_size
+    ids = dataset.training_ids(args.train_list, batch_size, f"--irn_batch_size {batch_size}")
+    contents = contents_of(ids, None, args.pretrained)
+    training = Training(session, args, dataset.all_names, contents, "irn")
     if training.is_finished:
         return
 
-    batch_size = args.irn_batch_size
-    ids = dataset.training_ids(args.train_list, batch_size, f"--irn_batch_size {batch_size}")
     labels = session.path / "ir_label"
     check_exist(
         [labels / f"{image_id}.png" for image_id in ids],
         "confident areas",
         f"Make them: make_cam.py and cam2ir.py with --infer_list {args.train_list}",
     )
+    settings_of(labels, dataset.all_names)  # of these classes, and in this order
     infer_ids = dataset.ids(args.infer_list or args.train_list)
     dataset.check_pictures(infer_ids)
     pictures = AffinityPictures(dataset, ids, labels, args.irn_crop_size, args.seed)

@@ -35,7 +35,7 @@ from tool.pictures import heat, overlay
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
-from tool.training import Training
+from tool.training import Training, contents_of
 
 GRADIENT_NORM = 1.0  # longer gradients are clipped to this before each update
 PICTURES_SHOWN = 4  # of a batch, in TensorBoard
@@ -154,12 +154,13 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = open_dataset(args)
     args.train_list = args.train_list or dataset.train_list
     args.pretrained = args.pretrained or dataset.pretrained
-    training = Training(session, args, dataset.all_names)
+    flag = f"--batch_size {args.batch_size}"
+    ids = dataset.training_ids(args.train_list, args.batch_size, flag)
+    contents = contents_of(ids, dataset.labels(ids), args.pretrained)
+    training = Training(session, args, dataset.all_names, contents)
     if training.is_finished:
         return
 
-    flag = f"--batch_size {args.batch_size}"
-    ids = dataset.training_ids(args.train_list, args.batch_size, flag)
     pictures = ClassificationPictures(
         dataset, ids, args.crop_size, args.resize_min, args.resize_max, args.seed
     )

@@ -34,9 +34,10 @@ from net.segmentation import mean_loss
 from tool import cli, distributed
 from tool.errors import InputError
 from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer, set_learning_rate
+from tool.outputs import settings_of
 from tool.run import run
 from tool.session import Session
-from tool.training import Training, seed_step
+from tool.training import Training, contents_of, seed_step
 
 log = logging.getLogger(__name__)
 
@@ -188,19 +189,18 @@ def main(arguments: list[str] | None = None) -> None:
     args.train_list = args.train_list or dataset.train_list
     args.pretrained = args.pretrained or dataset.pretrained
     args.label_dir = str(args.label_dir or session.path / "pseudo_label")
-    training = Training(session, args, dataset.all_names, f"seg_{args.model}")
-    if training.is_finished:
-        return
-
     pictures_a_step = args.batch_size * args.accumulate
     flags = f"--batch_size {args.batch_size} times --accumulate {args.accumulate}"
     ids = dataset.training_ids(args.train_list, pictures_a_step, flags)
     labels = Path(args.label_dir)
-    check_exist(
-        [labels / f"{image_id}.png" for image_id in ids],
-        "labels",
-        f"Make them: make_seg_labels.py --infer_list {args.train_list}; or name --label_dir",
-    )
+    files = [labels / f"{image_id}.png" for image_id in ids]
+    mend = f"Make them: make_seg_labels.py --infer_list {args.train_list}; or name --label_dir"
+    check_exist(files, "labels", mend)
+    contents = contents_of(ids, None, args.pretrained, files)
+    training = Training(session, args, dataset.all_names, contents, f"seg_{args.model}")
+    if training.is_finished:
+        return
+    settings_of(labels, dataset.all_names)  # of these classes, and in this order
     pictures = SegmentationPictures(
         dataset,
         ids,

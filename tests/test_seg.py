@@ -27,8 +27,8 @@ from net.recipes import MODELS
 from tool import checkpoint
 from tool.crf import crf_inference
 from tool.errors import InputError
+from tool.outputs import read_settings
 from tool.pictures import read_mask, save_label
-from tool.session import read_settings
 from tool.training import seed_step
 
 V2, V1 = "deeplabv2_resnet101", "deeplabv1_resnet38"

@@ -20,9 +20,10 @@ from tool import cli
 from tool import progress as progress_module
 from tool.errors import InputError
 from tool.files import write_atomic, write_json
+from tool.outputs import read_settings
 from tool.progress import progress
 from tool.run import run
-from tool.session import Session, read_settings
+from tool.session import Session
 
 ROOT = Path(__file__).parents[1]
 log = logging.getLogger("tool.test")

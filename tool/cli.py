@@ -31,7 +31,7 @@ class StepParser(argparse.ArgumentParser):
     """A parser whose flags can declare that they decide what a program computes.
 
     Files of an earlier run are continued only where all deciding flags agree, see
-    :class:`tool.training.Training` and :func:`tool.session.agree_on_settings`.
+    :class:`tool.training.Training` and :func:`tool.outputs.Outputs`.
     """
 
     def __init__(self, docstring: str) -> None:

@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import hashlib
 import json
 import math
 import os
@@ -33,10 +34,39 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
             temporary.unlink()
 
 
+def digest_of(*parts: bytes) -> str:
+    """Return the SHA-256 of some bytes, as text that says what it is."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return f"sha256:{digest.hexdigest()}"
+
+
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:
     """Delete what killed processes left of :func:`write_atomic` in a folder, if there is one."""
     for left in Path(folder).glob(f".{name}.*.tmp"):
         left.unlink(missing_ok=True)
+
+
+def read_json(path: str | Path, mend: str) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Args:
+        path: of the file.
+        mend: what to do about a broken one, a sentence.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}). {mend}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a JSON object. {mend}")
+    return content
 
 
 def write_json(path: str | Path, value: Any) -> None:

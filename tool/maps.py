@@ -94,6 +94,33 @@ def read_maps(folder: Path, image_id: str, allow_pickle: bool = False) -> dict[s
     return maps
 
 
+def check_maps_exist(folder: Path, ids: list[str]) -> None:
+    """Find pictures without maps, of any format, before hours are spent.
+
+    Raises:
+        InputError: some picture has none.
+    """
+    there = {path.stem for path in folder.glob("*") if path.suffix[1:] in FORMATS}
+    missing = [image_id for image_id in ids if image_id not in there]
+    if missing:
+        raise InputError(
+            f"There are no maps {maps_path(folder, missing[0])}, and of {len(missing)} of the "
+            f"{len(ids)} pictures in all. Run make_cam.py on a list that has them."
+        )
+
+
+def read_keys(path: Path) -> list[int] | None:
+    """Return the class ids of the maps in an ``npz`` file without reading the maps.
+
+    None where the file is something else or damaged; :func:`read_maps` says what is wrong.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["keys"].tolist()
+    except DAMAGE:
+        return None
+
+
 def check_size(image_id: str, is_cam: np.ndarray, img: np.ndarray) -> None:
     """Raise an InputError where maps (P, H, W) do not belong to a picture (H, W, 3)."""
     if is_cam.shape[1:] != img.shape[:2]:

@@ -1,10 +1,8 @@
 """The session folder: the log, the settings, and where things lie."""
 
 import argparse
-import json
 import logging
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,7 @@ from tqdm import tqdm
 
 from tool import distributed
 from tool.errors import InputError
-from tool.files import clear_unfinished, write_json
-
-MADE = (".npz", ".npy", ".png")  # endings of files that steps write, one a picture
+from tool.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +85,7 @@ class Session:
         if not distributed.is_main():  # the first process writes for all
             return
         path = self.path / "args.json"
-        try:
-            everything = json.loads(path.read_text()) if path.exists() else {}
-        except ValueError as error:
-            raise InputError(f"{path} is not JSON ({error}). Delete it.") from error
+        everything = read_json(path, "Delete it.") if path.exists() else {}
         versions = {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -100,66 +93,6 @@ class Session:
         }
         everything[self.program] = {**self.settings, "versions": versions}
         write_json(path, everything)
-
-
-def agree_on_settings(folder: Path, settings: dict[str, Any], restart: bool) -> None:
-    """Keep files of different settings out of one folder, by its ``settings.json``.
-
-    All processes of a program meet here; the first one looks and writes.
-
-    Args:
-        folder: of files that a step writes, one a picture.
-        settings: those that decide what is in the files.
-        restart: delete the folder's files, which would else pass for new ones when this run is
-            interrupted and continued.
-
-    Raises:
-        InputError: the folder's files were made with other settings.
-    """
-    if distributed.is_main():
-        clear_unfinished(folder)
-        if restart and (folder / "settings.json").exists():  # else the folder is not ours
-            for old in (path for path in folder.iterdir() if path.suffix in MADE):
-                old.unlink()
-        before = {} if restart else read_settings(folder)
-        for name, value in settings.items():
-            if name in before and before[name] != value:
-                raise InputError(
-                    f"The files in {folder} were made with {name} {before.get(name)}, not {value}. "
-                    "Make them all again with --restart, or use another --session_name."
-                )
-        write_json(folder / "settings.json", settings)
-    distributed.barrier()
-
-
-def remaining(ids: list[str], is_done: Callable[[str], bool], device: torch.device) -> list[str]:
-    """Return what this process has to do of a list, and say so.
-
-    Args:
-        ids: the whole list, which all processes share.
-        is_done: tells whether a picture's file exists.
-        device: for the message.
-    """
-    mine = distributed.share(ids)
-    todo = [image_id for image_id in mine if not is_done(image_id)]
-    share = f"{len(mine)} of the {len(ids)}" if distributed.world_size() > 1 else len(ids)
-    log.info("%s pictures, %d of them done before, on %s", share, len(mine) - len(todo), device)
-    return todo
-
-
-def finish(ids: list[str], folder: Path) -> None:
-    """Wait until all processes have done their share, so that a later step finds every file."""
-    distributed.barrier()
-    log.info("%d files in %s", len(ids), folder)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Return what :func:`agree_on_settings` wrote to a folder; nothing where it did not."""
-    path = folder / "settings.json"
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}). Delete it.") from error
 
 
 def _plain(value: Any) -> Any:

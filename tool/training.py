@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
-from tool.files import clear_unfinished
+from tool.files import clear_unfinished, digest_of
 from tool.session import Session
 
 # Names that settings had in checkpoints of earlier versions.
 FORMER_NAMES = {"initial": "pretrained"}
+# Settings that name files: what is in the files counts, and not where they lie.
+FILES = ("train_list", "pretrained", "label_dir")
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class Training:
         args: the settings: those that declared themselves deciding must agree with an earlier
             run's; ``restart``, ``print_freq`` and ``save_freq`` are used here.
         class_names: of the C classes, background first; they must agree too.
+        contents: of the files that flags name, see :func:`contents_of`; they are compared instead
+            of the names of the files.
         name: of the files, ``ckpt/<name>.pth``, ``ckpt/<name>_last.pth`` and ``runs_<name>/``;
             without it ``ckpt/final.pth``, ``ckpt/last.pth`` and ``runs/``.
 
@@ -53,7 +58,12 @@ class Training:
     """
 
     def __init__(
-        self, session: Session, args: cli.Settings, class_names: Sequence[str], name: str = ""
+        self,
+        session: Session,
+        args: cli.Settings,
+        class_names: Sequence[str],
+        contents: dict[str, str],
+        name: str = "",
     ) -> None:
         folder = session.path / "ckpt"
         self.final = folder / f"{name or 'final'}.pth"
@@ -63,6 +73,7 @@ class Training:
         self.about: dict[str, Any] = {
             "settings": cli.deciding(args),
             "class_names": list(class_names),
+            "contents": contents,
         }
         self.start = 0
         self.begun = None if args.restart else self._find_begun()
@@ -75,13 +86,18 @@ class Training:
         if not path.exists():
             return None
         begun = checkpoint.load(path)
-        settings = self.about["settings"]
+        settings, contents = self.about["settings"], self.about["contents"]
         for name, value in begun.get("settings", {}).items():
             name = FORMER_NAMES.get(name, name)
-            if value != settings.get(name):
+            before, now = value, settings.get(name)
+            if name in contents and name in begun.get("contents", {}):
+                before, now = begun["contents"][name], contents[name]
+            elif name in FILES:
+                before, now = (Path(str(file)).name for file in (before, now))
+            if before != now:
                 raise InputError(
-                    f"{path} was trained with --{name} {value}, not {settings.get(name)}. Give "
-                    "that, or another --session_name, or --restart to overwrite it."
+                    f"{path} was trained with --{name} {before}, not {now}. Give that, or another "
+                    "--session_name, or --restart to overwrite it."
                 )
         checkpoint.check_classes(path, begun, self.about["class_names"])
         return begun
@@ -183,6 +199,30 @@ class Training:
             content = {"net": self.net.state_dict(), "step": self.total}
             checkpoint.save(self.final, {**self.about, **content})
         log.info("%s written, %s", self.final, self.pace.elapsed())
+
+
+def contents_of(
+    ids: list[str],
+    labels: np.ndarray | None,
+    pretrained: str | Path,
+    label_files: Sequence[Path] = (),
+) -> dict[str, str]:
+    """Return what tells apart what a training learns from, wherever it lies, by names of flags.
+
+    Args:
+        ids: of the list.
+        labels: uint8 (n, K) image-level labels, where they are learnt from.
+        pretrained: a file of initial weights, or the name of a choice.
+        label_files: label pictures of the list, which are told apart by name and size.
+    """
+    listed = digest_of("\n".join(ids).encode(), b"" if labels is None else labels.tobytes())
+    contents = {"train_list": f"{len(ids)} pictures, {listed}"}
+    if Path(pretrained).is_file():
+        contents["pretrained"] = digest_of(Path(pretrained).read_bytes())
+    if label_files:
+        sizes = [f"{path.name} {path.stat().st_size}" for path in label_files]
+        contents["label_dir"] = digest_of("\n".join(sizes).encode())
+    return contents
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
