@@ -59,4 +59,4 @@ step "3.3  mIoU of the segmentation" eval_seg \
     --label_dir "$SESSION/seg_deeplabv2_resnet101" --eval_list val
 
 echo
-"$PYTHON" -m tool.demo_report --session_name "$SESSION" --plain "$PLAIN"
+"$PYTHON" -m data.demo.report --session_name "$SESSION" --plain "$PLAIN"

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import in_fresh_process, table
-from data.folder import Demo
+from data.demo import Demo
 from net.resnet50_SIPE import Net
 from tool import checkpoint
 

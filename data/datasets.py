@@ -5,7 +5,8 @@ import importlib
 
 from data.base import Dataset
 from data.coco import COCO
-from data.folder import Demo, Folder
+from data.demo import Demo
+from data.folder import Folder
 from data.voc import VOC
 from tool.cli import Settings, StepParser
 from tool.errors import InputError

@@ -1,4 +1,4 @@
-"""A folder of pictures with image-level labels: your own, or the demo's.
+"""A folder of pictures with image-level labels.
 
 root/images/*.jpg|png...    the pictures; a picture's id is its file name without the ending
 root/classes.txt            one class name a line, without background
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data import demo
 from data.base import (
     PICTURE_ENDINGS,
     Dataset,
@@ -24,7 +23,6 @@ from data.base import (
     read_text,
     strip_ending,
 )
-from tool import distributed
 from tool.errors import InputError
 
 MOST_CLASSES = 254  # 255 is "unsure" in an 8-bit mask, 0 is background
@@ -121,18 +119,3 @@ class Folder(Dataset):
             if image_id not in self._rows:
                 raise InputError(f"{self.root / 'labels.csv'} has no row for {image_id!r}.")
         return labels_from_names([self._rows[image_id] for image_id in ids], ids, self)
-
-
-class Demo(Folder):
-    """The pictures that the project draws for itself, made on first use."""
-
-    name = "demo"
-    default_root = "demo_data"
-    pretrained = str(Path(__file__).with_name("demo_resnet50.pth"))
-
-    def __init__(self, root: str | Path | None = None) -> None:
-        root = Path(root or self.default_root)
-        if distributed.is_main() and not demo.is_complete(root):
-            demo.generate(root)
-        distributed.barrier()
-        super().__init__(root)

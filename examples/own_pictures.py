@@ -11,7 +11,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from data.folder import Demo
+from data.demo import Demo
 from tool.run import run
 
 NUM_CLASSES = 3  # foreground classes of the example; few classes need little training

@@ -121,4 +121,7 @@ def play(lines: list[list[str]]) -> None:
     """Do in this process what command lines say."""
     for line in lines:
         module, arguments = (line[1], line[2:]) if line[0] == "-m" else (line[0], line[1:])
-        importlib.import_module(module.removesuffix(".py")).main(arguments)
+        program = importlib.import_module(module.removesuffix(".py"))
+        if hasattr(program, "__path__"):  # python -m PACKAGE
+            program = importlib.import_module(f"{module}.__main__")
+        program.main(arguments)

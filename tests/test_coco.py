@@ -11,8 +11,11 @@ from conftest import play
 from PIL import Image
 from pycocotools import mask as rle_codes
 
-from data import coco as module
-from data.coco import COCO, draw_mask, encode, main, read_annotations, run_lengths
+from data.coco import COCO, annotations, masks
+from data.coco import dataset as module
+from data.coco.__main__ import main
+from data.coco.annotations import read_annotations, read_region
+from data.coco.masks import Region, draw_mask, encode, run_lengths
 from data.datasets import DATASETS
 from tool.errors import InputError
 from tool.maps import read_maps
@@ -170,9 +173,16 @@ def test_smaller_object_stays_visible_whatever_the_order(root):
     mask = mask_of(prepare(root), 3)
     assert mask[12, 12] == 16
     assert mask[5, 5] == 1
-    big, small = thing(1, 0, 1, square(0, 0, 20, 20)), thing(2, 0, 1, square(5, 5, 9, 9))
-    for objects in ([(1, big), (2, small)], [(2, small), (1, big)]):
-        assert draw_mask(objects, H, W)[6, 6] == 2
+    big = Region(1, False, encode(square(0, 0, 20, 20), H, W))
+    small = Region(2, False, encode(square(5, 5, 9, 9), H, W))
+    for regions in ([big, small], [small, big]):
+        assert draw_mask(regions, H, W)[6, 6] == 2
+
+
+def test_of_equal_areas_the_later_is_on_top():
+    one, two = (Region(k, False, encode(square(k, 5, k + 4, 9), H, W)) for k in (1, 2))
+    assert draw_mask([one, two], H, W)[6, 4] == 2
+    assert draw_mask([two, one], H, W)[6, 4] == 1
 
 
 @pytest.mark.parametrize(("crowd", "value"), [("keep", 1), ("ignore", 255), ("drop", 0)])
@@ -228,6 +238,9 @@ def rle(counts, size=(H, W)):
         rle([W * H], (W, H)),
         rle("zz"),
         rle("~"),
+        rle("P" * 1_000_000 + "0"),  # one number of a million characters
+        rle("o" * 7 + "0"),
+        rle("0" * 1_000_000),
         rle(None),
         [[1, 2, 3, 4, 5, 6, 7]],
         [[1, 1, 1e9, 1, 5, 5]],  # pycocotools would need gigabytes
@@ -237,29 +250,64 @@ def rle(counts, size=(H, W)):
         None,
     ],
 )
-def test_bad_region_is_named(segmentation):
-    with pytest.raises(InputError, match="annotation 8 has"):
-        draw_mask([(1, thing(8, 0, 1, segmentation))], H, W)
+def test_bad_region_is_named(root, content, segmentation):
+    with pytest.raises(ValueError, match=r"^(a|run) "):
+        encode(segmentation, H, W)
+    content["annotations"][7]["segmentation"] = segmentation
+    path = save(root, content)
+    with pytest.raises(InputError, match=r"train2014\.json") as caught:
+        read_annotations(path, "train")
+    nan = "NaN" in path.read_text()
+    assert ("is not whole JSON" if nan else ": annotation 8 has ") in str(caught.value)
 
 
 def test_no_area_draws_nothing():
     for segmentation in ([], [[1, 1, 5, 5]], [[]]):
         assert encode(segmentation, H, W) is None
-    assert not draw_mask([(1, thing(1, 0, 1, [[]]))], H, W).any()
-    assert draw_mask([(2, thing(1, 0, 1, square(-5, -5, 70, 50)))], H, W).min() == 2
+    assert not draw_mask([Region(1, False, None)], H, W).any()
+    assert draw_mask([Region(2, False, encode(square(-5, -5, 70, 50), H, W))], H, W).min() == 2
 
 
-def test_tiny_windows_read_the_same(root, content, monkeypatch):
-    """Every value is cut somewhere by the window's end."""
+def test_longest_run_of_any_picture_fits_a_compressed_number():
+    side = annotations.LARGEST_SIDE
+    code = encode({"size": [side, side], "counts": [0, side * side]}, side, side)
+    assert run_lengths(code.decode()) == [0, side * side]
+
+
+@pytest.mark.parametrize("crowd", [0, 1, False, True])
+def test_crowd_flag(crowd):
+    assert read_region({"iscrowd": crowd, "segmentation": []}, 1, H, W).is_crowd is bool(crowd)
+    assert not read_region({"segmentation": []}, 1, H, W).is_crowd
+
+
+@pytest.mark.parametrize("crowd", ["0", "1", 2, -1, 0.0, 1.0, None, [], [0]])
+def test_crowd_flag_of_another_kind(root, content, crowd):
+    content["annotations"][4]["iscrowd"] = crowd
+    save(root, content)
+    with pytest.raises(
+        InputError, match=r"train2014\.json: annotation 5 has an iscrowd of .*0 nor 1"
+    ):
+        prepare(root)
+
+
+def test_tiny_chunks_read_the_same(root, content, monkeypatch):
+    """Every value is cut somewhere by a chunk's end."""
     path = save(root, {"a": 20.14, **content, "b": 2.5e-30, "c": 2014})
     whole = read_annotations(path, "train")
+    assert [len(picture.regions) for picture in whole] == [2, 2, 1, 3, 0]
     for chunk in (1, 2, 3, 7, 64):
-        monkeypatch.setattr(module, "CHUNK", chunk)
-        cut = read_annotations(path, "train")
-        assert cut.ids == whole.ids
-        assert np.array_equal(cut.objects, whole.objects)
-    first, length = whole.of(0)[0, 1:]
-    assert json.loads(path.read_bytes()[first : first + length])["id"] == 1
+        monkeypatch.setattr(annotations, "CHUNK", chunk)
+        assert read_annotations(path, "train") == whole
+
+
+def test_coordinates_may_be_whole_or_broken_numbers_and_sizes_are_whole(root, content):
+    path = root / "annotations/instances_train2014.json"
+    before = read_annotations(path, "train")
+    content["annotations"][0]["segmentation"] = square(10.0, 10.0, 15.0, 15.0)
+    assert read_annotations(save(root, content), "train") == before
+    content["images"][1]["height"] = 30.0
+    with pytest.raises(InputError, match=r"entry 2 of images is incomplete: its height is 30\.0"):
+        read_annotations(save(root, content), "train")
 
 
 def test_order_of_lists_in_the_file_is_free(root, content):
@@ -267,10 +315,9 @@ def test_order_of_lists_in_the_file_is_free(root, content):
     before = read_annotations(path, "train")
     save(root, dict(reversed(content.items())))
     after = read_annotations(path, "train")
-    assert after.ids == before.ids
-    assert np.array_equal(after.objects[:, 0], before.objects[:, 0])
+    assert after == before
     path.write_text(json.dumps(content, separators=(",", ":")))
-    assert read_annotations(path, "train").ids == before.ids
+    assert read_annotations(path, "train") == before
 
 
 def test_existing_masks_are_kept(root):
@@ -287,8 +334,8 @@ def test_existing_masks_are_kept(root):
 
 
 def test_interrupted_preparation_has_no_list_and_continues(root, monkeypatch):
-    monkeypatch.setattr(module, "JOB", 1)
-    real, calls = module.draw_files, []
+    monkeypatch.setattr(masks, "JOB", 1)
+    real, calls = masks.draw_files, []
 
     def dies_at_the_third(*args):
         calls.append(args)
@@ -296,7 +343,7 @@ def test_interrupted_preparation_has_no_list_and_continues(root, monkeypatch):
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(module, "draw_files", dies_at_the_third)
+    monkeypatch.setattr(masks, "draw_files", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         prepare(root)
     coco = COCO(root)
@@ -316,7 +363,7 @@ def test_other_settings_do_not_mix(root):
 
 
 def test_processes_draw_what_one_draws(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "JOB", 1)
+    monkeypatch.setattr(masks, "JOB", 1)
     one = prepare(root)
     main(["--dataset_root", str(root), "--link_root", str(tmp_path / "two"), "--num_workers", "2"])
     two = COCO(tmp_path / "two")
@@ -406,13 +453,36 @@ def test_missing_annotations(root):
         lambda text: "<html>",
         lambda text: "[" * 100_000,
         lambda text: '{"annotations": ' + "[" * 100_000,
+        lambda text: '{"annotations": ' + '{"a": ' * 100_000,
+        lambda text: text.replace('"iscrowd": 0', '"iscrowd": NaN', 1),
+        lambda text: text.replace('"iscrowd": 0', f'"iscrowd": {2**63}', 1),
+        lambda text: text.replace('"iscrowd": 0', '"iscrowd": ' + "9" * 100_000, 1),
+        lambda text: text.replace('"iscrowd": 0', '"iscrowd": 1e999', 1),
+        lambda text: text.replace('"iscrowd": 0', '"iscrowd": 0, "iscrowd": 1', 1),
+        lambda text: text.replace("mäuse", "m\udcffuse"),  # not UTF-8
+        lambda text: text + text,
+        lambda text: text + "\0",
     ],
 )
 def test_broken_json(root, change):
     path = root / "annotations/instances_train2014.json"
-    path.write_text(change(path.read_text()))
-    with pytest.raises(InputError, match=r"train2014\.json is not whole JSON"):
+    text = change(path.read_text(encoding="utf-8"))
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=r"^.*train2014\.json is not whole JSON .*again\.$"):
         prepare(root)
+
+
+@pytest.mark.parametrize("text", ["5", "[]", "{}", '{"annotations": {"item": 5}}'])
+def test_json_of_another_form(root, text):
+    (root / "annotations/instances_train2014.json").write_text(text)
+    with pytest.raises(InputError, match=r"train2014\.json has not the 80 categories"):
+        prepare(root)
+
+
+def test_annotation_file_that_cannot_be_read(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing.json"):
+        with pytest.raises(InputError, match=r"annotation file .* cannot be read"):
+            read_annotations(path, "train")
 
 
 def drop_key(content):
@@ -426,13 +496,19 @@ def drop_key(content):
         (lambda c: c["annotations"][1].update(category_id=91), "annotation 2 is of category 91"),
         (lambda c: c["annotations"][0].update(image_id=77), "annotation 1 is of picture 77"),
         (lambda c: c["annotations"][0].update(image_id="3"), "is incomplete"),
-        (drop_key, "is incomplete .*category_id"),
+        (drop_key, "entry 3 of annotations is incomplete: its category_id is missing"),
         (lambda c: c["annotations"].append(5), "is no object"),
         (lambda c: c["annotations"].clear(), "no annotation of any"),
         (lambda c: c["categories"].pop(), "79 of them, and 'nothing' in place of 'toothbrush'"),
         (lambda c: c["categories"][3].update(name="x"), "'x' in place of 'motorcycle'"),
         (lambda c: c["images"][0].update(file_name="../x.jpg"), "is no picture of train2014"),
         (lambda c: c["images"].append(picture(3)), "a picture twice"),
+        (lambda c: c["images"].append({**picture(3), "id": 8}), "a picture twice"),
+        (lambda c: c["images"][0].update(height=0), "no JPEG"),
+        (lambda c: c["images"][0].update(width=65536), "no JPEG"),
+        (lambda c: c["images"][0].update(width=True), "is incomplete: its width is True"),
+        (lambda c: c["annotations"].append(c["annotations"][2]), "annotation 3 stands there twice"),
+        (lambda c: c["annotations"][0].update(id=[[[9] * 99] * 99] * 99), "is incomplete"),
         (lambda c: c["annotations"][0].update(segmentation=rle([5])), "annotation 1 has run len"),
     ],
 )
@@ -459,7 +535,7 @@ def test_damaged_label_file(root):
 def test_mistakes_end_without_traceback(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "data.coco", "--dataset_root", str(tmp_path / "nothing")],
-        cwd=Path(module.__file__).parents[1],
+        cwd=Path(module.__file__).parents[2],
         capture_output=True,
         text=True,
     )

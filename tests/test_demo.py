@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from data import demo, pretrain_demo
-from data.folder import Demo
+from data.demo import Demo, dataset, drawing, pretrain
+from data.folder import Folder
 from net.resnet50 import FixedBatchNorm, ResNet50, build_backbone, read_pretrained
 from tool import distributed
 from tool.pictures import read_mask, read_rgb
@@ -29,17 +29,17 @@ def root(tmp_path_factory):
     """The demo with 12 pictures and 4 for validation, for speed."""
     root = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "NUM_TRAIN", 12)
-        patch.setattr(demo, "NUM_VAL", 4)
-        demo.generate(root)
+        patch.setattr(dataset, "NUM_TRAIN", 12)
+        patch.setattr(dataset, "NUM_VAL", 4)
+        dataset.generate(root)
     return root
 
 
 @pytest.mark.parametrize("seed", PIXELS)
 def test_pixels_are_the_same_on_every_machine(seed):
-    image, mask = demo.make_picture(seed)
+    image, mask = drawing.make_picture(seed)
     assert image.shape == (*mask.shape, 3)
-    assert mask.shape in demo.SIZES
+    assert mask.shape in drawing.SIZES
     assert image.dtype == mask.dtype == np.uint8
     made = tuple(hashlib.sha256(a.tobytes()).hexdigest()[:16] for a in (image, mask))
     assert made == PIXELS[seed]
@@ -49,7 +49,7 @@ def test_hash_noise_by_hand():
     v = 5  # position (0, 0) of seed 5
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 0x9E3779B1)):
         v = ((v ^ (v >> shift)) * factor) % 2**32
-    noise = demo.hash_noise(5, 40, 30)
+    noise = drawing.hash_noise(5, 40, 30)
     assert noise[0, 0] == (v >> 8) / 2**24
     assert noise.dtype == np.float32
     assert 0 <= noise.min() < noise.max() < 1
@@ -57,74 +57,73 @@ def test_hash_noise_by_hand():
 
 
 def test_files_agree_with_each_other(root):
-    dataset = Demo.__new__(Demo)  # without its check that the demo is complete
-    super(Demo, dataset).__init__(root)
-    assert dataset.class_names == demo.CLASS_NAMES
-    train, val = dataset.ids("train"), dataset.ids("val")
+    demo = Folder(root)
+    assert demo.class_names == drawing.CLASS_NAMES
+    train, val = demo.ids("train"), demo.ids("val")
     assert (len(train), len(val)) == (12, 4)
     assert not set(train) & set(val)
     assert len(list((root / "images").iterdir())) == len(list((root / "masks").iterdir())) == 16
     with open(root / "labels.csv", newline="") as file:
         rows = {row["image"]: row["labels"].split() for row in csv.DictReader(file)}
     for image_id in train + val:
-        mask = read_mask(dataset.mask_path(image_id))
-        image = read_rgb(dataset.image_path(image_id))
+        mask = read_mask(demo.mask_path(image_id))
+        image = read_rgb(demo.image_path(image_id))
         assert (image.height, image.width) == mask.shape
-        present = [demo.CLASS_NAMES[k - 1] for k in np.unique(mask) if k]
+        present = [drawing.CLASS_NAMES[k - 1] for k in np.unique(mask) if k]
         assert rows[f"{image_id}.png"] == present
 
 
 def test_pictures_hold_one_to_three_objects_of_every_class(monkeypatch):
-    painted, paint = [], demo.Creature.paint
+    painted, paint = [], drawing.Creature.paint
     monkeypatch.setattr(
-        demo.Creature, "paint", lambda self, canvas: painted.append(self) or paint(self, canvas)
+        drawing.Creature, "paint", lambda self, canvas: painted.append(self) or paint(self, canvas)
     )
     seen, numbers, shares = set(), set(), []
     for seed in range(24):
         painted.clear()
-        _, mask = demo.make_picture(seed)
+        _, mask = drawing.make_picture(seed)
         numbers.add(len(painted))
         seen |= set(np.unique(mask))
         assert {creature.head for creature in painted} == {
-            demo.CLASS_NAMES[k - 1] for k in np.unique(mask) if k
+            drawing.CLASS_NAMES[k - 1] for k in np.unique(mask) if k
         }
         shares.append((mask > 0).mean())
     assert numbers == {1, 2, 3}
-    assert seen == set(range(len(demo.CLASS_NAMES) + 1))
+    assert seen == set(range(len(drawing.CLASS_NAMES) + 1))
     assert 0.2 < np.mean(shares) < 0.4
 
 
 def test_coat_says_nothing_about_the_class(monkeypatch):
-    pairs, draw = set(), demo.Creature.draw
+    pairs, draw = set(), drawing.Creature.draw
     monkeypatch.setattr(
-        demo.Creature, "draw", lambda *args: pairs.add((args[4], args[5])) or draw(*args)
+        drawing.Creature, "draw", lambda *args: pairs.add((args[4], args[5])) or draw(*args)
     )
-    monkeypatch.setattr(demo, "draw_ground", lambda rng, kind, h, w: np.zeros((h, w, 3), "f4"))
+    monkeypatch.setattr(drawing, "draw_ground", lambda rng, kind, h, w: np.zeros((h, w, 3), "f4"))
     for seed in range(60):
-        demo.make_picture(seed)
-    for name in demo.CLASS_NAMES:
-        assert len({coat for head, coat in pairs if head == name}) > len(demo.COATS) / 2
+        drawing.make_picture(seed)
+    for name in drawing.CLASS_NAMES:
+        assert len({coat for head, coat in pairs if head == name}) > len(drawing.COATS) / 2
 
 
 def test_a_half_made_folder_is_noticed_and_mended(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "NUM_TRAIN", 2)
-    monkeypatch.setattr(demo, "NUM_VAL", 1)
-    monkeypatch.setattr(demo, "make_picture", lambda seed: (None, np.ones((8, 8), int)))
-    monkeypatch.setattr(demo, "save_rgb", lambda path, image: None)
-    monkeypatch.setattr(demo, "save_label", lambda path, mask: None)
-    assert not demo.is_complete(tmp_path / "nothing")
-    demo.generate(tmp_path)
-    assert demo.is_complete(tmp_path)
+    monkeypatch.setattr(dataset, "NUM_TRAIN", 2)
+    monkeypatch.setattr(dataset, "NUM_VAL", 1)
+    monkeypatch.setattr(dataset, "make_picture", lambda seed: (None, np.ones((8, 8), int)))
+    monkeypatch.setattr(dataset, "save_rgb", lambda path, image: None)
+    monkeypatch.setattr(dataset, "save_label", lambda path, mask: None)
+    assert not dataset.is_complete(tmp_path / "nothing")
+    dataset.generate(tmp_path)
+    assert dataset.is_complete(tmp_path)
 
     def killed(path, mask):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "save_label", killed)
+    monkeypatch.setattr(dataset, "save_label", killed)
     with pytest.raises(KeyboardInterrupt):
-        demo.generate(tmp_path)
-    assert not demo.is_complete(tmp_path)
+        dataset.generate(tmp_path)
+    assert not dataset.is_complete(tmp_path)
     (tmp_path / "made.json").write_text('{"version": 0}')  # of an older version
-    assert not demo.is_complete(tmp_path)
+    assert not dataset.is_complete(tmp_path)
 
 
 def test_of_several_processes_one_draws(root, tmp_path, monkeypatch):
@@ -137,29 +136,29 @@ def test_of_several_processes_one_draws(root, tmp_path, monkeypatch):
 def test_heads_are_all_different_and_unknown_ones_an_error():
     at = np.linspace(-1, 1, 41, dtype=np.float32)
     q, p = at[:, None], at[None]
-    patterns = [demo.head_pattern(kind, p + 0 * q, q + 0 * p) for kind in demo.HEADS]
+    patterns = [drawing.head_pattern(kind, p + 0 * q, q + 0 * p) for kind in drawing.HEADS]
     for i, one in enumerate(patterns):
         assert set(np.unique(one)) == {0, 1}
         for other in patterns[:i]:
             assert (one != other).mean() > 0.1
     with pytest.raises(ValueError, match="no head 'square'"):
-        demo.head_pattern("square", p, q)
+        drawing.head_pattern("square", p, q)
 
 
 def test_every_head_has_its_own_colour():
-    assert set(demo.MARKS) == set(demo.HEADS)
-    colours = np.array(list(demo.MARKS.values()))
+    assert set(drawing.MARKS) == set(drawing.HEADS)
+    colours = np.array(list(drawing.MARKS.values()))
     apart = np.abs(colours[:, None] - colours).max(2) + 256 * np.eye(len(colours), dtype=int)
     assert apart.min() > 2 * 24  # further than chance moves both of them
-    for seed, head in enumerate(demo.HEADS):
-        creature = demo.Creature.draw(random.Random(seed), 160, 160, 1, head, "red")
-        assert np.abs(np.subtract(creature.mark, demo.MARKS[head])).max() <= 12
+    for seed, head in enumerate(drawing.HEADS):
+        creature = drawing.Creature.draw(random.Random(seed), 160, 160, 1, head, "red")
+        assert np.abs(np.subtract(creature.mark, drawing.MARKS[head])).max() <= 12
 
 
 def test_heads_are_smaller_than_bodies():
     shares = []
     for seed in range(20):
-        creature = demo.Creature.draw(random.Random(seed), 240, 240, 1, "rings", "red")
+        creature = drawing.Creature.draw(random.Random(seed), 240, 240, 1, "rings", "red")
         parts = creature.parts(240, 240)
         shares.append((parts.head >= 0.5).sum() / (parts.whole() >= 0.5).sum())
     assert max(shares) < 0.5
@@ -174,27 +173,27 @@ def test_weights_file_is_small_and_loads():
     with open(Demo.pretrained, "rb") as file:
         assert len(file.read()) < 4e6
     backbone = build_backbone(Demo.pretrained, None, frozen_stages=2)
-    assert backbone.width == pretrain_demo.WIDTH == 16
+    assert backbone.width == pretrain.WIDTH == 16
     assert (backbone.bn1.running_var != 1).all()
 
 
 def test_scenes_show_creatures_heads_alone_and_bodies_alone(monkeypatch):
-    painted, paint = [], demo.Creature.paint
+    painted, paint = [], drawing.Creature.paint
     monkeypatch.setattr(
-        demo.Creature, "paint", lambda self, canvas: painted.append(self) or paint(self, canvas)
+        drawing.Creature, "paint", lambda self, canvas: painted.append(self) or paint(self, canvas)
     )
-    scenes = pretrain_demo.Scenes(40, seed=1)
+    scenes = pretrain.Scenes(40, seed=1)
     kinds, numbers = set(), set()
     for index in range(40):
         painted.clear()
         picture, label = scenes[index]
-        assert picture.shape == (3, pretrain_demo.SIDE, pretrain_demo.SIDE)
+        assert picture.shape == (3, pretrain.SIDE, pretrain.SIDE)
         assert picture.dtype == np.uint8
-        present = {name for name, y in zip(pretrain_demo.ATTRIBUTES, label, strict=True) if y}
-        assert len(present & set(demo.GROUNDS)) == 1
-        assert present & set(demo.HEADS) == {creature.head for creature in painted} - {None}
+        present = {name for name, y in zip(pretrain.ATTRIBUTES, label, strict=True) if y}
+        assert len(present & set(drawing.GROUNDS)) == 1
+        assert present & set(drawing.HEADS) == {creature.head for creature in painted} - {None}
         # A coat counts wherever it shows: on a head as on a body.
-        assert len(present & set(demo.COATS)) == len(painted)
+        assert len(present & set(drawing.COATS)) == len(painted)
         kinds |= {(creature.head is not None, creature.body) for creature in painted}
         numbers.add(len(painted))
     assert kinds == {(True, True), (True, False), (False, True)}
@@ -204,11 +203,11 @@ def test_scenes_show_creatures_heads_alone_and_bodies_alone(monkeypatch):
 
 
 def test_statistics_are_averages_over_the_batches():
-    net = pretrain_demo.with_batch_statistics(ResNet50(4, frozen_stages=-1))
+    net = pretrain.with_batch_statistics(ResNet50(4, frozen_stages=-1))
     assert not any(isinstance(module, FixedBatchNorm) for module in net.modules())
     torch.manual_seed(0)
     batches = [torch.randn(2, 3, 32, 32) + shift for shift in (0, 3)]
-    pretrain_demo.store_statistics(net, batches)
+    pretrain.store_statistics(net, batches)
     outputs = [torch.nn.functional.conv2d(b, net.conv1.weight, None, 2, 3) for b in batches]
     torch.testing.assert_close(
         net.bn1.running_mean, torch.stack([x.mean((0, 2, 3)) for x in outputs]).mean(0)
@@ -219,15 +218,15 @@ def test_statistics_are_averages_over_the_batches():
 
 
 def test_pretraining_learns_and_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain_demo, "WIDTH", 4)
-    monkeypatch.setattr(pretrain_demo, "SIDE", 48)
-    monkeypatch.setattr(pretrain_demo, "SIDES", (48,))
-    monkeypatch.setattr(pretrain_demo, "STATISTICS", 2)
+    monkeypatch.setattr(pretrain, "WIDTH", 4)
+    monkeypatch.setattr(pretrain, "SIDE", 48)
+    monkeypatch.setattr(pretrain, "SIDES", (48,))
+    monkeypatch.setattr(pretrain, "STATISTICS", 2)
     torch.manual_seed(0)
     before = ResNet50(4).state_dict()
     path = tmp_path / "weights.pth"
     small = ["--pictures", "8", "--batch_size", "4", "--steps", "2", "--num_workers", "0"]
-    pretrain_demo.main([*small, "--out", str(path), "--device", "cpu"])
+    pretrain.main([*small, "--out", str(path), "--device", "cpu"])
     after = read_pretrained(path)
     assert build_backbone(path, None, frozen_stages=2).width == 4
     assert after.keys() == {n for n in before if not n.endswith("num_batches_tracked")}
@@ -235,7 +234,7 @@ def test_pretraining_learns_and_writes(tmp_path, monkeypatch):
 
 
 def test_learning_rate_rises_then_falls():
-    rates = [pretrain_demo.learning_rate(1.0, step, 100) for step in range(100)]
+    rates = [pretrain.learning_rate(1.0, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
     assert (np.diff(rates[10:]) < 0).all()

@@ -16,7 +16,8 @@ import make_cam
 import make_seg_labels
 import train_irn
 import train_resnet50_SIPE
-from data.folder import Demo, Folder
+from data.demo import Demo
+from data.folder import Folder
 from examples import own_pictures
 from examples.own_dataset import ClassFolders
 from tool.errors import InputError

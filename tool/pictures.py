@@ -39,7 +39,7 @@ def read_rgb(path: str | Path) -> Image.Image:
         InputError: the file is missing or is not a whole picture.
     """
     image = _open(path)
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(orientation(image))
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey; Pillow would clip it at 255
         grey = np.asarray(image, dtype=np.float64)
@@ -89,7 +89,7 @@ def _open(path: str | Path, decode: bool = True) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 (upright) where it is missing or the tags are broken."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -2,7 +2,7 @@
 
 Reads   <session>/ and the plain classifier's session: eval_*.json, npy/, seconds.txt; the demo
 Writes  <session>/results.json, <session>/demo.png
-Try     python -m tool.demo_report --session_name demo --plain demo/cam_only
+Try     python -m data.demo.report --session_name demo --plain demo/cam_only
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The demo dataset: creatures with a striking head and a plain body on cluttered ground.
+"""The demo's pictures: creatures with a striking head and a plain body on cluttered ground.
 
 Every creature has a plain coat and a head that shows, on the same coat, the pattern of its class in
 the class's own colour. Coats are drawn regardless of the class, so only the patterns tell classes
@@ -10,18 +10,12 @@ integer hash, and arrays see only ``+ - * /``, square roots and comparisons, whi
 one way.
 """
 
-import json
 import math
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-
-from tool.files import write_atomic, write_json
-from tool.pictures import save_label, save_rgb
 
 CLASS_NAMES = ("rings", "stripes", "checks", "dots", "cross", "half")
 # What pretraining meets. The fan is no class: its mark is dark as that of stripes, and narrow
@@ -62,11 +56,10 @@ MARKS = {  # second colour of every head; the first is the creature's coat
     "corner": (160, 160, 255),
 }
 
-NUM_TRAIN, NUM_VAL = 300, 80
 SIZES = ((160, 160), (144, 160), (160, 144), (128, 160), (160, 128))  # height, width
+SCALES = {1: (1.0, 1.25), 2: (0.8, 1.0), 3: (0.65, 0.8)}  # of creatures, by how many there are
 MAX_HIDDEN = 0.04  # of a creature's own area: how much of others it may cover
 SHADOW = 3  # pixels down and to the right
-MADE = {"version": 3, "train": NUM_TRAIN, "val": NUM_VAL}  # what made.json holds
 GRID = 1024  # cosines are rounded to 1 / GRID: the last bit of libm differs between machines
 
 
@@ -341,7 +334,7 @@ def make_picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
     for coat in coats:
         kind = rng.randrange(len(CLASS_NAMES))
         for _ in range(30):  # tries to find room; a creature without room is left out
-            size = rng.uniform(*{1: (1.0, 1.25), 2: (0.8, 1.0), 3: (0.65, 0.8)}[number])
+            size = rng.uniform(*SCALES[number])
             creature = Creature.draw(rng, h, w, size, CLASS_NAMES[kind], coat)
             parts = creature.parts(h, w)
             hidden = (mask[parts.rows, parts.cols] > 0) & (parts.whole() >= 0.5)
@@ -352,38 +345,3 @@ def make_picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
                 mask[creature.paint(canvas)] = kind + 1
                 break
     return to_image(canvas), mask
-
-
-def generate(root: str | Path) -> None:
-    """Write the demo: images/, masks/, labels.csv, classes.txt, splits/train.txt and val.txt.
-
-    Takes seconds. ``made.json`` is written last, so a folder that was left half made is noticed by
-    :func:`is_complete`; calling this again makes it whole.
-    """
-    root = Path(root)
-    (root / "made.json").unlink(missing_ok=True)
-    names = [f"{'train' if n < NUM_TRAIN else 'val'}_{n:04d}" for n in range(NUM_TRAIN + NUM_VAL)]
-    rows = ["image,labels"]
-    for seed, name in enumerate(names):
-        image, mask = make_picture(seed)
-        save_rgb(root / "images" / f"{name}.png", image)
-        save_label(root / "masks" / f"{name}.png", mask)
-        present = [CLASS_NAMES[k - 1] for k in np.unique(mask) if k > 0]
-        rows.append(f"{name}.png,{' '.join(present)}")
-    _write_lines(root / "labels.csv", rows)
-    _write_lines(root / "classes.txt", CLASS_NAMES)
-    _write_lines(root / "splits" / "train.txt", names[:NUM_TRAIN])
-    _write_lines(root / "splits" / "val.txt", names[NUM_TRAIN:])
-    write_json(root / "made.json", MADE)
-
-
-def is_complete(root: str | Path) -> bool:
-    """Tell whether ``root`` holds the whole demo as this version makes it."""
-    try:
-        return json.loads((Path(root) / "made.json").read_text()) == MADE
-    except (OSError, ValueError):
-        return False
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    write_atomic(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))

@@ -1,0 +1,223 @@
+"""The preparation of MS COCO 2014: lists, image labels and masks from the annotation files.
+
+    python -m data.coco [--dataset_root "../ms_coco_14&15"] [--crowd keep] [--num_workers 8]
+
+Reads   <root>/annotations/instances_{train,val}2014.json, the pictures in <root>/images/train2014
+        and val2014 (or <root>/train2014 and val2014)
+Writes  <root>/prepared/: masks/<id>.png, then {train,val}_labels.npz, {train,val}.txt and
+        train_sample.txt (1,000 pictures of train, for validation while training)
+
+Takes about a minute for the annotation file, and about 10 minutes of one core for the masks. Masks
+that exist are kept, so running the same command again finishes what is left. A list appears when
+all of its masks are there; nothing but this preparation ever reads the annotation files.
+
+Regions that are marked as a crowd (``iscrowd``: a heap of bananas, the people in a stadium) are
+outlined coarsely. ``--crowd keep`` draws them as their class: an image label counts them too, and a
+label without a region would make no sense. ``ignore`` draws them as 255, which no evaluation
+judges; ``drop`` leaves them out, so that their pixels are background. Lists and labels are the same
+in all three.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.base import check_exist
+from data.coco.annotations import read_annotations
+from data.coco.dataset import COCO, PUBLISHED_PICTURES, SPLITS
+from data.coco.masks import CROWD, Picture, draw_all
+from tool.errors import InputError
+from tool.files import write_atomic, write_json
+from tool.run import run
+
+SAMPLE = 1000  # pictures in train_sample
+
+log = logging.getLogger("data.coco")
+
+
+def link(root: Path, target: Path) -> Path:
+    """Make a root of links to the pictures and annotations of one that cannot be written.
+
+    Raises:
+        InputError: links cannot be made there.
+    """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("annotations", "images", *(f"{split}2014" for split in SPLITS)):
+            if (root / name).exists() and not (target / name).exists():
+                (target / name).symlink_to((root / name).resolve(), target_is_directory=True)
+    except OSError as error:
+        raise InputError(f"--link_root {target}: no links can be made there ({error}).") from error
+    return target
+
+
+def prepare(coco: COCO, split: str, args: argparse.Namespace) -> None:
+    """Write masks, labels and list of one split, in this order.
+
+    Raises:
+        InputError: the annotations or pictures are not as they must be, or masks are there that
+            other settings made.
+    """
+    path = coco.root / "annotations" / f"instances_{split}2014.json"
+    if not path.is_file():
+        raise InputError(
+            f"There is no {path}. Unpack annotations_trainval2014.zip of the COCO site there, or "
+            "name the splits that you have with --splits."
+        )
+    log.info("%-5s reading %s", split, path)
+    pictures = read_annotations(path, split)
+    annotated = [picture for picture in pictures if picture.regions]
+    log.info(
+        "%-5s %6d pictures (published %d), %d annotated, %d annotations",
+        split,
+        len(pictures),
+        PUBLISHED_PICTURES[split],
+        len(annotated),
+        sum(len(picture.regions) for picture in annotated),
+    )
+    folder = coco.pictures[split]
+    there = set(os.listdir(folder)) if folder.is_dir() else set()
+    kept = [picture for picture in annotated if f"{picture.image_id}.jpg" in there]
+    if len(kept) < len(annotated):
+        if not args.allow_missing:
+            check_exist(
+                [coco.image_path(picture.image_id) for picture in annotated],
+                f"pictures of {split}2014",
+                "Complete them, or go on without those: --allow_missing",
+            )
+        log.warning("%d pictures are missing and left out", len(annotated) - len(kept))
+    if not kept:
+        raise InputError(f"None of the pictures of {split}2014 is in {folder}.")
+
+    keep_settings(coco, split, {"crowd": args.crowd, "bytes": path.stat().st_size}, args.restart)
+    masks = coco.mask_path(kept[0].image_id).parent
+    drawn = set(os.listdir(masks)) if masks.is_dir() else set()
+    missing = [picture for picture in kept if f"{picture.image_id}.png" not in drawn]
+    if missing:
+        draw_all(coco, missing, args.crowd, args.num_workers, f"masks of {path.stem}")
+    log.info("%d masks in %s, %d of them new", len(kept), masks, len(missing))
+
+    labels = labels_of(kept)
+    write_prepared(coco, split, [picture.image_id for picture in kept], labels)
+    log.info("%-5s %6d pictures, %.2f classes a picture", split, len(kept), labels.sum(1).mean())
+
+
+def labels_of(pictures: list[Picture]) -> np.ndarray:
+    """Return image-level labels, uint8 (N, 80) in {0, 1}: the classes of all regions."""
+    labels = np.zeros((len(pictures), len(COCO.class_names)), np.uint8)
+    for row, picture in zip(labels, pictures, strict=True):
+        row[[region.class_id - 1 for region in picture.regions]] = 1
+    return labels
+
+
+def write_prepared(coco: COCO, split: str, ids: list[str], labels: np.ndarray) -> None:
+    """Write the labels, uint8 (N, 80), and then the list of a split; of train, its sample too."""
+    write_atomic(
+        coco.prepared / f"{split}_labels.npz",
+        lambda file: np.savez_compressed(file, ids=np.array(ids, "S"), labels=labels),
+    )
+    if split == "train":
+        write_list(coco.prepared / "train_sample.txt", ids[:: max(1, len(ids) // SAMPLE)][:SAMPLE])
+    write_list(coco.prepared / f"{split}.txt", ids)
+
+
+def keep_settings(coco: COCO, split: str, settings: dict[str, Any], restart: bool) -> None:
+    """Note what decides the masks of a split, so that one folder has masks of one kind only.
+
+    Args:
+        coco: the dataset.
+        split: train or val.
+        settings: what decides the masks.
+        restart: delete masks that other settings made.
+
+    Raises:
+        InputError: masks of other settings are there.
+    """
+    path = coco.prepared / f"{split}.json"
+    masks = list((coco.prepared / "masks").glob(f"COCO_{split}2014_*.png"))
+    if restart:
+        for old in (coco.prepared / f"{split}.txt", *masks):  # without a list it looks unfinished
+            old.unlink(missing_ok=True)
+    elif masks and path.exists():
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"{path} is not JSON ({error}). Prepare with --restart.") from error
+        if before != settings:
+            raise InputError(
+                f"The masks of {split} in {coco.prepared} were drawn with {before}, not "
+                f"{settings}. --restart deletes them and draws them anew."
+            )
+    write_json(path, settings)
+
+
+def write_list(path: Path, ids: list[str]) -> None:
+    """Write one id a line, atomically."""
+    write_atomic(path, lambda file: file.write("".join(f"{i}\n" for i in ids).encode()))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prepare MS COCO."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.coco",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dataset_root", default=COCO.default_root, help="the folder of MS COCO")
+    parser.add_argument(
+        "--link_root",
+        type=Path,
+        help="where --dataset_root cannot be written: a folder to make, with links to what is "
+        "there; it is the --dataset_root of all that follows",
+    )
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS)
+    parser.add_argument(
+        "--crowd", choices=CROWD, default=CROWD[0], help="what crowds become, see above (keep)"
+    )
+    parser.add_argument(
+        "--allow_missing", action="store_true", help="leave out pictures that are not there"
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        help="processes that draw; 0 draws in this one",
+    )
+    parser.add_argument("--restart", action="store_true", help="draw all masks anew")
+    args = parser.parse_args(arguments)
+    if args.num_workers < 0:
+        parser.error(f"--num_workers {args.num_workers} is below 0")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    root = COCO(args.dataset_root).root
+    coco = COCO(link(root, args.link_root) if args.link_root else root)
+    check_writable(coco.prepared)
+    for split in args.splits:
+        prepare(coco, split, args)
+    log.info("prepared; the programs read it with --dataset_root %s", shlex.quote(str(coco.root)))
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before any work whether files can be written.
+
+    Raises:
+        InputError: they cannot.
+    """
+    try:
+        write_atomic(folder / ".writable", lambda file: None)
+        (folder / ".writable").unlink()
+    except InputError as error:
+        raise InputError(
+            f"Nothing can be written to {folder} ({error}) Name a folder of your own with "
+            "--link_root, and give it as --dataset_root afterwards."
+        ) from error
+
+
+if __name__ == "__main__":
+    run(main)

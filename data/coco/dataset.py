@@ -1,0 +1,113 @@
+"""The folder of MS COCO 2014, as every step reads it once it is prepared."""
+
+import shlex
+import zlib
+from functools import cached_property
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from data.base import Dataset
+from tool.errors import InputError
+
+SPLITS = ("train", "val")
+# Pictures in the published annotation files, and those of them that have an annotation.
+PUBLISHED_PICTURES = {"train": 82783, "val": 40504}
+PUBLISHED_COUNTS = {"train": 82081, "val": 40137}
+PREPARED = "prepared"
+
+CLASS_NAMES = (
+    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, "
+    "fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, "
+    "bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, "
+    "sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket, "
+    "bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, "
+    "carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, "
+    "tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, "
+    "refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
+)
+
+
+class COCO(Dataset):
+    """The folder of MS COCO 2014: pictures, annotations, and what the preparation made of them.
+
+    An id is a picture's file name without its ending, such as ``COCO_val2014_000000000042``. Class
+    ids ascend with COCO's category ids (1..90 with gaps). Lists: ``train``, ``val``, those of
+    annotated pictures, and ``train_sample``.
+    """
+
+    name = "coco"
+    default_root = "../ms_coco_14&15"
+    maps_dtype, maps_scale = "float16", 0.5  # full float32 maps of train are 390 GB, these 49
+    class_names = tuple(CLASS_NAMES.split(", "))
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        super().__init__(root)
+        self.prepared = self.root / PREPARED
+        self.pictures = {
+            split: next((f for f in self._folders(split) if f.is_dir()), self._folders(split)[0])
+            for split in SPLITS
+        }
+
+    def _folders(self, split: str) -> tuple[Path, Path]:
+        return self.root / "images" / f"{split}2014", self.root / f"{split}2014"
+
+    @property
+    def command(self) -> str:
+        """What a user types to prepare the dataset."""
+        return f"python -m data.coco --dataset_root {shlex.quote(str(self.root))}"
+
+    def ids(self, list_name: str | Path) -> list[str]:
+        """Return the ids of a list; a file may also hold COCO's bare image numbers."""
+        ids = super().ids(list_name)
+        if not any(image_id.isdecimal() for image_id in ids):
+            return ids
+        names = {int(name.rsplit("_", 1)[-1]): name for name in self._rows}
+        return [names.get(int(i), i) if i.isdecimal() else i for i in ids]
+
+    def list_ids(self, list_name: str) -> list[str]:
+        """Return the ids in prepared/<list_name>.txt."""
+        path = self.prepared / f"{list_name}.txt"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in self.prepared.glob("*.txt")))
+            if list_name in (*SPLITS, "train_sample") or not known:
+                raise InputError(f"There is no {path}; MS COCO must be prepared: {self.command}")
+            raise InputError(f"There is no list {path}; that folder has {known}.")
+        return path.read_text().split()
+
+    def image_path(self, image_id: str) -> Path:
+        """Return <id>.jpg in the folder train2014 or val2014 that the id names."""
+        return self.pictures["val" if "val2014" in image_id else "train"] / f"{image_id}.jpg"
+
+    def mask_path(self, image_id: str) -> Path:
+        """Return prepared/masks/<id>.png."""
+        return self.prepared / "masks" / f"{image_id}.png"
+
+    @cached_property
+    def _rows(self) -> dict[str, np.ndarray]:
+        """Id -> uint8 (K,), for every picture of the splits that are prepared."""
+        paths = [self.prepared / f"{split}_labels.npz" for split in SPLITS]
+        rows: dict[str, np.ndarray] = {}
+        for path in (path for path in paths if path.is_file()):
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    rows.update(zip(file["ids"].astype(str).tolist(), file["labels"], strict=True))
+            except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+                raise InputError(
+                    f"{path} is damaged ({error}). Delete it and prepare again: {self.command}"
+                ) from error
+        if not rows:
+            raise InputError(f"There is no {paths[0]}; MS COCO must be prepared: {self.command}")
+        return rows
+
+    def labels(self, ids: list[str]) -> np.ndarray:
+        """Return the categories of the pictures' annotations, crowds included."""
+        unknown = [image_id for image_id in ids if image_id not in self._rows]
+        if unknown:
+            raise InputError(
+                f"{len(unknown)} of {len(ids)} pictures have no label in {self.prepared}, such as "
+                f"{unknown[0]}. Take them off the list; or, if pictures came in since the "
+                f"preparation: {self.command}"
+            )
+        return np.array([self._rows[i] for i in ids], np.uint8).reshape(-1, len(self.class_names))

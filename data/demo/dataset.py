@@ -1,0 +1,66 @@
+"""The dataset of the demo: a folder of drawn pictures, made on first use."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from data.demo.drawing import CLASS_NAMES, make_picture
+from data.folder import Folder
+from tool import distributed
+from tool.files import write_atomic, write_json
+from tool.pictures import save_label, save_rgb
+
+NUM_TRAIN, NUM_VAL = 300, 80
+MADE = {"version": 3, "train": NUM_TRAIN, "val": NUM_VAL}  # what made.json holds
+
+
+class Demo(Folder):
+    """The pictures that the project draws for itself, made on first use."""
+
+    name = "demo"
+    default_root = "demo_data"
+    pretrained = str(Path(__file__).parents[1] / "demo_resnet50.pth")
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        root = Path(root or self.default_root)
+        if distributed.is_main() and not is_complete(root):
+            generate(root)
+        distributed.barrier()
+        super().__init__(root)
+
+
+def generate(root: str | Path) -> None:
+    """Write the demo: images/, masks/, labels.csv, classes.txt, splits/train.txt and val.txt.
+
+    Takes seconds. ``made.json`` is written last, so a folder that was left half made is noticed by
+    :func:`is_complete`; calling this again makes it whole.
+    """
+    root = Path(root)
+    (root / "made.json").unlink(missing_ok=True)
+    names = [f"{'train' if n < NUM_TRAIN else 'val'}_{n:04d}" for n in range(NUM_TRAIN + NUM_VAL)]
+    rows = ["image,labels"]
+    for seed, name in enumerate(names):
+        image, mask = make_picture(seed)
+        save_rgb(root / "images" / f"{name}.png", image)
+        save_label(root / "masks" / f"{name}.png", mask)
+        present = [CLASS_NAMES[k - 1] for k in np.unique(mask) if k > 0]
+        rows.append(f"{name}.png,{' '.join(present)}")
+    _write_lines(root / "labels.csv", rows)
+    _write_lines(root / "classes.txt", CLASS_NAMES)
+    _write_lines(root / "splits" / "train.txt", names[:NUM_TRAIN])
+    _write_lines(root / "splits" / "val.txt", names[NUM_TRAIN:])
+    write_json(root / "made.json", MADE)
+
+
+def is_complete(root: str | Path) -> bool:
+    """Tell whether ``root`` holds the whole demo as this version makes it."""
+    try:
+        return json.loads((Path(root) / "made.json").read_text()) == MADE
+    except (OSError, ValueError):
+        return False
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_atomic(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
