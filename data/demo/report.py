@@ -85,30 +85,22 @@ def draw(rows: list[list[np.ndarray]], names: list[list[str]]) -> np.ndarray:
         rows: pictures, uint8 (h, w, 3), of one size in a row; they are scaled to a width of SIDE.
         names: of the classes of every row.
     """
-    tiles = [[_scaled(picture) for picture in row] for row in rows]
-    width = MARGIN + len(COLUMNS) * (SIDE + GAP) - GAP
-    grid = Image.new(
-        "RGB", (width, HEAD + sum(row[0].height + GAP for row in tiles) - GAP), "white"
-    )
-    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(FONT)
+    heights = [round(SIDE * row[0].shape[0] / row[0].shape[1]) for row in rows]
     lefts = [MARGIN + column * (SIDE + GAP) for column in range(len(COLUMNS))]
+    size = (lefts[-1] + SIDE, HEAD + sum(heights) + GAP * (len(rows) - 1))
+    grid = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(FONT)
     for left, title in zip(lefts, COLUMNS, strict=True):
         pen.text((left + SIDE / 2, HEAD / 2), title, "black", font, anchor="mm")
     top = HEAD
-    for row, classes in zip(tiles, names, strict=True):
-        for left, tile in zip(lefts, row, strict=True):
-            grid.paste(tile, (left, top))
-        middle = top + row[0].height / 2
+    for row, classes, height in zip(rows, names, heights, strict=True):
+        for left, picture in zip(lefts, row, strict=True):
+            grid.paste(Image.fromarray(picture).resize((SIDE, height)), (left, top))
         for line, name in enumerate(classes):
-            y = middle + (line - (len(classes) - 1) / 2) * 1.4 * FONT
+            y = top + height / 2 + (line - (len(classes) - 1) / 2) * 1.4 * FONT
             pen.text((MARGIN - 2 * GAP, y), name, "black", font, anchor="rm")
-        top += row[0].height + GAP
+        top += height + GAP
     return np.asarray(grid)
-
-
-def _scaled(picture: np.ndarray) -> Image.Image:
-    height, width = picture.shape[:2]
-    return Image.fromarray(picture).resize((SIDE, round(height * SIDE / width)))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -139,9 +131,8 @@ def main(arguments: list[str] | None = None) -> None:
         {"miou": {name: miou for name, (miou, _) in rows.items()}, "seconds": seconds},
     )
     examples = one_of_each(dataset, dataset.ids(dataset.train_list), PICTURES)
-    names = [
-        [dataset.class_names[k] for k in np.flatnonzero(row)] for row in dataset.labels(examples)
-    ]
+    present = (np.flatnonzero(row) for row in dataset.labels(examples))
+    names = [[dataset.class_names[k] for k in classes] for classes in present]
     pictures = [columns(dataset, image_id, session.path, args.plain) for image_id in examples]
     save_rgb(session.path / "demo.png", draw(pictures, names))
     lines = [f"mIoU on the {ours['images']} training pictures, whose masks no step has learnt from"]
