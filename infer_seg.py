@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from data.archive import ENDINGS, write_archive
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
-from data.loaders import ScaledPictures, one_by_one
+from data.loaders import ScaledPictures, one_by_one, to_device
 from net.recipes import MODELS, fill_in, told
 from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference
@@ -78,10 +78,10 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     number = cli.above_zero
     add("crf_iterations", cli.at_least(0), "of the mean field", only=crf)
     add("gaussian_sxy", number, "deviation of the kernel over position, pixels", only=crf)
-    add("gaussian_weight", float, "of that kernel", only=crf)
+    add("gaussian_weight", cli.number, "of that kernel", only=crf)
     add("bilateral_sxy", number, "deviation in position of the other kernel, pixels", only=crf)
     add("bilateral_srgb", number, "its deviation in colour, grey levels", only=crf)
-    add("bilateral_weight", float, "of that kernel", only=crf)
+    add("bilateral_weight", cli.number, "of that kernel", only=crf)
     parser.add_argument("--archive", type=Path, help=f"file to pack all in; {', '.join(ENDINGS)}")
     parser.add_argument(
         "--archive_comp",
@@ -122,7 +122,7 @@ def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
 
 
 def mean_logits(
-    net: nn.Module, pictures: list[Tensor], size: tuple[int, int], args, device: torch.device
+    net: nn.Module, pictures: list[np.ndarray], size: tuple[int, int], args, device: torch.device
 ) -> Tensor:
     """Return logits averaged over scales, and mirrored pictures if asked, float32 (C, H, W).
 
@@ -134,7 +134,7 @@ def mean_logits(
     total, number = 0.0, 0
     for picture in pictures:
         for mirrored in (False, True) if args.mirror else (False,):
-            x = net.prepare(picture[None].to(device))
+            x = net.prepare(*to_device((picture[None],), device))
             x = (x.flip(3) if mirrored else x).contiguous(memory_format=cli.memory_format(args))
             with cli.autocast(args, device):
                 logits = net.predict(x, size)[0].float()
@@ -163,7 +163,7 @@ def segment(net: nn.Module, item: dict, args, device: torch.device) -> np.ndarra
     Args:
         item: of ScaledPictures, with the original.
     """
-    img = item["original"].numpy()
+    img = item["original"]
     probabilities = mean_logits(net, item["pictures"], img.shape[:2], args, device).softmax(0)
     if args.crf:
         probabilities = crf_inference(

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.datasets import add_dataset_flags, open_dataset
-from data.loaders import ScaledPictures, one_by_one
+from data.loaders import ScaledPictures, one_by_one, to_device
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
@@ -52,7 +52,9 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         "--infer_list",
         help="list name or file; None is the training list, which the later steps need whole",
     )
-    parser.add_deciding("--scales", type=float, nargs="+", default=SCALES, help="of the pictures")
+    parser.add_deciding(
+        "--scales", type=cli.above_zero, nargs="+", default=SCALES, help="of the pictures"
+    )
     parser.add_deciding(
         "--seed_feature",
         choices=SEED_FEATURES,
@@ -78,7 +80,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     )
     parser.add_deciding(
         "--save_scale",
-        type=float,
+        type=cli.above_zero,
         help="side of the stored maps over that of the picture, up to 1; they are resized when "
         "read; None is 1, of COCO 0.5",
     )
@@ -94,10 +96,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     cli.add_visualize_flag(parser, "maps over pictures in <session>/visual")
     parser.add_argument("--restart", action="store_true", help="make every file again")
     args = parser.parse_args(arguments)
-    if min(args.scales) <= 0:
-        parser.error("--scales must be above 0")
-    if args.save_scale is not None and not 0 < args.save_scale <= 1:
-        parser.error(f"--save_scale {args.save_scale} is not above 0 and up to 1")
+    if args.save_scale is not None and args.save_scale > 1:
+        parser.error(f"--save_scale {args.save_scale} is above 1")
     return args
 
 
@@ -199,7 +199,7 @@ class Writer:
         self.pending.append(self.threads.submit(write_maps, path, maps))
         if self.args.visualize:
             names = [self.class_names[key] for key in keys]
-            what = (self.session / "visual", item["id"], item["original"].numpy(), names, is_cam)
+            what = (self.session / "visual", item["id"], item["original"], names, is_cam)
             self.pending.append(self.threads.submit(visualize, *what))
         self.wait(self.behind)
 
@@ -259,18 +259,17 @@ def main(arguments: list[str] | None = None) -> None:
         todo.sort(key=lambda image_id: stored_size(dataset.image_path(image_id)))
 
     pictures = ScaledPictures(dataset, todo, tuple(args.scales), with_original=args.visualize)
-    loader = one_by_one(pictures, args.num_workers, device.type == "cuda")
+    loader = one_by_one(pictures, args.num_workers)
     writer = Writer(session.path, dataset.all_names, args, WAITING * most)
     with torch.inference_mode(), writer:
         for items in progress(batches(loader, most), len(todo), "make_cam", len):
-            labels = torch.stack([F.pad(item["label"], (1, 0), value=1) for item in items])
-            scaled = [
-                torch.stack(one_scale).to(device, non_blocking=True)
-                for one_scale in zip(*(item["pictures"] for item in items), strict=True)
-            ]
+            by_scale = zip(*(item["pictures"] for item in items), strict=True)
+            labels = np.stack([item["label"] for item in items])
+            labels, *scaled = to_device((labels, *map(np.stack, by_scale)), device)
+            labels = F.pad(labels, (1, 0), value=1)
             size = tuple(max(1, round(side * args.save_scale)) for side in items[0]["size"])
             with cli.autocast(args, device):
-                maps = infer(net, scaled, labels.to(device), size, cli.memory_format(args))
+                maps = infer(net, scaled, labels, size, cli.memory_format(args))
             for item, both in zip(items, maps, strict=True):
                 writer.add(item, keys[item["id"]], *both)
         writer.wait()

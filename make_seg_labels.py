@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
-from data.loaders import one_by_one, to_tensor
+from data.loaders import one_by_one, to_device
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint, cli
@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser.add_deciding(
         "--exp_times",
         only=irn,
-        type=cli.at_least(0),
+        type=cli.at_least(0, 24),
         default=8,
         help="the walk takes 2 to this power steps",
     )
@@ -93,14 +93,14 @@ class MapsAndPictures(TorchDataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict:
-        """Return id, picture uint8 (3, H, W), keys (P,), and IS_CAM (P, H, W) or label (H, W)."""
+        """Return id, picture uint8 (H, W, 3), keys (P,), and IS_CAM (P, H, W) or label (H, W)."""
         image_id, path = self.files[index]
         image = read_rgb(path)
         maps = read_maps(self.npy, image_id, self.args.allow_pickle)
         is_cam, keys = maps["IS_CAM"], maps["keys"]
         img = np.array(image)
         check_size(image_id, is_cam, img)
-        item = {"id": image_id, "picture": to_tensor(image), "keys": keys}
+        item = {"id": image_id, "picture": img, "keys": keys}
         if self.args.refine == "irn":
             return {**item, "IS_CAM": is_cam.astype(np.float32)}
         settings = (self.args.crf_iterations, len(keys), self.args.gt_prob, self.crf_device)
@@ -110,13 +110,14 @@ class MapsAndPictures(TorchDataset):
 
 def walk(net: EdgeDisplacement, item: dict, args, device: torch.device) -> np.ndarray:
     """Return the label of a picture, uint8 (H, W), by the random walk on its edges."""
-    img = net.prepare(item["picture"].to(device))
+    picture, is_cam = to_device((item["picture"], item["IS_CAM"]), device)
+    img = net.prepare(picture.permute(2, 0, 1))
     pair = torch.stack([img, img.flip(2)]).contiguous(memory_format=cli.memory_format(args))
     with cli.autocast(args, device):
         edge = net.edge(pair)  # (1, h, w)
     settings = {"beta": args.beta, "exp_times": args.exp_times}
-    index, _ = refine_by_walk(item["IS_CAM"].to(device), edge, img.shape[1:], **settings)
-    return item["keys"].numpy()[index.cpu().numpy()].astype(np.uint8)
+    index, _ = refine_by_walk(is_cam, edge, img.shape[1:], **settings)
+    return item["keys"][index.cpu().numpy()].astype(np.uint8)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -153,11 +154,10 @@ def main(arguments: list[str] | None = None) -> None:
     with torch.inference_mode():
         for item in progress(loader, len(todo), "make_seg_labels"):
             by_walk = args.refine == "irn"
-            label = walk(net, item, args, device) if by_walk else item["label"].numpy()
+            label = walk(net, item, args, device) if by_walk else item["label"]
             if args.visualize:
-                picture = item["picture"].permute(1, 2, 0).numpy()
                 where = session.path / f"visual_{folder.name}" / f"{item['id']}.png"
-                save_rgb(where, label_overlay(picture, label))
+                save_rgb(where, label_overlay(item["picture"], label))
             save_label(folder / f"{item['id']}.png", label)
     outputs.finish()
 

@@ -14,7 +14,6 @@ import logging
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset, check_exist
@@ -55,9 +54,9 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--irn_crop_size", type=count, default=512, help="window, pixels")
     decide("--irn_batch_size", type=count, default=32, help="pictures a step")
     decide("--irn_num_epoches", type=count, default=3)
-    decide("--irn_learning_rate", type=float, default=0.1, help="of the edges; displacements 10x")
-    decide("--irn_weight_decay", type=float, default=1e-4)
-    decide("--momentum", type=float, default=RELEASED_MOMENTUM, help="as in the released code")
+    decide("--irn_learning_rate", type=cli.number, default=0.1, help="of edges; displacements 10x")
+    decide("--irn_weight_decay", type=cli.number, default=1e-4)
+    decide("--momentum", type=cli.number, default=RELEASED_MOMENTUM, help="as in the released code")
     decide(
         "--edge_only",
         action="store_true",
@@ -77,11 +76,11 @@ class TopLeftWindows(TorchDataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,)."""
         pixels = np.asarray(read_rgb(self.paths[index]))
         window, box = cut_window(pixels, np.zeros(2), self.size, fill=0)
-        return torch.from_numpy(window).permute(2, 0, 1), torch.from_numpy(box)
+        return window.transpose(2, 0, 1), box
 
 
 @torch.no_grad()
@@ -94,7 +93,7 @@ def store_mean_displacement(
     total = torch.zeros(3, dtype=torch.float64, device=device)  # sum of dy, of dx, windows
     loader = one_by_one(windows, args.num_workers)
     for window, box in progress(loader, len(windows), "mean displacement"):
-        img = net.prepare(window[None].to(device), box[None].to(device))
+        img = net.prepare(*to_device((window[None], box[None]), device))
         with cli.autocast(args, device):
             _, displacement = net(img.contiguous(memory_format=cli.memory_format(args)))
         total[:2] += displacement[0].double().mean((1, 2))
@@ -149,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     rows = distributed.rows(batch_size)
     schedule = Schedule(len(ids), batch_size, args.irn_num_epoches, args.seed, training.start, rows)
-    loader = training_loader(pictures, schedule, args.num_workers, device.type == "cuda")
+    loader = training_loader(pictures, schedule, args.num_workers)
     training.start_clock(schedule.total, batch_size)
     log.info("%d pictures, %s", len(ids), training.plan(device))
     for step, batch in enumerate(loader, training.start):

@@ -56,16 +56,19 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--pretrained", help="imagenet, none, or a file; None is what the dataset starts from")
     decide("--batch_size", type=count, default=16, help="pictures a step")
     decide("--max_epoches", "--max_epochs", type=count, default=5)
-    decide("--lr", type=float, default=0.1, help="of layer3 and layer4; heads 10x")
-    decide("--wt_dec", type=float, default=1e-4, help="weight decay")
+    decide("--lr", type=cli.number, default=0.1, help="of layer3 and layer4; heads 10x")
+    decide("--wt_dec", type=cli.number, default=1e-4, help="weight decay")
     decide(
         "--momentum",
-        type=float,
+        type=cli.number,
         default=RELEASED_MOMENTUM,
         help="as in the released code; with 0.9 lower --lr about ten times",
     )
     decide(
-        "--gsc_weight", type=float, default=1.0, help="of the consistency loss; 0 trains CAM alone"
+        "--gsc_weight",
+        type=cli.number,
+        default=1.0,
+        help="of the consistency loss; 0: CAM alone",
     )
     decide("--crop_size", type=count, default=512, help="training window, pixels")
     decide("--resize_min", type=count, default=320, help="shortest long side, pixels")
@@ -106,8 +109,9 @@ def validate(
     """
     matrix = ConfusionMatrix(dataset.num_classes)
     for item in progress(one_by_one(pictures, workers), len(pictures), "validation"):
-        present = F.pad(item["label"], (1, 0), value=1).to(device)  # (C,)
-        img = net.prepare(item["pictures"][0][None].to(device))  # (1, 3, H, W)
+        label, picture = to_device((item["label"], item["pictures"][0][None]), device)
+        present = F.pad(label, (1, 0), value=1)  # (C,)
+        img = net.prepare(picture)  # (1, 3, H, W)
         is_cam = net(img, present[None, :, None, None].float())["IS_cam"]  # (1, C, h, w)
         keys = present.nonzero()[:, 0]
         maps = F.interpolate(is_cam[:, keys], item["size"], mode="bilinear")[0]
@@ -180,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     schedule = Schedule(
         len(ids), args.batch_size, args.max_epoches, args.seed, training.start, rows
     )
-    loader = training_loader(pictures, schedule, args.num_workers, device.type == "cuda")
+    loader = training_loader(pictures, schedule, args.num_workers)
     training.start_clock(schedule.total, args.batch_size)
     log.info("%d pictures, %d classes, %s", len(ids), dataset.num_classes, training.plan(device))
     weights = {"GSC": args.gsc_weight}

@@ -74,7 +74,7 @@ class AffinityPictures(TorchDataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray | Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S / 4, S / 4)."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
@@ -83,7 +83,7 @@ class AffinityPictures(TorchDataset):
         window, box, label = random_pair(image, label, rng, scale, self.size)
         small = -(-self.size // STRIDE)
         label = reduce_label(torch.from_numpy(np.ascontiguousarray(label)), (small, small))
-        return {"window": window, "box": box, "label": label}
+        return {"window": window, "box": box, "label": label.numpy()}
 
 
 class SegmentationPictures(TorchDataset):
@@ -249,34 +249,50 @@ class ScaledPictures(TorchDataset):
         item = {
             "id": self.ids[index],
             "size": size,
-            "pictures": [to_tensor(rescale(image, scale)) for scale in self.scales],
+            "pictures": [channels_first(rescale(image, scale)) for scale in self.scales],
         }
         if self.labels is not None:
-            item["label"] = torch.from_numpy(self.labels[index])
+            item["label"] = self.labels[index]
         if self.with_original:
-            item["original"] = torch.from_numpy(np.array(image))
+            item["original"] = np.array(image)
         return item
 
 
-def to_device(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
-    """Return tensors of a batch on the device, in their order."""
+def to_device(arrays: Iterable[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Return arrays of a batch as tensors on the device, in their order."""
+    tensors = [torch.from_numpy(array) for array in arrays]
+    if device.type == "cuda":
+        tensors = [tensor.pin_memory() for tensor in tensors]
     return [tensor.to(device, non_blocking=True) for tensor in tensors]
 
 
-def to_tensor(image) -> Tensor:
+def channels_first(image: Image.Image) -> np.ndarray:
     """Return an RGB picture as uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return np.array(image).transpose(2, 0, 1)
 
 
-def one_by_one(pictures: TorchDataset, num_workers: int, pin_memory: bool = False) -> DataLoader:
+# Worker processes hand over numpy arrays, through pipes. Tensors would go through shared memory,
+# of which containers have 64 MB, and a full one kills or stops the processes.
+
+
+def one_by_one(pictures: TorchDataset, num_workers: int) -> DataLoader:
     """Return a loader that yields single items, in order, for pictures of any size."""
-    return DataLoader(pictures, batch_size=None, num_workers=num_workers, pin_memory=pin_memory)
+    return DataLoader(pictures, batch_size=None, num_workers=num_workers, collate_fn=_itself)
 
 
-def training_loader(
-    pictures: TorchDataset, schedule: Schedule, num_workers: int, pin_memory: bool
-) -> DataLoader:
-    """Return a loader that yields the batches of ``schedule`` for the whole training."""
+def training_loader(pictures: TorchDataset, schedule: Schedule, num_workers: int) -> DataLoader:
+    """Return a loader that yields the batches of ``schedule`` for the whole training.
+
+    A batch is a dict of what the items have, numpy arrays with the pictures along the first axis.
+    """
     return DataLoader(
-        pictures, batch_sampler=schedule, num_workers=num_workers, pin_memory=pin_memory
+        pictures, batch_sampler=schedule, num_workers=num_workers, collate_fn=_stacked
     )
+
+
+def _itself(item):
+    return item
+
+
+def _stacked(items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([item[name] for item in items]) for name in items[0]}

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -121,7 +122,10 @@ def play(lines: list[list[str]]) -> None:
     """Do in this process what command lines say."""
     for line in lines:
         module, arguments = (line[1], line[2:]) if line[0] == "-m" else (line[0], line[1:])
-        program = importlib.import_module(module.removesuffix(".py"))
-        if hasattr(program, "__path__"):  # python -m PACKAGE
-            program = importlib.import_module(f"{module}.__main__")
-        program.main(arguments)
+        load_program(module).main(arguments)
+
+
+def load_program(name: str) -> ModuleType:
+    """Return the module that python runs for NAME.py or for -m NAME."""
+    module = importlib.import_module(name.removesuffix(".py"))
+    return importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module

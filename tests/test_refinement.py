@@ -167,7 +167,7 @@ def test_label_and_picture_move_together(tmp_path):
     agree, outside = [], 0
     for epoch in range(20):
         item = pictures[epoch, 0]
-        label, (top, left, bottom, right) = item["label"].numpy(), item["box"]
+        label, (top, left, bottom, right) = item["label"], item["box"]
         assert item["window"].shape == (3, 96, 96)
         assert label.shape == (24, 24)
         assert label.dtype == np.uint8

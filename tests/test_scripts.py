@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import load_program
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in REPOSITORY.glob("run_*.sh"))
@@ -71,7 +72,7 @@ def test_every_command_line_is_understood(script, refine, steps, command_lines, 
     prepare = lines[0]
     assert prepare[0] == "-m"
     with pytest.raises(SystemExit):
-        importlib.import_module(prepare[1]).main(["--help"])
+        load_program(prepare[1]).main(["--help"])
     known = capsys.readouterr().out
     assert all(word in known for word in prepare if word.startswith("--"))
 

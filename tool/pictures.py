@@ -15,7 +15,8 @@ HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers ar
     [[0, 0, 140], [0, 110, 255], [60, 235, 200], [255, 235, 60], [255, 80, 0], [150, 0, 0]]
 )
 
-DIM = 0.45  # brightness of background under a label
+LIGHTER = 70  # what is added to the VOC colours, many of which are dark
+GREY = 140  # a white pixel without a label, beside regions in their colours
 TURNS = {  # EXIF orientation -> what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -136,11 +137,25 @@ def overlay(picture: np.ndarray, colours: np.ndarray, strength: float = 0.6) -> 
 
 
 def label_overlay(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Return uint8 (H, W, 3): a picture in the VOC colours of its label, dim where that is 0.
+    """Return uint8 (H, W, 3): a grey picture, every region in a clear tint with a line around it.
+
+    Only the brightness of the picture shows, under the VOC colour of the class, made lighter. The
+    line is one pixel wide, on the region's own side of its border.
 
     Args:
         picture: uint8 (H, W, 3).
-        label: uint8 (H, W); 255 (unsure) is nearly white.
+        label: uint8 (H, W); 0 has no tint, 255 (unsure) is nearly white.
     """
-    coloured = overlay(picture, voc_palette()[label])
-    return np.where((label == 0)[..., None], (picture * DIM).astype(np.uint8), coloured)
+    colours = np.minimum(LIGHTER + 1.2 * voc_palette(), 255)  # (256, 3)
+    colours[0] = GREY
+    tints = colours[label]  # (H, W, 3)
+    shaded = tints * (0.4 + 0.6 * picture.mean(2, keepdims=True) / 255)
+    line = border(label) & (label != 0)
+    return np.where(line[..., None], (tints + 255) / 2, shaded).astype(np.uint8)
+
+
+def border(label: np.ndarray) -> np.ndarray:
+    """Return bool (H, W): pixels that have another label than one of their 4 neighbours."""
+    padded = np.pad(label, 1, mode="edge")
+    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    return np.any([label != neighbours for neighbours in around], axis=0)

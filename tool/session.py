@@ -3,6 +3,8 @@
 import argparse
 import logging
 import platform
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,24 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         sender = "" if distributed.is_main() else f"[process {distributed.rank()}] "
-        tqdm.write(sender + self.format(record))
+        text = sender + self.format(record)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        # Where nobody reads any more, or the disk of a redirection is full, the log file goes on.
+        with suppress(OSError):
+            tqdm.write(text.encode(encoding, "replace").decode(encoding))
+
+
+class _LogFile(logging.FileHandler):
+    """The log file; that it cannot be written ends the program with a sentence."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        raise InputError(
+            f"{self.baseFilename} could not be written: {error.strerror}. Nothing that was "
+            "finished is lost; the same command continues."
+        ) from error
 
 
 class Session:
@@ -76,9 +95,9 @@ class Session:
             logging.getLogger(package).setLevel(logging.DEBUG)
         root.addHandler(console)
         if distributed.is_main():
-            # A FileHandler flushes every record, so the file is complete at any moment.
+            # Every record is flushed, so the file is complete at any moment.
             path = self.path / f"{self.path.resolve().name}.log"
-            root.addHandler(logging.FileHandler(path, encoding="utf-8"))
+            root.addHandler(_LogFile(path, encoding="utf-8"))
         logging.captureWarnings(True)
 
     def _save_settings(self) -> None:

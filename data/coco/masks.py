@@ -186,8 +186,9 @@ def draw_all(coco: COCO, pictures: list[Picture], crowd: str, num_workers: int, 
         for _ in progress(done, total, what, lambda count: count):
             pass
         return
-    # Started afresh: a copy of this process would copy the state of its threads too.
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), _ignore_interrupt) as pool:
+    context = get_context("spawn")  # a copy of this process would copy its threads' state too
+    ignored = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is left to the process that waits
+    with ProcessPoolExecutor(num_workers, context, signal.signal, ignored) as pool:
         futures = [pool.submit(draw_files, coco, job, crowd) for job in jobs]
         try:
             for _ in progress(as_completed(futures), total, what, lambda f: f.result()):
@@ -200,8 +201,3 @@ def draw_all(coco: COCO, pictures: list[Picture], crowd: str, num_workers: int, 
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the process that waits for this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
