@@ -24,7 +24,7 @@ from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50 import backbone_width
 from net.resnet50_irn import AffinityDisplacementLoss
 from tool import cli, distributed
-from tool.indexing import STRIDE, PathIndex
+from tool.indexing import STRIDE, PathIndex, sources
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
 from tool.outputs import settings_of
 from tool.pictures import read_rgb
@@ -105,6 +105,7 @@ def store_mean_displacement(
 def build(args: cli.Settings, begun: dict | None) -> AffinityDisplacementLoss:
     """Return the network with the weights that a training starts from; ``begun`` has its own."""
     side = -(-args.irn_crop_size // STRIDE)
+    sources(side, side, RADIUS)  # refuses a window without any pair
     path_index = PathIndex(RADIUS, (side, side))
     torch.manual_seed(args.seed)  # of the branches; nothing else here draws from torch
     pretrained, width = args.pretrained, None
@@ -149,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = distributed.rows(batch_size)
     schedule = Schedule(len(ids), batch_size, args.irn_num_epoches, args.seed, training.start, rows)
     loader = training_loader(pictures, schedule, args.num_workers)
-    training.start_clock(schedule.total, batch_size)
+    training.start_clock(schedule, ids)
     log.info("%d pictures, %s", len(ids), training.plan(device))
     for step, batch in enumerate(loader, training.start):
         rate = learning_rate(args.irn_learning_rate, step, schedule.total)

@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
         len(ids), args.batch_size, args.max_epoches, args.seed, training.start, rows
     )
     loader = training_loader(pictures, schedule, args.num_workers)
-    training.start_clock(schedule.total, args.batch_size)
+    training.start_clock(schedule, ids)
     log.info("%d pictures, %d classes, %s", len(ids), dataset.num_classes, training.plan(device))
     weights = {"GSC": args.gsc_weight}
     for step, batch in enumerate(loader, training.start):

@@ -235,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = rows_of_parts(args.batch_size, args.accumulate)
     schedule = Schedule(len(ids), pictures_a_step, None, args.seed, training.start, rows, total)
     loader = training_loader(pictures, schedule, args.num_workers)
-    training.start_clock(total, pictures_a_step)
+    training.start_clock(schedule, ids)
     log.info("%d pictures, %d classes, %s", len(ids), dataset.num_classes, training.plan(device))
     for step, batch in enumerate(loader, training.start):
         changed = step // args.lr_every * args.lr_every

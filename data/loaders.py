@@ -192,19 +192,22 @@ class Schedule:
         self.rows = rows
         self.steps_per_epoch = pictures // batch_size
         self.total = self.steps_per_epoch * epochs if total is None else total
+        self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return self.total - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, current = np.empty(0), -1
         for step in range(self.start, self.total):
-            epoch, position = divmod(step, self.steps_per_epoch)
-            if epoch != current:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
-                current = epoch
-            batch = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield [(epoch, int(index)) for index in batch[self.rows]]
+            yield [(step // self.steps_per_epoch, int(i)) for i in self.batch(step)[self.rows]]
+
+    def batch(self, step: int) -> np.ndarray:
+        """Return the places in the list of all pictures of a step, int64 (batch_size,)."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
 class ScaledPictures(TorchDataset):
