@@ -40,7 +40,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle_codes
 
-from data.base import Dataset, check_exist
+from data.base import Dataset, check_exist, check_prepared
 from tool.errors import InputError
 from tool.files import write_atomic, write_json
 from tool.pictures import TURNS, UNSURE, _orientation, save_label
@@ -137,6 +137,7 @@ class COCO(Dataset):
         for path in (path for path in paths if path.is_file()):
             try:
                 with np.load(path, allow_pickle=False) as file:
+                    check_prepared(path, file["ids"], file["labels"], len(self.class_names))
                     rows.update(zip(file["ids"].astype(str).tolist(), file["labels"], strict=True))
             except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
                 raise InputError(
