@@ -14,6 +14,7 @@ running the same command again finishes what is left.
 
 import argparse
 import logging
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -227,15 +228,15 @@ def main(arguments: list[str] | None = None) -> None:
         write_archive(args.archive, args.archive_comp, dataset, ids, folder)
         log.info("%s written, %d pictures", args.archive, len(ids))
     if all(dataset.mask_path(image_id).is_file() for image_id in ids):
-        log.info(
-            "mIoU: python eval_seg_labels.py --dataset %s --dataset_root %s --session_name %s "
-            "--label_dir %s --eval_list %s",
-            dataset.name,
-            dataset.root,
-            session.path,
-            folder,
-            infer_list,
-        )
+        flags = {
+            "--dataset": args.dataset,
+            "--dataset_root": dataset.root,
+            "--session_name": session.path,
+            "--label_dir": folder,
+            "--eval_list": infer_list,
+        }
+        words = [str(word) for pair in flags.items() for word in pair]
+        log.info("mIoU: python eval_seg_labels.py %s", shlex.join(words))
 
 
 if __name__ == "__main__":

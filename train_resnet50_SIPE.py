@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from data.base import Dataset, check_exist
+from data.base import Dataset, check_exist, warn_constant_labels
 from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import (
     ClassificationPictures,
@@ -168,6 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     pictures = ClassificationPictures(
         dataset, ids, args.crop_size, args.resize_min, args.resize_max, args.seed
     )
+    warn_constant_labels(pictures.labels, dataset.class_names)
     validation = validation_pictures(args, dataset) if args.val_freq else None
 
     torch.backends.cudnn.benchmark = True  # every batch has the same size
