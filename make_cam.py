@@ -24,6 +24,7 @@ from data.loaders import ScaledPictures, one_by_one
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
+from tool.errors import naming
 from tool.maps import FORMATS, maps_path, write_maps
 from tool.pictures import heat, overlay, save_rgb, stored_size
 from tool.progress import progress
@@ -221,15 +222,18 @@ def main(arguments: list[str] | None = None) -> None:
     dataset.check_pictures(ids)
 
     ckpt = session.checkpoint(args.ckpt)
-    state = checkpoint.state_dict_of(checkpoint.load(ckpt))
+    content = checkpoint.load(ckpt)
+    checkpoint.check_classes(ckpt, content, dataset.all_names)
+    with naming(ckpt):
+        state = checkpoint.state_dict_of(content)
     net = cli.import_network(args.network).CAM(
         dataset.num_classes,
         pretrained=None,
-        width=backbone_width(state),
+        width=backbone_width(state, ckpt),
         seed_feature=args.seed_feature,
         competitors=args.competitors,
     )
-    checkpoint.load_weights(net, state)
+    checkpoint.load_weights(net, state, ckpt)
     if args.fold_bn:
         fold_batch_norm(net.eval())
     cli.place(net, args, device).eval()
