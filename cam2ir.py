@@ -85,6 +85,7 @@ class ConfidentAreas(TorchDataset):
     def __init__(self, dataset: Dataset, ids: list[str], session: Path, args, device) -> None:
         self.files = [(image_id, dataset.image_path(image_id)) for image_id in ids]
         self.session, self.args, self.device = session, args, device
+        self.num_classes = dataset.num_classes
 
     def __len__(self) -> int:
         return len(self.files)
@@ -92,7 +93,8 @@ class ConfidentAreas(TorchDataset):
     def __getitem__(self, index: int) -> str:
         image_id, path = self.files[index]
         img = np.array(read_rgb(path))
-        maps = read_maps(self.session / "npy", image_id, self.args.allow_pickle)
+        npy = self.session / "npy"
+        maps = read_maps(npy, image_id, self.args.allow_pickle, self.num_classes)
         is_cam, keys = maps["IS_CAM"], maps["keys"]
         check_size(image_id, is_cam, img)
         settings = (self.args.crf_iterations, self.args.gt_prob, self.device)
@@ -114,7 +116,7 @@ def check_origin(session: Session, class_names: tuple[str, ...], network: str, c
     made = settings_of(folder, class_names)
     if made.get("network", network) != network:
         raise InputError(f"The maps in {folder} come from {made['network']}, not {network}.")
-    file, saved = session.checkpoint(ckpt), made.get("ckpt_sha256")
+    file, saved = session.checkpoint(ckpt, required=False), made.get("ckpt_sha256")
     if saved and file.is_file() and checkpoint.digest(file) != saved:
         raise InputError(
             f"The maps in {folder} were made with another file than {file}. Make them "

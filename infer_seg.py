@@ -29,7 +29,7 @@ from data.loaders import ScaledPictures, one_by_one, to_device
 from net.recipes import MODELS, fill_in, told
 from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference
-from tool.errors import InputError
+from tool.errors import InputError, naming
 from tool.outputs import Outputs
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
 from tool.progress import progress
@@ -106,13 +106,12 @@ def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
         InputError: it is of another model, or for other classes.
     """
     content = checkpoint.load(ckpt)
-    if content.get("model", args.model) != args.model:
-        raise InputError(f"{ckpt} is a {content['model']}. Give --model {content['model']}.")
-    try:
+    model = content.get("model", args.model)
+    if isinstance(model, str) and model != args.model:  # other projects keep their weights there
+        raise InputError(f"{ckpt} is a {model}. Give --model {model}.")
+    with naming(f"{ckpt}, read as {args.model}"):
         net = MODELS[args.model].module.restore(content)
-    except InputError as error:
-        raise InputError(f"{ckpt}, read as {args.model}: {error}") from error
-    names = content.get("class_names", list(dataset.all_names))
+    names = checkpoint.class_names_of(ckpt, content) or list(dataset.all_names)
     if net.config["num_classes"] != dataset.num_classes or names != list(dataset.all_names):
         raise InputError(
             f"{ckpt} tells {net.config['num_classes']} classes apart ({', '.join(names[:4])}, ..); "

@@ -24,6 +24,7 @@ from data.loaders import ScaledPictures, one_by_one, to_device
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
+from tool.errors import naming
 from tool.maps import FORMATS, maps_path, read_keys, write_maps
 from tool.outputs import Outputs
 from tool.pictures import heat, overlay, save_rgb, stored_size
@@ -226,15 +227,16 @@ def main(arguments: list[str] | None = None) -> None:
     ckpt = session.checkpoint(args.ckpt)
     content = checkpoint.load(ckpt)
     checkpoint.check_classes(ckpt, content, dataset.all_names)
-    state = checkpoint.state_dict_of(content)
+    with naming(ckpt):
+        state = checkpoint.state_dict_of(content)
     net = cli.import_network(args.network).CAM(
         dataset.num_classes,
         pretrained=None,
-        width=backbone_width(state),
+        width=backbone_width(state, ckpt),
         seed_feature=args.seed_feature,
         competitors=args.competitors,
     )
-    checkpoint.load_weights(net, state)
+    checkpoint.load_weights(net, state, ckpt)
     if args.fold_bn:
         fold_batch_norm(net.eval())
     cli.place(net, args, device).eval()

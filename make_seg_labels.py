@@ -88,6 +88,7 @@ class MapsAndPictures(TorchDataset):
     def __init__(self, dataset: Dataset, ids: list[str], npy: Path, args, crf_device) -> None:
         self.files = [(image_id, dataset.image_path(image_id)) for image_id in ids]
         self.npy, self.args, self.crf_device = npy, args, crf_device
+        self.num_classes = dataset.num_classes
 
     def __len__(self) -> int:
         return len(self.files)
@@ -96,7 +97,7 @@ class MapsAndPictures(TorchDataset):
         """Return id, picture uint8 (H, W, 3), keys (P,), and IS_CAM (P, H, W) or label (H, W)."""
         image_id, path = self.files[index]
         image = read_rgb(path)
-        maps = read_maps(self.npy, image_id, self.args.allow_pickle)
+        maps = read_maps(self.npy, image_id, self.args.allow_pickle, self.num_classes)
         is_cam, keys = maps["IS_CAM"], maps["keys"]
         img = np.array(image)
         check_size(image_id, is_cam, img)
@@ -135,9 +136,9 @@ def main(arguments: list[str] | None = None) -> None:
     check_maps_exist(npy, ids)
     if args.refine == "irn":
         ckpt = session.checkpoint(args.irn_ckpt)
-        state = checkpoint.state_dict_of(checkpoint.load(ckpt))
-        net = EdgeDisplacement(args.irn_crop_size, width=backbone_width(state))
-        checkpoint.load_weights(net, state)
+        state = checkpoint.load_state(ckpt)
+        net = EdgeDisplacement(args.irn_crop_size, width=backbone_width(state, ckpt))
+        checkpoint.load_weights(net, state, ckpt)
         if args.fold_bn:
             fold_batch_norm(net.eval())
         cli.place(net, args, device).eval()

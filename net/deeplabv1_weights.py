@@ -81,8 +81,8 @@ def restore(content: dict[str, Any]) -> DeepLabV1_ResNet38:
     return trained_network(DeepLabV1_ResNet38, weights)
 
 
-def recognise(state: dict[str, Tensor | np.ndarray]) -> Weights:
-    """Give our names to the arrays of MXNet, or the tensors of PyTorch.
+def recognise(state: dict[str, Tensor]) -> Weights:
+    """Give our names to the tensors of MXNet, whose names tell them, or of PyTorch.
 
     Returns:
         Layout ``"mxnet"`` or ``"pytorch"``; see ``from_mxnet`` and ``from_published``.
@@ -90,7 +90,7 @@ def recognise(state: dict[str, Tensor | np.ndarray]) -> Weights:
     Raises:
         InputError: they are not those of a ResNet-38.
     """
-    if any(isinstance(value, np.ndarray) for value in state.values()):
+    if any(name.startswith(("arg:", "aux:")) for name in state):
         layout, (named, left_out) = "mxnet", from_mxnet(state)
     else:
         layout, (named, left_out) = "pytorch", from_published(state)
@@ -113,15 +113,14 @@ def from_published(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[st
     """
 
     def name_of(name: str) -> str | None:
-        name = name.removeprefix("module.")
         if name.startswith(OTHER_HEADS):
             return None
         return DeepLabV1_ResNet38.canonical_name(name, ())
 
-    return rename(state, name_of)
+    return rename(checkpoint.without_wrappers(state), name_of)
 
 
-def from_mxnet(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], list[str]]:
+def from_mxnet(arrays: dict[str, np.ndarray | Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Rename the arrays of the published MXNet file.
 
     ``arg:res2a_branch2a_weight`` is b2's first convolution, ``arg:res2b1_...`` b2_1's,
@@ -135,7 +134,7 @@ def from_mxnet(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], list[s
             ``load_weights`` to report.
         left_out: the ImageNet classifier.
     """
-    tensors = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
+    tensors = {name: torch.as_tensor(array).float() for name, array in arrays.items()}
     return rename(tensors, _from_mxnet_name)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from net.inputs import within
 from net.weights import source_of
 from tool import checkpoint
-from tool.errors import InputError
+from tool.errors import InputError, naming
 from tool.optimizer import parameter_group
 from tool.pictures import UNSURE
 
@@ -194,10 +194,18 @@ def rename(
     Returns:
         named: tensors by their other names.
         left_out: names, as in ``state``, of those of no use.
+
+    Raises:
+        InputError: two tensors with different values get one name.
     """
     state = {name: v for name, v in state.items() if not name.endswith(checkpoint.COUNTER)}
     names = {name: name_of(name) for name in state}
-    named = {names[name]: value for name, value in state.items() if names[name] is not None}
+    named: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if names[name] is not None and not checkpoint.same_values(
+            named.setdefault(names[name], value), value
+        ):
+            raise InputError(f"{names[name]} is given twice, with different values.")
     return named, [name for name in state if names[name] is None]
 
 
@@ -212,15 +220,22 @@ def architecture_of(
         block: beginning of a block's names, a regular expression with the stage (2 to 5) as group.
 
     Returns:
-        None if the first convolution or a stage is missing.
+        None if the first convolution or a stage is missing, or there are fewer numbers in all
+        tensors than such a network has at the least.
     """
     stages = {str(number): set() for number in (2, 3, 4, 5)}
     for match in filter(None, (re.match(block, name) for name in named)):
         stages[match[1]].add(match[0])
     if stem not in named or not all(stages.values()):
         return None
-    architecture = {"width": len(named[stem]), "blocks": [len(found) for found in stages.values()]}
-    return architecture | ({"num_classes": len(named[head])} if head in named else {})
+    width, blocks = named[stem].shape[:1].numel(), [len(found) for found in stages.values()]
+    num_classes = named[head].shape[:1].numel() if head in named else 0
+    numbers = sum(value.numel() for value in named.values())
+    if not 0 < width * max(width * sum(blocks), num_classes) <= numbers:
+        return None
+    return {"width": width, "blocks": blocks} | (
+        {"num_classes": num_classes} if num_classes else {}
+    )
 
 
 def start(
@@ -255,12 +270,10 @@ def start(
         net = network(**chosen)
         layout, fresh, left_out = "random", "all", []
     else:
-        try:
+        with naming(source):
             weights = recognise(state)
             net = network(**{**weights.architecture, **chosen})
             fresh = load_except_head(net, weights.tensors)
-        except InputError as error:
-            raise InputError(f"{source}: {error}") from error
         unused_head = [name for name in weights.tensors if fresh and net.is_head(name)]
         layout, left_out = weights.layout, weights.left_out + unused_head
     record = {

@@ -481,7 +481,9 @@ def test_time_is_not_taken_from_the_wall(monkeypatch, messages):
 def test_checkpoint_flag_is_a_path_or_a_file_of_the_session(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     session = Session("run", "test", argparse.Namespace())
-    assert session.checkpoint("final.pth") == Path("final.pth")  # neither: named in the error
+    with pytest.raises(InputError, match=r"checkpoint final\.pth, and no run/ckpt/final\.pth"):
+        session.checkpoint("final.pth")
+    assert session.checkpoint("final.pth", required=False) == Path("final.pth")
     (session.path / "ckpt").mkdir()
     (session.path / "ckpt/final.pth").touch()
     assert session.checkpoint("final.pth") == Path("run/ckpt/final.pth")

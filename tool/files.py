@@ -11,6 +11,16 @@ from typing import Any, BinaryIO
 
 from tool.errors import InputError
 
+# Beginnings of what is often found in the place of a file, and what to do about it.
+STAND_INS = {
+    b"version https://git-lfs.github.com": "a git-LFS pointer, which stands for a file of that "
+    "name. Run git lfs pull, or download the file itself",
+    b"\x1f\x8b": "packed by gzip. Unpack it",
+}
+WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
+BEGINNING = 512  # bytes that tell what a file is
+TAR = (257, b"ustar")  # where a tar archive says what it is
+
 
 def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     """Call ``write(file)`` on a temporary neighbour of ``path``, then rename it to ``path``.
@@ -40,6 +50,40 @@ def digest_of(*parts: bytes) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return f"sha256:{digest.hexdigest()}"
+
+
+def check_readable(path: str | Path, missing: str) -> bytes:
+    """Return the first bytes of a file that can be read and is no stand-in for another.
+
+    Args:
+        path: of the file.
+        missing: the message where there is none.
+
+    Raises:
+        InputError: the path is missing, a folder, empty, not allowed to be read, a web page, a
+            git-LFS pointer, or an archive to be unpacked.
+    """
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a folder. Give a file in it.")
+    if not os.path.isfile(path):
+        raise InputError(missing)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(BEGINNING)
+    except OSError as error:
+        raise InputError(
+            f"{path} could not be read: {error.strerror or error}. Mend that, or give another path."
+        ) from error
+    if not head:
+        raise InputError(f"{path} is empty. Copy, download or make it again.")
+    for beginning, what in STAND_INS.items():
+        if head.startswith(beginning):
+            raise InputError(f"{path} is {what}.")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(WEB_PAGE):
+        raise InputError(f"{path} is a web page. Download the file itself again.")
+    if head[TAR[0] :].startswith(TAR[1]):
+        raise InputError(f"{path} is a tar archive. Unpack it, and give the file inside.")
+    return head
 
 
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import platform
 import sys
 from contextlib import suppress
@@ -77,10 +78,22 @@ class Session:
         self.settings |= {key: _plain(value) for key, value in values.items()}
         self._save_settings()
 
-    def checkpoint(self, name: str) -> Path:
-        """Return the file that a ``--ckpt`` flag names: a path, or a file in <session>/ckpt."""
-        inside = self.path / "ckpt" / name
-        return inside if inside.is_file() and not Path(name).is_file() else Path(name)
+    def checkpoint(self, name: str, required: bool = True) -> Path:
+        """Return the file that a ``--ckpt`` flag names: a path, or a file in <session>/ckpt.
+
+        Raises:
+            InputError: there is neither, and it is required.
+        """
+        places = (Path(name), self.path / "ckpt" / name)
+        for exists in (os.path.isfile, os.path.exists):  # a folder is found last
+            for place in filter(exists, places):
+                return place
+        if required:
+            raise InputError(
+                f"There is no checkpoint {name}, and no {places[1]}. Train first, or give another "
+                "path."
+            )
+        return places[0]
 
     def _start_log(self) -> None:
         root = logging.getLogger()
