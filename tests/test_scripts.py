@@ -11,7 +11,7 @@ from conftest import load_program
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in REPOSITORY.glob("run_*.sh"))
-TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
+TOGETHER = ["-m", "tool.launch", "--standalone", "--nproc_per_node=4"]
 STEPS_CRF = ["train_resnet50_SIPE", "make_cam", "eval_cam", "make_seg_labels", "eval_seg_labels"]
 STEPS_SEG = ["train_seg", "infer_seg", "eval_seg_labels"]
 STEPS_IRN = [*STEPS_CRF[:3], "cam2ir", "train_irn", *STEPS_CRF[3:]]

@@ -25,24 +25,33 @@ from tool.errors import InputError
 Item = TypeVar("Item")
 
 
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    if text and not text.isdecimal():
+        raise InputError(
+            f"The environment variable {name} is {text!r}, where torchrun sets a number. Unset it."
+        )
+    return int(text or default)
+
+
 def rank() -> int:
     """Return the number of this process among all, from 0."""
-    return int(os.environ.get("RANK", 0))
+    return _number("RANK", 0)
 
 
 def world_size() -> int:
     """Return the number of processes on all machines."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return _number("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
     """Return the number of this process on its machine, which is that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return _number("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
     """Return the number of processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return _number("LOCAL_WORLD_SIZE", 1)
 
 
 def is_main() -> bool:

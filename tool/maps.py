@@ -2,6 +2,7 @@
 
 import math
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def read_keys(path: Path) -> list[int] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return file["keys"].tolist()
-    except DAMAGE:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -47,7 +47,7 @@ if [ ${#LAUNCHER[@]} -eq 0 ]; then
     if [ "$NPROC" -gt 1 ]; then
         cores=$(getconf _NPROCESSORS_ONLN) # without this, torchrun makes it 1 and says so at length
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > NPROC ? cores / NPROC : 1))}
-        LAUNCHER+=(-m torch.distributed.run --standalone "--nproc_per_node=$NPROC")
+        LAUNCHER+=(-m tool.launch --standalone "--nproc_per_node=$NPROC")
     fi
 fi
 make_session
