@@ -28,6 +28,7 @@ NEW_LAYER_LR = 10  # the heads start from random numbers and learn ten times fas
 SIDE_CHANNELS = (128, 128, 256, 256)  # of the projections of x1..x4; together the 768 of F_h
 SEED_FEATURES = ("hierarchical", "semantic")
 COMPETITORS = ("all", "present")
+BLOCK = 1024  # positions whose similarities with all others are held at once
 
 
 def valid_mask(box: Tensor, size: int, label: Tensor) -> Tensor:
@@ -68,8 +69,8 @@ def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, 
 
     The positions similar to i form a soft region, S_ij = relu(cosine of the features of i and j).
     It is compared with every map M_c by the soft IoU A_c(i) = I / U, where I = sum_j S_ij M_c(j)
-    and U = sum_j S_ij + sum_j M_c(j) - I. A_0 is halved, and i becomes a seed of the class of the
-    largest A_c(i).
+    and U = sum_j S_ij + sum_j M_c(j) - I, which is zero only where the feature of i and M_c are.
+    A_0 is halved, and i becomes a seed of the class of the largest A_c(i).
 
     Args:
         norm_cam: (B, C, h, w) maps M in [0, 1].
@@ -80,18 +81,17 @@ def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, 
         seeds: (B, C, h, w) in {0, 1} times ``label``, at most one class a position.
         probs: (B, C, h, w), softmax of A over classes. Neither carries a gradient.
     """
-    b, c, h, w = norm_cam.shape
-    feature = feature.flatten(2)  # (B, D, N)
+    maps, feature = norm_cam.flatten(2), feature.flatten(2)  # (B, C, N), (B, D, N)
     feature = feature / (feature.norm(dim=1, keepdim=True) + CAM_EPS)
-    similarity = F.relu(feature.transpose(1, 2) @ feature)  # (B, N, N), symmetric
-    maps = norm_cam.flatten(2)  # (B, C, N)
-    intersection = maps @ similarity  # (B, C, N)
-    union = similarity.sum(1, keepdim=True) + maps.sum(2, keepdim=True) - intersection
-    # The union is zero only where the feature of i and the whole map of c are zero.
-    iou = intersection / union.clamp_min(CAM_EPS)
+    iou = maps.new_empty(maps.shape)
+    for some, part in zip(feature.split(BLOCK, 2), iou.split(BLOCK, 2), strict=True):
+        similarity = (feature.transpose(1, 2) @ some).relu_()  # (B, N, n)
+        intersection = maps @ similarity  # (B, C, n)
+        union = similarity.sum(1, keepdim=True) + maps.sum(2, keepdim=True) - intersection
+        torch.div(intersection, union.clamp_min(CAM_EPS), out=part)
     iou[:, 0] *= BACKGROUND_WEIGHT
     seeds = torch.zeros_like(iou).scatter_(1, iou.argmax(1, keepdim=True), 1)
-    return seeds.view(b, c, h, w) * label, iou.softmax(1).view(b, c, h, w)
+    return seeds.view_as(norm_cam) * label, iou.softmax(1).view_as(norm_cam)
 
 
 def get_prototype(seeds: Tensor, feature: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.transforms import rescale
 from make_cam import infer
@@ -25,6 +26,7 @@ from net.resnet50_SIPE import (
 )
 from tests.fill import filled_state
 from tool.checkpoint import load_weights
+from tool.maps import fuse
 from train_resnet50_SIPE import learning_rate, set_learning_rate
 
 PARITY = Path(__file__).with_name("parity")
@@ -105,6 +107,79 @@ def test_seeds_against_float64(maps):
     assert torch.equal(seeds.double(), plain)
     assert relative(probs, plain_probs) < 1e-6
     assert not seeds.requires_grad
+
+
+def whole_seeds(cam, feature, dtype):
+    """A of all positions at once, with (B, N, N) similarities."""
+    cam, feature = cam.flatten(2).to(dtype), feature.flatten(2).to(dtype)
+    feature = feature / (feature.norm(dim=1, keepdim=True) + 1e-5)
+    similarity = F.relu(feature.transpose(1, 2) @ feature)
+    intersection = cam @ similarity
+    union = similarity.sum(1, keepdim=True) + cam.sum(2, keepdim=True) - intersection
+    iou = intersection / union.clamp_min(1e-5)
+    iou[:, 0] *= 0.5
+    return iou
+
+
+def assert_seeds_of(iou, seeds, probs):
+    """Seeds are where A is largest, wherever that is clear, and probs the softmax of A."""
+    best = iou.topk(2, 1).values
+    clear = best[:, 0] - best[:, 1] > 1e-6  # (B, N); rounding decides the others
+    assert clear.double().mean() > 0.99
+    assert torch.equal(seeds.flatten(2).argmax(1)[clear], iou.argmax(1)[clear])
+    assert (seeds.flatten(2).sum(1) == 1).all()
+    assert relative(probs.flatten(2), iou.softmax(1)) < 1e-6
+
+
+@pytest.mark.parametrize("block", [1, 7, 34, 35, 36])
+def test_seeds_in_blocks_of_positions(maps, monkeypatch, block):
+    """No block, but the last, needs to be full; the feature of a picture is B x 35 positions."""
+    monkeypatch.setattr("net.resnet50_SIPE.BLOCK", block)
+    cam, label, feature = maps
+    seeds, probs = get_seed(cam, torch.ones_like(label), feature)
+    assert_seeds_of(whole_seeds(cam, feature, torch.float64), seeds, probs)
+    plain, plain_probs = plain_seeds(cam, label, feature)
+    assert torch.equal(get_seed(cam, label, feature)[0].double(), plain)
+    assert relative(probs, plain_probs) < 1e-6
+
+
+def test_seeds_of_several_blocks(monkeypatch):
+    """2961 positions, as a picture of 375x500 has at scale 2, in any memory format."""
+    generator = torch.Generator().manual_seed(0)
+    cam = general_cam(torch.randn(1, 5, 47, 63, generator=generator))
+    feature = torch.randn(1, 64, 47, 63, generator=generator).relu()
+    expected = whole_seeds(cam, feature, torch.float64)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        given = (x.contiguous(memory_format=memory_format) for x in (cam, feature))
+        seeds, probs = get_seed(next(given), torch.ones(1, 6, 1, 1), next(given))
+        assert_seeds_of(expected, seeds, probs)
+
+
+def test_one_block_is_the_whole_form_bit_for_bit():
+    """1024 positions, those of a window of 512 pixels in training."""
+    generator = torch.Generator().manual_seed(0)
+    cam = general_cam(torch.randn(2, 5, 32, 32, generator=generator))
+    feature = torch.randn(2, 64, 32, 32, generator=generator)
+    iou = whole_seeds(cam, feature, torch.float32)
+    seeds, probs = get_seed(cam, torch.ones(2, 6, 1, 1), feature)
+    assert torch.equal(probs.flatten(2), iou.softmax(1))
+    assert torch.equal(seeds.flatten(2).argmax(1), iou.argmax(1))
+
+
+def test_seeds_take_memory_linear_in_the_number_of_positions():
+    """No tensor within has more than N x 1024 numbers."""
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            largest = max(largest, out.numel() if isinstance(out, torch.Tensor) else 0)
+            return out
+
+    with Sizes():
+        get_seed(torch.rand(1, 3, 64, 64), torch.ones(1, 3, 1, 1), torch.rand(1, 8, 64, 64))
+    assert 0 < largest <= 4096 * 1024
 
 
 def test_reactivation_and_its_gradient_against_float64(maps):
@@ -215,7 +290,8 @@ def test_parity_inference():
             assert relative(cam, ref[f"norm_cam_scale{number}"]) < TOLERANCE
             assert relative(is_cam, ref[f"IS_cam_scale{number}"]) < TOLERANCE
         scaled = [picture[None] for picture in scaled]
-        ((_, fused),) = infer(net, scaled, label[None], image.size[::-1])
+        (of_scales,) = infer(net, scaled, label[None])
+        fused = fuse(of_scales, image.size[::-1])[: int(label.sum())]
     assert torch.equal(label.nonzero()[:, 0], ref["keys"])
     assert relative(fused, ref["IS_CAM"]) < TOLERANCE
 
