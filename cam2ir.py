@@ -21,13 +21,14 @@ from torch.utils.data import Dataset as TorchDataset
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import one_by_one
+from data.transforms import reduce
 from tool import checkpoint, cli
 from tool.crf import crf_inference_views
 from tool.errors import InputError
 from tool.maps import check_maps_exist, check_size, read_maps
 from tool.outputs import Outputs, settings_of
 from tool.pictures import UNSURE, label_overlay, read_rgb, save_label, save_rgb
-from tool.progress import progress
+from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
 
@@ -48,6 +49,11 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     )
     parser.add_argument("--infer_list", help="list name or file; None is the training list")
     cli.add_crf_flags(parser)
+    cli.add_max_pixels_flag(
+        parser,
+        "the CRF sees larger pictures reduced to this many pixels, and the labels are enlarged by "
+        "the nearest pixel; a matter of memory, and its kernels are as wide as in VOC's pictures",
+    )
     parser.add_argument(
         "--allow_pickle", action="store_true", help="read .npy dicts; only if you made them"
     )
@@ -90,11 +96,14 @@ class ConfidentAreas(TorchDataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> bool:
+        """Return whether the picture was reduced first."""
         image_id, path = self.files[index]
-        img = np.array(read_rgb(path))
+        image, most = read_rgb(path), self.args.max_pixels
+        size = (image.height, image.width)
+        img = np.array(reduce(image, most))
         npy = self.session / "npy"
-        maps = read_maps(npy, image_id, self.args.allow_pickle, self.num_classes)
+        maps = read_maps(npy, image_id, self.args.allow_pickle, self.num_classes, most)
         is_cam, keys = maps["IS_CAM"], maps["keys"]
         check_size(image_id, is_cam, img)
         settings = (self.args.crf_iterations, self.args.gt_prob, self.device)
@@ -102,8 +111,8 @@ class ConfidentAreas(TorchDataset):
         if self.args.visualize:
             where = self.session / "visual_ir_label" / f"{image_id}.png"
             save_rgb(where, label_overlay(img, label))
-        save_label(self.session / "ir_label" / f"{image_id}.png", label)
-        return image_id
+        save_label(self.session / "ir_label" / f"{image_id}.png", label, size)
+        return img.shape[:2] != size
 
 
 def check_origin(session: Session, class_names: tuple[str, ...], network: str, ckpt: str) -> dict:
@@ -146,8 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
     # On the CPU one process a core; a process that shares a GPU would only wait for it.
     workers = args.num_workers if device.type == "cpu" else 0
     torch.set_num_threads(1 if device.type == "cpu" and workers else torch.get_num_threads())
-    for _ in progress(one_by_one(areas, workers), len(todo), "cam2ir"):
-        pass
+    reduced = sum(progress(one_by_one(areas, workers), len(todo), "cam2ir"))
+    tell_reduced(reduced, args.max_pixels)
     outputs.finish()
 
 

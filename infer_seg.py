@@ -32,7 +32,7 @@ from tool.crf import crf_inference
 from tool.errors import InputError, naming
 from tool.outputs import Outputs
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
-from tool.progress import progress
+from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
 
@@ -62,11 +62,9 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         action=argparse.BooleanOptionalAction,
         help="average with the logits of the mirrored picture" + told("test", "mirror"),
     )
-    parser.add_deciding(
-        "--max_pixels",
-        type=cli.at_least(1),
-        default=1_000_000,
-        help="larger pictures are segmented reduced to this many pixels, and the probabilities "
+    cli.add_max_pixels_flag(
+        parser,
+        "larger pictures are segmented reduced to this many pixels, and the probabilities "
         "enlarged; a matter of memory, and of objects being as large as in training",
     )
     crf = {"crf": True}
@@ -220,8 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
                 picture = np.array(read_rgb(dataset.image_path(item["id"])))
                 save_rgb(where, label_overlay(picture, label))
             save_label(folder / f"{item['id']}.png", label)
-    if reduced:
-        log.info("%d pictures of more than %d pixels were reduced first", reduced, args.max_pixels)
+    tell_reduced(reduced, args.max_pixels)
     outputs.finish()
     if args.archive and distributed.is_main():
         write_archive(args.archive, args.archive_comp, dataset, ids, folder)

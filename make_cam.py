@@ -3,12 +3,13 @@
 Reads   <session>/ckpt/final.pth, the pictures of --infer_list and their image labels
 Writes  <session>/npy/<id>.npz (keys, IS_CAM and, when asked, CAM), <session>/visual/ when asked
 Try     python make_cam.py --dataset voc --session_name exp
-Expect  VOC trainaug: 10,582 files, 20 GB in float32 (half with --save_dtype float16).
+Expect  VOC trainaug: 10,582 files, 0.6 GB (20 GB with --save_layout full).
 
 Files that exist are kept, so running the same command again finishes what is left.
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,13 +23,13 @@ from torch import Tensor, nn
 from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import ScaledPictures, one_by_one, to_device
 from net.resnet50 import backbone_width, fold_batch_norm
-from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
+from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
 from tool.errors import naming
-from tool.maps import FORMATS, maps_path, read_keys, write_maps
-from tool.outputs import Outputs
+from tool.maps import FORMATS, LAYOUTS, fuse, maps_path, pack, read_keys, write_maps
+from tool.outputs import Outputs, read_settings
 from tool.pictures import heat, overlay, save_rgb, stored_size
-from tool.progress import progress
+from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
 
@@ -68,6 +69,11 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         default=COMPETITORS[0],
         help="classes that compete for seeds: all (released code) or those in the label",
     )
+    cli.add_max_pixels_flag(
+        parser,
+        "larger pictures are reduced to this many pixels first; a matter of memory, and of objects "
+        "being as large as in training",
+    )
     parser.add_deciding(
         "--save_format",
         choices=FORMATS,
@@ -75,15 +81,24 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         help="npy is the pickled dict of the published code, for tools that expect it",
     )
     parser.add_deciding(
+        "--save_layout",
+        choices=LAYOUTS,
+        help="the maps of all scales as the network gives them, which are fused when read and take "
+        "a thirtieth; or full, the fused maps; None is that of the folder, and scales of a new one",
+    )
+    full = {"save_layout": "full"}
+    parser.add_deciding(
         "--save_dtype",
+        only=full,
         choices=("float32", "float16"),
-        help="of the stored maps; None is float32, of COCO float16",
+        help="of fused maps; None is float32",
     )
     parser.add_deciding(
         "--save_scale",
+        only=full,
         type=cli.above_zero,
-        help="side of the stored maps over that of the picture, up to 1; they are resized when "
-        "read; None is 1, of COCO 0.5",
+        help="side of fused maps over that of the picture, up to 1; they are resized when read; "
+        "None is 1",
     )
     parser.add_argument(
         "--batch_size",
@@ -99,35 +114,42 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     args = parser.parse_args(arguments)
     if args.save_scale is not None and args.save_scale > 1:
         parser.error(f"--save_scale {args.save_scale} is above 1")
+    if args.save_format == "npy" or args.save_dtype or args.save_scale:
+        if args.save_layout == "scales":
+            parser.error("npy, --save_dtype and --save_scale are for --save_layout full")
+        args.save_layout = "full"
     return args
+
+
+def settle_layout(args: cli.Settings, folder: Path) -> None:
+    """Set how maps are stored where no flag says it: as those that are there, or as scales."""
+    before = {} if args.restart or args.save_layout else read_settings(folder)
+    args.save_layout = args.save_layout or before.get("save_layout", LAYOUTS[0])
+    args.save_dtype = args.save_dtype or before.get("save_dtype", "float32")
+    args.save_scale = args.save_scale or before.get("save_scale", 1.0)
 
 
 def infer(
     net: nn.Module,
     pictures: list[Tensor],
     labels: Tensor,
-    size: tuple[int, int],
     memory_format: torch.memory_format = torch.contiguous_format,
-) -> list[tuple[Tensor, Tensor]]:
-    """Return the maps of the present classes, fused over scales, of pictures of one size.
-
-    Each scale's maps are resized bilinearly and summed; every class is divided by (its maximum +
-    1e-5).
+) -> list[list[Tensor]]:
+    """Return the maps of the present classes, at every scale, of pictures of one size.
 
     Args:
         net: :class:`net.resnet50_SIPE.CAM` or one like it; ``forward_pairs`` serves several
             pictures.
         pictures: uint8 (B, 3, h, w) a scale, on the network's device.
         labels: (B, C) in {0, 1}, background 1, there too.
-        size: (H, W) of the maps, usually that of the pictures.
         memory_format: what the network takes pictures in.
 
     Returns:
-        Of each picture cam (P - 1, H, W) in [0, 1], plain CAM of the present foreground classes,
-        and is_cam (P, H, W) in [0, 1], background first.
+        Of each picture and scale (2P - 1, h', w'): IS-CAM of its P classes, background first, and
+        plain CAM of the P - 1 others. :func:`tool.maps.fuse` makes one map a class of them.
     """
     present = [label.nonzero()[:, 0] for label in labels]
-    sums = [0] * len(labels)
+    maps: list[list[Tensor]] = [[] for _ in labels]
     masks = labels[:, :, None, None].float()  # (B, C, 1, 1)
     for one_scale in pictures:
         img = net.prepare(one_scale)
@@ -138,13 +160,31 @@ def infer(
         else:
             cams, is_cams = net.forward_pairs(pairs, masks)  # (B, C, h, w)
         for i, keys in enumerate(present):
-            both = torch.cat([cams[i, keys[1:]], is_cams[i, keys]])[None]  # (1, 2P - 1, h, w)
-            sums[i] = sums[i] + F.interpolate(both, size, mode="bilinear", align_corners=False)[0]
-    maps = [both / (both.amax((1, 2), keepdim=True) + CAM_EPS) for both in sums]
-    return [
-        (both[: len(keys) - 1], both[len(keys) - 1 :])
-        for both, keys in zip(maps, present, strict=True)
-    ]
+            maps[i].append(torch.cat([is_cams[i, keys], cams[i, keys[1:]]]))
+    return maps
+
+
+def stored(maps: list[Tensor], keys: np.ndarray, size: tuple[int, int], args) -> dict:
+    """Return what :func:`tool.maps.write_maps` takes.
+
+    Args:
+        maps: of :func:`infer`, a picture's.
+        keys: int64 (P,), its classes.
+        size: (H, W) of the picture.
+        args: the settings.
+    """
+    content = {"keys": keys, "size": np.array(size)}
+    if args.save_layout == "scales":
+        both, content["shapes"] = pack(maps)  # (2P - 1, n)
+    else:
+        side = tuple(max(1, round(side * args.save_scale)) for side in size)
+        both = fuse(maps, side).cpu().numpy().astype(args.save_dtype)  # (2P - 1, H, W)
+        if args.save_scale == 1:
+            del content["size"]
+    content["IS_CAM"] = both[: len(keys)]
+    if args.save_cam:
+        content["CAM"] = both[len(keys) :]
+    return content
 
 
 def batches(items: Iterable[dict], most: int) -> Iterator[list[dict]]:
@@ -159,9 +199,9 @@ def batches(items: Iterable[dict], most: int) -> Iterator[list[dict]]:
         yield run
 
 
-def visualize(folder: Path, image_id: str, picture: np.ndarray, names, is_cam: Tensor) -> None:
-    """Write one heat map over the picture for each map: <id>_<class>.png."""
-    is_cam = F.interpolate(is_cam[None].float(), picture.shape[:2], mode="bilinear")[0]
+def visualize(folder: Path, image_id: str, picture: np.ndarray, names, maps: list[Tensor]) -> None:
+    """Write one heat map over the picture for each class: <id>_<class>.png."""
+    is_cam = fuse([scale[: len(names)].float() for scale in maps], picture.shape[:2])
     for name, one in zip(names, is_cam.numpy(), strict=True):
         save_rgb(folder / f"{image_id}_{name}.png", overlay(picture, heat(one)))
 
@@ -188,20 +228,16 @@ class Writer:
     def __exit__(self, *_) -> None:
         self.threads.shutdown()
 
-    def add(self, item: dict, keys: np.ndarray, cam: Tensor, is_cam: Tensor) -> None:
-        """Take the maps of one picture, see :func:`infer`, with the class ids (P,) of is_cam."""
-        is_cam = is_cam.cpu()
-        maps = {"keys": keys, "IS_CAM": is_cam.numpy().astype(self.args.save_dtype)}
-        if self.args.save_cam:
-            maps["CAM"] = cam.cpu().numpy().astype(self.args.save_dtype)
-        if self.args.save_scale != 1:
-            maps["size"] = np.array(item["size"])
+    def add(self, item: dict, keys: np.ndarray, maps: list[Tensor]) -> None:
+        """Take the maps of one picture, see :func:`infer`, and its class ids (P,)."""
         path = maps_path(self.session / "npy", item["id"], self.args.save_format)
-        self.pending.append(self.threads.submit(write_maps, path, maps))
+        content = stored(maps, keys, item["size"], self.args)
+        self.pending.append(self.threads.submit(write_maps, path, content))
         if self.args.visualize:
             names = [self.class_names[key] for key in keys]
-            what = (self.session / "visual", item["id"], item["original"], names, is_cam)
-            self.pending.append(self.threads.submit(visualize, *what))
+            what = (self.session / "visual", item["id"], item["original"], names)
+            maps = [scale.cpu() for scale in maps]
+            self.pending.append(self.threads.submit(visualize, *what, maps))
         self.wait(self.behind)
 
     def wait(self, left: int = 0) -> None:
@@ -214,11 +250,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the maps of every picture on the list."""
     args = parse_arguments(arguments)
     session = Session(args.session_name, "make_cam", args)
+    settle_layout(args, session.path / "npy")
     device = cli.pick_device(args.device)
     dataset = open_dataset(args)
-    args.save_dtype = args.save_dtype or dataset.maps_dtype
-    if args.save_scale is None:  # other tools expect maps of full size in the published format
-        args.save_scale = dataset.maps_scale if args.save_format == FORMATS[0] else 1.0
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
     labels = np.pad(dataset.labels(ids), ((0, 0), (1, 0)), constant_values=1)  # (n, C)
@@ -260,7 +294,10 @@ def main(arguments: list[str] | None = None) -> None:
     if most > 1:
         todo.sort(key=lambda image_id: stored_size(dataset.image_path(image_id)))
 
-    pictures = ScaledPictures(dataset, todo, tuple(args.scales), with_original=args.visualize)
+    scales, reduced = tuple(args.scales), 0
+    pictures = ScaledPictures(
+        dataset, todo, scales, with_original=args.visualize, max_pixels=args.max_pixels
+    )
     loader = one_by_one(pictures, args.num_workers)
     writer = Writer(session.path, dataset.all_names, args, WAITING * most)
     with torch.inference_mode(), writer:
@@ -269,12 +306,13 @@ def main(arguments: list[str] | None = None) -> None:
             labels = np.stack([item["label"] for item in items])
             labels, *scaled = to_device((labels, *map(np.stack, by_scale)), device)
             labels = F.pad(labels, (1, 0), value=1)
-            size = tuple(max(1, round(side * args.save_scale)) for side in items[0]["size"])
             with cli.autocast(args, device):
-                maps = infer(net, scaled, labels, size, cli.memory_format(args))
-            for item, both in zip(items, maps, strict=True):
-                writer.add(item, keys[item["id"]], *both)
+                maps = infer(net, scaled, labels, cli.memory_format(args))
+            for item, of_scales in zip(items, maps, strict=True):
+                writer.add(item, keys[item["id"]], of_scales)
+                reduced += math.prod(item["size"]) > args.max_pixels
         writer.wait()
+    tell_reduced(reduced, args.max_pixels)
     outputs.finish()
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import one_by_one, to_device
+from data.transforms import reduce
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint, cli
@@ -26,7 +27,7 @@ from tool.crf import crf_inference_label
 from tool.maps import check_maps_exist, check_size, read_maps
 from tool.outputs import Outputs, settings_of
 from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
-from tool.progress import progress
+from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
 from tool.walk import refine_by_walk
@@ -71,6 +72,11 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         default=512,
         help="smaller pictures are padded to it, as IRN was trained; larger ones are never cut",
     )
+    cli.add_max_pixels_flag(
+        parser,
+        "larger pictures are refined reduced to this many pixels, and the labels enlarged by the "
+        "nearest pixel; a matter of memory, and of kernels and walks as wide as in VOC's pictures",
+    )
     cli.add_speed_flags(parser, only=irn)
     cli.add_fold_flag(parser)
     cli.add_crf_flags(parser, only=crf)
@@ -94,14 +100,18 @@ class MapsAndPictures(TorchDataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict:
-        """Return id, picture uint8 (H, W, 3), keys (P,), and IS_CAM (P, H, W) or label (H, W)."""
+        """Return id and size (H, W) of the picture; and of the picture, reduced,
+
+        ``picture``: uint8 (h, w, 3), ``keys``: (P,), ``IS_CAM``: (P, h, w) or ``label``: (h, w).
+        """
         image_id, path = self.files[index]
-        image = read_rgb(path)
-        maps = read_maps(self.npy, image_id, self.args.allow_pickle, self.num_classes)
+        image, most = read_rgb(path), self.args.max_pixels
+        maps = read_maps(self.npy, image_id, self.args.allow_pickle, self.num_classes, most)
         is_cam, keys = maps["IS_CAM"], maps["keys"]
-        img = np.array(image)
+        img = np.array(reduce(image, most))
         check_size(image_id, is_cam, img)
-        item = {"id": image_id, "picture": img, "keys": keys}
+        size = (image.height, image.width)
+        item = {"id": image_id, "size": size, "picture": img, "keys": keys}
         if self.args.refine == "irn":
             return {**item, "IS_CAM": is_cam.astype(np.float32)}
         settings = (self.args.crf_iterations, len(keys), self.args.gt_prob, self.crf_device)
@@ -152,14 +162,17 @@ def main(arguments: list[str] | None = None) -> None:
     # The CRF takes one process a core on the CPU; processes that share a GPU would wait for it.
     on_gpu = args.refine == "crf" and device.type != "cpu"
     loader = one_by_one(pictures, 0 if on_gpu else args.num_workers)
+    reduced = 0
     with torch.inference_mode():
         for item in progress(loader, len(todo), "make_seg_labels"):
+            reduced += item["picture"].shape[:2] != item["size"]
             by_walk = args.refine == "irn"
             label = walk(net, item, args, device) if by_walk else item["label"]
             if args.visualize:
                 where = session.path / f"visual_{folder.name}" / f"{item['id']}.png"
                 save_rgb(where, label_overlay(item["picture"], label))
-            save_label(folder / f"{item['id']}.png", label)
+            save_label(folder / f"{item['id']}.png", label, item["size"])
+    tell_reduced(reduced, args.max_pixels)
     outputs.finish()
 
 

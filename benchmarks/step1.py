@@ -26,6 +26,7 @@ from data.transforms import random_view, rescale
 from net import resnet50_SIPE as fast
 from net.inputs import normalise, prepare
 from net.resnet50 import fold_batch_norm
+from tool.maps import fuse
 
 CROP = 512
 SIZE = (375, 500)
@@ -151,7 +152,7 @@ def inference(variant: str, classes: int, args: argparse.Namespace) -> dict:
         with amp:
             if variant == "ours":
                 batch = [one[None] for one in pictures]
-                ((_, is_cam),) = make_cam.infer(net, batch, label[None], SIZE, FORMATS["ours"])
+                (of_scales,) = make_cam.infer(net, batch, label[None], FORMATS["ours"])
             else:
                 total = 0
                 for one in pictures:
@@ -160,7 +161,7 @@ def inference(variant: str, classes: int, args: argparse.Namespace) -> dict:
                     total = total + F.interpolate(maps[None], SIZE, mode="bilinear")[0]
                 is_cam = total[label > 0]
                 is_cam = is_cam / (is_cam.amax((1, 2), keepdim=True) + fast.CAM_EPS)
-        is_cam.cpu()
+        (fuse(of_scales, SIZE) if variant == "ours" else is_cam).cpu()
 
     memory = peak_bytes(picture, device)
     result = {"seconds": seconds(picture, device, args.repeats), "bytes": memory, "parts": {}}

@@ -33,6 +33,7 @@ from net.resnet50_SIPE import CAM, Net, valid_mask
 from tool.cli import pick_device
 from tool.crf import crf_inference_views
 from tool.indexing import PathIndex
+from tool.maps import pack
 from tool.optimizer import make_optimizer
 from tool.run import run
 from tool.walk import refine_by_walk
@@ -112,8 +113,8 @@ def maps(speed: Speed, batch: int, classes: int) -> Callable[[], None]:
     @torch.inference_mode()
     def step() -> None:
         with speed.autocast():
-            for _, is_cam in make_cam.infer(net, pictures, labels, SIZE, speed.format):
-                is_cam.cpu()
+            for of_scales in make_cam.infer(net, pictures, labels, speed.format):
+                pack(of_scales)
 
     return step
 

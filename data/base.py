@@ -30,7 +30,6 @@ class Dataset:
         train_list, eval_list: the lists to learn from and to measure on when none is named.
         test_list: the list that the segmentation network of step 3 is judged by.
         pretrained: initial weights of the backbone when none are named.
-        maps_dtype, maps_scale: how make_cam.py stores maps when nothing else is asked for.
         list_of: id -> the list that named it last, for messages.
     """
 
@@ -41,8 +40,6 @@ class Dataset:
     eval_list = "train"
     test_list = "val"
     pretrained = "imagenet"
-    maps_dtype = "float32"
-    maps_scale = 1.0
     list_of: Mapping[str, str] = {}
 
     def __init__(self, root: str | Path | None = None) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
-from data.transforms import random_pair, random_scale, random_view, rescale, shift_hsv
+from data.transforms import random_pair, random_scale, random_view, reduce, rescale, shift_hsv
 from tool.errors import InputError
 from tool.indexing import STRIDE, reduce_label
 from tool.pictures import UNSURE, read_mask, read_rgb
@@ -247,8 +247,7 @@ class ScaledPictures(TorchDataset):
         """
         image = read_rgb(self.paths[index])
         size = (image.height, image.width)
-        if size[0] * size[1] > self.max_pixels:
-            image = rescale(image, math.sqrt(self.max_pixels / (size[0] * size[1])))
+        image = reduce(image, self.max_pixels)
         item = {
             "id": self.ids[index],
             "size": size,

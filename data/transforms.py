@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from tool.pictures import reduced_size
+
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 HUES, PILLOW_HUES = 180, 255  # units of a full turn: in OpenCV, whose units recipes use; in Pillow
 
@@ -20,6 +22,11 @@ def resize(image: Image.Image, height: int, width: int, resample: str = "bicubic
 def rescale(image: Image.Image, scale: float, resample: str = "bicubic") -> Image.Image:
     """Resize both sides by a factor, rounded half to even."""
     return resize(image, round(image.height * scale), round(image.width * scale), resample)
+
+
+def reduce(image: Image.Image, max_pixels: float) -> Image.Image:
+    """Return a picture, reduced to so many pixels by the bicubic filter if it has more."""
+    return resize(image, *reduced_size((image.height, image.width), max_pixels))
 
 
 def random_view(

@@ -581,9 +581,9 @@ def test_whole_pipeline(root, content, weights, tmp_path, command_lines):
     matrices = {name: ConfusionMatrix(81) for name in ("cam", "pseudo_label", "irn_label")}
     for image_id, size in sizes.items():
         keys = [0, *(np.flatnonzero(coco.labels([image_id])[0]) + 1)]
-        with np.load(session / f"npy/{image_id}.npz") as file:  # half as large, half as exact
-            assert file["IS_CAM"].dtype == np.float16
-            assert file["IS_CAM"].shape == (len(keys), size[0] // 2, size[1] // 2)
+        with np.load(session / f"npy/{image_id}.npz") as file:  # at stride 16, of both scales
+            sides = [[round(side * scale) for side in size] for scale in (0.5, 1.0)]
+            assert file["shapes"].tolist() == [[-(-h // 16), -(-w // 16)] for h, w in sides]
         maps = read_maps(session / "npy", image_id)
         assert maps["keys"].tolist() == keys
         assert maps["IS_CAM"].shape[1:] == size
@@ -599,7 +599,7 @@ def test_whole_pipeline(root, content, weights, tmp_path, command_lines):
         assert result["miou"] == pytest.approx(matrix.miou())
         assert (result["images"], result["split"], len(result["iou"])) == (5, "train", 81)
     made = json.loads((session / "npy/settings.json").read_text())
-    assert (made["save_scale"], made["save_dtype"]) == (0.5, "float16")
+    assert made["save_layout"] == "scales"
     text = (session / "run.log").read_text()
     assert text.count("validation step:") == 1
     assert text.count("is finished; --restart") == 2  # the second run trained nothing

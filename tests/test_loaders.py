@@ -206,7 +206,7 @@ def test_inference_pairs_every_scale_with_its_mirror(folder):
     item = ScaledPictures(folder, ["a"], (1.0, 0.5))[0]
     net.prepare = prepare
     pictures = [torch.from_numpy(picture)[None] for picture in item["pictures"]]
-    infer(net, pictures, torch.tensor([[1, 1, 0, 0]]), item["size"])
+    infer(net, pictures, torch.tensor([[1, 1, 0, 0]]))
     assert [tuple(pair.shape) for pair in seen] == [(2, 3, 40, 48), (2, 3, 20, 24)]
     for pair in seen:
         assert torch.equal(pair[1], pair[0].flip(2))

@@ -11,8 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from make_cam import infer, parse_arguments, settle_layout, stored
+from net.resnet50_SIPE import CAM
 from tool.errors import InputError
-from tool.maps import FORMATS, maps_path, read_maps, write_maps
+from tool.maps import FORMATS, fuse, maps_path, pack, read_maps, write_maps
+from tool.pictures import reduced_size
 
 RNG = np.random.default_rng(0)
 
@@ -20,6 +23,20 @@ RNG = np.random.default_rng(0)
 def maps_of(dtype=np.float32, with_cam: bool = True) -> dict[str, np.ndarray]:
     maps = {"keys": np.array([0, 3, 17]), "IS_CAM": RNG.random((3, 5, 6)).astype(dtype)}
     return {**maps, "CAM": RNG.random((2, 5, 6)).astype(dtype)} if with_cam else maps
+
+
+def scales_of(classes: int) -> list[torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    sizes = ((5, 6), (3, 3), (8, 9), (10, 12))
+    return [torch.rand(classes, *size, generator=rng) for size in sizes]
+
+
+def packed_maps(with_cam: bool = True) -> dict[str, np.ndarray]:
+    """Maps of four scales, as they are stored."""
+    both, shapes = pack(scales_of(5))
+    maps = {"keys": np.array([0, 3, 17]), "IS_CAM": both[:3], "CAM": both[3:], "shapes": shapes}
+    maps["size"] = np.array([80, 93])
+    return maps if with_cam else {name: maps[name] for name in maps if name != "CAM"}
 
 
 def assert_same(maps: dict, expected: dict) -> None:
@@ -75,6 +92,152 @@ def test_size_that_is_the_maps_own_changes_no_value(tmp_path):
     write_maps(maps_path(tmp_path, "a"), {**maps, "size": np.array([5, 6])})
     whole = {name: maps[name].astype(np.float32) for name in ("IS_CAM", "CAM")}
     assert_same(read_maps(tmp_path, "a"), {**maps, **whole})
+
+
+# ------------------------------------------------------------------------- maps of all scales
+
+
+@pytest.mark.parametrize("with_cam", [True, False])
+def test_maps_of_scales_are_fused_when_read(tmp_path, with_cam):
+    """Against the formula in float64: resized, summed, divided by the maximum."""
+    write_maps(maps_path(tmp_path, "a"), packed_maps(with_cam))
+    read = read_maps(tmp_path, "a")
+    total = sum(
+        F.interpolate(m[None].double(), (80, 93), mode="bilinear", align_corners=False)[0]
+        for m in scales_of(5)
+    )
+    expected = (total / (total.amax((1, 2), keepdim=True) + 1e-5)).numpy()
+    assert sorted(read) == ["CAM", "IS_CAM", "keys"][not with_cam :]
+    assert read["IS_CAM"].dtype == np.float32
+    np.testing.assert_allclose(read["IS_CAM"], expected[:3], atol=1e-6)
+    if with_cam:
+        np.testing.assert_allclose(read["CAM"], expected[3:], atol=1e-6)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_every_layout_holds_what_the_network_gives(tmp_path, together):
+    """Also of several pictures at once; the rounded and the smaller one only roughly."""
+    torch.manual_seed(0)
+    net = CAM(5, pretrained=None, width=4, competitors="present").eval()
+    labels = torch.tensor([[1, 1, 0, 0, 1], [1, 0, 1, 0, 0]])[: 1 + together]
+    pictures = [
+        torch.randint(0, 256, (len(labels), 3, *size), dtype=torch.uint8)
+        for size in ((80, 93), (40, 46), (120, 140))
+    ]
+    with torch.inference_mode():
+        of_scales = infer(net, pictures, labels)
+    layouts = {
+        "scales": ([], 1e-6),
+        "full": (["--save_layout", "full"], 1e-6),
+        "half": (["--save_dtype", "float16"], 1e-3),
+        "small": (["--save_scale", "0.5"], 0.2),
+    }
+    for maps, label in zip(of_scales, labels, strict=True):
+        keys = label.nonzero()[:, 0].numpy()
+        expected = fuse(maps, (80, 93)).numpy()
+        assert expected.max() > 0.9
+        for name, (flags, atol) in layouts.items():
+            args = parse_arguments([*flags, "--save_cam"])
+            settle_layout(args, tmp_path)
+            write_maps(maps_path(tmp_path, name), stored(maps, keys, (80, 93), args))
+            read = read_maps(tmp_path, name)
+            assert read["keys"].tolist() == keys.tolist()
+            np.testing.assert_allclose(read["IS_CAM"], expected[: len(keys)], atol=atol)
+            np.testing.assert_allclose(read["CAM"], expected[len(keys) :], atol=atol)
+    sizes = {name: (tmp_path / f"{name}.npz").stat().st_size for name in layouts}
+    assert sizes["scales"] < sizes["small"] < sizes["half"] < sizes["full"]
+
+
+@pytest.mark.parametrize("maps", [maps_of(), packed_maps()])
+def test_maps_of_a_large_picture_are_read_at_the_reduced_size(tmp_path, maps):
+    write_maps(maps_path(tmp_path, "a"), {**maps, "size": np.array([80, 93])})
+    whole, reduced = read_maps(tmp_path, "a"), read_maps(tmp_path, "a", max_pixels=2000)
+    assert reduced_size((80, 93), 2000) == reduced["IS_CAM"].shape[1:] == (41, 48)
+    for name in ("IS_CAM", "CAM"):
+        near = F.interpolate(torch.from_numpy(whole[name])[None], (41, 48), mode="bilinear")[0]
+        np.testing.assert_allclose(reduced[name], near.numpy(), atol=0.15)
+    assert_same(read_maps(tmp_path, "a", max_pixels=80 * 93), whole)
+
+
+def test_whole_maps_of_a_large_picture_are_read_at_the_reduced_size(tmp_path):
+    maps = {"keys": np.array([0]), "IS_CAM": np.full((1, 40, 60), 0.5, np.float32)}
+    write_maps(maps_path(tmp_path, "a"), maps)
+    reduced = read_maps(tmp_path, "a", max_pixels=600)["IS_CAM"]
+    np.testing.assert_array_equal(reduced, np.full((1, 20, 30), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("size", "max_pixels", "expected"),
+    [
+        ((375, 500), 1_000_000, (375, 500)),
+        ((1000, 1000), 1_000_000, (1000, 1000)),
+        ((3000, 4000), 1_000_000, (866, 1155)),
+        ((1, 10_000), 100, (1, 1000)),
+        ((3000, 4000), 1, (1, 1)),
+        ((3000, 4000), float("inf"), (3000, 4000)),
+    ],
+)
+def test_reduced_size(size, max_pixels, expected):
+    assert reduced_size(size, max_pixels) == expected
+
+
+def test_unbounded_maps_of_scales_are_divided(tmp_path):
+    """Networks of one's own may give maps above 1."""
+    maps = packed_maps()
+    large = {**maps, "IS_CAM": maps["IS_CAM"] * 2**20, "CAM": maps["CAM"] * 2**20}
+    for name, content in (("a", maps), ("b", large)):
+        write_maps(maps_path(tmp_path, name), content)
+    one, other = read_maps(tmp_path, "a"), read_maps(tmp_path, "b")
+    np.testing.assert_allclose(other["IS_CAM"], one["IS_CAM"], atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shapes": np.array([[5, 6], [3, 3], [8, 9]])},  # one scale too few
+        {"shapes": np.array([[5, 6], [3, 3], [8, 9], [12, 11]])},
+        {"shapes": np.array([[5, 6], [-3, -3], [8, 9], [10, 12]])},
+        {"shapes": np.array([[5, 6], [3, 3], [8, 9], [10, 12], [0, 7]])},
+        {"shapes": np.array([[1 << 32, 1 << 32]])},  # would overflow
+        {"shapes": np.array([5, 6])},
+        {"shapes": np.zeros((0, 2), np.int64)},
+        {"shapes": np.array([[5.0, 6], [3, 3], [8, 9], [10, 12]])},
+        {"IS_CAM": np.zeros((3, 5, 6), np.float32)},
+        {"CAM": np.zeros((2, 230), np.float32)},
+        {"CAM": np.zeros((3, 231), np.float32)},
+        {"size": None},
+        {"size": np.array([1 << 20, 1 << 20])},
+    ],
+)
+def test_other_layouts_of_scales_are_described(tmp_path, change):
+    maps = {name: value for name, value in {**packed_maps(), **change}.items() if value is not None}
+    assert packed_maps()["IS_CAM"].shape == (3, 231)
+    write_maps(maps_path(tmp_path, "a"), maps)
+    with pytest.raises(
+        InputError, match=r"a\.npz holds .*; maps are keys int.*shapes int \(S, 2\)"
+    ):
+        read_maps(tmp_path, "a")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.1])
+def test_values_that_are_no_maps_of_scales_are_named(tmp_path, value):
+    maps = packed_maps()
+    maps["CAM"][1, 200] = value
+    write_maps(maps_path(tmp_path, "a"), maps)
+    with pytest.raises(InputError, match=r"a\.npz: CAM has NaN or values outside"):
+        read_maps(tmp_path, "a")
+
+
+def test_background_alone_at_all_scales(tmp_path):
+    both, shapes = pack(scales_of(1))
+    maps = {"keys": np.array([0]), "IS_CAM": both, "shapes": shapes, "size": np.array([7, 9])}
+    write_maps(maps_path(tmp_path, "a"), {**maps, "CAM": both[:0]})
+    read = read_maps(tmp_path, "a")
+    assert read["IS_CAM"].shape == (1, 7, 9)
+    assert read["CAM"].shape == (0, 7, 9)
+
+
+# ------------------------------------------------------------------------- damaged and foreign
 
 
 def test_background_alone(tmp_path):
@@ -147,9 +310,11 @@ def test_file_cut_off_anywhere_is_named(tmp_path, save_format):
             read_maps(tmp_path, "a", allow_pickle=True)
 
 
-def test_changed_byte_of_an_npz_never_gives_other_maps(tmp_path):
-    path, maps = maps_path(tmp_path, "a"), maps_of()
+@pytest.mark.parametrize("maps", [maps_of(), packed_maps()])
+def test_changed_byte_of_an_npz_never_gives_other_maps(tmp_path, maps):
+    path = maps_path(tmp_path, "a")
     write_maps(path, maps)
+    maps = read_maps(tmp_path, "a")
     content = path.read_bytes()
     refused = 0
     for position in range(0, len(content), 3):

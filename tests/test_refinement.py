@@ -334,6 +334,38 @@ def test_maps_of_another_size(run):
         cam2ir.main(run["cam2ir"])
 
 
+@pytest.mark.parametrize("program", ["cam2ir", "crf", "irn"])
+def test_large_pictures_are_reduced_and_their_labels_enlarged(program, run, tiny):
+    """A picture eight times as wide has the label of the picture itself, enlarged."""
+    session, module = session_of(run), cam2ir if program == "cam2ir" else make_seg_labels
+    folder = session / ("ir_label" if program == "cam2ir" else "pseudo_label")
+    flags = run["cam2ir"]
+    if program == "irn":
+        cam2ir.main(flags)
+        train_irn.main(run["train_irn"])
+        flags = run["make_seg_labels"]
+    flags = [*flags, *(["--refine", "crf"] if program == "crf" else []), "--visualize"]
+    img = Image.open(tiny / "images/d.png")
+    large = [8 * side for side in img.size]
+    img.resize(large, Image.Resampling.NEAREST).save(tiny / "images/a.png")
+    with np.load(session / "npy/d.npz") as file:
+        maps = {name: file[name] for name in file}
+    write_maps(session / "npy/a.npz", {**maps, "size": np.array(large[::-1])})
+    most = img.width * img.height
+    module.main([*flags, "--max_pixels", str(most)])
+    label = read_mask(folder / "a.png")
+    assert label.shape == tuple(large[::-1])
+    small = label[::8, ::8]
+    assert np.array_equal(label, small.repeat(8, 0).repeat(8, 1))
+    assert (small == read_mask(folder / "d.png")).mean() > 0.95  # the filter blurs a picture's rim
+    assert set(np.unique(label)) > {0}
+    assert Image.open(session / f"visual_{folder.name}" / "a.png").size == img.size
+    log = (session / f"{session.name}.log").read_text()
+    assert f"1 pictures of more than {most} pixels were reduced" in log
+    with pytest.raises(InputError, match=rf"max_pixels {most}, not 1000000.*--restart"):
+        module.main(flags)
+
+
 def test_label_of_another_size_in_training(run):
     cam2ir.main(run["cam2ir"])
     save_label(session_of(run) / "ir_label/a.png", np.zeros((4, 4), np.uint8))

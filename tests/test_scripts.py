@@ -109,7 +109,7 @@ def test_another_launcher(command_lines, tmp_path):
 
 
 def test_coco_as_published(command_lines, tmp_path):
-    """A sample validates the training; crf needs no IRN; everything else is the default."""
+    """Nothing validates the training; crf needs no IRN; everything else is the default."""
     settings = {"LINK_ROOT": str(tmp_path / "links"), "PREPARE_FLAGS": "--crowd ignore"}
     _, lines = command_lines("run_coco.sh", COCO_ROOT="/data/ms coco&", **settings)
     root = ["--dataset_root", "/data/ms coco&", "--link_root", settings["LINK_ROOT"]]
@@ -118,8 +118,17 @@ def test_coco_as_published(command_lines, tmp_path):
         arguments_of(lines, "train_resnet50_SIPE")
     )
     assert args.dataset_root == settings["LINK_ROOT"]
-    assert (args.val_list, args.train_list) == ("train_sample", None)
+    assert (args.val_freq, args.val_list, args.train_list) == (0, "train_sample", None)
     assert (args.max_epoches, args.batch_size, args.lr) == (5, 16, 0.1)
+
+
+def test_coco_with_validation(command_lines):
+    """On a sample, since all of train would take longer than the training."""
+    _, lines = command_lines("run_coco.sh", TRAIN_FLAGS="--val_freq 500")
+    args = importlib.import_module("train_resnet50_SIPE").parse_arguments(
+        arguments_of(lines, "train_resnet50_SIPE")
+    )
+    assert (args.val_freq, args.val_list) == (500, "train_sample")
 
 
 def test_dataset_root_without_links(command_lines):

@@ -194,6 +194,11 @@ def add_crf_flags(parser: StepParser, only: dict[str, Any] | None = None) -> Non
     )
 
 
+def add_max_pixels_flag(parser: StepParser, what: str) -> None:
+    """Add ``--max_pixels``; pictures of VOC and COCO are smaller."""
+    parser.add_deciding("--max_pixels", type=at_least(1), default=1_000_000, help=what)
+
+
 def fraction(text: str) -> float:
     """An argparse type: a number between 0 and 1."""
     number = float(text)

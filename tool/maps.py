@@ -1,20 +1,31 @@
-"""Localization maps on disk: ``npy/<id>.npz`` between step 1.2 and those that read it."""
+"""Localization maps on disk: ``npy/<id>.npz`` between step 1.2 and those that read it.
+
+Letters in shapes: P classes of a picture with background, S scales, h x w the maps of a scale,
+H x W the picture.
+"""
 
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from tool.errors import InputError, reason_of
 from tool.files import check_readable, write_atomic
+from tool.pictures import reduced_size
 
 FORMATS = ("npz", "npy")
+LAYOUTS = ("scales", "full")
+ARRAYS = ("keys", "IS_CAM", "CAM", "shapes", "size")
+FUSE_EPS = 1e-5  # added to maxima before dividing
 NUM_CLASSES = 255  # at the most: labels are 8-bit pictures, in which 255 says unsure
 SLACK = 1e-3  # by which rounded maps may leave [0, 1]
+LARGEST_VALUE = 1e30  # of maps before they are divided by their maximum
 LARGEST_FILE = 1 << 30  # bytes of compressed arrays once they are unpacked
 LARGEST_MAPS = 1 << 30  # numbers in maps that are resized
 
@@ -24,15 +35,48 @@ def maps_path(folder: Path, image_id: str, save_format: str = "npz") -> Path:
     return folder / f"{image_id}.{save_format}"
 
 
+def fuse(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Return maps that are fused over scales.
+
+    Each scale's maps are resized bilinearly (align_corners=False) and summed; every map is divided
+    by (its maximum + 1e-5).
+
+    Args:
+        maps: (M, h, w) a scale, at least 0.
+        size: (H, W) of the result.
+
+    Returns:
+        (M, H, W) in [0, 1].
+    """
+    rows = [F.interpolate(m[None], (m.shape[1], size[1]), mode="bilinear")[0] for m in maps]
+    identities = [torch.eye(m.shape[1], dtype=m.dtype, device=m.device)[None, None] for m in maps]
+    weights = [F.interpolate(one, (size[0], len(one[0, 0])), mode="bilinear") for one in identities]
+    # One product resizes the rows of all scales in height, and sums over scales.
+    total = torch.cat(weights, 3)[0] @ torch.cat(rows, 1)  # (1, H, sum of h) @ (M, sum of h, W)
+    return total.div_(total.amax((1, 2), keepdim=True) + FUSE_EPS)
+
+
+def pack(maps: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the maps of all scales, (M, h, w) each, side by side, and their shapes.
+
+    Returns:
+        float32 (M, n), n the sum of all h * w; int64 (S, 2), h and w of each scale.
+    """
+    flat = torch.cat([scale.flatten(1) for scale in maps], 1).float().cpu().numpy()
+    return flat, np.array([scale.shape[1:] for scale in maps])
+
+
 def write_maps(path: Path, maps: dict[str, np.ndarray]) -> None:
     """Write the maps of one picture, atomically.
 
     Args:
         path: ending ``.npz``; or ``.npy`` for the pickled dict of the published code, which other
             tools expect and we read only when told to.
-        maps: keys int64 (P,), ids of background (0) and the present classes, ascending; IS_CAM
-            (P, H, W) in [0, 1]; optionally CAM (P - 1, H, W), the plain maps of keys[1:]; and
-            size int64 (2,), (H, W) of the picture, where the maps are smaller.
+        maps: keys int64 (P,), ids of background (0) and the present classes, ascending; IS_CAM and
+            optionally CAM, the plain maps of keys[1:]. They are either fused: IS_CAM (P, H, W) and
+            CAM (P - 1, H, W) in [0, 1], with size int64 (2,), (H, W) of the picture, where they are
+            smaller; or those of all scales: IS_CAM (P, n), CAM (P - 1, n), shapes int64 (S, 2), see
+            :func:`pack`, and size.
     """
     if path.suffix == ".npy":
         content = np.array(maps, dtype=object)
@@ -42,17 +86,23 @@ def write_maps(path: Path, maps: dict[str, np.ndarray]) -> None:
 
 
 def read_maps(
-    folder: Path, image_id: str, allow_pickle: bool = False, num_classes: int | None = None
+    folder: Path,
+    image_id: str,
+    allow_pickle: bool = False,
+    num_classes: int | None = None,
+    max_pixels: float = math.inf,
 ) -> dict[str, np.ndarray]:
-    """Return what :func:`write_maps` wrote for a picture, at the picture's size.
+    """Return the fused maps of a picture: keys, IS_CAM (P, H, W) and, if stored, CAM (P - 1, H, W).
 
-    Maps that were stored smaller are resized bilinearly (align_corners=False), to float32.
+    They have the size of the picture. Maps of scales go through :func:`fuse`, and fused ones that
+    were stored smaller are resized bilinearly (align_corners=False), both to float32.
 
     Args:
         folder: ``<session>/npy``.
         image_id: of the picture.
         allow_pickle: also read a pickled ``.npy``, which executes code of whoever made the file.
         num_classes: with background; keys must be below it. None is what a label can hold, 255.
+        max_pixels: of a larger picture, the maps have the size of :func:`reduced_size`.
 
     Raises:
         InputError: there are no maps for the picture, the file is damaged, or its values cannot be
@@ -82,12 +132,13 @@ def read_maps(
         raise InputError(
             f"{path} is damaged ({reason_of(error)}). Delete it and run make_cam.py."
         ) from error
-    maps = {name: maps[name] for name in ("keys", "IS_CAM", "CAM", "size") if name in maps}
+    maps = {name: maps[name] for name in ARRAYS if name in maps}
     if not _is_whole(maps):
         layout = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in maps.items())
         raise InputError(
             f"{path} holds {layout}; maps are keys int (P,) from 0 on, IS_CAM float (P, H, W), "
-            "CAM (P - 1, H, W) or none, size int (2,) or none. Delete it and run make_cam.py."
+            "CAM (P - 1, H, W) or none, size int (2,) or none; or IS_CAM (P, n), CAM (P - 1, n) or "
+            "none, shapes int (S, 2), size. Delete it and run make_cam.py."
         )
     maps["keys"] = keys = keys.astype(np.int64)
     limit = num_classes or NUM_CLASSES
@@ -97,17 +148,27 @@ def read_maps(
             f"0, ascend, and are below {limit}. Check --dataset and --session_name, or delete it "
             "and run make_cam.py."
         )
-    for name in ("IS_CAM", "CAM"):
-        if name in maps and not ((maps[name] >= -SLACK) & (maps[name] <= 1 + SLACK)).all():
+    shapes, size = maps.pop("shapes", None), maps.pop("size", None)
+    most = 1 if shapes is None else LARGEST_VALUE
+    names = [name for name in ("IS_CAM", "CAM") if name in maps]
+    for name in names:
+        if not ((maps[name] >= -SLACK) & (maps[name] <= most + SLACK)).all():
             raise InputError(
-                f"{path}: {name} has NaN or values outside [0, 1]. Delete it and run make_cam.py."
+                f"{path}: {name} has NaN or values outside [0, {most:g}]. Delete it and run "
+                "make_cam.py."
             )
-    if "size" in maps:
-        size = tuple(maps.pop("size").tolist())
-        for name in ("IS_CAM", "CAM"):
-            if name in maps and len(maps[name]):
-                small = torch.from_numpy(maps[name]).float()[None]
-                maps[name] = F.interpolate(small, size, mode="bilinear")[0].numpy()
+    stored = maps["IS_CAM"].shape[1:]
+    wanted = reduced_size(stored if size is None else size.tolist(), max_pixels)
+    if size is not None or wanted != stored:
+        small = torch.from_numpy(np.concatenate([maps[name] for name in names])).float()
+        if shapes is None:
+            large = F.interpolate(small[None], wanted, mode="bilinear")[0]
+        else:
+            scales = small.split(shapes.prod(1).tolist(), 1)
+            pairs = zip(scales, shapes.tolist(), strict=True)
+            large = fuse([scale.unflatten(1, shape) for scale, shape in pairs], wanted)
+        for name, part in zip(names, large.split([len(maps[name]) for name in names]), strict=True):
+            maps[name] = part.numpy()
     return maps
 
 
@@ -145,6 +206,7 @@ def _read_pickled(path: Path) -> dict[str, np.ndarray]:
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read an npz file, having compared what it announces with what it holds."""
+    arrays = {}
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if sum(m.file_size for m in members) > max(LARGEST_FILE, path.stat().st_size):
@@ -157,19 +219,21 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 announced = math.prod(shape) * dtype.itemsize
                 if not dtype.hasobject and announced + file.tell() != member.file_size:
                     raise ValueError(f"{member.filename} announces the shape {shape}")
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+                file.seek(0)
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+    return arrays
 
 
 def _is_whole(maps: dict[str, np.ndarray]) -> bool:
     """Return whether the arrays have the shapes and dtypes of maps."""
-    keys, is_cam, cam = maps["keys"], maps["IS_CAM"], maps.get("CAM")
-    size = maps.get("size", np.ones(2, np.int64))
+    keys, is_cam, cam, shapes = (maps.get(name) for name in ARRAYS[:4])
+    size = maps.get("size", np.ones(2, np.int64) if shapes is None else np.zeros(0))
     floats = [value.dtype for value in (is_cam, cam) if value is not None]
     return (
         keys.ndim == 1
         and keys.dtype.kind in "iu"
-        and is_cam.ndim == 3
+        and (is_cam.ndim == 3 if shapes is None else _is_packed(is_cam, shapes))
         and is_cam.size > 0
         and len(keys) == len(is_cam)
         and (cam is None or cam.shape == (len(keys) - 1, *is_cam.shape[1:]))
@@ -178,6 +242,17 @@ def _is_whole(maps: dict[str, np.ndarray]) -> bool:
         and size.dtype.kind in "iu"
         and size.min() > 0
         and math.prod(size.tolist()) * len(keys) <= LARGEST_MAPS
+    )
+
+
+def _is_packed(is_cam: np.ndarray, shapes: np.ndarray) -> bool:
+    """Return whether maps (P, n) are those of scales of such shapes."""
+    return (
+        is_cam.ndim == shapes.ndim == 2
+        and shapes.shape[1] == 2
+        and shapes.dtype.kind in "iu"
+        and shapes.min(initial=1) > 0
+        and sum(math.prod(shape) for shape in shapes.tolist()) == is_cam.shape[1]
     )
 
 

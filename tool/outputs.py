@@ -169,7 +169,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / "settings.json"
     mend = "Put back the file that was there, or make the folder's files again in another one."
-    return read_json(path, mend) if path.exists() else {}
+    settings = read_json(path, mend) if path.exists() else {}
+    if "ckpt_sha256" in settings:  # maps; earlier versions knew one layout
+        settings.setdefault("save_layout", "full")
+    return settings
 
 
 def settings_of(folder: Path, class_names: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Reading pictures and masks of any kind, writing palette labels, drawing maps."""
 
+import math
 import struct
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -110,9 +112,22 @@ def voc_palette() -> np.ndarray:
     return palette
 
 
-def save_label(path: str | Path, label: np.ndarray) -> None:
-    """Write uint8 (H, W) class ids as an 8-bit palette PNG with the VOC colours, atomically."""
+def reduced_size(size: Sequence[int], max_pixels: float) -> tuple[int, int]:
+    """Return (H, W) of a picture, reduced to so many pixels if it has more, rounded."""
+    factor = min(1, math.sqrt(max_pixels / (size[0] * size[1])))
+    return tuple(max(1, round(side * factor)) for side in size)
+
+
+def save_label(path: str | Path, label: np.ndarray, size: Sequence[int] | None = None) -> None:
+    """Write uint8 (H, W) class ids as an 8-bit palette PNG with the VOC colours, atomically.
+
+    Args:
+        path: of the file.
+        label: of the picture, or of a reduced one.
+        size: (H, W) of the picture, to which the label is enlarged by the nearest pixel.
+    """
     image = Image.fromarray(label.astype(np.uint8), "P")
+    image = image.resize(size[::-1], Image.Resampling.NEAREST) if size else image
     image.putpalette(voc_palette().tobytes())
     write_atomic(path, lambda file: image.save(file, "PNG"))
 

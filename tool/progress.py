@@ -16,6 +16,12 @@ Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 
 
+def tell_reduced(number: int, max_pixels: int) -> None:
+    """Say how many pictures were reduced, if any."""
+    if number:
+        log.info("%d pictures of more than %d pixels were reduced first", number, max_pixels)
+
+
 def progress(items: Iterable[Item], total: int, what: str, weigh=lambda item: 1) -> Iterator[Item]:
     """Yield ``items`` and show how many of ``total`` are done, the rate and the time left.
 

@@ -39,7 +39,6 @@ class COCO(Dataset):
 
     name = "coco"
     default_root = "../ms_coco_14&15"
-    maps_dtype, maps_scale = "float16", 0.5  # full float32 maps of train are 390 GB, these 49
     class_names = tuple(CLASS_NAMES.split(", "))
 
     def __init__(self, root: str | Path | None = None) -> None:
