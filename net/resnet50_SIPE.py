@@ -34,8 +34,7 @@ def valid_mask(box: Tensor, size: int, label: Tensor) -> Tensor:
     """Return where a class may be in training windows: inside the picture, if it is present.
 
     Args:
-        box: int64 (B, 4) of the pictures in the windows, see :func:`net.inputs.inside`.
-        size: side of the windows in pixels.
+        box, size: of the windows in pixels, see :func:`net.inputs.inside`.
         label: (B, K) in {0, 1}.
 
     Returns:
@@ -46,15 +45,10 @@ def valid_mask(box: Tensor, size: int, label: Tensor) -> Tensor:
 
 
 def general_cam(logits: Tensor) -> Tensor:
-    """Return class activation maps with a background map in front.
+    """Return class activation maps with a background map in front, (B, C, h, w) in [0, 1].
 
-    M_k = relu(logits_k) / (max over positions + 1e-5); M_0 = 1 - max over k of M_k.
-
-    Args:
-        logits: (B, K, h, w), outputs of the 1x1 classifier.
-
-    Returns:
-        (B, C, h, w) in [0, 1], for every class whether present or not.
+    M_k = relu(logits_k) / (max over positions + 1e-5); M_0 = 1 - max over k of M_k. The logits
+    (B, K, h, w) are outputs of the 1x1 classifier. Absent classes have maps too.
     """
     cam = F.relu(logits)
     cam = cam / (cam.amax((2, 3), keepdim=True) + CAM_EPS)  # (B, K, h, w)

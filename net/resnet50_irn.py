@@ -111,8 +111,7 @@ class Net(nn.Module):
 
     def stage_outputs(self, prefix: str, features: list[Tensor]) -> list[Tensor]:
         """Return what the branches 1 to 5 make of the backbone's five outputs."""
-        branches = [self.get_submodule(f"{prefix}{number}") for number in range(1, 6)]
-        return [module(x) for module, x in zip(branches, features, strict=True)]
+        return [self.get_submodule(f"{prefix}{n}")(x) for n, x in enumerate(features, start=1)]
 
     def edge_logits(self, features: list[Tensor]) -> Tensor:
         """Return the edge map from the backbone's five outputs: logits (B, 1, h, w)."""
@@ -198,10 +197,9 @@ class EdgeDisplacement(Net):
         return torch.sigmoid(logits[0] / 2 + logits[1].flip(2) / 2)
 
     def forward(self, pair: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the edge map of both, and the displacements of the picture.
+        """Return the edge map of (2, 3, H, W) from :meth:`Net.prepare`, and displacements.
 
-        Args:
-            pair: (2, 3, H, W) from :meth:`Net.prepare`, the picture and its mirror image.
+        The pair is a picture and its mirror image; the displacements are those of the picture.
 
         Returns:
             edge: (1, h, w) in [0, 1], sigmoid of the mean logit; h = (H - 1) // 4 + 1.
