@@ -229,8 +229,8 @@ def draw(ours: Curves, published: Curves, name: str, out: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+def main(argv: list[str] | None = None) -> None:
+    """Print the comparison and draw it when asked; a file that is no log ends in status 2."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("log", type=Path, help="log of a training run, <session>/<session>.log")
     run = "published run; our defaults are those of the repository runs (default: %(default)s)"
@@ -239,12 +239,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help=picture)
     classes = "also list the IoU of each class at the last validation that both runs made"
     parser.add_argument("--classes", action="store_true", help=classes)
-    return parser
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Print the comparison and draw it when asked; a file that is no log ends in status 2."""
-    parser = build_parser()
     args = parser.parse_args(argv)
     try:
         ours = read_log(args.log)

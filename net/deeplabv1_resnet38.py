@@ -53,8 +53,7 @@ class BatchDropout(nn.Module):
 
     def __init__(self, p: float, channels: bool) -> None:
         super().__init__()
-        self.p = p
-        self.channels = channels
+        self.p, self.channels = p, channels
         self.batch_size: int | None = None
         self.rows = slice(None)
 
@@ -147,6 +146,7 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
 
     Batch normalisation is decided in ``batch_norm``: statistics of the batch while training
     (``torch.nn.SyncBatchNorm`` may replace it), scale and shift frozen. Every convolution learns.
+    The arguments are those of the base class.
     """
 
     align_corners = True

@@ -37,16 +37,10 @@ IMAGENET_FILE = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
 def build(
     num_classes: int, pretrained: Pretrained, width: int | None = None, blocks: Blocks | None = None
 ) -> tuple[DeepLabV1_ResNet38, dict[str, Any]]:
-    """Return a network to train, and a record of what it starts from.
+    """Return a network to train, and a record of it, see :func:`net.segmentation.start`.
 
-    Args:
-        num_classes: with background.
-        pretrained: a file (the MXNet ``.params``, or PyTorch with the published names), or
-            ``"none"`` for random weights.
-        width, blocks: read off the weights where None (the published network without any).
-
-    Returns:
-        See :func:`net.segmentation.start`; the layouts are "random", "mxnet" and "pytorch".
+    ``pretrained`` is a file, the MXNet ``.params`` (layout "mxnet") or one of PyTorch with the
+    published names ("pytorch"), or ``"none"`` for random weights ("random").
 
     Raises:
         InputError: the file is unreadable or does not fit; the message names it.
@@ -62,10 +56,7 @@ def build(
 
 
 def restore(content: dict[str, Any]) -> DeepLabV1_ResNet38:
-    """Return the trained network of a checkpoint, ours or the published one, evaluating.
-
-    Args:
-        content: of ``tool.checkpoint.load``.
+    """Return the trained network, evaluating, of what ``tool.checkpoint.load`` read.
 
     Raises:
         InputError: there is no such network in it, or a tensor is missing or left over.

@@ -98,8 +98,7 @@ class DeepLabV2(nn.Sequential):
     def __init__(self, num_classes: int, width: int, blocks: Blocks, stride_on: str) -> None:
         super().__init__()
         conv1, pool = ConvBN(3, width, 7, 2), nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)
-        stem = OrderedDict(conv1=conv1, relu=nn.ReLU(inplace=True), pool=pool)
-        self.layer1 = nn.Sequential(stem)
+        self.layer1 = nn.Sequential(OrderedDict(conv1=conv1, relu=nn.ReLU(inplace=True), pool=pool))
         inputs = width
         stages = zip(blocks, STRIDES, DILATIONS, strict=True)
         for number, (count, stride, dilation) in enumerate(stages):

@@ -19,9 +19,7 @@ from tool.errors import InputError
 
 STEM = "base.layer1.conv1"
 EPSILON = 1e-5  # that torch.nn.BatchNorm2d adds to a variance
-TORCHVISION_NAME = re.compile(
-    r"layer([1-4])\.(\d+)\.(?:(conv|bn)([123])|downsample\.([01]))\.(\w+)"
-)
+BLOCK_NAME = re.compile(r"layer([1-4])\.(\d+)\.(?:(conv|bn)([123])|downsample\.([01]))\.(\w+)")
 BRANCHES = {"1": "reduce", "2": "conv3x3", "3": "increase"}  # of torchvision's conv1, conv2, conv3
 # Where the network had its stride when it learned weights of a layout.
 STRIDE_OF_LAYOUT = {"deeplab": "reduce", "torchvision": "conv3x3"}
@@ -35,17 +33,12 @@ def build(
     blocks: Blocks | None = None,
     stride_on: str | None = None,
 ) -> tuple[DeepLabV2_ResNet101_MSC, dict[str, Any]]:
-    """Return a network to train, and a record of what it starts from.
+    """Return a network to train, and a record of it, see :func:`net.segmentation.start`.
 
-    Args:
-        num_classes: with background.
-        pretrained: a file (deeplab-pytorch or torchvision names), ``"imagenet"`` for torchvision's
-            ResNet-101 (fetched once, checksum verified), or ``"none"`` for random weights.
-        width, blocks: read off the weights where None (the published network without any).
-        stride_on: None is where the weights had it: ``"conv3x3"`` for torchvision's.
-
-    Returns:
-        See :func:`net.segmentation.start`; the layouts are "random", "torchvision" and "deeplab".
+    ``pretrained`` is a file with the names of deeplab-pytorch (layout "deeplab") or torchvision
+    ("torchvision"), ``"imagenet"`` for torchvision's ResNet-101 (fetched once, checksum verified),
+    or ``"none"`` for random weights ("random"). Where ``stride_on`` is None, the stride is where
+    the weights had it: ``"conv3x3"`` for torchvision's.
 
     Raises:
         InputError: the file is unreadable or does not fit; the message names it.
@@ -56,11 +49,10 @@ def build(
 
 
 def restore(content: dict[str, Any]) -> DeepLabV2_ResNet101_MSC:
-    """Return the trained network of a checkpoint, ours or one of deeplab-pytorch, evaluating.
+    """Return the trained network, evaluating, of what ``tool.checkpoint.load`` read.
 
-    Args:
-        content: of ``tool.checkpoint.load``; the place of the stride comes from its ``config``, and
-            is the published one where there is none.
+    The file is ours or one of deeplab-pytorch. The place of the stride comes from its ``config``,
+    and is the published one where there is none.
 
     Raises:
         InputError: there is no such network in it, or a tensor is missing or left over.
@@ -142,7 +134,7 @@ def from_torchvision(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[
 
 
 def _from_torchvision_name(name: str) -> str:
-    match = TORCHVISION_NAME.fullmatch(name)
+    match = BLOCK_NAME.fullmatch(name)
     if not match:
         return re.sub(r"^(conv|bn)1\.(?=\w+$)", rf"{STEM}.\1.", name)
     layer, block, kind, number, shortcut, leaf = match.groups()

@@ -38,16 +38,11 @@ TEST = {
 
 
 class Recipe(NamedTuple):
-    """A network and the settings of its published figures.
+    """A network and the settings of its published figures: defaults of flags, by name."""
 
-    Attributes:
-        module: has ``build`` and ``restore``.
-        training, test: defaults of flags of train_seg.py and infer_seg.py, by name.
-    """
-
-    module: ModuleType
-    training: dict[str, Any]
-    test: dict[str, Any]
+    module: ModuleType  # has ``build`` and ``restore``
+    training: dict[str, Any]  # of train_seg.py
+    test: dict[str, Any]  # of infer_seg.py
 
 
 def _column(settings: dict[str, tuple], number: int) -> dict[str, Any]:

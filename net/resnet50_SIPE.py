@@ -33,12 +33,8 @@ COMPETITORS = ("all", "present")
 def valid_mask(box: Tensor, size: int, label: Tensor) -> Tensor:
     """Return where a class may be in training windows: inside the picture, if it is present.
 
-    Args:
-        box, size: of the windows in pixels, see :func:`net.inputs.inside`.
-        label: (B, K) in {0, 1}.
-
-    Returns:
-        float32 (B, C, s, s) in {0, 1} with s = ceil(size / 16); background is always present.
+    The result is float32 (B, C, s, s) in {0, 1} with s = ceil(size / 16). Labels are (B, K) in
+    {0, 1}, and background is always present; for ``box`` see :func:`net.inputs.inside`.
     """
     present = F.pad(label.float(), (1, 0), value=1)  # (B, C)
     return inside(box, size, -(-size // STRIDE)) * present[:, :, None, None]

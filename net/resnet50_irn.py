@@ -88,10 +88,10 @@ class Net(nn.Module):
 
     def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: edges, and displacements at ten times their rate."""
-        groups = (("edges", "fc_edge", 1), ("displacements", "fc_dp", DISPLACEMENT_LR))
+        edge, displacement = self.branch_parameters("fc_edge"), self.branch_parameters("fc_dp")
         return [
-            parameter_group(name, self.branch_parameters(prefix), lr, lr_scale, weight_decay)
-            for name, prefix, lr_scale in groups
+            parameter_group("edges", edge, lr, 1, weight_decay),
+            parameter_group("displacements", displacement, lr, DISPLACEMENT_LR, weight_decay),
         ]
 
     def canonical_name(self, name: str, shape: tuple[int, ...]) -> str:
@@ -148,11 +148,10 @@ class AffinityDisplacementLoss(Net):
             parameter.requires_grad_(not edge_only)
 
     def forward(self, img: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the maps of (B, 3, H, W) from :meth:`Net.prepare`.
+        """Return edge logits (B, 1, h, w) and displacements (B, 2, h, w) in cells.
 
-        Returns:
-            edge: (B, 1, h, w) logits.
-            displacement: (B, 2, h, w) in cells; None where only edges learn.
+        The pictures are (B, 3, H, W) from :meth:`Net.prepare`. Where only edges learn, None stands
+        for the displacements.
         """
         features = self.resnet50(img)
         edge = self.edge_logits(features)
@@ -197,13 +196,10 @@ class EdgeDisplacement(Net):
         return torch.sigmoid(logits[0] / 2 + logits[1].flip(2) / 2)
 
     def forward(self, pair: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the edge map of (2, 3, H, W) from :meth:`Net.prepare`, and displacements.
+        """Return edges (1, h, w) in [0, 1], sigmoid of the mean logit, and displacements (2, h, w).
 
-        The pair is a picture and its mirror image; the displacements are those of the picture.
-
-        Returns:
-            edge: (1, h, w) in [0, 1], sigmoid of the mean logit; h = (H - 1) // 4 + 1.
-            displacement: (2, h, w).
+        The pair (2, 3, H, W) from :meth:`Net.prepare` is a picture and its mirror image; the
+        displacements are those of the picture. With stride 4, h = (H - 1) // 4 + 1.
         """
         features = self.features(pair)
         displacement = self.displacements([x[:1] for x in features])

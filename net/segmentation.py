@@ -31,18 +31,12 @@ class SegmentationNetwork(nn.Module):
         num_classes: with background, C.
         width: channels after the first convolution; 64 is the published network.
         blocks: one or more a stage.
-        more: what else makes this network again.
-
-    Attributes:
-        align_corners: whether resized maps share the centres of their corner pixels, or the edges.
-        head: beginnings of the names of the head's modules and tensors.
-        normalise: function of pictures (B, 3, H, W), RGB of 0..255; zero is the mean colour then.
-        config: all the arguments; a checkpoint keeps them.
+        more: what else makes this network again. ``config`` holds all, for the checkpoint.
     """
 
-    align_corners: bool
-    head: tuple[str, ...]
-    normalise: Callable[[Tensor], Tensor]
+    align_corners: bool  # resized maps share the centres of their corner pixels, else the edges
+    head: tuple[str, ...]  # beginnings of the names of the head's modules and tensors
+    normalise: Callable[[Tensor], Tensor]  # of (B, 3, H, W) RGB in 0..255; 0 is the mean colour
 
     def __init__(self, num_classes: int, width: int, blocks: Blocks, **more: Any) -> None:
         super().__init__()
@@ -150,29 +144,20 @@ def mean_loss(sums: Tensor, counts: Tensor) -> Tensor:
 
     An output whose every pixel is 255 gives zero and a zero gradient; the usual mean would be NaN.
 
-    Args:
-        sums: (n,) of a network's ``loss_sums``. A process among several multiplies its own by their
-            number; data parallel training averages gradients over processes, and their mean is
-            then the gradient of the whole batch.
-        counts: (n,) pixels, of all processes together.
+    The (n,) sums are of a network's ``loss_sums``, the (n,) counts of pixels of all processes
+    together. A process among several multiplies its own sums by their number: data parallel
+    training averages gradients over processes, and their mean is then that of the whole batch.
     """
     return (sums / counts.clamp_min(1)).sum()
 
 
 class Weights(NamedTuple):
-    """Somebody's weights, ready for one of our networks.
+    """Somebody's weights, ready for one of our networks."""
 
-    Attributes:
-        layout: whose names they had.
-        tensors: under our names.
-        left_out: names in the file that are of no use here.
-        architecture: of :func:`architecture_of`, and what else makes the network of these weights.
-    """
-
-    layout: str
-    tensors: dict[str, Tensor]
-    left_out: list[str]
-    architecture: dict[str, Any]
+    layout: str  # whose names they had
+    tensors: dict[str, Tensor]  # under our names
+    left_out: list[str]  # names in the file that are of no use here
+    architecture: dict[str, Any]  # arguments that make their network, see architecture_of
 
 
 def rename(
@@ -266,10 +251,8 @@ def start(
 def load_except_head(net: SegmentationNetwork, named: dict[str, Tensor]) -> list[str]:
     """Load weights into a network whose head may be absent from them or made for other classes.
 
-    The head is taken as a whole if every tensor of it is there and fits, else it stays as it is.
-
-    Returns:
-        Names of the head's tensors that stay fresh; empty if ``named`` held a head that fits.
+    The head is taken as a whole if every tensor of it is there and fits. Else it stays as it is,
+    and the names of its tensors are returned.
 
     Raises:
         InputError: outside the head a tensor is missing, left over or of another shape.

@@ -13,8 +13,6 @@ IMAGENET_URLS = {
     "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
     "resnet101": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
 }
-
-
 # A file, "imagenet", or "none" for random weights. Code may also say None or False for "none", and
 # True for "imagenet".
 Pretrained = str | Path | bool | None
