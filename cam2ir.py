@@ -11,6 +11,8 @@ and with the background halved, which tells what surely is none. Files that exis
 running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 from pathlib import Path
 

@@ -12,6 +12,8 @@ A flag that is not given has the value of the network's own recipe. Files that e
 running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import argparse
 import logging
 import shlex

@@ -8,6 +8,8 @@ Expect  VOC trainaug: 10,582 files, 20 GB in float32 (half with --save_dtype flo
 Files that exist are kept, so running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator

@@ -9,6 +9,8 @@ Expect  VOC: the published CRF labels have mIoU 64.7 on train.
 Files that exist are kept, so running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 from pathlib import Path
 

@@ -10,6 +10,8 @@ All pictures of --train_list need their label of step 2.1. Running the same comm
 it.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 
 import numpy as np

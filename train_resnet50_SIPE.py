@@ -9,6 +9,8 @@ Expect  VOC: 3,305 steps, about half an hour on the authors' GPU, validation mIo
 Running the same command again continues it.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 
 import torch

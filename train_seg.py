@@ -16,6 +16,8 @@ A flag that is not given has the value of the network's own recipe. Running the 
 continues it.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import contextlib
 import logging
 from pathlib import Path

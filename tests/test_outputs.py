@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import start
 
 import cam2ir
 import eval_cam
@@ -286,3 +288,21 @@ def test_no_result_overwrites_another(done, tmp_path):
         "eval_mine.json",
         "eval_two_mine.json",
     }
+
+
+# --------------------------------------------------------------------------- two at once
+
+
+def test_two_trainings_of_one_session_do_not_mix(flags, tmp_path):
+    last = session_of(flags["train"]) / "ckpt/last.pth"
+    command = [*flags["train"], "--max_epoches", "2000", "--save_freq", "1"]
+    process = start("train_resnet50_SIPE", command, tmp_path / "out.txt")
+    try:
+        while not last.exists() and process.is_alive():
+            time.sleep(0.01)
+        with pytest.raises(InputError, match=r"Another process is training .*final\.pth"):
+            train.main(command)
+    finally:
+        process.kill()
+        process.join()
+    train.main([*command[:-4], "--max_epoches", "2", "--restart"])  # a killed one leaves no lock

@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import fcntl
 import hashlib
 import json
 import math
@@ -84,6 +85,25 @@ def check_readable(path: str | Path, missing: str) -> bytes:
     if head[TAR[0] :].startswith(TAR[1]):
         raise InputError(f"{path} is a tar archive. Unpack it, and give the file inside.")
     return head
+
+
+def claim(path: str | Path) -> BinaryIO:
+    """Return an open file that belongs to this process until it is closed or the process ends.
+
+    The lock is the operating system's, so a killed process leaves none.
+
+    Raises:
+        BlockingIOError: another process has claimed the file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "ab")  # noqa: SIM115  # it stays open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
-from tool.files import clear_unfinished, digest_of
+from tool.files import claim, clear_unfinished, digest_of
 from tool.session import Session
 
 # Names that settings had in checkpoints of earlier versions.
@@ -133,11 +133,22 @@ class Training:
         distributed.agree(self.start, "steps to continue from")
         self.board = open_board(self.board_folder, self.start)
         if distributed.is_main():
+            self._claim()
             for path in (self.last, self.final):
                 clear_unfinished(path.parent, path.name)
                 if self.args.restart:  # an interrupted restart would look finished
                     path.unlink(missing_ok=True)
         return distributed.parallel(net, device, some_unused)
+
+    def _claim(self) -> None:
+        lock = self.final.with_name(f".{self.final.stem}.lock")
+        try:
+            self.lock = claim(lock)
+        except BlockingIOError as error:
+            raise InputError(
+                f"Another process is training {self.final} at this moment. Wait for it, or name "
+                "another --session_name."
+            ) from error
 
     def start_clock(self, schedule: Any, ids: list[str]) -> None:
         """Start the clock, right before the first step.
@@ -201,6 +212,8 @@ class Training:
         if distributed.is_main():
             content = {"net": self.net.state_dict(), "step": self.total}
             checkpoint.save(self.final, {**self.about, **content})
+            self.lock.close()
+            Path(self.lock.name).unlink(missing_ok=True)
         log.info("%s written, %s", self.final, self.pace.elapsed())
 
 
