@@ -11,6 +11,7 @@ Letters in shapes: N points, d feature dimensions, M vertices.
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,22 +47,12 @@ class Lattice:
     neighbours: Tensor
 
     def filter(self, values: Tensor) -> Tensor:
-        """Return the points' values, each channel filtered on its own.
-
-        Args:
-            values: (N, channels) float32.
-
-        Returns:
-            (N, channels) float32.
-        """
-        cells = F.embedding_bag(
-            self.points, values, self.starts, mode="sum", per_sample_weights=self.splat_weights
-        )  # (M + 1, channels)
+        """Return the points' values, (N, channels) float32 both, each channel filtered alone."""
+        add_up = partial(F.embedding_bag, mode="sum")
+        cells = add_up(self.points, values, self.starts, per_sample_weights=self.splat_weights)
         for pair in self.neighbours:
-            cells.add_(F.embedding_bag(pair, cells, mode="sum"), alpha=0.5)
-        return F.embedding_bag(
-            self.vertices, cells, mode="sum", per_sample_weights=self.slice_weights
-        )
+            cells.add_(add_up(pair, cells), alpha=0.5)  # (M + 1, channels)
+        return add_up(self.vertices, cells, per_sample_weights=self.slice_weights)
 
 
 @torch.no_grad()
@@ -154,12 +145,7 @@ def _vertex_keys(remainder: Tensor, rank: Tensor) -> tuple[Tensor, list[int], in
     remainder r - 1, has its key at a fixed offset modulo (d + 1) * B.
 
     Returns:
-        keys: (d + 1, N) int64 of the corners 0..d.
-        steps: d + 1 offsets.
-        period: (d + 1) * B.
-
-    Raises:
-        ValueError: the keys need more than 62 bits.
+        keys, (d + 1, N) int64 of the corners 0..d; the d + 1 offsets; and (d + 1) * B.
     """
     d = len(remainder) - 1
     # Corners and their neighbours are at most 2 d away from the corner 0 in each coordinate.
@@ -171,16 +157,13 @@ def _vertex_keys(remainder: Tensor, rank: Tensor) -> tuple[Tensor, list[int], in
     if (d + 1) * block > KEY_LIMIT:
         raise ValueError(TOO_WIDE)
     keys = remainder.new_empty(remainder.shape, dtype=torch.int64)
-    keys[0] = sum(
-        (coordinate - lowest).long() * stride
-        for coordinate, lowest, stride in zip(remainder[:d], low, strides, strict=True)
-    )
+    axes = zip(remainder[:d], low, strides, strict=True)
+    keys[0] = sum((coordinate - lowest).long() * stride for coordinate, lowest, stride in axes)
     # From corner r - 1 to r every coordinate grows by 1, but that of rank d + 1 - r falls by d.
     ones = sum(strides) + block
     steps = [(d + 1) * stride - ones for stride in (*strides, 0)]
-    step_of_rank = torch.empty_like(keys).scatter_(
-        0, rank, torch.tensor(steps, device=keys.device)[:, None].expand_as(keys)
-    )
+    step_of = torch.tensor(steps, device=keys.device)[:, None].expand_as(keys)
+    step_of_rank = torch.empty_like(keys).scatter_(0, rank, step_of)
     for r in range(1, d + 1):
         torch.sub(keys[r - 1], step_of_rank[d + 1 - r], out=keys[r])
     return keys, steps, (d + 1) * block
