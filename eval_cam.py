@@ -20,7 +20,7 @@ from tool.errors import InputError
 from tool.evaluate import evaluate, result_of
 from tool.files import write_json
 from tool.maps import read_maps
-from tool.metrics import iou_table, miou_of
+from tool.metrics import ConfusionMatrix, iou_table, miou_of
 from tool.pictures import UNSURE, read_mask
 from tool.run import run
 from tool.session import Session, read_settings
@@ -98,6 +98,7 @@ class ArgmaxOfMaps:
         label = keys[maps["IS_CAM"].argmax(0)]
         if "CAM" not in maps:
             return label, None
+        ConfusionMatrix(self.num_classes).update_from(mask, label)  # raises where they do not fit
         return label, sweep_counts(read_mask(mask), keys[1:], maps["CAM"], self.num_classes)
 
 

@@ -18,13 +18,15 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
+from data.drawings import draw_labels
 from data.loaders import one_by_one, to_tensor
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
-from tool import checkpoint, cli
+from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference_label
 from tool.maps import check_size, read_maps
-from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
+from tool.memory import REDUCE, enough_memory
+from tool.pictures import save_label
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session, agree_on_settings, finish, read_settings, remaining
@@ -85,16 +87,16 @@ class MapsAndPictures(TorchDataset):
     """Maps and picture of every id; with ``crf``, the finished label too."""
 
     def __init__(self, dataset: Dataset, ids: list[str], npy: Path, args, crf_device) -> None:
-        self.files = [(image_id, dataset.image_path(image_id)) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.npy, self.args, self.crf_device = npy, args, crf_device
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
         """Return id, picture uint8 (3, H, W), keys (P,), and IS_CAM (P, H, W) or label (H, W)."""
-        image_id, path = self.files[index]
-        image = read_rgb(path)
+        image_id = self.ids[index]
+        image = self.dataset.read(image_id)
         maps = read_maps(self.npy, image_id, self.args.allow_pickle)
         is_cam, keys = maps["IS_CAM"], maps["keys"]
         img = np.array(image)
@@ -103,7 +105,8 @@ class MapsAndPictures(TorchDataset):
         if self.args.refine == "irn":
             return {**item, "IS_CAM": is_cam.astype(np.float32)}
         settings = (self.args.crf_iterations, len(keys), self.args.gt_prob, self.crf_device)
-        index = crf_inference_label(img, is_cam.argmax(0), *settings)
+        with enough_memory(image_id, REDUCE):
+            index = crf_inference_label(img, is_cam.argmax(0), *settings)
         return {**item, "label": keys[index].astype(np.uint8)}
 
 
@@ -148,12 +151,12 @@ def main(arguments: list[str] | None = None) -> None:
     with torch.inference_mode():
         for item in progress(loader, len(todo), "make_seg_labels"):
             by_walk = args.refine == "irn"
-            label = walk(net, item, args, device) if by_walk else item["label"].numpy()
-            if args.visualize:
-                picture = item["picture"].permute(1, 2, 0).numpy()
-                where = session.path / f"visual_{folder.name}" / f"{item['id']}.png"
-                save_rgb(where, label_overlay(picture, label))
+            with enough_memory(item["id"], REDUCE):
+                label = walk(net, item, args, device) if by_walk else item["label"].numpy()
             save_label(folder / f"{item['id']}.png", label)
+    if args.visualize:
+        drawings = session.path / f"visual_{folder.name}"
+        draw_labels(dataset, distributed.share(ids), folder, drawings, args.num_workers)
     finish(ids, folder)
 
 

@@ -27,7 +27,6 @@ from net.resnet50_irn import AffinityDisplacementLoss
 from tool import cli, distributed
 from tool.indexing import STRIDE, PathIndex
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
-from tool.pictures import read_rgb
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
@@ -70,15 +69,14 @@ class TopLeftWindows(TorchDataset):
     """The top left window of every picture, for the mean displacement."""
 
     def __init__(self, dataset: Dataset, ids: list[str], size: int) -> None:
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
-        self.size = size
+        self.dataset, self.ids, self.size = dataset, ids, size
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return window uint8 (3, S, S), box int64 (4,)."""
-        pixels = np.asarray(read_rgb(self.paths[index]))
+        pixels = np.asarray(self.dataset.read(self.ids[index]))
         window, box = cut_window(pixels, np.zeros(2), self.size, fill=0)
         return torch.from_numpy(window).permute(2, 0, 1), torch.from_numpy(box)
 

@@ -33,6 +33,7 @@ from net.recipes import MODELS, fill_in, told
 from net.segmentation import mean_loss
 from tool import cli, distributed
 from tool.errors import InputError
+from tool.evaluate import check_class_ids
 from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer, set_learning_rate
 from tool.run import run
 from tool.session import Session
@@ -201,6 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
         "labels",
         f"Make them: make_seg_labels.py --infer_list {args.train_list}; or name --label_dir",
     )
+    check_class_ids([labels / f"{image_id}.png" for image_id in ids], dataset.num_classes)
     pictures = SegmentationPictures(
         dataset,
         ids,

@@ -3,14 +3,19 @@
 Nothing else in the project knows a path, a list's name or a number of classes.
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from data.reading import settle
 from tool.errors import InputError
+from tool.pictures import read_rgb
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+LONGEST_ID = 200  # bytes, so that every file that is named by an id has a name that is possible
 
 
 class Dataset:
@@ -23,6 +28,8 @@ class Dataset:
         test_list: the list that the segmentation network of step 3 is judged by.
         pretrained: initial weights of the backbone when none are named.
         maps_dtype, maps_scale: how make_cam.py stores maps when nothing else is asked for.
+        bands, value_range: how pictures are read, see :func:`tool.pictures.read_rgb`.
+        reading_file: where a session notes that, see :mod:`data.reading`.
     """
 
     name: str
@@ -34,6 +41,9 @@ class Dataset:
     pretrained = "imagenet"
     maps_dtype = "float32"
     maps_scale = 1.0
+    bands: list[int] | None = None
+    value_range: list[float] | str | None = None
+    reading_file: Path | None = None
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or self.default_root)
@@ -81,7 +91,8 @@ class Dataset:
         """Return the ids of a list, given by name or as a text file, in its order.
 
         Raises:
-            InputError: there is no such list, it is empty, or it repeats an id.
+            InputError: there is no such list, it is empty, it repeats an id, or an id is none that
+                files can be named by.
         """
         path = Path(list_name)
         is_file = path.is_file() and (path.suffix or len(path.parts) > 1)
@@ -93,6 +104,13 @@ class Dataset:
             raise InputError(
                 f"The list {list_name} names {len(twice)} ids more than once, first {twice[0]}."
             )
+        for image_id in ids:
+            if not _is_file_name(image_id):
+                raise InputError(
+                    f"The list {list_name} names {image_id!r}. Maps and labels are named by ids, "
+                    "so an id has no /, \\, NUL or .., begins with no dot, and has at most "
+                    f"{LONGEST_ID} bytes. Rename the picture."
+                )
         return ids
 
     def training_ids(self, list_name: str | Path, at_least: int, flag: str) -> list[str]:
@@ -128,18 +146,41 @@ class Dataset:
         return masks
 
     def check_pictures(self, ids: list[str]) -> None:
-        """Find missing pictures before hours are spent.
+        """Find missing pictures before hours are spent, and settle how all are read.
 
         Raises:
-            InputError: some picture does not exist.
+            InputError: some picture does not exist, or no range of values is found.
         """
         check_exist([self.image_path(image_id) for image_id in ids], "pictures", "Complete the set")
+        settle(self, ids)
+
+    def read(self, image_id: str) -> Image.Image:
+        """Return a picture as RGB, upright, by the bands and the range that the flags name.
+
+        Raises:
+            InputError: see :func:`tool.pictures.read_rgb`.
+        """
+        return read_rgb(self.image_path(image_id), self.bands, self.value_range)
+
+
+def _is_file_name(image_id: str) -> bool:
+    """Tell whether ``<id>.png`` is a file of its folder, in every system."""
+    unfit = any(part in image_id for part in ("/", "\\", "\0", ".."))
+    return not unfit and not image_id.startswith(".") and len(os.fsencode(image_id)) <= LONGEST_ID
 
 
 def check_exist(paths: list[Path], what: str, mend: str) -> None:
     """Raise an InputError that counts the missing files and names the first."""
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
+        try:
+            os.stat(missing[0])
+        except PermissionError as error:
+            raise InputError(
+                f"{missing[0]}: permission denied. Give yourself the right."
+            ) from error
+        except (OSError, ValueError):  # it is missing
+            pass
         raise InputError(
             f"{len(missing)} of {len(paths)} {what} are missing, the first is {missing[0]}. {mend}."
         )

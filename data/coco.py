@@ -43,7 +43,8 @@ from pycocotools import mask as rle_codes
 from data.base import Dataset, check_exist
 from tool.errors import InputError
 from tool.files import write_atomic, write_json
-from tool.pictures import TURNS, UNSURE, _orientation, save_label
+from tool.picture_files import TURNS, open_picture, orientation_of
+from tool.pictures import UNSURE, save_label
 from tool.progress import progress
 from tool.run import run
 
@@ -549,12 +550,9 @@ def check_picture(drawing: Drawing) -> int:
     Raises:
         InputError: it is no picture, or its size is not the annotated one.
     """
-    try:
-        with Image.open(drawing.picture) as image:
-            width, height = image.size  # as stored; only the header is read
-            orientation = _orientation(image)
-    except OSError as error:
-        raise InputError(f"{drawing.picture} cannot be read ({error}). Replace it.") from error
+    with open_picture(drawing.picture, decode=False) as image:
+        width, height = image.size  # as stored; only the header is read
+        orientation = orientation_of(image)
     if (height, width) != (drawing.height, drawing.width):
         raise InputError(
             f"{drawing.picture} is {height} x {width} (height x width), its annotation says "

@@ -59,7 +59,7 @@ class Folder(Dataset):
     def _pictures(self) -> dict[str, Path]:
         """Id -> file, for every picture in images/."""
         pictures: dict[str, Path] = {}
-        for path in sorted((self.root / "images").glob("*")):
+        for path in sorted((self.root / "images").glob("[!.]*")):
             if path.suffix.lower() in PICTURE_ENDINGS:
                 if path.stem in pictures:
                     raise InputError(

@@ -17,7 +17,7 @@ from tool import cli
 from tool.errors import InputError
 from tool.files import write_atomic, write_json
 from tool.maps import read_maps
-from tool.pictures import heat, label_overlay, overlay, read_mask, read_rgb
+from tool.pictures import heat, label_overlay, overlay, read_mask
 from tool.run import run
 from tool.session import Session
 
@@ -66,7 +66,7 @@ def columns(
     dataset: Dataset, image_id: str, session: Path, plain: Path, threshold: float
 ) -> list[np.ndarray]:
     """Return the pictures of one row: see ``titles`` in :func:`draw`."""
-    picture = np.array(read_rgb(dataset.image_path(image_id)))
+    picture = np.array(dataset.read(image_id))
     ours, other = read_maps(session / "npy", image_id), read_maps(plain / "npy", image_id)
     keys, cam, is_cam = ours["keys"], other["CAM"], ours["IS_CAM"]
     labels = [read_mask(session / folder / f"{image_id}.png") for folder in LABELS]

@@ -1,5 +1,6 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and under names that stay in their folder."""
 
+import hashlib
 import json
 import math
 import os
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tool.errors import InputError
+
+LONGEST_NAME = 100  # bytes of a name that is made of a text
 
 
 def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -31,6 +34,25 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def safe_name(text: str) -> str:
+    """Return a file name for any text, such as a class name, of at most LONGEST_NAME bytes.
+
+    Letters, digits, space, dash, underscore, and dots but at the beginning stay; other characters
+    are percent-encoded. Distinct texts have distinct names: a long name is cut off, and ends in a
+    digest of the whole.
+    """
+    kept = "".join(
+        c
+        if c.isalnum() or c in " -_" or (c == "." and i > 0)
+        else "".join(f"%{byte:02X}" for byte in c.encode(errors="surrogatepass"))
+        for i, c in enumerate(text)
+    )
+    if len(kept.encode()) <= LONGEST_NAME:
+        return kept or "%"
+    end = "~" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    return kept.encode()[: LONGEST_NAME - len(end)].decode(errors="ignore") + end
 
 
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:
