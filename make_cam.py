@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
+from data.drawings import draw_missing
 from data.loaders import ScaledPictures, one_by_one, to_device
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
-from tool import checkpoint, cli
+from tool import checkpoint, cli, distributed
 from tool.errors import naming
-from tool.maps import FORMATS, maps_path, read_keys, write_maps
+from tool.files import safe_name
+from tool.maps import FORMATS, maps_path, read_keys, read_maps, write_maps
+from tool.memory import enough_memory
 from tool.outputs import Outputs
 from tool.pictures import heat, overlay, save_rgb, stored_size
 from tool.progress import progress
@@ -36,6 +41,7 @@ from tool.session import Session
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
+SMALLER = "Lower --batch_size or --scales, or reduce the pictures."
 WAITING = 8  # pictures whose files are being written while the network goes on
 
 log = logging.getLogger(__name__)
@@ -161,11 +167,24 @@ def batches(items: Iterable[dict], most: int) -> Iterator[list[dict]]:
         yield run
 
 
-def visualize(folder: Path, image_id: str, picture: np.ndarray, names, is_cam: Tensor) -> None:
-    """Write one heat map over the picture for each map: <id>_<class>.png."""
+def drawing_path(session: Path, image_id: str, name: str = "background") -> Path:
+    """Return where the drawing of a map lies, by the name of its class."""
+    return session / "visual" / f"{safe_name(image_id)}_{safe_name(name)}.png"
+
+
+def visualize(session: Path, image_id: str, picture: np.ndarray, names, is_cam: Tensor) -> None:
+    """Write one heat map over the picture for each map; that of background is the last one."""
     is_cam = F.interpolate(is_cam[None].float(), picture.shape[:2], mode="bilinear")[0]
-    for name, one in zip(names, is_cam.numpy(), strict=True):
-        save_rgb(folder / f"{image_id}_{name}.png", overlay(picture, heat(one)))
+    for name, one in reversed(list(zip(names, is_cam.numpy(), strict=True))):
+        save_rgb(drawing_path(session, image_id, name), overlay(picture, heat(one)))
+
+
+def visualize_stored(session: Path, dataset: Dataset, image_id: str) -> None:
+    """Draw the maps of a picture that are there."""
+    maps = read_maps(session / "npy", image_id)
+    names = [dataset.all_names[key] for key in maps["keys"]]
+    is_cam = torch.from_numpy(maps["IS_CAM"])
+    visualize(session, image_id, np.array(dataset.read(image_id)), names, is_cam)
 
 
 class Writer:
@@ -202,7 +221,7 @@ class Writer:
         self.pending.append(self.threads.submit(write_maps, path, maps))
         if self.args.visualize:
             names = [self.class_names[key] for key in keys]
-            what = (self.session / "visual", item["id"], item["original"], names, is_cam)
+            what = (self.session, item["id"], item["original"], names, is_cam)
             self.pending.append(self.threads.submit(visualize, *what))
         self.wait(self.behind)
 
@@ -272,11 +291,24 @@ def main(arguments: list[str] | None = None) -> None:
             labels, *scaled = to_device((labels, *map(np.stack, by_scale)), device)
             labels = F.pad(labels, (1, 0), value=1)
             size = tuple(max(1, round(side * args.save_scale)) for side in items[0]["size"])
-            with cli.autocast(args, device):
+            names = ", ".join(item["id"] for item in items)
+            with enough_memory(names, SMALLER), cli.autocast(args, device):
                 maps = infer(net, scaled, labels, size, cli.memory_format(args))
             for item, both in zip(items, maps, strict=True):
                 writer.add(item, keys[item["id"]], *both)
         writer.wait()
+    if args.visualize:
+        done = sorted(set(distributed.share(ids)).difference(todo))
+        stored = [image_id for image_id in done if maps_path(folder, image_id).exists()]
+        if len(stored) < len(done):
+            log.warning("pickles in %s are not opened; --restart draws their maps", folder)
+        draw_missing(
+            stored,
+            partial(maps_path, folder),
+            partial(drawing_path, session.path),
+            partial(visualize_stored, session.path, dataset),
+            args.num_workers,
+        )
     outputs.finish()
 
 

@@ -171,7 +171,7 @@ def backbone_name(name: str, stem: int) -> str:
     return re.sub(r"^(?=(conv1|bn1|layer[1-4])\.)", "resnet50.", name)
 
 
-def backbone_width(state_dict: dict[str, Tensor], source: str | Path | None = None) -> int:
+def backbone_width(state_dict: dict[str, Tensor], source: Pretrained = None) -> int:
     """Return the channels after conv1 of any state dict that holds this backbone.
 
     Args:

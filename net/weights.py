@@ -34,8 +34,8 @@ def read_pretrained(
     """Return the weights that a network starts from, under the names of their file.
 
     Args:
-        pretrained: a file of PyTorch, safetensors or MXNet, or another ``Pretrained``. torchvision's
-            weights of ImageNet are fetched once, and their checksum is verified.
+        pretrained: a file of PyTorch, safetensors or MXNet, or another ``Pretrained``. The weights
+            of ImageNet are torchvision's; they are fetched once, and their checksum is verified.
         architecture: whose ImageNet weights, a key of ``IMAGENET_URLS``.
         with_classifier: keep the last layer of a ResNet, ``fc.*``.
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and under names that stay in their folder."""
 
 import fcntl
 import hashlib
@@ -21,6 +21,7 @@ STAND_INS = {
 WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
 BEGINNING = 512  # bytes that tell what a file is
 TAR = (257, b"ustar")  # where a tar archive says what it is
+LONGEST_NAME = 100  # bytes of a name that is made of a text
 
 
 def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -104,6 +105,25 @@ def claim(path: str | Path) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def safe_name(text: str) -> str:
+    """Return a file name for any text, such as a class name, of at most LONGEST_NAME bytes.
+
+    Letters, digits, space, dash, underscore, and dots but at the beginning stay; other characters
+    are percent-encoded. Distinct texts have distinct names: a long name is cut off, and ends in a
+    digest of the whole.
+    """
+    kept = "".join(
+        c
+        if c.isalnum() or c in " -_" or (c == "." and i > 0)
+        else "".join(f"%{byte:02X}" for byte in c.encode(errors="surrogatepass"))
+        for i, c in enumerate(text)
+    )
+    if len(kept.encode()) <= LONGEST_NAME:
+        return kept or "%"
+    end = "~" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    return kept.encode()[: LONGEST_NAME - len(end)].decode(errors="ignore") + end
 
 
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:
