@@ -99,7 +99,7 @@ def recognise(state: dict[str, Tensor]) -> Weights:
     if architecture is None:
         raise InputError(
             "These weights are not those of a ResNet-38, which has conv1a and b2 to b7, but "
-            f"{', '.join(list(named)[:3])}."
+            f"{checkpoint.some(named)}."
         )
     return Weights(layout, named, left_out, architecture)
 

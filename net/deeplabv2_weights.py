@@ -96,7 +96,7 @@ def recognise(state: dict[str, Tensor]) -> Weights:
     if f"{STEM}.conv.weight" not in named:
         raise InputError(
             "These weights have neither torchvision's names (conv1.weight) nor deeplab-pytorch's "
-            f"(layer1.conv1.conv.weight), but {', '.join(list(state)[:3])}."
+            f"(layer1.conv1.conv.weight), but {checkpoint.some(state)}."
         )
     block = r"base\.layer([2-5])\.block\d+\."
     architecture = architecture_of(named, f"{STEM}.conv.weight", block, "base.aspp.c0.weight")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from net.inputs import within
 from net.weights import source_of
 from tool import checkpoint
-from tool.errors import InputError, naming
+from tool.errors import InputError, naming, printable
 from tool.optimizer import parameter_group
 from tool.pictures import UNSURE
 
@@ -205,7 +205,7 @@ def rename(
         if names[name] is not None and not checkpoint.same_values(
             named.setdefault(names[name], value), value
         ):
-            raise InputError(f"{names[name]} is given twice, with different values.")
+            raise InputError(f"{printable(name)} is given twice, with different values.")
     return named, [name for name in state if names[name] is None]
 
 
