@@ -18,6 +18,7 @@ import make_seg_labels
 import train_irn
 import train_resnet50_SIPE as train
 import train_seg
+from tool import checkpoint
 from tool.errors import InputError
 from tool.maps import read_maps
 from tool.pictures import read_mask, save_label
@@ -306,3 +307,21 @@ def test_two_trainings_of_one_session_do_not_mix(flags, tmp_path):
         process.kill()
         process.join()
     train.main([*command[:-4], "--max_epoches", "2", "--restart"])  # a killed one leaves no lock
+
+
+def test_final_weights_as_safetensors_make_the_same_maps(flags, tmp_path):
+    train.main([*flags["train"], "--safetensors"])
+    session = session_of(flags["train"])
+    make_cam.main(flags["make_cam"])
+    other = [*flags["make_cam"], "--session_name", str(tmp_path / "other")]
+    make_cam.main([*other, "--ckpt", str(session / "ckpt/final.safetensors")])
+    for image_id in "abcdef":
+        ours, theirs = (read_maps(s / "npy", image_id) for s in (session, tmp_path / "other"))
+        assert np.array_equal(ours["IS_CAM"], theirs["IS_CAM"])
+
+
+def test_an_empty_checkpoint_is_not_continued_from_step_0(flags):
+    session = session_of(flags["train"])
+    checkpoint.save(session / "ckpt/last.pth", {})
+    with pytest.raises(InputError, match=r"last\.pth cannot be continued: net.*--restart"):
+        train.main(flags["train"])

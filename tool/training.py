@@ -86,6 +86,8 @@ class Training:
         if not path.exists():
             return None
         begun = checkpoint.load(path)
+        if path == self.last:
+            checkpoint.check_begun(path, begun)
         checkpoint.check_classes(path, begun, self.about["class_names"])
         settings, contents = self.about["settings"], self.about["contents"]
         for name, value in begun.get("settings", {}).items():
@@ -212,6 +214,8 @@ class Training:
         if distributed.is_main():
             content = {"net": self.net.state_dict(), "step": self.total}
             checkpoint.save(self.final, {**self.about, **content})
+            if self.args.safetensors:
+                checkpoint.save(self.final.with_suffix(".safetensors"), {**self.about, **content})
             self.lock.close()
             Path(self.lock.name).unlink(missing_ok=True)
         log.info("%s written, %s", self.final, self.pace.elapsed())
