@@ -26,7 +26,7 @@ from data.drawings import draw_labels
 from data.loaders import one_by_one
 from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference_views
-from tool.errors import InputError
+from tool.errors import InputError, naming
 from tool.maps import check_maps_exist, check_size, read_maps
 from tool.memory import REDUCE, enough_memory
 from tool.outputs import Outputs, settings_of
@@ -102,7 +102,7 @@ class ConfidentAreas(TorchDataset):
         is_cam, keys = maps["IS_CAM"], maps["keys"]
         check_size(image_id, is_cam, img)
         settings = (self.args.crf_iterations, self.args.gt_prob, self.device)
-        with enough_memory(image_id, REDUCE):
+        with enough_memory(image_id, REDUCE), naming(self.dataset.image_path(image_id)):
             label = confident_areas(img, is_cam, keys, *settings)
         save_label(self.session / "ir_label" / f"{image_id}.png", label)
         return image_id

@@ -217,7 +217,8 @@ def main(arguments: list[str] | None = None) -> None:
     reduced = 0
     with torch.inference_mode():
         for item in progress(loader, len(todo), "infer_seg"):
-            with enough_memory(item["id"], LOWER_PIXELS):
+            path = dataset.image_path(item["id"])
+            with enough_memory(item["id"], LOWER_PIXELS), naming(path):
                 label = segment(net, item, args, device)
             reduced += item["size"][0] * item["size"][1] > args.max_pixels
             save_label(folder / f"{item['id']}.png", label)

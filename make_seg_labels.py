@@ -26,6 +26,7 @@ from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference_label
+from tool.errors import naming
 from tool.maps import check_maps_exist, check_size, read_maps
 from tool.memory import REDUCE, enough_memory
 from tool.outputs import Outputs, settings_of
@@ -109,7 +110,7 @@ class MapsAndPictures(TorchDataset):
         if self.args.refine == "irn":
             return {**item, "IS_CAM": is_cam.astype(np.float32)}
         settings = (self.args.crf_iterations, len(keys), self.args.gt_prob, self.crf_device)
-        with enough_memory(image_id, REDUCE):
+        with enough_memory(image_id, REDUCE), naming(self.dataset.image_path(image_id)):
             index = crf_inference_label(img, is_cam.argmax(0), *settings)
         return {**item, "label": keys[index].astype(np.uint8)}
 

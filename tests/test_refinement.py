@@ -25,6 +25,7 @@ from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint
 from tool.crf import crf_inference_label
 from tool.errors import InputError
+from tool.lattice import TooWideError
 from tool.maps import write_maps
 from tool.metrics import ConfusionMatrix
 from tool.pictures import read_mask, save_label, voc_palette
@@ -366,3 +367,16 @@ def test_unsure_pixels_are_counted_as_wrong(run, tiny):
     result = json.loads((session_of(run) / "eval_ir_label.json").read_text())
     assert result["miou"] == 0
     assert result["unsure_pixels"] > 1000
+
+
+def test_a_picture_too_wide_for_the_lattice_is_named(run, tiny):
+    """pydensecrf's lattice counts in 16 bits, and so does ours."""
+    wide = np.zeros((2, 60_000, 3), np.uint8)
+    with pytest.raises(TooWideError, match="reduce the picture"):
+        crf_inference_label(wide, np.zeros((2, 60_000), np.int64), num_classes=2)
+    Image.fromarray(wide).save(tiny / "images/a.png")
+    maps = {"keys": np.array([0, 1]), "IS_CAM": np.full((2, 2, 60_000), 0.5, np.float32)}
+    write_maps(session_of(run) / "npy/a.npz", maps)
+    for program in (cam2ir, make_seg_labels):
+        with pytest.raises(InputError, match=r"a\.png: The picture spans too many cells"):
+            program.main([*run["cam2ir"], *(["--refine", "crf"] * (program is make_seg_labels))])

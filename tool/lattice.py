@@ -18,10 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tool.errors import InputError
+
 NORM_EPS = 1e-20  # added to n before n^-1/2
 KEY_LIMIT = 2**62  # keys are int64, and a step is added to them
 POSITION_LIMIT = 2**15  # pydensecrf counts cells in int16; float32 resolves 1/256 there
-TOO_WIDE = "The features span too many lattice cells; take larger standard deviations."
+
+
+class TooWideError(InputError, ValueError):
+    """A picture is too large for the lattice of its standard deviations."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The picture spans too many cells of the CRF's lattice. Take larger standard "
+            "deviations, or reduce the picture."
+        )
 
 
 @dataclass(frozen=True)
@@ -66,8 +77,8 @@ def build_lattice(features: Tensor) -> Lattice:
         features: (d, N) float32, N > 0, divided by their standard deviations.
 
     Raises:
-        ValueError: the features are not finite, or span too many cells: beyond +-2^15 along an axis
-            of the lattice, or more than 62 bits can number.
+        TooWideError: the features are not finite, or span too many cells: beyond +-2^15 along an
+            axis of the lattice, or more than 62 bits can number.
     """
     remainder, rank, weights = _simplices(features)
     keys, steps, period = _vertex_keys(remainder, rank)
@@ -112,7 +123,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         total = total + scaled
     position[0] = total
     if not position.abs().max() < POSITION_LIMIT:  # or NaN
-        raise ValueError(TOO_WIDE)
+        raise TooWideError
 
     nearest = (position * down).round()
     excess = nearest.sum(0).to(torch.int8)  # 0 where the corner lies on the plane of sum 0
@@ -155,7 +166,7 @@ def _vertex_keys(remainder: Tensor, rank: Tensor) -> tuple[Tensor, list[int], in
         strides.append(strides[-1] * int(highest - lowest + 1))
     block = strides.pop()
     if (d + 1) * block > KEY_LIMIT:
-        raise ValueError(TOO_WIDE)
+        raise TooWideError
     keys = remainder.new_empty(remainder.shape, dtype=torch.int64)
     axes = zip(remainder[:d], low, strides, strict=True)
     keys[0] = sum((coordinate - lowest).long() * stride for coordinate, lowest, stride in axes)
