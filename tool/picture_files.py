@@ -30,7 +30,7 @@ TURNS = {  # EXIF orientation -> what makes the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 HEADER = 4096  # bytes in which PNG, BMP and JPEG 2000 say how many bits a sample has
-CODESTREAM, BITS_AT = b"\xff\x4f\xff\x51", 40  # of JPEG 2000: its begin, and bytes to the bits
+CODESTREAM, BITS_AT = b"\xff\x4f\xff\x51", 42  # of JPEG 2000: its begin, and bytes to the bits
 
 
 def open_picture(
@@ -44,6 +44,7 @@ def open_picture(
     """
     with in_one_sentence(path, formats):
         image = Image.open(path, formats=formats)
+        image.filename = ""  # makes Pillow read the file: it maps turned TIFFs at the wrong size
         check_pixels(path, *image.size)
         if image.format == "BMP" and image.mode == "L" and bits_of(path, image) == 4:
             raise InputError(f"{path} is a grey BMP of 4 bits, which is misread. Save it as PNG.")

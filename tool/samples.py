@@ -158,7 +158,7 @@ def read_tiff(path: str | Path, layout: Layout, bands: tuple[int, ...] | None) -
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise
-        raise InputError(f"{path}: {error}. Install it: pip install imagecodecs") from error
+        raise InputError(f"{path}: {error}. Call pip install imagecodecs.") from error
     width, height = layout.size
     if layout.separate and layout.bands > 1:
         return values.reshape(layout.bands, height, width)[chosen].transpose(1, 2, 0)
@@ -273,9 +273,10 @@ def _png_of_16_bits(path: str | Path) -> np.ndarray:
     halves = []
     for order in "BL":
         image = open_picture(path, decode=False)
-        if image.mode == "LA":
+        *tile, layout = image.tile[0]
+        if layout.startswith("LA"):  # whose low bytes Pillow cannot decode
             raise InputError(f"{path} is a 16-bit grey PNG with transparency. Save it without.")
-        image.tile = [(*image.tile[0][:3], f"{image.mode};16{order}")]
+        image.tile = [(*tile, f"{image.mode};16{order}")]
         halves.append(np.asarray(image).astype(np.uint16))
     return halves[0] * 256 + halves[1]
 
