@@ -35,7 +35,7 @@ from tool import checkpoint
 from tool.errors import InputError
 from tool.maps import read_maps, write_maps
 
-LONGEST = 10  # seconds that reading a small file may take
+LONGEST = 60  # seconds that reading a small file may take
 GROWTH = 256  # MiB by which one small file may raise the peak of memory
 NUM_CLASSES = 21
 # Events of Python that no reading of a file may cause.

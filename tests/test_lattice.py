@@ -81,5 +81,7 @@ def test_features_out_of_range_are_refused(value):
 
 
 def test_keys_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"cells of the CRF's lattice"):  # each axis fits, all six do not
+    with pytest.raises(
+        ValueError, match=r"cells of the CRF's lattice"
+    ):  # each axis fits, all six do not
         build_lattice(torch.eye(5) * 3000)

@@ -328,6 +328,28 @@ def test_missing_confident_area_is_found_before_training(run):
         train_irn.main(run["train_irn"])
 
 
+def test_maps_of_classes_that_do_not_exist(trained):
+    path = session_of(trained) / "npy/a.npz"
+    with np.load(path) as file:
+        maps = dict(file)
+    maps["keys"][-1] = 4  # of 4 classes
+    write_maps(path, maps)
+    for run in (lambda: cam2ir.main([*trained["cam2ir"], "--restart"]), None):
+        program = run or (lambda: make_seg_labels.main(trained["make_seg_labels"]))
+        with pytest.raises(InputError, match=r"a\.npz has maps of the classes .*below 4"):
+            program()
+
+
+def test_safetensors_serve_as_checkpoint(run):
+    cam2ir.main(run["cam2ir"])
+    train_irn.main([*run["train_irn"], "--safetensors"])
+    labels = []
+    for name in ("irn.pth", "irn.safetensors"):
+        make_seg_labels.main([*run["make_seg_labels"], "--irn_ckpt", name, "--restart"])
+        labels.append(read_mask(session_of(run) / "pseudo_label/d.png"))
+    assert np.array_equal(*labels)
+
+
 def test_maps_of_another_size(run):
     maps = {"keys": np.array([0, 1]), "IS_CAM": np.ones((2, 3, 3), np.float32)}
     write_maps(session_of(run) / "npy/a.npz", maps)

@@ -454,6 +454,27 @@ def test_published_names_without_anything_else(trained, tmp_path):
     assert np.array_equal(*labels)
 
 
+@pytest.mark.parametrize("model", [V1, V2])
+def test_safetensors_serve_as_checkpoint(run, model):
+    train_seg.main([*of_model(run["train"], model), "--safetensors"])
+    labels = []
+    for ending in ("pth", "safetensors"):
+        out = session_of(run["infer"]) / ending
+        more = ["--ckpt", f"seg_{model}.{ending}", "--out_dir", str(out)]
+        infer_seg.main([*of_model(run["infer"], model), *more])
+        labels.append(read_mask(out / "d.png"))
+    assert np.array_equal(*labels)
+
+
+def test_weights_of_other_projects_may_be_called_model(trained):
+    final = final_of(trained["train"])
+    checkpoint.save(final, {"model": weights_of(final)})
+    infer_seg.main(trained["infer"])
+    checkpoint.save(final, {"model": weights_of(final), "class_names": 3})
+    with pytest.raises(InputError, match="class_names are no list of words"):
+        infer_seg.main([*trained["infer"], "--restart"])
+
+
 def test_checkpoint_of_other_classes_or_model(trained, tiny):
     with pytest.raises(InputError, match=rf"no checkpoint seg_{V1}"):
         infer_seg.main(of_model(trained["infer"], V1))

@@ -80,6 +80,7 @@ class Training:
         self.is_finished = self.begun is not None and self.final.exists()
         if self.is_finished:
             log.info("%s is finished; --restart trains it anew", self.final)
+            self._save_safetensors(self.begun)
 
     def _find_begun(self) -> dict[str, Any] | None:
         path = self.final if self.final.exists() else self.last
@@ -136,7 +137,7 @@ class Training:
         self.board = open_board(self.board_folder, self.start)
         if distributed.is_main():
             self._claim()
-            for path in (self.last, self.final):
+            for path in (self.last, self.final, self.final.with_suffix(".safetensors")):
                 clear_unfinished(path.parent, path.name)
                 if self.args.restart:  # an interrupted restart would look finished
                     path.unlink(missing_ok=True)
@@ -214,11 +215,14 @@ class Training:
         if distributed.is_main():
             content = {"net": self.net.state_dict(), "step": self.total}
             checkpoint.save(self.final, {**self.about, **content})
-            if self.args.safetensors:
-                checkpoint.save(self.final.with_suffix(".safetensors"), {**self.about, **content})
+            self._save_safetensors({**self.about, **content})
             self.lock.close()
             Path(self.lock.name).unlink(missing_ok=True)
         log.info("%s written, %s", self.final, self.pace.elapsed())
+
+    def _save_safetensors(self, content: dict[str, Any]) -> None:
+        if self.args.safetensors and distributed.is_main():
+            checkpoint.save(self.final.with_suffix(".safetensors"), content)
 
 
 def contents_of(
