@@ -4,7 +4,6 @@ All programs of a session read alike. The first one writes ``<session>/value_ran
 later ones take what stands there.
 """
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from tool import distributed
 from tool.errors import InputError
-from tool.files import write_json
+from tool.files import read_json, write_json
 from tool.picture_files import FORMATS, in_one_sentence
 from tool.samples import read_samples
 
@@ -92,10 +91,7 @@ def find_range(dataset, ids: list[str]) -> tuple[float, float]:
 
 
 def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}). Delete it.") from error
+    return read_json(path, "Delete it.") if path.exists() else {}
 
 
 def _words(value: list | str | None) -> str:
