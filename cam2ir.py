@@ -11,6 +11,8 @@ and with the background halved, which tells what surely is none. Files that exis
 running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 from pathlib import Path
 
@@ -20,13 +22,15 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
+from data.drawings import draw_labels
 from data.loaders import one_by_one
-from tool import checkpoint, cli
+from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference_views
-from tool.errors import InputError
+from tool.errors import InputError, naming
 from tool.maps import check_maps_exist, check_size, read_maps
+from tool.memory import REDUCE, enough_memory
 from tool.outputs import Outputs, settings_of
-from tool.pictures import UNSURE, label_overlay, read_rgb, save_label, save_rgb
+from tool.pictures import UNSURE, save_label
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
@@ -83,23 +87,23 @@ class ConfidentAreas(TorchDataset):
     """Every item is a picture: its label is computed, and written, where it is asked for."""
 
     def __init__(self, dataset: Dataset, ids: list[str], session: Path, args, device) -> None:
-        self.files = [(image_id, dataset.image_path(image_id)) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.session, self.args, self.device = session, args, device
+        self.num_classes = dataset.num_classes
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> str:
-        image_id, path = self.files[index]
-        img = np.array(read_rgb(path))
-        maps = read_maps(self.session / "npy", image_id, self.args.allow_pickle)
+        image_id = self.ids[index]
+        img = np.array(self.dataset.read(image_id))
+        npy = self.session / "npy"
+        maps = read_maps(npy, image_id, self.args.allow_pickle, self.num_classes)
         is_cam, keys = maps["IS_CAM"], maps["keys"]
         check_size(image_id, is_cam, img)
         settings = (self.args.crf_iterations, self.args.gt_prob, self.device)
-        label = confident_areas(img, is_cam, keys, *settings)
-        if self.args.visualize:
-            where = self.session / "visual_ir_label" / f"{image_id}.png"
-            save_rgb(where, label_overlay(img, label))
+        with enough_memory(image_id, REDUCE), naming(self.dataset.image_path(image_id)):
+            label = confident_areas(img, is_cam, keys, *settings)
         save_label(self.session / "ir_label" / f"{image_id}.png", label)
         return image_id
 
@@ -114,7 +118,7 @@ def check_origin(session: Session, class_names: tuple[str, ...], network: str, c
     made = settings_of(folder, class_names)
     if made.get("network", network) != network:
         raise InputError(f"The maps in {folder} come from {made['network']}, not {network}.")
-    file, saved = session.checkpoint(ckpt), made.get("ckpt_sha256")
+    file, saved = session.checkpoint(ckpt, required=False), made.get("ckpt_sha256")
     if saved and file.is_file() and checkpoint.digest(file) != saved:
         raise InputError(
             f"The maps in {folder} were made with another file than {file}. Make them "
@@ -146,6 +150,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1 if device.type == "cpu" and workers else torch.get_num_threads())
     for _ in progress(one_by_one(areas, workers), len(todo), "cam2ir"):
         pass
+    if args.visualize:
+        drawings = session.path / "visual_ir_label"
+        draw_labels(dataset, distributed.share(ids), folder, drawings, args.num_workers)
     outputs.finish()
 
 

@@ -16,11 +16,10 @@ import numpy as np
 
 from data.datasets import add_dataset_flags, open_dataset
 from tool import cli
-from tool.errors import InputError
 from tool.evaluate import evaluate, result_of
 from tool.files import write_json
 from tool.maps import check_maps_exist, read_maps
-from tool.metrics import iou_table, miou_of
+from tool.metrics import ConfusionMatrix, iou_table, miou_of
 from tool.outputs import settings_of
 from tool.pictures import UNSURE, read_mask
 from tool.run import run
@@ -89,16 +88,12 @@ class ArgmaxOfMaps:
 
     def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray | None]:
         """Return int64 (H, W) class ids, and int64 (101, C, C + 1) of :func:`sweep_counts`."""
-        maps = read_maps(self.npy, image_id, self.allow_pickle)
+        maps = read_maps(self.npy, image_id, self.allow_pickle, self.num_classes)
         keys = maps["keys"]
-        if keys.max() >= self.num_classes:
-            raise InputError(
-                f"The maps of {image_id} have class {keys.max()}, but the dataset only "
-                f"{self.num_classes}. Check --dataset and --session_name."
-            )
         label = keys[maps["IS_CAM"].argmax(0)]
         if "CAM" not in maps:
             return label, None
+        ConfusionMatrix(self.num_classes).update_from(mask, label)  # raises where they do not fit
         return label, sweep_counts(read_mask(mask), keys[1:], maps["CAM"], self.num_classes)
 
 

@@ -18,7 +18,7 @@ from data.base import check_exist
 from data.datasets import add_dataset_flags, open_dataset
 from tool import cli
 from tool.evaluate import evaluate, result_of
-from tool.files import write_json
+from tool.files import read_json, write_json
 from tool.metrics import iou_table
 from tool.outputs import settings_of
 from tool.pictures import UNSURE, read_mask
@@ -50,6 +50,20 @@ class LabelsOfFolder:
         """Return uint8 (H, W), and int64 () pixels."""
         label = read_mask(self.folder / f"{image_id}.png")
         return label, np.count_nonzero(label == UNSURE)
+
+
+def result_path(session: Path, folder: Path) -> Path:
+    """Return the file of a folder's result: eval_<folder>.json.
+
+    Where that is the result of something else, of the maps (eval_cam.json) or of another folder of
+    the same name, the name of the folder's parent stands in it too.
+    """
+    path = session / f"eval_{folder.name}.json"
+    taken = path.exists() and read_json(path, "Delete it.").get("source") != str(folder)
+    inside = folder.resolve().parent == session.resolve()
+    if folder.name == "cam" or (taken and not inside):
+        path = session / f"eval_{folder.resolve().parent.name}_{folder.name}.json"
+    return path
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -84,9 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
     log.info("%s", iou_table(dataset.all_names, matrix.iou()))
     if unsure:
         log.info("%d pixels are unsure (255) and count as wrong", unsure)
-    write_json(session.path / f"eval_{folder.name}.json", result)
+    path = result_path(session.path, folder)
+    write_json(path, result)
     message = "%s   mIoU %.2f on the %d pictures of %s"
     log.info(message, folder.name, 100 * matrix.miou(), len(ids), eval_list)
+    log.debug("%s written", path)
 
 
 if __name__ == "__main__":

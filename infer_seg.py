@@ -12,8 +12,11 @@ A flag that is not given has the value of the network's own recipe. Files that e
 running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import argparse
 import logging
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +27,15 @@ from torch import Tensor, nn
 from data.archive import ENDINGS, write_archive
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
-from data.loaders import ScaledPictures, one_by_one
+from data.drawings import draw_labels
+from data.loaders import ScaledPictures, one_by_one, to_device
 from net.recipes import MODELS, fill_in, told
 from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference
-from tool.errors import InputError
+from tool.errors import InputError, naming
+from tool.memory import LOWER_PIXELS, enough_memory
 from tool.outputs import Outputs
-from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
+from tool.pictures import save_label
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
@@ -78,10 +83,10 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     number = cli.above_zero
     add("crf_iterations", cli.at_least(0), "of the mean field", only=crf)
     add("gaussian_sxy", number, "deviation of the kernel over position, pixels", only=crf)
-    add("gaussian_weight", float, "of that kernel", only=crf)
+    add("gaussian_weight", cli.number, "of that kernel", only=crf)
     add("bilateral_sxy", number, "deviation in position of the other kernel, pixels", only=crf)
     add("bilateral_srgb", number, "its deviation in colour, grey levels", only=crf)
-    add("bilateral_weight", float, "of that kernel", only=crf)
+    add("bilateral_weight", cli.number, "of that kernel", only=crf)
     parser.add_argument("--archive", type=Path, help=f"file to pack all in; {', '.join(ENDINGS)}")
     parser.add_argument(
         "--archive_comp",
@@ -105,13 +110,12 @@ def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
         InputError: it is of another model, or for other classes.
     """
     content = checkpoint.load(ckpt)
-    if content.get("model", args.model) != args.model:
-        raise InputError(f"{ckpt} is a {content['model']}. Give --model {content['model']}.")
-    try:
+    model = content.get("model", args.model)
+    if isinstance(model, str) and model != args.model:  # other projects keep their weights there
+        raise InputError(f"{ckpt} is a {model}. Give --model {model}.")
+    with naming(f"{ckpt}, read as {args.model}"):
         net = MODELS[args.model].module.restore(content)
-    except InputError as error:
-        raise InputError(f"{ckpt}, read as {args.model}: {error}") from error
-    names = content.get("class_names", list(dataset.all_names))
+    names = checkpoint.class_names_of(ckpt, content) or list(dataset.all_names)
     if net.config["num_classes"] != dataset.num_classes or names != list(dataset.all_names):
         raise InputError(
             f"{ckpt} tells {net.config['num_classes']} classes apart ({', '.join(names[:4])}, ..); "
@@ -122,7 +126,7 @@ def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
 
 
 def mean_logits(
-    net: nn.Module, pictures: list[Tensor], size: tuple[int, int], args, device: torch.device
+    net: nn.Module, pictures: list[np.ndarray], size: tuple[int, int], args, device: torch.device
 ) -> Tensor:
     """Return logits averaged over scales, and mirrored pictures if asked, float32 (C, H, W).
 
@@ -134,7 +138,7 @@ def mean_logits(
     total, number = 0.0, 0
     for picture in pictures:
         for mirrored in (False, True) if args.mirror else (False,):
-            x = net.prepare(picture[None].to(device))
+            x = net.prepare(*to_device((picture[None],), device))
             x = (x.flip(3) if mirrored else x).contiguous(memory_format=cli.memory_format(args))
             with cli.autocast(args, device):
                 logits = net.predict(x, size)[0].float()
@@ -163,7 +167,7 @@ def segment(net: nn.Module, item: dict, args, device: torch.device) -> np.ndarra
     Args:
         item: of ScaledPictures, with the original.
     """
-    img = item["original"].numpy()
+    img = item["original"]
     probabilities = mean_logits(net, item["pictures"], img.shape[:2], args, device).softmax(0)
     if args.crf:
         probabilities = crf_inference(
@@ -213,29 +217,30 @@ def main(arguments: list[str] | None = None) -> None:
     reduced = 0
     with torch.inference_mode():
         for item in progress(loader, len(todo), "infer_seg"):
-            label = segment(net, item, args, device)
+            path = dataset.image_path(item["id"])
+            with enough_memory(item["id"], LOWER_PIXELS), naming(path):
+                label = segment(net, item, args, device)
             reduced += item["size"][0] * item["size"][1] > args.max_pixels
-            if args.visualize:
-                where = session.path / f"visual_{folder.name}" / f"{item['id']}.png"
-                picture = np.array(read_rgb(dataset.image_path(item["id"])))
-                save_rgb(where, label_overlay(picture, label))
             save_label(folder / f"{item['id']}.png", label)
     if reduced:
         log.info("%d pictures of more than %d pixels were reduced first", reduced, args.max_pixels)
+    if args.visualize:
+        drawings = session.path / f"visual_{folder.name}"
+        draw_labels(dataset, distributed.share(ids), folder, drawings, args.num_workers)
     outputs.finish()
     if args.archive and distributed.is_main():
         write_archive(args.archive, args.archive_comp, dataset, ids, folder)
         log.info("%s written, %d pictures", args.archive, len(ids))
     if all(dataset.mask_path(image_id).is_file() for image_id in ids):
-        log.info(
-            "mIoU: python eval_seg_labels.py --dataset %s --dataset_root %s --session_name %s "
-            "--label_dir %s --eval_list %s",
-            dataset.name,
-            dataset.root,
-            session.path,
-            folder,
-            infer_list,
-        )
+        flags = {
+            "--dataset": args.dataset,
+            "--dataset_root": dataset.root,
+            "--session_name": session.path,
+            "--label_dir": folder,
+            "--eval_list": infer_list,
+        }
+        words = [str(word) for pair in flags.items() for word in pair]
+        log.info("mIoU: python eval_seg_labels.py %s", shlex.join(words))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,13 @@ Expect  VOC trainaug: 10,582 files, 20 GB in float32 (half with --save_dtype flo
 Files that exist are kept, so running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
-from data.loaders import ScaledPictures, one_by_one
+from data.drawings import draw_missing
+from data.loaders import ScaledPictures, one_by_one, to_device
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_SIPE import CAM_EPS, COMPETITORS, SEED_FEATURES
-from tool import checkpoint, cli
-from tool.maps import FORMATS, maps_path, read_keys, write_maps
+from tool import checkpoint, cli, distributed
+from tool.errors import naming
+from tool.files import safe_name
+from tool.maps import FORMATS, maps_path, read_keys, read_maps, write_maps
+from tool.memory import enough_memory
 from tool.outputs import Outputs
 from tool.pictures import heat, overlay, save_rgb, stored_size
 from tool.progress import progress
@@ -33,6 +41,7 @@ from tool.session import Session
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
+SMALLER = "Lower --batch_size or --scales, or reduce the pictures."
 WAITING = 8  # pictures whose files are being written while the network goes on
 
 log = logging.getLogger(__name__)
@@ -52,7 +61,9 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         "--infer_list",
         help="list name or file; None is the training list, which the later steps need whole",
     )
-    parser.add_deciding("--scales", type=float, nargs="+", default=SCALES, help="of the pictures")
+    parser.add_deciding(
+        "--scales", type=cli.above_zero, nargs="+", default=SCALES, help="of the pictures"
+    )
     parser.add_deciding(
         "--seed_feature",
         choices=SEED_FEATURES,
@@ -78,7 +89,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     )
     parser.add_deciding(
         "--save_scale",
-        type=float,
+        type=cli.above_zero,
         help="side of the stored maps over that of the picture, up to 1; they are resized when "
         "read; None is 1, of COCO 0.5",
     )
@@ -94,10 +105,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     cli.add_visualize_flag(parser, "maps over pictures in <session>/visual")
     parser.add_argument("--restart", action="store_true", help="make every file again")
     args = parser.parse_args(arguments)
-    if min(args.scales) <= 0:
-        parser.error("--scales must be above 0")
-    if args.save_scale is not None and not 0 < args.save_scale <= 1:
-        parser.error(f"--save_scale {args.save_scale} is not above 0 and up to 1")
+    if args.save_scale is not None and args.save_scale > 1:
+        parser.error(f"--save_scale {args.save_scale} is above 1")
     return args
 
 
@@ -158,11 +167,24 @@ def batches(items: Iterable[dict], most: int) -> Iterator[list[dict]]:
         yield run
 
 
-def visualize(folder: Path, image_id: str, picture: np.ndarray, names, is_cam: Tensor) -> None:
-    """Write one heat map over the picture for each map: <id>_<class>.png."""
+def drawing_path(session: Path, image_id: str, name: str = "background") -> Path:
+    """Return where the drawing of a map lies, by the name of its class."""
+    return session / "visual" / f"{safe_name(image_id)}_{safe_name(name)}.png"
+
+
+def visualize(session: Path, image_id: str, picture: np.ndarray, names, is_cam: Tensor) -> None:
+    """Write one heat map over the picture for each map; that of background is the last one."""
     is_cam = F.interpolate(is_cam[None].float(), picture.shape[:2], mode="bilinear")[0]
-    for name, one in zip(names, is_cam.numpy(), strict=True):
-        save_rgb(folder / f"{image_id}_{name}.png", overlay(picture, heat(one)))
+    for name, one in reversed(list(zip(names, is_cam.numpy(), strict=True))):
+        save_rgb(drawing_path(session, image_id, name), overlay(picture, heat(one)))
+
+
+def visualize_stored(session: Path, dataset: Dataset, image_id: str) -> None:
+    """Draw the maps of a picture that are there."""
+    maps = read_maps(session / "npy", image_id)
+    names = [dataset.all_names[key] for key in maps["keys"]]
+    is_cam = torch.from_numpy(maps["IS_CAM"])
+    visualize(session, image_id, np.array(dataset.read(image_id)), names, is_cam)
 
 
 class Writer:
@@ -199,7 +221,7 @@ class Writer:
         self.pending.append(self.threads.submit(write_maps, path, maps))
         if self.args.visualize:
             names = [self.class_names[key] for key in keys]
-            what = (self.session / "visual", item["id"], item["original"].numpy(), names, is_cam)
+            what = (self.session, item["id"], item["original"], names, is_cam)
             self.pending.append(self.threads.submit(visualize, *what))
         self.wait(self.behind)
 
@@ -226,15 +248,16 @@ def main(arguments: list[str] | None = None) -> None:
     ckpt = session.checkpoint(args.ckpt)
     content = checkpoint.load(ckpt)
     checkpoint.check_classes(ckpt, content, dataset.all_names)
-    state = checkpoint.state_dict_of(content)
+    with naming(ckpt):
+        state = checkpoint.state_dict_of(content)
     net = cli.import_network(args.network).CAM(
         dataset.num_classes,
         pretrained=None,
-        width=backbone_width(state),
+        width=backbone_width(state, ckpt),
         seed_feature=args.seed_feature,
         competitors=args.competitors,
     )
-    checkpoint.load_weights(net, state)
+    checkpoint.load_weights(net, state, ckpt)
     if args.fold_bn:
         fold_batch_norm(net.eval())
     cli.place(net, args, device).eval()
@@ -259,21 +282,33 @@ def main(arguments: list[str] | None = None) -> None:
         todo.sort(key=lambda image_id: stored_size(dataset.image_path(image_id)))
 
     pictures = ScaledPictures(dataset, todo, tuple(args.scales), with_original=args.visualize)
-    loader = one_by_one(pictures, args.num_workers, device.type == "cuda")
+    loader = one_by_one(pictures, args.num_workers)
     writer = Writer(session.path, dataset.all_names, args, WAITING * most)
     with torch.inference_mode(), writer:
         for items in progress(batches(loader, most), len(todo), "make_cam", len):
-            labels = torch.stack([F.pad(item["label"], (1, 0), value=1) for item in items])
-            scaled = [
-                torch.stack(one_scale).to(device, non_blocking=True)
-                for one_scale in zip(*(item["pictures"] for item in items), strict=True)
-            ]
+            by_scale = zip(*(item["pictures"] for item in items), strict=True)
+            labels = np.stack([item["label"] for item in items])
+            labels, *scaled = to_device((labels, *map(np.stack, by_scale)), device)
+            labels = F.pad(labels, (1, 0), value=1)
             size = tuple(max(1, round(side * args.save_scale)) for side in items[0]["size"])
-            with cli.autocast(args, device):
-                maps = infer(net, scaled, labels.to(device), size, cli.memory_format(args))
+            names = ", ".join(item["id"] for item in items)
+            with enough_memory(names, SMALLER), cli.autocast(args, device):
+                maps = infer(net, scaled, labels, size, cli.memory_format(args))
             for item, both in zip(items, maps, strict=True):
                 writer.add(item, keys[item["id"]], *both)
         writer.wait()
+    if args.visualize:
+        done = sorted(set(distributed.share(ids)).difference(todo))
+        stored = [image_id for image_id in done if maps_path(folder, image_id).exists()]
+        if len(stored) < len(done):
+            log.warning("pickles in %s are not opened; --restart draws their maps", folder)
+        draw_missing(
+            stored,
+            partial(maps_path, folder),
+            partial(drawing_path, session.path),
+            partial(visualize_stored, session.path, dataset),
+            args.num_workers,
+        )
     outputs.finish()
 
 

@@ -9,6 +9,8 @@ Expect  VOC: the published CRF labels have mIoU 64.7 on train.
 Files that exist are kept, so running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 from pathlib import Path
 
@@ -18,14 +20,17 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
-from data.loaders import one_by_one, to_tensor
+from data.drawings import draw_labels
+from data.loaders import one_by_one, to_device
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
-from tool import checkpoint, cli
+from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference_label
+from tool.errors import naming
 from tool.maps import check_maps_exist, check_size, read_maps
+from tool.memory import REDUCE, enough_memory
 from tool.outputs import Outputs, settings_of
-from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
+from tool.pictures import save_label
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
@@ -60,7 +65,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser.add_deciding(
         "--exp_times",
         only=irn,
-        type=cli.at_least(0),
+        type=cli.at_least(0, 24),
         default=8,
         help="the walk takes 2 to this power steps",
     )
@@ -86,37 +91,40 @@ class MapsAndPictures(TorchDataset):
     """Maps and picture of every id; with ``crf``, the finished label too."""
 
     def __init__(self, dataset: Dataset, ids: list[str], npy: Path, args, crf_device) -> None:
-        self.files = [(image_id, dataset.image_path(image_id)) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.npy, self.args, self.crf_device = npy, args, crf_device
+        self.num_classes = dataset.num_classes
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
-        """Return id, picture uint8 (3, H, W), keys (P,), and IS_CAM (P, H, W) or label (H, W)."""
-        image_id, path = self.files[index]
-        image = read_rgb(path)
-        maps = read_maps(self.npy, image_id, self.args.allow_pickle)
+        """Return id, picture uint8 (H, W, 3), keys (P,), and IS_CAM (P, H, W) or label (H, W)."""
+        image_id = self.ids[index]
+        image = self.dataset.read(image_id)
+        maps = read_maps(self.npy, image_id, self.args.allow_pickle, self.num_classes)
         is_cam, keys = maps["IS_CAM"], maps["keys"]
         img = np.array(image)
         check_size(image_id, is_cam, img)
-        item = {"id": image_id, "picture": to_tensor(image), "keys": keys}
+        item = {"id": image_id, "picture": img, "keys": keys}
         if self.args.refine == "irn":
             return {**item, "IS_CAM": is_cam.astype(np.float32)}
         settings = (self.args.crf_iterations, len(keys), self.args.gt_prob, self.crf_device)
-        index = crf_inference_label(img, is_cam.argmax(0), *settings)
+        with enough_memory(image_id, REDUCE), naming(self.dataset.image_path(image_id)):
+            index = crf_inference_label(img, is_cam.argmax(0), *settings)
         return {**item, "label": keys[index].astype(np.uint8)}
 
 
 def walk(net: EdgeDisplacement, item: dict, args, device: torch.device) -> np.ndarray:
     """Return the label of a picture, uint8 (H, W), by the random walk on its edges."""
-    img = net.prepare(item["picture"].to(device))
+    picture, is_cam = to_device((item["picture"], item["IS_CAM"]), device)
+    img = net.prepare(picture.permute(2, 0, 1))
     pair = torch.stack([img, img.flip(2)]).contiguous(memory_format=cli.memory_format(args))
     with cli.autocast(args, device):
         edge = net.edge(pair)  # (1, h, w)
     settings = {"beta": args.beta, "exp_times": args.exp_times}
-    index, _ = refine_by_walk(item["IS_CAM"].to(device), edge, img.shape[1:], **settings)
-    return item["keys"].numpy()[index.cpu().numpy()].astype(np.uint8)
+    index, _ = refine_by_walk(is_cam, edge, img.shape[1:], **settings)
+    return item["keys"][index.cpu().numpy()].astype(np.uint8)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -134,9 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
     check_maps_exist(npy, ids)
     if args.refine == "irn":
         ckpt = session.checkpoint(args.irn_ckpt)
-        state = checkpoint.state_dict_of(checkpoint.load(ckpt))
-        net = EdgeDisplacement(args.irn_crop_size, width=backbone_width(state))
-        checkpoint.load_weights(net, state)
+        state = checkpoint.load_state(ckpt)
+        net = EdgeDisplacement(args.irn_crop_size, width=backbone_width(state, ckpt))
+        checkpoint.load_weights(net, state, ckpt)
         if args.fold_bn:
             fold_batch_norm(net.eval())
         cli.place(net, args, device).eval()
@@ -153,12 +161,12 @@ def main(arguments: list[str] | None = None) -> None:
     with torch.inference_mode():
         for item in progress(loader, len(todo), "make_seg_labels"):
             by_walk = args.refine == "irn"
-            label = walk(net, item, args, device) if by_walk else item["label"].numpy()
-            if args.visualize:
-                picture = item["picture"].permute(1, 2, 0).numpy()
-                where = session.path / f"visual_{folder.name}" / f"{item['id']}.png"
-                save_rgb(where, label_overlay(picture, label))
+            with enough_memory(item["id"], REDUCE):
+                label = walk(net, item, args, device) if by_walk else item["label"]
             save_label(folder / f"{item['id']}.png", label)
+    if args.visualize:
+        drawings = session.path / f"visual_{folder.name}"
+        draw_labels(dataset, distributed.share(ids), folder, drawings, args.num_workers)
     outputs.finish()
 
 

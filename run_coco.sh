@@ -14,10 +14,13 @@
 #   PREPARE_FLAGS, TRAIN_FLAGS, CAM_FLAGS, EVAL_FLAGS, CAM2IR_FLAGS, IRN_FLAGS, LABEL_FLAGS, SCORE_FLAGS,
 #   SEG_FLAGS, INFER_FLAGS
 #              more flags of 0, 1.1, 1.2, 1.3, 2.1, 2.2, 2.3, 2.4, 3.1, 3.2; see --help of each program
+# Relative paths in *_ROOT and SESSION count from where you are, those in *_FLAGS from this folder. The
+# words of *_FLAGS may be quoted, as in TRAIN_FLAGS="--pretrained '/my weights/resnet50.pth'".
 set -euo pipefail
-cd "$(dirname "$0")"
+CDPATH="" cd -- "$(dirname -- "$0")"
 source tool/setup.sh
 
+from_caller COCO_ROOT LINK_ROOT SESSION
 COCO_ROOT=${COCO_ROOT:-../ms_coco_14&15}
 SESSION=${SESSION:-exp_coco}
 REFINE=${REFINE:-crf}
@@ -27,8 +30,8 @@ LEARNED=train JUDGED=train TESTED=val
 TRAIN_FLAGS="--val_list train_sample ${TRAIN_FLAGS:-}"
 source tool/pipeline.sh
 
-read -ra PREPARE <<< "${NUM_WORKERS:+--num_workers $NUM_WORKERS} ${PREPARE_FLAGS:-}"
+words PREPARE_FLAGS PREPARE
 step "0    lists, labels and masks from the annotations" prepare \
     "$PYTHON" -m data.coco --dataset_root "$COCO_ROOT" ${LINK_ROOT:+--link_root "$LINK_ROOT"} \
-    "${PREPARE[@]}"
+    ${NUM_WORKERS:+--num_workers "$NUM_WORKERS"} "${PREPARE[@]}"
 run_steps

@@ -5,9 +5,10 @@
 # Ends with a table; the pictures are in $SESSION/demo.png, the figures in $SESSION/results.json.
 # Running it again continues it; delete the folder $SESSION to begin anew.
 set -euo pipefail
-cd "$(dirname "$0")"
+CDPATH="" cd -- "$(dirname -- "$0")"
 source tool/setup.sh
 
+from_caller SESSION
 SESSION=${SESSION:-demo}
 SEED=${SEED:-1}
 PLAIN=$SESSION/cam_only # the classifier without GSC, which plain CAM is taken from
@@ -20,7 +21,7 @@ IRN=(--seed "$SEED" --irn_batch_size 4 --irn_crop_size 160 --irn_num_epoches 4 -
 # A narrow network that has seen little wants a gentler optimiser than the recipe's.
 SEG=(--seed "$SEED" --batch_size 8 --accumulate 1 --crop_size 96 --scales 0.75 1.0 1.25)
 SEG+=(--optimizer adamw --lr 4e-4 --head_lr 6 --weight_decay 0.01 --lr_every 1 --iterations 320)
-mkdir -p "$SESSION"
+make_session
 
 step "1.1  train SIPE on image-level labels" train_sipe \
     "$PYTHON" train_resnet50_SIPE.py "${DATA[@]}" --session_name "$SESSION" "${TRAIN[@]}"

@@ -4,7 +4,7 @@
 #   bash run_tests.sh -k checkpoint   any arguments of pytest
 # Skipped tests are listed with their reason at the end.
 set -euo pipefail
-cd "$(dirname "$0")"
+CDPATH="" cd -- "$(dirname -- "$0")"
 REQUIREMENTS=(requirements.txt requirements-dev.txt)
 source tool/setup.sh
 "$PYTHON" -c 'import pydensecrf.densecrf' 2> /dev/null ||

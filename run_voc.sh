@@ -14,10 +14,13 @@
 #   TRAIN_FLAGS, CAM_FLAGS, EVAL_FLAGS, CAM2IR_FLAGS, IRN_FLAGS, LABEL_FLAGS, SCORE_FLAGS,
 #   SEG_FLAGS, INFER_FLAGS
 #              more flags of 1.1, 1.2, 1.3, 2.1, 2.2, 2.3, 2.4, 3.1, 3.2; see --help of each program
+# Relative paths in *_ROOT and SESSION count from where you are, those in *_FLAGS from this folder. The
+# words of *_FLAGS may be quoted, as in TRAIN_FLAGS="--pretrained '/my weights/resnet50.pth'".
 set -euo pipefail
-cd "$(dirname "$0")"
+CDPATH="" cd -- "$(dirname -- "$0")"
 source tool/setup.sh
 
+from_caller VOC_ROOT SBD_ROOT SESSION
 VOC_ROOT=${VOC_ROOT:-../PascalVOC2012/VOCdevkit/VOC2012}
 SESSION=${SESSION:-exp}
 REFINE=${REFINE:-irn}

@@ -10,11 +10,12 @@ All pictures of --train_list need their label of step 2.1. Running the same comm
 it.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset, check_exist
@@ -25,10 +26,9 @@ from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50 import backbone_width
 from net.resnet50_irn import AffinityDisplacementLoss
 from tool import cli, distributed
-from tool.indexing import STRIDE, PathIndex
+from tool.indexing import STRIDE, PathIndex, sources
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
 from tool.outputs import settings_of
-from tool.pictures import read_rgb
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
@@ -55,9 +55,9 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--irn_crop_size", type=count, default=512, help="window, pixels")
     decide("--irn_batch_size", type=count, default=32, help="pictures a step")
     decide("--irn_num_epoches", type=count, default=3)
-    decide("--irn_learning_rate", type=float, default=0.1, help="of the edges; displacements 10x")
-    decide("--irn_weight_decay", type=float, default=1e-4)
-    decide("--momentum", type=float, default=RELEASED_MOMENTUM, help="as in the released code")
+    decide("--irn_learning_rate", type=cli.number, default=0.1, help="of edges; displacements 10x")
+    decide("--irn_weight_decay", type=cli.number, default=1e-4)
+    decide("--momentum", type=cli.number, default=RELEASED_MOMENTUM, help="as in the released code")
     decide(
         "--edge_only",
         action="store_true",
@@ -71,17 +71,16 @@ class TopLeftWindows(TorchDataset):
     """The top left window of every picture, for the mean displacement."""
 
     def __init__(self, dataset: Dataset, ids: list[str], size: int) -> None:
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
-        self.size = size
+        self.dataset, self.ids, self.size = dataset, ids, size
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ids)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,)."""
-        pixels = np.asarray(read_rgb(self.paths[index]))
+        pixels = np.asarray(self.dataset.read(self.ids[index]))
         window, box = cut_window(pixels, np.zeros(2), self.size, fill=0)
-        return torch.from_numpy(window).permute(2, 0, 1), torch.from_numpy(box)
+        return window.transpose(2, 0, 1), box
 
 
 @torch.no_grad()
@@ -94,7 +93,7 @@ def store_mean_displacement(
     total = torch.zeros(3, dtype=torch.float64, device=device)  # sum of dy, of dx, windows
     loader = one_by_one(windows, args.num_workers)
     for window, box in progress(loader, len(windows), "mean displacement"):
-        img = net.prepare(window[None].to(device), box[None].to(device))
+        img = net.prepare(*to_device((window[None], box[None]), device))
         with cli.autocast(args, device):
             _, displacement = net(img.contiguous(memory_format=cli.memory_format(args)))
         total[:2] += displacement[0].double().mean((1, 2))
@@ -106,6 +105,7 @@ def store_mean_displacement(
 def build(args: cli.Settings, begun: dict | None) -> AffinityDisplacementLoss:
     """Return the network with the weights that a training starts from; ``begun`` has its own."""
     side = -(-args.irn_crop_size // STRIDE)
+    sources(side, side, RADIUS)  # refuses a window without any pair
     path_index = PathIndex(RADIUS, (side, side))
     torch.manual_seed(args.seed)  # of the branches; nothing else here draws from torch
     pretrained, width = args.pretrained, None
@@ -149,8 +149,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     rows = distributed.rows(batch_size)
     schedule = Schedule(len(ids), batch_size, args.irn_num_epoches, args.seed, training.start, rows)
-    loader = training_loader(pictures, schedule, args.num_workers, device.type == "cuda")
-    training.start_clock(schedule.total, batch_size)
+    loader = training_loader(pictures, schedule, args.num_workers)
+    training.start_clock(schedule, ids)
     log.info("%d pictures, %s", len(ids), training.plan(device))
     for step, batch in enumerate(loader, training.start):
         rate = learning_rate(args.irn_learning_rate, step, schedule.total)

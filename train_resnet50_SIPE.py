@@ -9,6 +9,8 @@ Expect  VOC: 3,305 steps, about half an hour on the authors' GPU, validation mIo
 Running the same command again continues it.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 
 import torch
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from data.base import Dataset, check_exist
+from data.base import Dataset, check_exist, warn_constant_labels
 from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import (
     ClassificationPictures,
@@ -29,6 +31,7 @@ from data.loaders import (
 from net.resnet50 import backbone_width
 from net.resnet50_SIPE import CAM_EPS, valid_mask
 from tool import cli, distributed
+from tool.evaluate import check_class_ids
 from tool.metrics import ConfusionMatrix
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
 from tool.pictures import heat, overlay
@@ -56,16 +59,19 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--pretrained", help="imagenet, none, or a file; None is what the dataset starts from")
     decide("--batch_size", type=count, default=16, help="pictures a step")
     decide("--max_epoches", "--max_epochs", type=count, default=5)
-    decide("--lr", type=float, default=0.1, help="of layer3 and layer4; heads 10x")
-    decide("--wt_dec", type=float, default=1e-4, help="weight decay")
+    decide("--lr", type=cli.number, default=0.1, help="of layer3 and layer4; heads 10x")
+    decide("--wt_dec", type=cli.number, default=1e-4, help="weight decay")
     decide(
         "--momentum",
-        type=float,
+        type=cli.number,
         default=RELEASED_MOMENTUM,
         help="as in the released code; with 0.9 lower --lr about ten times",
     )
     decide(
-        "--gsc_weight", type=float, default=1.0, help="of the consistency loss; 0 trains CAM alone"
+        "--gsc_weight",
+        type=cli.number,
+        default=1.0,
+        help="of the consistency loss; 0: CAM alone",
     )
     decide("--crop_size", type=count, default=512, help="training window, pixels")
     decide("--resize_min", type=count, default=320, help="shortest long side, pixels")
@@ -87,11 +93,9 @@ def validation_pictures(args: cli.Settings, dataset: Dataset) -> ScaledPictures:
         InputError: one of them has no mask.
     """
     ids = dataset.ids(args.val_list or dataset.eval_list)
-    check_exist(
-        [dataset.mask_path(image_id) for image_id in ids],
-        "validation masks",
-        "Complete them, or train without: --val_freq 0",
-    )
+    masks = [dataset.mask_path(image_id) for image_id in ids]
+    check_exist(masks, "validation masks", "Complete them, or train without: --val_freq 0")
+    check_class_ids(masks, dataset.num_classes)
     return ScaledPictures(dataset, distributed.share(ids), scales=(1.0,))
 
 
@@ -106,8 +110,9 @@ def validate(
     """
     matrix = ConfusionMatrix(dataset.num_classes)
     for item in progress(one_by_one(pictures, workers), len(pictures), "validation"):
-        present = F.pad(item["label"], (1, 0), value=1).to(device)  # (C,)
-        img = net.prepare(item["pictures"][0][None].to(device))  # (1, 3, H, W)
+        label, picture = to_device((item["label"], item["pictures"][0][None]), device)
+        present = F.pad(label, (1, 0), value=1)  # (C,)
+        img = net.prepare(picture)  # (1, 3, H, W)
         is_cam = net(img, present[None, :, None, None].float())["IS_cam"]  # (1, C, h, w)
         keys = present.nonzero()[:, 0]
         maps = F.interpolate(is_cam[:, keys], item["size"], mode="bilinear")[0]
@@ -164,6 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
     pictures = ClassificationPictures(
         dataset, ids, args.crop_size, args.resize_min, args.resize_max, args.seed
     )
+    warn_constant_labels(pictures.labels, dataset.class_names)
     validation = validation_pictures(args, dataset) if args.val_freq else None
 
     torch.backends.cudnn.benchmark = True  # every batch has the same size
@@ -180,8 +186,8 @@ def main(arguments: list[str] | None = None) -> None:
     schedule = Schedule(
         len(ids), args.batch_size, args.max_epoches, args.seed, training.start, rows
     )
-    loader = training_loader(pictures, schedule, args.num_workers, device.type == "cuda")
-    training.start_clock(schedule.total, args.batch_size)
+    loader = training_loader(pictures, schedule, args.num_workers)
+    training.start_clock(schedule, ids)
     log.info("%d pictures, %d classes, %s", len(ids), dataset.num_classes, training.plan(device))
     weights = {"GSC": args.gsc_weight}
     for step, batch in enumerate(loader, training.start):

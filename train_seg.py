@@ -16,6 +16,8 @@ A flag that is not given has the value of the network's own recipe. Running the 
 continues it.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import contextlib
 import logging
 from pathlib import Path
@@ -33,6 +35,7 @@ from net.recipes import MODELS, fill_in, told
 from net.segmentation import mean_loss
 from tool import cli, distributed
 from tool.errors import InputError
+from tool.evaluate import check_class_ids
 from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer, set_learning_rate
 from tool.outputs import settings_of
 from tool.run import run
@@ -73,8 +76,12 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     add("iterations", count, "updates of the weights")
     add("batch_size", count, "pictures of a part, on all processes together")
     add("accumulate", count, "parts whose gradients make one update")
-    add("lr", float, "of the backbone")
-    add("head_lr", float, "times --lr is the rate of the head's weights, twice that of its biases")
+    add("lr", cli.number, "of the backbone")
+    add(
+        "head_lr",
+        cli.number,
+        "times --lr is the rate of the head's weights; its biases: twice it",
+    )
     add("lr_every", count, "updates between changes of the learning rate")
     add("lr_past", chance, "iterations after the last one at which the rate would reach 0")
     decide(
@@ -83,13 +90,13 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         default=OPTIMIZERS[0],
         help="of the recipes; adamw suits narrow networks that have not seen much, with a lower lr",
     )
-    add("momentum", float, "of SGD")
+    add("momentum", cli.number, "of SGD")
     add(
         "bn_momentum",
         cli.fraction,
         "of a batch in the statistics of batch normalisation; a short training wants more",
     )
-    add("weight_decay", float, "of all weights, not of biases")
+    add("weight_decay", cli.number, "of all weights, not of biases")
     add("crop_size", count, "training window, pixels")
     add("scales", cli.above_zero, "factors of the picture's sides", nargs="+")
     add("scale_draw", str, "one of them, or uniform between", choices=("choice", "uniform"))
@@ -150,7 +157,7 @@ def rows_of_parts(batch_size: int, parts: int) -> np.ndarray:
 
 
 def accumulated_step(
-    model: nn.Module, net: nn.Module, batch: dict[str, Tensor], args: cli.Settings, device
+    model: nn.Module, net: nn.Module, batch: dict[str, np.ndarray], args: cli.Settings, device
 ) -> Tensor:
     """Add the gradients of a step, whose batch comes in ``--accumulate`` parts; return its loss.
 
@@ -165,7 +172,7 @@ def accumulated_step(
         A scalar without gradient; summed over processes it is the loss of the whole batch.
     """
     world, total = distributed.world_size(), 0.0
-    parts = zip(*(tensor.chunk(args.accumulate) for tensor in batch.values()), strict=True)
+    parts = zip(*(np.split(array, args.accumulate) for array in batch.values()), strict=True)
     for number, part in enumerate(parts, 1):
         window, box, label = to_device(part, device)
         img = net.prepare(window, box).contiguous(memory_format=cli.memory_format(args))
@@ -201,6 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     if training.is_finished:
         return
     settings_of(labels, dataset.all_names)  # of these classes, and in this order
+    check_class_ids(files, dataset.num_classes)
     pictures = SegmentationPictures(
         dataset,
         ids,
@@ -230,8 +238,8 @@ def main(arguments: list[str] | None = None) -> None:
     total = args.iterations
     rows = rows_of_parts(args.batch_size, args.accumulate)
     schedule = Schedule(len(ids), pictures_a_step, None, args.seed, training.start, rows, total)
-    loader = training_loader(pictures, schedule, args.num_workers, device.type == "cuda")
-    training.start_clock(total, pictures_a_step)
+    loader = training_loader(pictures, schedule, args.num_workers)
+    training.start_clock(schedule, ids)
     log.info("%d pictures, %d classes, %s", len(ids), dataset.num_classes, training.plan(device))
     for step, batch in enumerate(loader, training.start):
         changed = step // args.lr_every * args.lr_every

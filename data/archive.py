@@ -10,7 +10,7 @@ from typing import BinaryIO
 from data.base import Dataset, check_exist
 from tool.errors import InputError
 from tool.files import write_atomic
-from tool.pictures import read_mask, read_rgb
+from tool.pictures import read_mask
 
 # Of competition 5 (trained on VOC alone) or 6 (other data too: ImageNet, COCO).
 FOLDER = "results/VOC2012/Segmentation/{competition}_test_cls"
@@ -49,7 +49,7 @@ def write_archive(
 def _fault(file: Path, dataset: Dataset, image_id: str) -> str:
     """Return what is wrong with a label picture, nothing if it is in order."""
     label = read_mask(file)
-    size = read_rgb(dataset.image_path(image_id)).size
+    size = dataset.read(image_id).size
     with open(file, "rb") as header:
         if header.read(26)[PNG_KIND] != EIGHT_BIT_PALETTE:
             return "is no 8-bit palette PNG"

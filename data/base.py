@@ -3,14 +3,25 @@
 Nothing else in the project knows a path, a list's name or a number of classes.
 """
 
+import logging
+import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from data.lists import PICTURE_ENDINGS as PICTURE_ENDINGS  # for datasets of the user's own
+from data.lists import plain, read_list, strip_ending, visible
+from data.reading import settle
+from tool import distributed
 from tool.errors import InputError
+from tool.pictures import read_rgb
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+LONGEST_ID = 210  # bytes; files are named by ids, with up to 45 bytes more, and 255 are possible
+
+log = logging.getLogger(__name__)
 
 
 class Dataset:
@@ -23,6 +34,9 @@ class Dataset:
         test_list: the list that the segmentation network of step 3 is judged by.
         pretrained: initial weights of the backbone when none are named.
         maps_dtype, maps_scale: how make_cam.py stores maps when nothing else is asked for.
+        list_of: id -> the list that named it last, for messages.
+        bands, value_range: how pictures are read, see :func:`tool.pictures.read_rgb`.
+        reading_file: where a session notes that, see :mod:`data.reading`.
     """
 
     name: str
@@ -34,14 +48,21 @@ class Dataset:
     pretrained = "imagenet"
     maps_dtype = "float32"
     maps_scale = 1.0
+    list_of: Mapping[str, str] = {}
+    bands: list[int] | None = None
+    value_range: list[float] | str | None = None
+    reading_file: Path | None = None
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or self.default_root)
-        if not self.root.is_dir():
+        try:
+            os.stat(f"{self.root}/.")  # asks for a folder that may be entered
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
             raise InputError(
-                f"There is no folder {self.root} for --dataset {self.name}. "
-                "Name the right one with --dataset_root."
-            )
+                f"There is no folder {self.root} {'' if missing else f'({error.strerror}) '}for "
+                f"--dataset {self.name}. Name the right one with --dataset_root."
+            ) from error
 
     @property
     def num_classes(self) -> int:
@@ -81,11 +102,12 @@ class Dataset:
         """Return the ids of a list, given by name or as a text file, in its order.
 
         Raises:
-            InputError: there is no such list, it is empty, or it repeats an id.
+            InputError: there is no such list, it is empty, it repeats an id, or an id is none that
+                files can be named by.
         """
         path = Path(list_name)
-        is_file = path.is_file() and (path.suffix or len(path.parts) > 1)
-        ids = read_list(path) if is_file else self.list_ids(str(list_name))
+        is_file = os.path.isfile(path) and (path.suffix or len(path.parts) > 1)
+        ids = read_list(path, self.id_of) if is_file else self.list_ids(str(list_name))
         if not ids:
             raise InputError(f"The list {list_name} of {self.root} is empty.")
         twice = [image_id for image_id, times in Counter(ids).items() if times > 1]
@@ -93,7 +115,19 @@ class Dataset:
             raise InputError(
                 f"The list {list_name} names {len(twice)} ids more than once, first {twice[0]}."
             )
+        for image_id in ids:
+            if not _is_file_name(image_id):
+                raise InputError(
+                    f"The list {list_name} names {image_id[:60]!r}. Maps and labels are named by "
+                    "ids, so an id has no /, \\, NUL or .., begins with no dot, and has at most "
+                    f"{LONGEST_ID} bytes. Rename the picture."
+                )
+        self.list_of = {**self.list_of, **dict.fromkeys(ids, str(list_name))}
         return ids
+
+    def id_of(self, name: str) -> str:
+        """Return the id of the picture that a list calls ``name``, with or without its ending."""
+        return strip_ending(name)
 
     def training_ids(self, list_name: str | Path, at_least: int, flag: str) -> list[str]:
         """Return the ids of a list to learn from, whose pictures are all there.
@@ -128,68 +162,106 @@ class Dataset:
         return masks
 
     def check_pictures(self, ids: list[str]) -> None:
-        """Find missing pictures before hours are spent.
+        """Find missing pictures before hours are spent, and settle how all are read.
 
         Raises:
-            InputError: some picture does not exist.
+            InputError: some picture does not exist, or no range of values is found.
         """
-        check_exist([self.image_path(image_id) for image_id in ids], "pictures", "Complete the set")
+        lists = {self.list_of[image_id] for image_id in ids if image_id in self.list_of}
+        off = f", or take them off the list {', '.join(sorted(lists))}" if lists else ""
+        check_exist(
+            [self.image_path(image_id) for image_id in ids], "pictures", f"Complete the set{off}"
+        )
+        settle(self, ids)
+
+    def read(self, image_id: str) -> Image.Image:
+        """Return a picture as RGB, upright, by the bands and the range that the flags name.
+
+        Raises:
+            InputError: see :func:`tool.pictures.read_rgb`.
+        """
+        return read_rgb(self.image_path(image_id), self.bands, self.value_range)
+
+
+def _is_file_name(image_id: str) -> bool:
+    """Tell whether ``<id>.png`` is a file of its folder, in every system."""
+    unfit = any(part in image_id for part in ("/", "\\", "\0", ".."))
+    return not unfit and not image_id.startswith(".") and len(os.fsencode(image_id)) <= LONGEST_ID
 
 
 def check_exist(paths: list[Path], what: str, mend: str) -> None:
     """Raise an InputError that counts the missing files and names the first."""
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
+        try:
+            os.stat(missing[0])
+        except PermissionError as error:
+            raise InputError(
+                f"{missing[0]}: permission denied. Give yourself the right."
+            ) from error
+        except (OSError, ValueError):  # it is missing
+            pass
+        there = _alike(missing[0])
         raise InputError(
-            f"{len(missing)} of {len(paths)} {what} are missing, the first is {missing[0]}. {mend}."
+            f"{len(missing)} of {len(paths)} {what} are missing, the first is {missing[0]}"
+            f"{f', although {there} is there' if there else ''}. {mend}."
         )
 
 
-def read_list(path: Path) -> list[str]:
-    """Return the ids in a text file, one a line.
-
-    A line is a plain id, a path to the picture, or the published form
-    ``/JPEGImages/x.jpg /SegmentationClassAug/x.png`` whose first path counts.
-
-    Raises:
-        InputError: there is no such file, or it is no text.
-    """
-    return [_id_of(line) for line in read_lines(path)]
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file without surrounding space; empty ones are left out.
-
-    Raises:
-        InputError: there is no such file, or it is no text.
-    """
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
-
-
-def read_text(path: Path) -> str:
-    """Return a UTF-8 text file, with or without a byte order mark.
-
-    Raises:
-        InputError: there is no such file, or it is no text.
-    """
+def _alike(path: Path) -> str:
+    """Return a neighbour's name that differs in case, Unicode form or a picture's ending."""
+    stem = plain(strip_ending(path.name)).casefold()
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {path}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no UTF-8 text ({error}). Save it as such.") from error
+        names = (other.name for other in visible(path.parent))
+        return next((n for n in names if plain(strip_ending(n)).casefold() == stem), "")
+    except InputError:
+        return ""
 
 
-def _id_of(line: str) -> str:
-    if "/" in line:
-        line = line.split()[0].rsplit("/", 1)[-1]
-    return strip_ending(line)
+def warn_constant_labels(labels: np.ndarray, names: Sequence[str]) -> None:
+    """Warn of classes that every picture shows: no classifier learns what is never absent.
+
+    Args:
+        labels: of all training pictures, (n, K) in {0, 1}.
+        names: of the K classes.
+    """
+    constant = [name for name, always in zip(names, labels.all(0), strict=True) if always]
+    if constant and distributed.is_main():
+        log.warning(
+            "every picture of the training list shows %s, so the classifier cannot learn what sets "
+            "that apart; the list needs pictures without it",
+            " and ".join(constant),
+        )
 
 
-def strip_ending(file_name: str) -> str:
-    """Return a picture's file name without its ending; ids themselves may hold dots."""
-    stem, dot, ending = file_name.rpartition(".")
-    return stem if dot + ending.lower() in PICTURE_ENDINGS else file_name
+def check_prepared(path: Path, ids: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    """Refuse prepared image labels that cannot be.
+
+    Args:
+        path: of the file, ``<root>/prepared/<split>_labels.npz``.
+        ids: (N,), strings.
+        labels: (N, num_classes), integers or booleans, in {0, 1}.
+        num_classes: without background, K.
+
+    Raises:
+        InputError: they have another shape or type, hold other values, an id stands there twice,
+            or a picture has no class.
+    """
+    fault = None
+    if labels.ndim != 2 or labels.shape[1] != num_classes:
+        fault = f"labels have the shape {labels.shape}, not (N, {num_classes})"
+    elif labels.dtype.kind not in "biu":
+        fault = f"labels are {labels.dtype}, not whole numbers"
+    elif ids.ndim != 1 or ids.dtype.kind not in "SU" or len(ids) != len(labels):
+        fault = f"{ids.size} ids belong to {len(labels)} rows of labels"
+    elif len(np.unique(ids)) < len(ids):
+        fault = "an id stands there twice"
+    elif ((labels != 0) & (labels != 1)).any():
+        fault = f"labels have the value {labels[(labels != 0) & (labels != 1)][0]}"
+    elif not labels.any(1).all():
+        fault = f"{ids.astype(str)[~labels.any(1)][0]} has no class"
+    if fault:
+        raise InputError(f"{path} is damaged: {fault}. Delete it and prepare the dataset again.")
 
 
 def labels_from_names(names: list[set[str]], ids: list[str], dataset: Dataset) -> np.ndarray:
@@ -198,14 +270,14 @@ def labels_from_names(names: list[set[str]], ids: list[str], dataset: Dataset) -
     Raises:
         InputError: a name is no class of the dataset.
     """
-    columns = {name: column for column, name in enumerate(dataset.class_names)}
+    columns = {plain(name): column for column, name in enumerate(dataset.class_names)}
     labels = np.zeros((len(ids), len(columns)), dtype=np.uint8)
     for row, (image_id, present) in enumerate(zip(ids, names, strict=True)):
         for name in present:
-            if name not in columns:
+            if plain(name) not in columns:
                 raise InputError(
                     f"{image_id} in {dataset.root} is labelled {name!r}, which is no class of "
                     f"{dataset.name}; the classes are {', '.join(columns)}."
                 )
-            labels[row, columns[name]] = 1
+            labels[row, columns[plain(name)]] = 1
     return labels

@@ -15,7 +15,8 @@ from data.base import Dataset
 from data.transforms import random_pair, random_scale, random_view, rescale, shift_hsv
 from tool.errors import InputError
 from tool.indexing import STRIDE, reduce_label
-from tool.pictures import UNSURE, read_mask, read_rgb
+from tool.memory import LOWER_PIXELS, REDUCE, enough_memory
+from tool.pictures import UNSURE, read_mask
 
 
 class ClassificationPictures(TorchDataset):
@@ -35,18 +36,18 @@ class ClassificationPictures(TorchDataset):
     def __init__(
         self, dataset: Dataset, ids: list[str], size: int, smallest: int, largest: int, seed: int
     ) -> None:
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.labels = dataset.labels(ids)  # (n, K)
         self.size, self.smallest, self.largest, self.seed = size, smallest, largest, seed
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ids)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (K,)."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image = read_rgb(self.paths[index])
+        image = self.dataset.read(self.ids[index])
         window, box = random_view(image, rng, self.smallest, self.largest, self.size)
         return {"window": window, "box": box, "label": self.labels[index]}
 
@@ -67,23 +68,23 @@ class AffinityPictures(TorchDataset):
     scales = (0.5, 1.5)
 
     def __init__(self, dataset: Dataset, ids: list[str], labels: Path, size: int, seed: int):
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.labels = [labels / f"{image_id}.png" for image_id in ids]
         self.size, self.seed = size, seed
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ids)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray | Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S / 4, S / 4)."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, label = read_pair(self.paths[index], self.labels[index], "run cam2ir.py")
+        image, label = read_pair(self.dataset, self.ids[index], self.labels[index], "run cam2ir.py")
         scale = random_scale(rng, self.scales, "uniform")
         window, box, label = random_pair(image, label, rng, scale, self.size)
         small = -(-self.size // STRIDE)
         label = reduce_label(torch.from_numpy(np.ascontiguousarray(label)), (small, small))
-        return {"window": window, "box": box, "label": label}
+        return {"window": window, "box": box, "label": label.numpy()}
 
 
 class SegmentationPictures(TorchDataset):
@@ -115,20 +116,20 @@ class SegmentationPictures(TorchDataset):
         hsv_shift: int,
         seed: int,
     ) -> None:
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.labels = [labels / f"{image_id}.png" for image_id in ids]
         self.num_classes = dataset.num_classes
         self.scales, self.scale_draw, self.resample = scales, scale_draw, resample
         self.size, self.hsv_shift, self.seed = size, hsv_shift, seed
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ids)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S, S), 255 in the padding."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, label = read_pair(self.paths[index], self.labels[index], "make it again")
+        image, label = read_pair(self.dataset, self.ids[index], self.labels[index], "make it again")
         known = label[label != UNSURE]
         if known.size and known.max() >= self.num_classes:
             raise InputError(
@@ -143,17 +144,20 @@ class SegmentationPictures(TorchDataset):
         return {"window": window, "box": box, "label": np.ascontiguousarray(label)}
 
 
-def read_pair(picture: Path, label: Path, mend: str) -> tuple[Image.Image, np.ndarray]:
+def read_pair(
+    dataset: Dataset, image_id: str, label: Path, mend: str
+) -> tuple[Image.Image, np.ndarray]:
     """Return a picture and its label, uint8 (H, W).
 
     Args:
-        picture, label: files.
+        dataset, image_id: of the picture.
+        label: its file.
         mend: what to do after deleting a label that does not fit.
 
     Raises:
         InputError: a file is missing or broken, or the label is of another size.
     """
-    image, ids = read_rgb(picture), read_mask(label)
+    image, ids = dataset.read(image_id), read_mask(label)
     if ids.shape != (image.height, image.width):
         raise InputError(
             f"{label} is {ids.shape[1]}x{ids.shape[0]}, its picture {image.width}x{image.height}. "
@@ -192,19 +196,22 @@ class Schedule:
         self.rows = rows
         self.steps_per_epoch = pictures // batch_size
         self.total = self.steps_per_epoch * epochs if total is None else total
+        self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return self.total - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, current = np.empty(0), -1
         for step in range(self.start, self.total):
-            epoch, position = divmod(step, self.steps_per_epoch)
-            if epoch != current:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
-                current = epoch
-            batch = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield [(epoch, int(index)) for index in batch[self.rows]]
+            yield [(step // self.steps_per_epoch, int(i)) for i in self.batch(step)[self.rows]]
+
+    def batch(self, step: int) -> np.ndarray:
+        """Return the places in the list of all pictures of a step, int64 (batch_size,)."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
 class ScaledPictures(TorchDataset):
@@ -228,11 +235,11 @@ class ScaledPictures(TorchDataset):
         with_label: bool = True,
         max_pixels: float = math.inf,
     ) -> None:
-        self.ids = ids
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.labels = dataset.labels(ids) if with_label else None
         self.scales, self.max_pixels = scales, max_pixels
         self.with_original = with_original
+        self.mend = LOWER_PIXELS if max_pixels < math.inf else REDUCE
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -242,41 +249,55 @@ class ScaledPictures(TorchDataset):
 
         ``label``: uint8 (K,), and ``original``: uint8 (H, W, 3), reduced like all of them.
         """
-        image = read_rgb(self.paths[index])
+        image = self.dataset.read(self.ids[index])
         size = (image.height, image.width)
         if size[0] * size[1] > self.max_pixels:
             image = rescale(image, math.sqrt(self.max_pixels / (size[0] * size[1])))
-        item = {
-            "id": self.ids[index],
-            "size": size,
-            "pictures": [to_tensor(rescale(image, scale)) for scale in self.scales],
-        }
+        with enough_memory(f"{self.ids[index]} at {len(self.scales)} scales", self.mend):
+            pictures = [channels_first(rescale(image, scale)) for scale in self.scales]
+        item = {"id": self.ids[index], "size": size, "pictures": pictures}
         if self.labels is not None:
-            item["label"] = torch.from_numpy(self.labels[index])
+            item["label"] = self.labels[index]
         if self.with_original:
-            item["original"] = torch.from_numpy(np.array(image))
+            item["original"] = np.array(image)
         return item
 
 
-def to_device(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
-    """Return tensors of a batch on the device, in their order."""
+def to_device(arrays: Iterable[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Return arrays of a batch as tensors on the device, in their order."""
+    tensors = [torch.from_numpy(array) for array in arrays]
+    if device.type == "cuda":
+        tensors = [tensor.pin_memory() for tensor in tensors]
     return [tensor.to(device, non_blocking=True) for tensor in tensors]
 
 
-def to_tensor(image) -> Tensor:
+def channels_first(image: Image.Image) -> np.ndarray:
     """Return an RGB picture as uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return np.array(image).transpose(2, 0, 1)
 
 
-def one_by_one(pictures: TorchDataset, num_workers: int, pin_memory: bool = False) -> DataLoader:
+# Worker processes hand over numpy arrays, through pipes. Tensors would go through shared memory,
+# of which containers have 64 MB, and a full one kills or stops the processes.
+
+
+def one_by_one(pictures: TorchDataset, num_workers: int) -> DataLoader:
     """Return a loader that yields single items, in order, for pictures of any size."""
-    return DataLoader(pictures, batch_size=None, num_workers=num_workers, pin_memory=pin_memory)
+    return DataLoader(pictures, batch_size=None, num_workers=num_workers, collate_fn=_itself)
 
 
-def training_loader(
-    pictures: TorchDataset, schedule: Schedule, num_workers: int, pin_memory: bool
-) -> DataLoader:
-    """Return a loader that yields the batches of ``schedule`` for the whole training."""
+def training_loader(pictures: TorchDataset, schedule: Schedule, num_workers: int) -> DataLoader:
+    """Return a loader that yields the batches of ``schedule`` for the whole training.
+
+    A batch is a dict of what the items have, numpy arrays with the pictures along the first axis.
+    """
     return DataLoader(
-        pictures, batch_sampler=schedule, num_workers=num_workers, pin_memory=pin_memory
+        pictures, batch_sampler=schedule, num_workers=num_workers, collate_fn=_stacked
     )
+
+
+def _itself(item):
+    return item
+
+
+def _stacked(items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([item[name] for item in items]) for name in items[0]}

@@ -9,13 +9,16 @@ Takes some seconds. Only names are taken from SBD, never its masks.
 
 import argparse
 import logging
+import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
-from data.base import Dataset, check_exist, labels_from_names, read_list
+from data.base import Dataset, check_exist, labels_from_names
+from data.lists import find_list, read_bytes, read_list, visible
 from tool.errors import InputError
 from tool.files import write_atomic
 from tool.run import run
@@ -30,6 +33,7 @@ TRAINAUG_FILES = (
     "ImageSets/SegmentationAug/trainaug.txt",
     "ImageSets/SegmentationAug/train_aug.txt",
 )
+LARGEST_ANNOTATION = 1 << 24  # bytes; the devkit's have some thousand
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +52,14 @@ class VOC(Dataset):
 
     def list_ids(self, list_name: str) -> list[str]:
         """Return the ids of train, val, trainaug, or any list in ImageSets/Segmentation."""
-        ids = find_trainaug(self.root) if list_name == "trainaug" else self._read(list_name)
+        if list_name == "trainaug":
+            ids = find_trainaug(self.root)
+        else:
+            ids = read_list(find_list(self.root / LISTS, list_name))
         published = PUBLISHED_COUNTS.get(list_name)
         if published and len(ids) != published:
             log.warning("the list %s has %d ids, the published %d", list_name, len(ids), published)
         return ids
-
-    def _read(self, list_name: str) -> list[str]:
-        path = self.root / LISTS / f"{list_name}.txt"
-        if not path.is_file():
-            known = sorted(p.stem for p in path.parent.glob("*.txt"))
-            raise InputError(
-                f"There is no list {path}; that folder has {', '.join(known) or 'none'}."
-            )
-        return read_list(path)
 
     def image_path(self, image_id: str) -> Path:
         """Return JPEGImages/<id>.jpg."""
@@ -78,16 +76,32 @@ class VOC(Dataset):
         return labels_from_names([_objects(path) for path in paths], ids, self)
 
 
+class _Elements(ElementTree.TreeBuilder):
+    """A tree without a document type, which could hold entities that grow without bound."""
+
+    def doctype(self, *_: object) -> None:
+        raise ValueError("a document type stands in it, which annotations do not have")
+
+
 def _objects(path: Path) -> set[str]:
     """Return the names of all objects in one annotation file."""
+    content = read_bytes(path, LARGEST_ANNOTATION)
     try:
-        tree = ElementTree.parse(path)
-    except ElementTree.ParseError as error:
+        root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_Elements()))
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise InputError(f"{path} is not whole XML ({error}). Copy it again.") from error
-    names = {(element.text or "").strip() for element in tree.findall("object/name")}
+    if root.tag != "annotation":
+        raise InputError(f"{path} is no annotation, but XML of the kind {root.tag}. Copy it again.")
+    names = {(element.text or "").strip() for element in root.findall("object/name")}
     if not names:
         raise InputError(f"{path} names no object, so the picture has no label.")
     return names
+
+
+def trainaug_file(root: Path) -> Path | None:
+    """Return the list trainaug where the user has it as a file."""
+    paths = (root / name for name in TRAINAUG_FILES)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def find_trainaug(root: Path, sbd_root: Path | None = None) -> list[str]:
@@ -97,36 +111,50 @@ def find_trainaug(root: Path, sbd_root: Path | None = None) -> list[str]:
     and SBD's train and val without the devkit's val.
 
     Raises:
-        InputError: nothing of that is there, or a list contains pictures of val.
+        InputError: nothing of that is there, a list is empty, contains pictures of val or names
+            hidden files.
     """
     val_file = root / LISTS / "val.txt"
-    for path in (root / name for name in TRAINAUG_FILES):
-        if path.is_file():
-            ids = read_list(path)
-            both = set(ids).intersection(read_list(val_file) if val_file.is_file() else ())
-            if both:
-                raise InputError(
-                    f"{path} contains {len(both)} pictures of val, such as {min(both)}; training "
-                    "on them would spoil the measurement. Delete the file and prepare it anew."
-                )
-            return ids
+    path = trainaug_file(root)
+    if path:
+        ids = read_list(path)
+        mend = "Delete the file and prepare it anew"
+        both = set(ids).intersection(read_list(val_file) if os.path.isfile(val_file) else ())
+        if both:
+            raise InputError(
+                f"{path} contains {len(both)} pictures of val, such as {min(both)}; training "
+                f"on them would spoil the measurement. {mend}."
+            )
+        hidden = [image_id for image_id in ids if image_id.startswith(".")]
+        if hidden or not ids:
+            fault = f"names hidden files, such as {hidden[0]}" if hidden else "is empty"
+            raise InputError(
+                f"{path} {fault}. {mend}: python -m data.voc --dataset_root "
+                f"{shlex.quote(str(root))}"
+            )
+        return ids
     masks = root / "SegmentationClassAug"
-    if masks.is_dir():
-        return _without_val((path.stem for path in masks.glob("*.png")), val_file)
+    if os.path.isdir(masks):
+        names = (path.stem for path in visible(masks) if path.suffix.lower() == ".png")
+        return _without_val(names, val_file, masks)
     if sbd_root is not None:
         folders = (sbd_root, sbd_root / "dataset", sbd_root / "benchmark_RELEASE" / "dataset")
-        folder = next((f for f in folders if (f / "train.txt").is_file()), folders[1])
+        folder = next((f for f in folders if os.path.isfile(f / "train.txt")), folders[1])
         parts = (root / LISTS / "train.txt", folder / "train.txt", folder / "val.txt")
-        return _without_val((image_id for part in parts for image_id in read_list(part)), val_file)
+        ids = (image_id for part in parts for image_id in read_list(part))
+        return _without_val(ids, val_file, folder)
     raise InputError(
         f"The list trainaug (10,582 ids) is not part of the VOC devkit. Put trainaug.txt into "
         f"{root / LISTS}, or a folder SegmentationClassAug into {root}, or make the list from SBD: "
-        f"python -m data.voc --dataset_root {root} --sbd_root PATH_TO_SBD"
+        f"python -m data.voc --dataset_root {shlex.quote(str(root))} --sbd_root PATH_TO_SBD"
     )
 
 
-def _without_val(ids: Iterable[str], val_file: Path) -> list[str]:
-    return sorted(set(ids) - set(read_list(val_file)))
+def _without_val(ids: Iterable[str], val_file: Path, source: Path) -> list[str]:
+    left = sorted(set(ids) - set(read_list(val_file)))
+    if not left:
+        raise InputError(f"{source} has no picture but those of val, so trainaug would be empty.")
+    return left
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -140,11 +168,18 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     voc = VOC(args.dataset_root)
-    target = voc.root / TRAINAUG_FILES[0]
-    if not any((voc.root / name).is_file() for name in TRAINAUG_FILES):
-        ids = find_trainaug(voc.root, args.sbd_root)
-        write_atomic(target, lambda file: file.write("".join(f"{i}\n" for i in ids).encode()))
-        log.info("%s written", target)
+    path = trainaug_file(voc.root)
+    ids = find_trainaug(voc.root, args.sbd_root)
+    check_exist(
+        [voc.image_path(image_id) for image_id in ids],
+        "pictures",
+        f"Complete JPEGImages, or delete {path} and prepare it anew" if path else "Complete them",
+    )
+    if path is None:
+        voc.labels(ids)  # a list is written when everything that it names is there
+        path = voc.root / TRAINAUG_FILES[0]
+        write_atomic(path, lambda file: file.write("".join(f"{i}\n" for i in ids).encode()))
+        log.info("%s written", path)
     for list_name, published in PUBLISHED_COUNTS.items():
         ids = voc.ids(list_name)
         voc.check_pictures(ids)

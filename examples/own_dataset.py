@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.base import PICTURE_ENDINGS, Dataset, labels_from_names
+from data.base import Dataset, labels_from_names
+from data.lists import PICTURE_ENDINGS, visible
 from tool.errors import InputError
 
 
@@ -25,11 +26,11 @@ class ClassFolders(Dataset):
 
     def __init__(self, root: str | Path | None = None) -> None:
         super().__init__(root)
-        folders = [p for p in sorted(self.root.iterdir()) if p.is_dir() and p.name != "masks"]
+        folders = [p for p in visible(self.root) if p.is_dir() and p.name != "masks"]
         self.class_names = tuple(folder.name for folder in folders)
         self.files: dict[str, Path] = {}
         for folder in folders:
-            for path in sorted(folder.iterdir()):
+            for path in visible(folder):
                 if path.suffix.lower() in PICTURE_ENDINGS:
                     image_id = f"{folder.name}_{path.stem}"
                     if image_id in self.files:

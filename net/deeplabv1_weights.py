@@ -64,8 +64,8 @@ def restore(content: dict[str, Any]) -> DeepLabV1_ResNet38:
     return trained_network(DeepLabV1_ResNet38, recognise(checkpoint.state_dict_of(content)))
 
 
-def recognise(state: dict[str, Tensor | np.ndarray]) -> Weights:
-    """Give our names to the arrays of MXNet, or to the tensors of PyTorch.
+def recognise(state: dict[str, Tensor]) -> Weights:
+    """Give our names to the tensors of MXNet, whose names tell them, or of PyTorch.
 
     A file of PyTorch (layout ``"pytorch"``) holds a trained network, or the backbone of one, and
     maybe other projects' classifiers; for MXNet's (``"mxnet"``) see :func:`from_mxnet`.
@@ -73,18 +73,18 @@ def recognise(state: dict[str, Tensor | np.ndarray]) -> Weights:
     Raises:
         InputError: they are not those of a ResNet-38.
     """
-    if any(isinstance(value, np.ndarray) for value in state.values()):
+    if any(name.startswith(("arg:", "aux:")) for name in state):
         layout, (named, left_out) = "mxnet", from_mxnet(state)
     else:
-        layout = "pytorch"
+        layout, state = "pytorch", checkpoint.without_wrappers(state)
         named, left_out = rename(state, DeepLabV1_ResNet38.canonical_name, OTHER_HEADS)
     stem, block = "backbone.conv1a.weight", r"backbone\.b([2-5])(?:_\d+)?\."
-    network = f"ResNet-38, which has conv1a and b2 to b7, but {', '.join(list(named)[:3])}"
+    network = f"ResNet-38, which has conv1a and b2 to b7, but {checkpoint.some(named)}"
     architecture = architecture_of(named, stem, block, "cls_conv.weight", network)
     return Weights(layout, named, left_out, architecture)
 
 
-def from_mxnet(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], list[str]]:
+def from_mxnet(arrays: dict[str, np.ndarray | Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Rename the arrays of the published MXNet file.
 
     ``arg:res2a_branch2a_weight`` is b2's first convolution, ``arg:res2b1_...`` b2_1's,
@@ -97,7 +97,7 @@ def from_mxnet(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], list[s
         ``backbone.*`` tensors, float32, and the names of the ImageNet classifier; see
         :func:`net.segmentation.rename`.
     """
-    tensors = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
+    tensors = {name: torch.as_tensor(array).float() for name, array in arrays.items()}
     return rename(tensors, _from_mxnet_name, "arg:linear1000_")
 
 

@@ -77,7 +77,7 @@ def recognise(state: dict[str, Tensor]) -> Weights:
     Raises:
         InputError: it is neither.
     """
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = checkpoint.without_wrappers(state)
     if "conv1.weight" in state:
         layout, (named, left_out) = "torchvision", from_torchvision(state)
     else:
@@ -87,7 +87,7 @@ def recognise(state: dict[str, Tensor]) -> Weights:
     if stem not in named:
         raise InputError(
             "These weights have neither torchvision's names (conv1.weight) nor deeplab-pytorch's "
-            f"(layer1.conv1.conv.weight), but {', '.join(list(state)[:3])}."
+            f"(layer1.conv1.conv.weight), but {checkpoint.some(state)}."
         )
     network = "ResNet with four layers of bottlenecks"
     architecture = architecture_of(named, stem, block, "base.aspp.c0.weight", network)
@@ -119,7 +119,8 @@ def from_torchvision(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[
     named, left_out = rename(state, _from_torchvision_name, "fc.")
     stem = (f"{STEM}.conv.weight", f"{STEM}.bn.running_mean", f"{STEM}.bn.running_var")
     weight, mean, variance = (named.get(name) for name in stem)
-    if mean is None or variance is None or weight is None or weight.shape[1:] != (3, 7, 7):
+    shapes = [None if value is None else value.shape for value in (weight, mean, variance)]
+    if None in shapes or shapes != [(*shapes[0][:1], 3, 7, 7), shapes[0][:1], shapes[0][:1]]:
         raise InputError("These weights are not torchvision's: conv1 or bn1 is missing or odd.")
     std = torch.tensor(IMAGENET_STD, dtype=torch.float64)
     s = 255 * std.mean()

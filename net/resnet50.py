@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from net.weights import Pretrained, read_pretrained
+from net.weights import Pretrained, read_pretrained, source_of
 from tool import checkpoint
 from tool.errors import InputError
 
 BLOCKS = (3, 4, 6, 3)
 STRIDES = (1, 2, 2, 1)  # of layer1..layer4; torchvision has 2 in layer4
 EXPANSION = 4  # a bottleneck widens its output four times
+NUMBERS_PER_WIDTH = 1000  # times the width squared: fewer than any ResNet-50 has weights
 
 log = logging.getLogger(__name__)
 
@@ -146,10 +147,10 @@ def build_backbone(pretrained: Pretrained, width: int | None, frozen_stages: int
     """
     state = read_pretrained(pretrained)
     if width is None:
-        width = 64 if state is None else backbone_width(state)
+        width = 64 if state is None else backbone_width(state, source_of(pretrained))
     backbone = ResNet50(width, frozen_stages)
     if state is not None:
-        checkpoint.load_weights(backbone, state)
+        checkpoint.load_weights(backbone, state, source_of(pretrained))
     elif pretrained is not None:
         log.warning("the backbone starts from random weights")
     return backbone
@@ -168,13 +169,25 @@ def backbone_name(name: str, stem: int) -> str:
     return re.sub(r"^(?=(conv1|bn1|layer[1-4])\.)", "resnet50.", name)
 
 
-def backbone_width(state_dict: dict[str, Tensor]) -> int:
+def backbone_width(state_dict: dict[str, Tensor], source: Pretrained = None) -> int:
     """Return the channels after conv1 of any state dict that holds this backbone.
 
+    Args:
+        state_dict: tensors by any of the names in use.
+        source: file that they come from, for the message.
+
     Raises:
-        InputError: there is no ``conv1.weight`` under any of the names in use.
+        InputError: there is no ``conv1.weight``, or far fewer numbers than go with its width.
     """
+    numbers = sum(value.numel() for value in state_dict.values())
     for name, value in state_dict.items():
         if name.endswith(("conv1.weight", "stage0.0.weight")) and value.shape[1:] == (3, 7, 7):
-            return value.shape[0]
-    raise InputError("These weights are not those of a ResNet-50: there is no conv1.weight.")
+            width = value.shape[0]
+            if 0 < width**2 * NUMBERS_PER_WIDTH <= numbers:
+                return width
+            reason = f"conv1 has {width} channels, and there are only {numbers} numbers in all"
+            break
+    else:
+        reason = "there is no conv1.weight"
+    weights = "These weights" if source is None else f"The weights in {source}"
+    raise InputError(f"{weights} are not those of a ResNet-50: {reason}.")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from net.inputs import within
 from net.weights import Pretrained, source_of
 from tool import checkpoint
-from tool.errors import InputError
+from tool.errors import InputError, naming, printable
 from tool.optimizer import parameter_group
 from tool.pictures import UNSURE
 
@@ -166,7 +166,7 @@ def rename(
     """Give tensors other names; batch counters are dropped.
 
     Args:
-        state: tensors by name; a leading ``module.`` (data parallel) does not count.
+        state: tensors by name.
         name_of: returns our name, and a name of another kind as it is, for ``load_weights`` to
             report.
         of_no_use: beginnings of the names of tensors that serve another task.
@@ -174,11 +174,19 @@ def rename(
     Returns:
         named: tensors by our names.
         left_out: names, as in ``state``, of those of no use.
+
+    Raises:
+        InputError: two tensors with different values get one name.
     """
     state = {name: v for name, v in state.items() if not name.endswith(checkpoint.COUNTER)}
-    bare = {name: name.removeprefix("module.") for name in state}
-    left_out = [name for name in state if bare[name].startswith(of_no_use)]
-    return {name_of(bare[n]): value for n, value in state.items() if n not in left_out}, left_out
+    named: dict[str, Tensor] = {}
+    left_out = []
+    for name, value in state.items():
+        if name.startswith(of_no_use):
+            left_out.append(name)
+        elif not checkpoint.same_values(named.setdefault(name_of(name), value), value):
+            raise InputError(f"{printable(name)} is given twice, with different values.")
+    return named, left_out
 
 
 def architecture_of(
@@ -193,15 +201,22 @@ def architecture_of(
         network: what the weights should be of, for the message.
 
     Raises:
-        InputError: the first convolution or a stage is missing.
+        InputError: the first convolution or a stage is missing, or there are fewer numbers in all
+            tensors than such a network has at the least.
     """
+    misfit = InputError(f"These weights are not those of a {network}.")
     stages = {str(number): set() for number in (2, 3, 4, 5)}
     for match in filter(None, (re.match(block, name) for name in named)):
         stages[match[1]].add(match[0])
     if stem not in named or not all(stages.values()):
-        raise InputError(f"These weights are not those of a {network}.")
-    architecture = {"width": len(named[stem]), "blocks": [len(found) for found in stages.values()]}
-    return architecture | ({"num_classes": len(named[head])} if head in named else {})
+        raise misfit
+    width, blocks = named[stem].shape[:1].numel(), [len(found) for found in stages.values()]
+    num_classes = named[head].shape[:1].numel() if head in named else 0
+    numbers = sum(value.numel() for value in named.values())
+    if not 0 < width * max(width * sum(blocks), num_classes) <= numbers:
+        raise misfit
+    architecture = {"width": width, "blocks": blocks}
+    return architecture | ({"num_classes": num_classes} if num_classes else {})
 
 
 def start(
@@ -236,12 +251,10 @@ def start(
         net = network(**chosen)
         record = {"pretrained": source, "layout": "random", "fresh": "all", "left_out": []}
     else:
-        try:
+        with naming(source):
             weights = recognise(state)
             net = network(**(weights.architecture | chosen))
             fresh = load_except_head(net, weights.tensors)
-        except InputError as error:
-            raise InputError(f"{source}: {error}") from error
         unused_head = [name for name in weights.tensors if fresh and net.is_head(name)]
         record = {"pretrained": source, "layout": weights.layout, "fresh": fresh}
         record["left_out"] = weights.left_out + unused_head

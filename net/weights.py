@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from tool import checkpoint, mxnet_params
-from tool.errors import InputError
+from tool.errors import InputError, naming
+from tool.files import check_readable
 
 # torchvision's IMAGENET1K_V1; the eight digits begin the SHA-256 of the file.
 IMAGENET_URLS = {
@@ -31,13 +32,14 @@ def read_pretrained(
     """Return the weights that a network starts from, under the names of their file.
 
     Args:
-        pretrained: a file of PyTorch or MXNet, or another ``Pretrained``. torchvision's weights of
-            ImageNet are fetched once, and their checksum is verified.
+        pretrained: a file of PyTorch, safetensors or MXNet, or another ``Pretrained``. The weights
+            of ImageNet are torchvision's; they are fetched once, and their checksum is verified.
         architecture: whose ImageNet weights, a key of ``IMAGENET_URLS``.
         with_classifier: keep the last layer of a ResNet, ``fc.*``.
 
     Returns:
-        State dict, of numpy arrays if MXNet wrote it; ``None`` for random weights.
+        State dict, without what data parallel and compiled networks put before names; ``None``
+        for random weights.
 
     Raises:
         InputError: the file does not exist or holds something else, or there is no network.
@@ -45,20 +47,32 @@ def read_pretrained(
     source = source_of(pretrained)
     if source == "none":
         return None
-    if source == "imagenet":
-        state = _fetch(IMAGENET_URLS[architecture])
-    elif mxnet_params.is_params(source):
-        state = mxnet_params.load(source)
-    else:
-        state = checkpoint.state_dict_of(checkpoint.load(source))
+    path = _fetch(IMAGENET_URLS[architecture]) if source == "imagenet" else Path(source)
+    with naming(path):
+        if mxnet_params.is_params(path):
+            arrays = mxnet_params.load(path).items()
+            state = {name: torch.from_numpy(array) for name, array in arrays}
+            checkpoint.check_weights(state)
+        else:
+            state = checkpoint.load_state(path)
+        state = checkpoint.without_wrappers(state)
     return {n: value for n, value in state.items() if with_classifier or not n.startswith("fc.")}
 
 
-def _fetch(url: str) -> dict[str, Tensor]:
+def _fetch(url: str) -> Path:
+    """Return the file of a URL, fetched once, whose name holds the beginning of its SHA-256."""
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    beginning = path.stem.rpartition("-")[2]
     try:
-        return torch.hub.load_state_dict_from_url(url, check_hash=True, progress=True)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), beginning)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a bad hash a RuntimeError
         raise InputError(
             f"The ImageNet weights could not be fetched: {error}. Download {url} by hand and pass "
             "--pretrained PATH, or --pretrained none for random weights."
         ) from error
+    check_readable(path, f"There is no file {path}.")
+    if not checkpoint.digest(path).startswith(beginning):
+        raise InputError(f"{path} is damaged: its SHA-256 does not begin {beginning}. Delete it.")
+    return path

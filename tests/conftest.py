@@ -3,8 +3,10 @@
 import importlib
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -91,6 +93,7 @@ def run(tiny: Path, weights: Path, tmp_path: Path) -> dict[str, list[str]]:
 # An interpreter that notes how it is called, and fails where a word of the line is $FAIL.
 STUB = """#!/usr/bin/env bash
 [ "$1" != - ] || exit 0 # tool/setup.sh asks for the requirements
+[ "$1" != -c ] || exec "$REAL" "$@" # and splits flags into words
 printf '%s\\t' "$@" >> "$LINES"
 echo >> "$LINES"
 for word in "$@"; do
@@ -106,12 +109,19 @@ def command_lines(tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedPro
     stub.write_text(STUB)
     stub.chmod(0o755)
 
-    def run(script: str, **settings: str) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
+    def run(
+        script: str, cwd: Path | None = None, **settings: str
+    ) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
         lines.write_text("")
-        own = {"PYTHON": str(stub), "LINES": str(lines), "SESSION": str(tmp_path / "run")}
-        env = {"PATH": os.environ["PATH"], "FAIL": "", **own, **settings}
-        command = ["bash", str(Path(__file__).parent.parent / script)]
-        end = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        own = {
+            "REAL": sys.executable,
+            "PYTHON": str(stub),
+            "LINES": str(lines),
+            "SESSION": str(tmp_path / "run"),
+        }
+        env = {"PATH": os.environ["PATH"], "FAIL": "nothing", **own, **settings}
+        command = ["bash", os.path.relpath(Path(__file__).parent.parent / script, cwd or Path())]
+        end = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=60)
         return end, [line.split("\t")[:-1] for line in lines.read_text().splitlines()]
 
     return run
@@ -121,7 +131,10 @@ def play(lines: list[list[str]]) -> None:
     """Do in this process what command lines say."""
     for line in lines:
         module, arguments = (line[1], line[2:]) if line[0] == "-m" else (line[0], line[1:])
-        program = importlib.import_module(module.removesuffix(".py"))
-        if hasattr(program, "__path__"):  # python -m PACKAGE
-            program = importlib.import_module(f"{module}.__main__")
-        program.main(arguments)
+        load_program(module).main(arguments)
+
+
+def load_program(name: str) -> ModuleType:
+    """Return the module that python runs for NAME.py or for -m NAME."""
+    module = importlib.import_module(name.removesuffix(".py"))
+    return importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module

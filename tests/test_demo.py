@@ -2,6 +2,8 @@
 
 import csv
 import hashlib
+import json
+import logging
 import random
 import shutil
 
@@ -9,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from data.demo import Demo, dataset, drawing, pretrain
+from data.demo import Demo, dataset, drawing, pretrain, report
 from data.folder import Folder
 from net.resnet50 import FixedBatchNorm, ResNet50, build_backbone, read_pretrained
 from tool import distributed
-from tool.pictures import read_mask, read_rgb
+from tool.errors import InputError
+from tool.files import write_json
+from tool.maps import write_maps
+from tool.pictures import read_mask, read_rgb, save_label
 
 # SHA-256 of picture and mask, by seed: a change here changes every figure of the demo.
 PIXELS = {
@@ -239,3 +244,61 @@ def test_learning_rate_rises_then_falls():
     assert rates[9] == rates[10] == 1.0
     assert (np.diff(rates[10:]) < 0).all()
     assert 0 < rates[-1] < 0.01
+
+
+@pytest.fixture
+def session(root, tmp_path):
+    """What run_demo.sh leaves for the report: maps and labels that are the truth."""
+    demo, session = Demo(root), tmp_path / "run"
+    for image_id in demo.ids("train"):
+        mask = read_mask(demo.mask_path(image_id))
+        keys = np.unique([0, *mask.ravel()])
+        maps = (mask == keys[:, None, None]).astype(np.float32)
+        write_maps(session / f"npy/{image_id}.npz", {"keys": keys, "IS_CAM": maps})
+        plain = {"keys": keys, "IS_CAM": maps, "CAM": maps[1:]}
+        write_maps(session / f"cam_only/npy/{image_id}.npz", plain)
+        save_label(session / f"pseudo_label/{image_id}.png", mask)
+    results = {"cam": 0.5, "crf_label": 0.7, "pseudo_label": 0.8, report.SEGMENTATION: 0.9}
+    for name, miou in results.items():
+        write_json(session / f"eval_{name}.json", {"miou": miou, "images": 12})
+    cam = {"miou": 0.5, "cam": {"miou": 0.4, "threshold": 0.22}}
+    write_json(session / "cam_only/eval_cam.json", cam)
+    (session / "seconds.txt").write_text("train_sipe 60\nmake_cam 5\n")
+    return session
+
+
+def test_report_writes_table_and_picture(root, session, caplog):
+    flags = ["--dataset_root", str(root), "--session_name", str(session)]
+    flags += ["--plain", str(session / "cam_only")]
+    with caplog.at_level(logging.INFO):
+        report.main(flags)
+    result = json.loads((session / "results.json").read_text())
+    assert result["miou"] == {"cam": 0.4, "is_cam": 0.5, "crf": 0.7, "irn": 0.8, "seg": 0.9}
+    assert result["seconds"] == {"train_sipe": 60, "make_cam": 5}
+    assert "all steps together: 65 s" in caplog.text
+    assert "at its best background threshold 0.22" in caplog.text
+    width, height = read_rgb(session / "demo.png").size
+    assert width == 880  # as wide as a README shows it
+    assert height > report.PICTURES * 128
+    write_json(session / "cam_only/eval_cam.json", {"miou": 0.5})
+    with pytest.raises(InputError, match="--save_cam"):
+        report.main(flags)
+    (session / "eval_pseudo_label.json").unlink()
+    with pytest.raises(InputError):
+        report.main(flags)
+
+
+def test_grid_has_every_picture_in_its_place():
+    colours = np.arange(10, 10 + 2 * len(report.COLUMNS)).reshape(2, -1)
+    rows = [[np.full((80, 160, 3), colour, np.uint8) for colour in row] for row in colours]
+    grid = report.draw(rows, [["rings"], ["checks", "dots"]])
+    assert grid.shape == (report.HEAD + 80 + report.GAP + 80, 880, 3)
+    for r, c in np.ndindex(colours.shape):
+        top, left = report.HEAD + r * (80 + report.GAP), report.MARGIN + c * (160 + report.GAP)
+        assert (grid[top : top + 80, left : left + 160] == colours[r, c]).all()
+    names = grid[report.HEAD :, : report.MARGIN].min(axis=(1, 2)) < 128
+    assert names[:80].any()
+    assert names[84:].any()
+    assert (grid[:, report.MARGIN - report.GAP : report.MARGIN] == 255).all()
+    twice = report.draw([[np.zeros((72, 80, 3), np.uint8)] * 5], [["cross"]])  # made larger
+    assert twice.shape == (report.HEAD + 144, 880, 3)

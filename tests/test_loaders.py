@@ -11,12 +11,13 @@ from data.loaders import (
     ScaledPictures,
     Schedule,
     SegmentationPictures,
+    channels_first,
     one_by_one,
-    to_tensor,
     training_loader,
 )
 from data.transforms import rescale
 from make_cam import infer
+from net.inputs import prepare
 from tool.errors import InputError
 from tool.pictures import read_rgb
 
@@ -35,11 +36,11 @@ def pictures_of(folder: Folder, seed: int = 15) -> ClassificationPictures:
 def batches(folder, workers=0, seed=15, epochs=3, start=0, batch_size=2):
     pictures = pictures_of(folder, seed)
     schedule = Schedule(len(pictures), batch_size, epochs, seed, start)
-    return list(training_loader(pictures, schedule, workers, pin_memory=False))
+    return list(training_loader(pictures, schedule, workers))
 
 
 def same(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -67,9 +68,9 @@ def test_sample_is_uint8_and_has_no_mask_of_floats(folder):
     }
     batch = batches(folder)[0]
     assert {name: value.dtype for name, value in batch.items()} == {
-        "window": torch.uint8,
-        "box": torch.int64,
-        "label": torch.uint8,
+        "window": np.uint8,
+        "box": np.int64,
+        "label": np.uint8,
     }
     assert batch["window"].shape == (2, 3, SIZE, SIZE)
 
@@ -166,11 +167,11 @@ def test_scaled_pictures_have_the_sizes_and_pixels_of_the_rule(folder):
         halves = {41: (20, 62), 43: (22, 64)}[height]  # 20.5, 61.5; 21.5, 64.5: half to even
         expected = [(height, 48), (halves[0], 24), (halves[1], 72), (2 * height, 96)]
         assert sizes == [(3, *size) for size in expected]
-        assert {picture.dtype for picture in item["pictures"]} == {torch.uint8}
+        assert {picture.dtype for picture in item["pictures"]} == {np.dtype(np.uint8)}
         image = read_rgb(folder.image_path(ids[index]))
         for scale, picture in zip(scales, item["pictures"], strict=True):
             plain = np.array(rescale(image, scale)).transpose(2, 0, 1)
-            np.testing.assert_array_equal(picture.numpy(), plain)
+            np.testing.assert_array_equal(picture, plain)
         assert item["label"].tolist() == folder.labels([ids[index]])[0].tolist()
         assert "original" not in item
 
@@ -178,7 +179,7 @@ def test_scaled_pictures_have_the_sizes_and_pixels_of_the_rule(folder):
 def test_original_is_handed_over_for_drawing(folder):
     pictures = ScaledPictures(folder, ["c"], (0.5,), with_original=True)
     (item,) = one_by_one(pictures, 0)
-    assert item["original"].dtype == torch.uint8
+    assert item["original"].dtype == np.uint8
     expected = np.array(Image.open(folder.image_path("c")))
     np.testing.assert_array_equal(item["original"], expected)
 
@@ -203,7 +204,8 @@ def test_inference_pairs_every_scale_with_its_mirror(folder):
         return maps, maps
 
     item = ScaledPictures(folder, ["a"], (1.0, 0.5))[0]
-    pictures = [picture[None] for picture in item["pictures"]]
+    net.prepare = prepare
+    pictures = [torch.from_numpy(picture)[None] for picture in item["pictures"]]
     infer(net, pictures, torch.tensor([[1, 1, 0, 0]]), item["size"])
     assert [tuple(pair.shape) for pair in seen] == [(2, 3, 40, 48), (2, 3, 20, 24)]
     for pair in seen:
@@ -213,7 +215,7 @@ def test_inference_pairs_every_scale_with_its_mirror(folder):
 
 def test_tensor_has_channels_first_and_owns_its_memory():
     image = Image.fromarray(np.arange(18, dtype=np.uint8).reshape(2, 3, 3))
-    tensor = to_tensor(image)
+    tensor = torch.from_numpy(channels_first(image))
     assert tensor[:, 0, 1].tolist() == [3, 4, 5]
     tensor.zero_()
     assert image.getpixel((1, 0)) == (3, 4, 5)
@@ -276,7 +278,7 @@ def test_large_pictures_are_reduced_first(folder):
     item = pictures[0]
     assert "label" not in item
     assert item["size"] == (40, 48)
-    reduced = rescale(read_rgb(pictures.paths[0]), (500 / (40 * 48)) ** 0.5)
-    assert np.array_equal(item["original"].numpy(), np.array(reduced))
+    reduced = rescale(folder.read(pictures.ids[0]), (500 / (40 * 48)) ** 0.5)
+    assert np.array_equal(item["original"], np.array(reduced))
     assert item["pictures"][0].shape == (3, *item["original"].shape[:2]) == (3, 20, 24)
-    assert torch.equal(item["pictures"][1], to_tensor(rescale(reduced, 0.5)))
+    assert np.array_equal(item["pictures"][1], channels_first(rescale(reduced, 0.5)))

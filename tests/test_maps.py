@@ -1,7 +1,10 @@
 """Localization maps on disk: whole, of known layout, and never executed."""
 
+import io
 import os
 import pickle
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -140,7 +143,7 @@ def test_file_cut_off_anywhere_is_named(tmp_path, save_format):
     content = path.read_bytes()
     for length in [*range(0, len(content), 7), len(content) - 1]:
         path.write_bytes(content[:length])
-        with pytest.raises(InputError, match=rf"a\.{save_format} is damaged.*make_cam\.py"):
+        with pytest.raises(InputError, match=rf"a\.{save_format} is (damaged|empty)"):
             read_maps(tmp_path, "a", allow_pickle=True)
 
 
@@ -165,7 +168,6 @@ def test_changed_byte_of_an_npz_never_gives_other_maps(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"keys": np.array([1, 3, 17])},  # without background
         {"keys": np.array([0, 3])},
         {"keys": np.array(0)},
         {"keys": np.array([0.0, 3.0, 17.0])},  # no class ids
@@ -231,3 +233,132 @@ def test_maps_that_cannot_be_stored_leave_no_half_file(tmp_path):
     with pytest.raises(RuntimeError, match="lost on the device"):
         write_maps(maps_path(tmp_path, "a"), {**maps_of(), "IS_CAM": Broken()})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [1, 3, 17],  # without background
+        [0, 3, 3],
+        [0, 17, 3],
+        [0, 3, 255],  # would be unsure
+        [0, 3, 300],  # would be 44
+        [0, 3, -2],  # would be 254
+    ],
+)
+@pytest.mark.parametrize("save_format", FORMATS)
+def test_keys_that_are_no_classes_are_named(tmp_path, keys, save_format):
+    write_maps(maps_path(tmp_path, "a", save_format), {**maps_of(), "keys": np.array(keys)})
+    numbers = ", ".join(map(str, keys))
+    with pytest.raises(InputError, match=rf"a\.{save_format} has maps of the classes {numbers};"):
+        read_maps(tmp_path, "a", allow_pickle=True)
+
+
+def test_keys_must_be_below_the_number_of_classes(tmp_path):
+    write_maps(maps_path(tmp_path, "a"), maps_of())
+    assert read_maps(tmp_path, "a", num_classes=18)["keys"].tolist() == [0, 3, 17]
+    with pytest.raises(InputError, match=r"0, 3, 17; .*below 17\. Check --dataset"):
+        read_maps(tmp_path, "a", num_classes=17)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint64, ">i4"])
+def test_keys_of_any_whole_numbers_become_int64(tmp_path, dtype):
+    write_maps(maps_path(tmp_path, "a"), {**maps_of(), "keys": np.array([0, 3, 17], dtype)})
+    keys = read_maps(tmp_path, "a")["keys"]
+    assert keys.dtype == np.int64
+    assert keys.tolist() == [0, 3, 17]
+
+
+@pytest.mark.parametrize("name", ["IS_CAM", "CAM"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.1, 1.1, 255])
+def test_values_that_are_no_maps_are_named(tmp_path, name, value):
+    maps = maps_of()
+    maps[name][0, 0, 0] = value
+    write_maps(maps_path(tmp_path, "a"), maps)
+    with pytest.raises(InputError, match=rf"a\.npz: {name} has NaN or values outside"):
+        read_maps(tmp_path, "a")
+
+
+def test_rounded_values_are_maps(tmp_path):
+    maps = maps_of()
+    maps["IS_CAM"][0, 0, :2] = (1.0005, -0.0005)
+    write_maps(maps_path(tmp_path, "a"), maps)
+    assert_same(read_maps(tmp_path, "a"), maps)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"CAM": np.zeros((2, 5, 6), np.int64)},
+        {"CAM": np.zeros((2, 5, 6), complex)},
+        {"IS_CAM": np.zeros((3, 5, 6), np.longdouble)},
+        {"IS_CAM": np.zeros((3, 0, 6), np.float32), "CAM": np.zeros((2, 0, 6), np.float32)},
+        {"size": np.array([1 << 40, 1 << 40])},  # would be resized to
+        {"size": np.array([8, 1 << 20])},
+    ],
+)
+@pytest.mark.parametrize("save_format", FORMATS)
+def test_other_dtypes_and_sizes_are_described(tmp_path, change, save_format):
+    write_maps(maps_path(tmp_path, "a", save_format), {**maps_of(), **change})
+    with pytest.raises(InputError, match=rf"a\.{save_format} holds .*; maps are keys int"):
+        read_maps(tmp_path, "a", allow_pickle=True)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_announced_shapes_cost_no_memory(tmp_path, compression):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 14, 1 << 10, 1 << 10)}
+    )
+    write_maps(maps_path(tmp_path, "a"), maps_of())
+    with zipfile.ZipFile(tmp_path / "a.npz", "a", compression) as archive:
+        archive.writestr("more.npy", header.getvalue() + bytes(100))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"a\.npz is damaged .*announces the shape"):
+            read_maps(tmp_path, "a")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_packed_maps_are_read(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", **maps_of())
+    assert set(read_maps(tmp_path, "a")) == {"keys", "IS_CAM", "CAM"}
+
+
+def test_maps_of_irn_are_told_apart(tmp_path):
+    """IRN's make_cam saves a dict of keys, which begin with 0 without a map, cam and high_res."""
+    maps = {"keys": torch.tensor([3]), "cam": torch.zeros(1, 2, 3), "high_res": np.zeros((1, 5, 6))}
+    np.save(tmp_path / "a.npy", maps, allow_pickle=True)
+    with pytest.raises(InputError, match=r"a\.npy holds keys, cam, high_res.*IRN.*make_cam\.py"):
+        read_maps(tmp_path, "a", allow_pickle=True)
+
+
+def test_a_forbidden_file_is_not_called_damaged(tmp_path, monkeypatch):
+    write_maps(maps_path(tmp_path, "a"), maps_of())
+
+    def forbid(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", forbid)
+    with pytest.raises(InputError, match=r"a\.npz could not be read: Permission denied\.") as no:
+        read_maps(tmp_path, "a")
+    assert "Delete" not in str(no.value)
+
+
+def test_a_web_page_in_the_place_of_maps(tmp_path):
+    (tmp_path / "a.npz").write_text("<html>not found</html>")
+    with pytest.raises(InputError, match=r"a\.npz is a web page"):
+        read_maps(tmp_path, "a")
+
+
+def test_a_pickle_announces_no_more_parts_than_bytes(tmp_path):
+    """Python makes a table of as many entries as the largest number given to a part."""
+    write_maps(tmp_path / "a.npy", maps_of())
+    content = (tmp_path / "a.npy").read_bytes()
+    put = content.replace(b"\x8c\x04keys\x94", b"\x8c\x04keysr\x00\x00\x00\x10", 1)
+    assert put != content
+    (tmp_path / "a.npy").write_bytes(put)
+    with pytest.raises(InputError, match=r"a\.npy is damaged \(it announces 268435456 parts\)"):
+        read_maps(tmp_path, "a", allow_pickle=True)

@@ -5,8 +5,11 @@ import pytest
 from PIL import Image
 
 from tool.errors import InputError
+from tool.picture_files import orientation_of
 from tool.pictures import (
+    border,
     heat,
+    label_overlay,
     overlay,
     read_mask,
     read_rgb,
@@ -303,3 +306,50 @@ def test_overlay_mixes_by_its_strength():
     white = np.full((1, 1, 3), 255, np.uint8)
     assert overlay(white, white).min() >= 254  # no overflow
     assert (picture == 200).all()
+
+
+def test_border_by_hand():
+    label = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 2], [0, 0, 0, 2]])
+    assert border(label).astype(int).tolist() == [
+        [0, 1, 1, 0],
+        [1, 1, 1, 1],
+        [1, 1, 1, 1],
+        [0, 1, 1, 1],
+    ]
+    assert not border(np.full((3, 2), 7)).any()
+    assert not border(np.zeros((1, 1), np.uint8)).any()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_regions_have_a_tint_and_a_line_and_the_rest_is_grey(dtype):
+    picture = np.full((9, 20, 3), 128, np.uint8)
+    picture[:, 10:] = (200, 120, 64)  # of the same brightness
+    label = np.zeros((9, 20), dtype)
+    label[2:7, 2:8] = label[2:7, 12:18] = 1
+    shown = label_overlay(picture, label)
+    assert shown.shape == picture.shape
+    assert shown.dtype == np.uint8
+    assert (np.ptp(shown[label == 0], axis=1) == 0).all()
+    np.testing.assert_array_equal(shown[:, :10], shown[:, 10:])  # the picture's colours are gone
+    inside, line, outside = shown[4, 4].astype(int), shown[2, 4].astype(int), shown[1, 4]
+    assert inside[0] > 2 * inside[1] == 2 * inside[2]  # red, as class 1 of VOC
+    assert (line > inside).all()
+    assert line[0] > line[1]
+    assert outside[0] < picture[1, 4, 0]  # dimmed
+
+
+def test_tints_of_all_classes_of_voc_differ_and_unsure_is_nearly_white():
+    picture = np.full((5, 5, 3), 255, np.uint8)
+    tints = [tuple(label_overlay(picture, np.full((5, 5), k, np.uint8))[2, 2]) for k in range(21)]
+    assert len(set(tints)) == 21
+    assert label_overlay(picture, np.full((5, 5), 255, np.uint8)).min() >= 250
+    black = label_overlay(np.zeros_like(picture), np.full((5, 5), 5, np.uint8))
+    assert black.max() > 50  # the tint shows on black as well
+
+
+def test_orientation_of_a_picture(tmp_path):
+    image = Image.fromarray(PIXELS)
+    for name, tags in (("six", exif(6)), ("none", Image.Exif())):
+        image.save(tmp_path / f"{name}.jpg", exif=tags)
+    with Image.open(tmp_path / "six.jpg") as six, Image.open(tmp_path / "none.jpg") as none:
+        assert (orientation_of(six), orientation_of(none)) == (6, 1)

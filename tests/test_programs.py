@@ -221,6 +221,48 @@ def test_a_finished_training_is_left_alone_unless_restarted(trained):
     assert final.stat().st_mtime_ns > before
 
 
+def test_safetensors_are_written_beside_the_checkpoint_when_asked_for(trained, tmp_path):
+    folder = session_of(trained["train"]) / "ckpt"
+    path = folder / "final.safetensors"
+    assert not path.exists()
+    train.main([*trained["train"], "--safetensors"])  # finished, and still asked for
+    content, expected = (checkpoint.load(folder / f"final.{end}") for end in ("safetensors", "pth"))
+    for name, value in expected.pop("net").items():
+        assert torch.equal(content["net"][name], value)
+    assert {name: content[name] for name in expected} == expected
+    maps = []
+    for name in ("final.pth", "final.safetensors"):
+        make_cam.main([*trained["make_cam"], "--ckpt", name, "--restart"])
+        maps.append(read_maps(folder.parent / "npy", "d")["IS_CAM"])
+    assert np.array_equal(*maps)
+    train.main([*trained["train"], "--lr", "0.02", "--restart"])
+    assert not path.exists()  # an old file would pass for the new weights
+    train.main([*trained["train"], "--lr", "0.03", "--restart", "--safetensors"])
+    assert checkpoint.load(path)["settings"]["lr"] == 0.03
+
+
+def test_classes_of_the_checkpoint_must_be_those_of_the_dataset(trained):
+    final = session_of(trained["train"]) / "ckpt/final.pth"
+    content = checkpoint.load(final)
+    content["class_names"][1:] = content["class_names"][:0:-1]
+    checkpoint.save(final, content)
+    with pytest.raises(InputError, match=r"final\.pth was trained for the classes"):
+        make_cam.main(trained["make_cam"])
+
+
+def test_weights_that_misfit_name_their_file(trained):
+    final = session_of(trained["train"]) / "ckpt/final.pth"
+    content = checkpoint.load(final)
+    del content["net"]["side2.weight"]
+    checkpoint.save(final, content)
+    with pytest.raises(InputError, match=r"in .*final\.pth do not fit CAM; missing: side2"):
+        make_cam.main(trained["make_cam"])
+    content["net"]["side2.weight"] = torch.tensor([torch.inf])
+    checkpoint.save(final, content)
+    with pytest.raises(InputError, match=r"final\.pth: The tensor side2\.weight holds"):
+        make_cam.main(trained["make_cam"])
+
+
 def test_gsc_weight_0_does_not_teach_the_side_layers(flags):
     train.main([*flags["train"], "--gsc_weight", "0", "--wt_dec", "0"])
     net = checkpoint.load(session_of(flags["train"]) / "ckpt/final.pth")["net"]
@@ -396,9 +438,11 @@ def test_gt_path_that_lacks_masks(trained, tmp_path):
 
 def test_checkpoint_of_another_class_count(trained, tiny):
     (tiny / "classes.txt").write_text("red\ngreen\nblue\nwhite\n")
-    with pytest.raises(
-        InputError, match=r"trained for the classes background, red.*dataset has .*white"
-    ):
+    with pytest.raises(InputError, match=r"final\.pth was trained for the classes"):
+        make_cam.main(trained["make_cam"])
+    final = session_of(trained["train"]) / "ckpt/final.pth"
+    checkpoint.save(final, checkpoint.load(final)["net"])  # as other projects do, without names
+    with pytest.raises(InputError, match="trained for 3 classes, asked to serve 4"):
         make_cam.main(trained["make_cam"])
 
 

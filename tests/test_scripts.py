@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import load_program
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in REPOSITORY.glob("run_*.sh"))
-TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
+TOGETHER = ["-m", "tool.launch", "--standalone", "--nproc_per_node=4"]
 STEPS_CRF = ["train_resnet50_SIPE", "make_cam", "eval_cam", "make_seg_labels", "eval_seg_labels"]
 STEPS_SEG = ["train_seg", "infer_seg", "eval_seg_labels"]
 STEPS_IRN = [*STEPS_CRF[:3], "cam2ir", "train_irn", *STEPS_CRF[3:]]
@@ -71,7 +72,7 @@ def test_every_command_line_is_understood(script, refine, steps, command_lines, 
     prepare = lines[0]
     assert prepare[0] == "-m"
     with pytest.raises(SystemExit):
-        importlib.import_module(prepare[1]).main(["--help"])
+        load_program(prepare[1]).main(["--help"])
     known = capsys.readouterr().out
     assert all(word in known for word in prepare if word.startswith("--"))
 
@@ -147,7 +148,12 @@ def test_a_step_that_fails_stops_the_script_with_a_sentence(program, command_lin
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("REFINE", "IRN"), ("NPROC", "two"), ("NPROC", "0"), ("NPROC", "-1"), ("SEG_MODEL", "v2")],
+    [
+        ("REFINE", "IRN"),
+        ("SEG_MODEL", "v2"),
+        *(("NPROC", value) for value in ("two", "0", "-1", "1 2", "9" * 20)),
+        *(("NUM_WORKERS", value) for value in ("two", "-1", "1 2", " ")),
+    ],
 )
 @pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
 def test_wrong_setting_is_found_before_anything_runs(script, name, value, command_lines):
@@ -178,6 +184,126 @@ def test_segmentation_network_can_be_chosen_or_left_out(script, command_lines, t
     folder = judged[judged.index("--label_dir") + 1]
     assert folder == str(tmp_path / "s/seg_deeplabv1_resnet38")
     assert judged[judged.index("--eval_list") + 1] == "val"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        (" \t ", []),
+        ("--a 1", ["--a", "1"]),
+        ("--a\n --b", ["--a", "--b"]),
+        ("--pretrained '/my weights/x.pth'", ["--pretrained", "/my weights/x.pth"]),
+        ('--a "x y" --b', ["--a", "x y", "--b"]),
+        (r"--a x\ y", ["--a", "x y"]),
+        (r'--a "x \" y"', ["--a", 'x " y']),
+        ("--a ''", ["--a", ""]),
+        ("--a $(touch made) `touch made` $HOME * #x", None),
+        ("--a=b;touch made", ["--a=b;touch", "made"]),
+        ("-n -e", ["-n", "-e"]),
+    ],
+)
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
+def test_flags_are_split_as_a_shell_does_it_and_nothing_is_executed(
+    script, text, expected, command_lines, tmp_path
+):
+    variables = ["TRAIN_FLAGS", "INFER_FLAGS"] + ["PREPARE_FLAGS"] * (script == "run_coco.sh")
+    end, lines = command_lines(script, tmp_path, **dict.fromkeys(variables, text))
+    assert end.returncode == 0, end.stderr
+    expected = text.split() if expected is None else expected
+    _, plain = command_lines(script, tmp_path)
+    for program in ("train_resnet50_SIPE", "infer_seg"):
+        assert arguments_of(lines, program) == [*arguments_of(plain, program), *expected]
+    if script == "run_coco.sh":
+        assert lines[0] == [*plain[0], *expected]
+    assert not list(tmp_path.rglob("made"))
+    assert not (REPOSITORY / "made").exists()
+
+
+@pytest.mark.parametrize("name", [*FLAGS.values(), "LAUNCH", "PREPARE_FLAGS"])
+def test_a_quotation_mark_that_does_not_close_is_found_before_anything_runs(name, command_lines):
+    end, lines = command_lines("run_coco.sh", **{name: "--a 'b"})
+    assert end.returncode == 2
+    assert end.stderr == f"error: {name} cannot be read as flags: No closing quotation\n"
+    assert not lines
+
+
+@pytest.mark.parametrize("session", ["s", "a b/s", "it's", 'a "b"', "-s", "l&k", "s;x", "$HOME"])
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh", "run_demo.sh"])
+def test_relative_paths_count_from_where_the_script_was_started(
+    script, session, command_lines, tmp_path
+):
+    here = tmp_path / "here & there"
+    here.mkdir()
+    roots = {"VOC_ROOT": "v 12", "SBD_ROOT": "-s&d"}
+    if script == "run_coco.sh":
+        roots = {"COCO_ROOT": "ms_coco_14&15", "LINK_ROOT": "-l&k 14"}
+    end, lines = command_lines(script, here, SESSION=session, **roots)
+    assert end.returncode == 0, end.stderr
+    names = {line[line.index("--session_name") + 1] for line in lines if "--session_name" in line}
+    plain = {f"{here}/{session}/cam_only"} if script == "run_demo.sh" else set()
+    assert names == {f"{here}/{session}", *plain}
+    assert (here / session / "seconds.txt").is_file()
+    if script != "run_demo.sh":
+        values = [f"{here}/{value}" for value in roots.values()]
+        second = "--sbd_root" if script == "run_voc.sh" else "--link_root"
+        assert lines[0][2:] == ["--dataset_root", values[0], second, values[1]]
+        used = {line[line.index("--dataset_root") + 1] for line in lines[1:]}
+        assert used == {values[script == "run_coco.sh"]}
+
+
+def test_relative_paths_stay_as_they_are_in_the_projects_folder(command_lines, tmp_path):
+    inside = os.path.relpath(tmp_path / "s", REPOSITORY)
+    _, lines = command_lines("run_voc.sh", REPOSITORY, SESSION=inside, VOC_ROOT="../v")
+    assert lines[0][-1] == "../v"
+    assert arguments_of(lines, "make_cam")[-3] == inside
+
+
+def test_the_interpreter_too_is_looked_for_where_the_script_was_started(command_lines, tmp_path):
+    end, lines = command_lines("run_voc.sh", tmp_path, PYTHON="./python", SEG_MODEL="none")
+    assert end.returncode == 0, end.stderr
+    assert lines
+    end, lines = command_lines("run_voc.sh", tmp_path, PYTHON="./pyhton")
+    assert end.returncode == 2
+    assert end.stderr.startswith(f"error: PYTHON is '{tmp_path}/./pyhton', which is no program")
+
+
+ODD = ["NAME", "ALL", "CAM", "TRAIN", "IRN", "SEG", "DATA", "PLAIN", "LAUNCHER", "CALLER"]
+ODD += ["PREPARE", "REQUIREMENTS", "OMP_NUM_THREADS", "TESTED", "INTO", "WORDS", "CDPATH"]
+
+
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh", "run_demo.sh"])
+@pytest.mark.parametrize("value", ["", "a b", "/"])
+def test_what_the_environment_holds_under_other_names_changes_nothing(
+    script, value, command_lines, tmp_path
+):
+    """Windows' subsystem for Linux sets NAME, for example."""
+    end, plain = command_lines(script)
+    assert end.returncode == 0, end.stderr
+    times = (tmp_path / "run/seconds.txt").read_text().split()[::2]
+    (tmp_path / "run/seconds.txt").unlink()
+    end, lines = command_lines(script, **dict.fromkeys(ODD, value))
+    assert (end.returncode, lines) == (0, plain), end.stderr
+    assert (tmp_path / "run/seconds.txt").read_text().split()[::2] == times
+
+
+def test_settings_that_are_empty_are_the_defaults(command_lines):
+    names = ["REFINE", "NPROC", "SEG_MODEL", "DEVICE", "NUM_WORKERS", "LAUNCH", "LINK_ROOT"]
+    names += [*FLAGS.values(), "PREPARE_FLAGS", "COCO_ROOT", "VOC_ROOT", "SBD_ROOT", "SEED"]
+    for script in ("run_voc.sh", "run_coco.sh", "run_demo.sh"):
+        _, plain = command_lines(script)
+        end, lines = command_lines(script, **dict.fromkeys(names, ""))
+        assert (end.returncode, lines) == (0, plain), end.stderr
+
+
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh", "run_demo.sh"])
+def test_session_that_is_a_file(script, command_lines, tmp_path):
+    (tmp_path / "file").touch()
+    for session in ("file", "file/inside", "n" * 300):
+        end, lines = command_lines(script, SESSION=str(tmp_path / session))
+        assert (end.returncode, lines) == (2, [])
+        assert end.stderr.startswith(f"error: SESSION is '{tmp_path / session}', where no folder")
+        assert end.stderr.count("\n") == 1
 
 
 # ------------------------------------------------------------------------------- tool/setup.sh

@@ -14,12 +14,12 @@ def test_learning_rate_is_polynomial_in_updates_done():
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step():
-    training.check_finite(torch.ones(3, 2), 7)
+    training.check_finite(torch.ones(3, 2), 7, str)
     for bad in (float("nan"), float("inf")):
         losses = torch.ones(3, 2)
         losses[1, 0] = bad
-        with pytest.raises(InputError, match=r"at step 8\b"):
-            training.check_finite(losses, 7)
+        with pytest.raises(InputError, match=r"at step 8, whose pictures are p8\."):
+            training.check_finite(losses, 7, lambda step: [f"p{step}"])
 
 
 def test_pace_counts_what_this_run_did(monkeypatch):

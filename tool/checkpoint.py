@@ -1,7 +1,7 @@
-"""Reading, writing and naming of weights."""
+"""Naming, checking and loading of weights, and what else a checkpoint holds."""
 
 import hashlib
-import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,47 +9,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tool.errors import InputError
-from tool.files import write_atomic
+from tool.errors import InputError, naming, printable
+from tool.weight_files import load as load
+from tool.weight_files import save as save
 
-# Keys under which files in use keep their state dict, ours first.
-CONTAINERS = ("net", "state_dict", "model")
-# Batch normalisation counts batches here; nothing of ours reads it.
-COUNTER = "num_batches_tracked"
+# Keys under which files in use keep their state dict, ours first; the first one there is taken.
+CONTAINERS = (
+    "net",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "weights",
+    "network",
+    "params",
+    "teacher",
+    "student",
+    "ema",
+    "model_ema",
+    "state_dict_ema",
+    "module",
+)
+DEEPEST = 3  # containers within containers
+# What data parallel, compiled, sharded and checkpointed modules put between the parts of a name.
+WITHIN = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+WRAPPERS = re.compile(rf"^(?:(?:module|{WITHIN})\.)+|(?<=\.)(?:{WITHIN})\.")
+# Batch normalisation and averaged models count here; nothing of ours reads it.
+COUNTER = ("num_batches_tracked", "n_averaged")
+WEIGHTS = ("weight", "bias", "mean", "var", "gamma", "beta")  # endings of what must be a number
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHOWN = 5  # names that a message lists before it says "and N more"
+# What a checkpoint to continue from holds; a finished one needs no optimiser.
+BEGUN = {"net": dict, "settings": dict, "step": int, "optimizer": dict}
 
 
-def save(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint ``{"net": state_dict, ...}``, atomically."""
-    write_atomic(path, lambda file: torch.save(content, file))
-
-
-def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without executing anything in it.
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """Return the state dict in a file, see :func:`load` and :func:`state_dict_of`.
 
     Raises:
-        InputError: the file is missing, truncated, or holds more than tensors and plain values.
+        InputError: there is none; the message names the file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint {path}. Train first, or give another path.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower():
-            raise InputError(
-                f"{path} holds Python objects beside tensors, which would execute code when read. "
-                "Save its state_dict alone, on a machine where you trust the file."
-            ) from error
-        raise InputError(f"{path} is not a checkpoint, or was cut off: {error}.") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path} is not a whole checkpoint ({reason}). Copy it again, or train again."
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")
-    return content
+    with naming(path):
+        return state_dict_of(load(path))
 
 
 def digest(path: str | Path) -> str:
@@ -60,26 +60,93 @@ def digest(path: str | Path) -> str:
 def state_dict_of(content: dict[str, Any]) -> dict[str, Tensor]:
     """Return the state dict inside a checkpoint, or the checkpoint if it is one itself.
 
+    The first of ``CONTAINERS`` that holds tensors is taken; what stands beside tensors and is none
+    is left out.
+
     Raises:
-        InputError: there is none.
+        InputError: there is none, or a tensor cannot be a weight; see :func:`check_weights`.
     """
-    for key in CONTAINERS:
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"No state dict found; the file has the keys {_some(content)}.")
-    return content
+    for _ in range(DEEPEST):
+        inner = (content[key] for key in CONTAINERS if _holds_tensors(content.get(key)))
+        content = next(inner, content)
+    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state or not all(isinstance(name, str) for name in state):
+        raise InputError(f"No state dict found; the file has the keys {some(content)}.")
+    check_weights(state)
+    return state
 
 
-def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(v, Tensor | dict) for v in value.values())
+
+
+def check_weights(state: dict[str, Tensor]) -> None:
+    """Refuse tensors that would be converted to wrong weights without a word.
+
+    Args:
+        state: tensors by any names. Weights are dense, finite, and of a floating dtype of 16 to 64
+            bits; indices and counters may be whole numbers.
+
+    Raises:
+        InputError: a tensor is something else; the message names it.
+    """
+    for name, value in state.items():
+        if value.is_meta:
+            reason = "has a shape but no values (meta)"
+        elif value.layout != torch.strided:
+            reason = f"is not dense ({value.layout})"
+        elif value.is_quantized or value.is_complex():
+            reason = f"is {value.dtype}, which has no float32 of the same meaning"
+        elif value.dtype not in FLOATS:
+            if not (value.is_floating_point() or name.endswith(WEIGHTS)):
+                continue
+            reason = f"is {value.dtype}; weights are float16, bfloat16, float32 or float64"
+        elif not value.float().isfinite().all():
+            reason = "holds NaN or infinity, or more than float32 can hold"
+        elif name.endswith(("running_var", "moving_var")) and (value < 0).any():
+            reason = "holds negative variances"
+        else:
+            continue
+        raise InputError(
+            f"The tensor {printable(name)} {reason}. Save the weights as finite float32, or give "
+            "another file."
+        )
+
+
+def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict under the names that a network has outside DDP, FSDP and torch.compile.
+
+    Raises:
+        InputError: two names become one, and their tensors differ.
+    """
+    plain: dict[str, Tensor] = {}
+    for name, value in state.items():
+        other = plain.setdefault(WRAPPERS.sub("", name), value)
+        if other is not value and not same_values(other, value):
+            raise InputError(f"The tensor {printable(name)} is given twice, with different values.")
+    return plain
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors become the same weights."""
+    return one.shape == other.shape and torch.equal(one.float(), other.float())
+
+
+def load_weights(
+    model: nn.Module, state_dict: dict[str, Tensor], source: str | Path | None = None
+) -> None:
     """Copy ``state_dict`` into ``model``, under our names or the published ones.
 
     The released files name the same tensor several times; a model that knows such aliases has a
     method ``canonical_name(name, shape) -> str``, and ``ignored_name(name) -> bool`` for what its
     file holds beside weights; ``explain_misfit(state_dict) -> str | None`` may say in words why
-    tensors do not fit. A leading ``module.`` (data parallel) is dropped, batch counters are
-    ignored, and any floating dtype is converted.
+    tensors do not fit. What data parallel and compiled networks add to names is dropped, batch
+    counters are ignored, and any floating dtype is converted.
+
+    Args:
+        model: whose weights are replaced.
+        state_dict: of :func:`state_dict_of`.
+        source: file that the weights come from, for the message.
 
     Raises:
         InputError: a tensor is missing, left over, of another shape, or two aliases disagree. The
@@ -93,14 +160,14 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     for published, value in state_dict.items():
         if published.endswith(COUNTER):
             continue
-        name = published.removeprefix("module.")
+        name = published if published in own else WRAPPERS.sub("", published)
         if name not in own and ignored(name):
             continue
         if name not in own:
             name = rename(name, tuple(value.shape))
         if name not in own:
             left_over.append(published)
-        elif name in given and not torch.equal(given[name], value):
+        elif name in given and not same_values(given[name], value):
             contradicting.append(published)
         else:
             given[name] = value
@@ -111,25 +178,51 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
         for name, value in given.items()
         if value.shape != own[name].shape
     ]
+    whole_numbers = [
+        f"{name} {value.dtype}"
+        for name, value in given.items()
+        if own[name].is_floating_point() and not value.is_floating_point()
+    ]
     explain = getattr(model, "explain_misfit", lambda given: None)
     problems = [reason for reason in (explain(given),) if reason]
     for what, names in (
         ("missing", missing),
         ("left over", left_over),
         ("of another shape", misshapen),
+        ("no floating-point numbers", whole_numbers),
         ("given twice with different values", contradicting),
     ):
         if names:
-            problems.append(f"{what}: {_some(names)}")
+            problems.append(f"{what}: {some(names)}")
     if problems:
-        raise InputError(f"These weights do not fit {type(model).__name__}; {'; '.join(problems)}.")
+        weights = "These weights" if source is None else f"The weights in {source}"
+        raise InputError(f"{weights} do not fit {type(model).__name__}; {'; '.join(problems)}.")
     model.load_state_dict(given, strict=False)  # strict is ours above; counters stay
 
 
 def load_counters(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     """Load the batch counters of batch normalisations, which :func:`load_weights` leaves out."""
-    counters = {name: value for name, value in state_dict.items() if name.endswith(COUNTER)}
+    own = model.state_dict()
+    counters = {
+        name: value
+        for name, value in state_dict.items()
+        if name.endswith(COUNTER) and name in own and value.shape == own[name].shape
+    }
     model.load_state_dict(counters, strict=False)
+
+
+def class_names_of(path: str | Path, content: dict[str, Any]) -> list[str] | None:
+    """Return the class names in a checkpoint, background first; None where it holds none.
+
+    Raises:
+        InputError: they are no list of words.
+    """
+    names = content.get("class_names")
+    if names is None:
+        return None
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: its class_names are no list of words. Give another file.")
+    return list(names)
 
 
 def check_classes(path: str | Path, content: dict[str, Any], class_names: Sequence[str]) -> None:
@@ -143,16 +236,63 @@ def check_classes(path: str | Path, content: dict[str, Any], class_names: Sequen
     Raises:
         InputError: the names or their order differ.
     """
-    names = content.get("class_names")
-    if names is not None and list(names) != list(class_names):
+    names = class_names_of(path, content)
+    if names is not None and names != list(class_names):
         raise InputError(
-            f"{path} was trained for the classes {_some(names)}; the dataset has "
-            f"{_some(class_names)}. Their names and order decide what is what: check --dataset and "
+            f"{path} was trained for the classes {some(names)}; the dataset has "
+            f"{some(class_names)}. Their names and order decide what is what: check --dataset and "
             "its classes, or train anew in another --session_name."
         )
 
 
-def _some(names: Any) -> str:
-    names = list(names)
+def check_begun(path: str | Path, content: dict[str, Any], finished: bool = False) -> None:
+    """Check that a checkpoint holds what continues a training, or ends it.
+
+    Args:
+        path: of the checkpoint, for the message.
+        content: of :func:`load`.
+        finished: the training is over, so there need be no optimiser.
+
+    Raises:
+        InputError: something is missing or of another kind.
+    """
+    wanted = {name: kind for name, kind in BEGUN.items() if not (finished and name == "optimizer")}
+    wrong = [name for name, kind in wanted.items() if not isinstance(content.get(name), kind)]
+    if not wrong:
+        settings = content["settings"].items()
+        checks = {
+            "net": all(isinstance(value, Tensor) for value in content["net"].values()),
+            "settings": all(isinstance(name, str) and _is_plain(v) for name, v in settings),
+            "step": not isinstance(content["step"], bool) and content["step"] >= 0,
+            "optimizer": finished or _is_optimizer(content["optimizer"]),
+        }
+        wrong = [name for name, good in checks.items() if not good]
+    if wrong:
+        raise InputError(
+            f"{path} cannot be continued: {', '.join(wrong)} missing or of another kind. Move it "
+            "away, or give --restart to overwrite it."
+        )
+    with naming(path):
+        state_dict_of({"net": content["net"]})
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(value is None or isinstance(one, str | int | float) for one in value)
+    return value is None or isinstance(value, str | int | float)
+
+
+def _is_optimizer(state: dict[str, Any]) -> bool:
+    groups = state.get("param_groups")
+    return (
+        isinstance(state.get("state"), dict)
+        and isinstance(groups, list)
+        and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
+    )
+
+
+def some(names: Any) -> str:
+    """Return the first of some names, and how many more there are."""
+    names = [printable(str(name))[:100] for name in names]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -15,6 +15,7 @@ from tool import distributed
 from tool.errors import InputError
 
 NETWORK = "net.resnet50_SIPE"
+LARGEST = 2**31 - 1  # of whole numbers: seeds and sizes stay within every library's integers
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -167,6 +168,9 @@ def add_training_flags(parser: StepParser, print_freq: int, save_freq: int) -> N
     )
     parser.add_deciding("--seed", type=at_least(0), default=15, help="of all chance")
     parser.add_argument("--restart", action="store_true", help="begin anew, whatever is there")
+    parser.add_argument(
+        "--safetensors", action="store_true", help="write the final weights in that format too"
+    )
 
 
 def add_fold_flag(parser: StepParser) -> None:
@@ -208,25 +212,35 @@ def add_visualize_flag(parser: StepParser, what: str) -> None:
     )
 
 
-def at_least(smallest: int) -> Callable[[str], int]:
-    """Return an argparse type: a whole number of at least ``smallest``."""
+def at_least(smallest: int, largest: int = LARGEST) -> Callable[[str], int]:
+    """Return an argparse type: a whole number from ``smallest`` to ``largest``."""
 
     def parse(text: str) -> int:
         number = int(text)
         if number < smallest:
             raise argparse.ArgumentTypeError(f"at least {smallest}, not {number}")
+        if number > largest:
+            raise argparse.ArgumentTypeError(f"at most {largest}, not {number}")
         return number
 
     parse.__name__ = "whole number"
     return parse
 
 
+def number(text: str) -> float:
+    """An argparse type: a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"at least 0 and finite, not {value}")
+    return value
+
+
 def above_zero(text: str) -> float:
     """An argparse type: a finite number above 0."""
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"above 0, not {number}")
-    return number
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"above 0 and finite, not {value}")
+    return value
 
 
 def pick_device(name: str) -> torch.device:
@@ -235,6 +249,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         InputError: there is no such device on this machine.
     """
+    if name == "meta":
+        raise InputError("--device meta computes nothing. Try auto, cpu, cuda or cuda:N.")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and distributed.world_size() > 1:

@@ -25,24 +25,33 @@ from tool.errors import InputError
 Item = TypeVar("Item")
 
 
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    if text and not text.isdecimal():
+        raise InputError(
+            f"The environment variable {name} is {text!r}, where torchrun sets a number. Unset it."
+        )
+    return int(text or default)
+
+
 def rank() -> int:
     """Return the number of this process among all, from 0."""
-    return int(os.environ.get("RANK", 0))
+    return _number("RANK", 0)
 
 
 def world_size() -> int:
     """Return the number of processes on all machines."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return _number("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
     """Return the number of this process on its machine, which is that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return _number("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
     """Return the number of processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return _number("LOCAL_WORLD_SIZE", 1)
 
 
 def is_main() -> bool:
@@ -64,9 +73,7 @@ def stop() -> None:
 
 def barrier() -> None:
     """Wait until every process has come here."""
-    if world_size() > 1:
-        start()
-        dist.all_reduce(torch.zeros(1))
+    total(torch.zeros(1))
 
 
 def share(items: Sequence[Item]) -> list[Item]:
@@ -93,13 +100,9 @@ def rows(batch_size: int) -> slice:
 
 
 def weight(mine: int, all_together: int) -> float:
-    """Return by what a process multiplies a mean over its own pictures.
+    """Return by what a process multiplies the mean over its ``mine`` pictures of ``all_together``.
 
     The average over processes of the products is the mean over all pictures.
-
-    Args:
-        mine: pictures of this process.
-        all_together: those of all.
     """
     return mine * world_size() / all_together
 
@@ -134,7 +137,7 @@ def parallel(net: nn.Module, device: torch.device, some_unused: bool = False) ->
     """Return what to call in training: the network, or its data parallel wrapper.
 
     Args:
-        net: on the device; weights of process 0 count.
+        net: on the device of this process; weights of process 0 count.
         device: of this process.
         some_unused: parameters may have no gradient in a step.
     """

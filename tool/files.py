@@ -1,5 +1,6 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and under names that stay in their folder."""
 
+import fcntl
 import hashlib
 import json
 import math
@@ -10,6 +11,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tool.errors import InputError
+
+# Beginnings of what is often found in the place of a file, and what to do about it.
+STAND_INS = {
+    b"version https://git-lfs.github.com": "a git-LFS pointer, which stands for a file of that "
+    "name. Run git lfs pull, or download the file itself",
+    b"\x1f\x8b": "packed by gzip. Unpack it",
+}
+WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
+BEGINNING = 512  # bytes that tell what a file is
+TAR = (257, b"ustar")  # where a tar archive says what it is
+LONGEST_NAME = 100  # bytes of a name that is made of a text
 
 
 def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -40,6 +52,78 @@ def digest_of(*parts: bytes) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return f"sha256:{digest.hexdigest()}"
+
+
+def check_readable(path: str | Path, missing: str) -> bytes:
+    """Return the first bytes of a file that can be read and is no stand-in for another.
+
+    Args:
+        path: of the file.
+        missing: the message where there is none.
+
+    Raises:
+        InputError: the path is missing, a folder, empty, not allowed to be read, a web page, a
+            git-LFS pointer, or an archive to be unpacked.
+    """
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a folder. Give a file in it.")
+    if not os.path.isfile(path):
+        raise InputError(missing)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(BEGINNING)
+    except OSError as error:
+        raise InputError(
+            f"{path} could not be read: {error.strerror or error}. Mend that, or give another path."
+        ) from error
+    if not head:
+        raise InputError(f"{path} is empty. Copy, download or make it again.")
+    for beginning, what in STAND_INS.items():
+        if head.startswith(beginning):
+            raise InputError(f"{path} is {what}.")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(WEB_PAGE):
+        raise InputError(f"{path} is a web page. Download the file itself again.")
+    if head[TAR[0] :].startswith(TAR[1]):
+        raise InputError(f"{path} is a tar archive. Unpack it, and give the file inside.")
+    return head
+
+
+def claim(path: str | Path) -> BinaryIO:
+    """Return an open file that belongs to this process until it is closed or the process ends.
+
+    The lock is the operating system's, so a killed process leaves none.
+
+    Raises:
+        BlockingIOError: another process has claimed the file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "ab")  # noqa: SIM115  # it stays open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def safe_name(text: str) -> str:
+    """Return a file name for any text, such as a class name, of at most LONGEST_NAME bytes.
+
+    Letters, digits, space, dash, underscore, and dots but at the beginning stay; other characters
+    are percent-encoded. Distinct texts have distinct names: a long name is cut off, and ends in a
+    digest of the whole.
+    """
+    kept = "".join(
+        c
+        if c.isalnum() or c in " -_" or (c == "." and i > 0)
+        else "".join(f"%{byte:02X}" for byte in c.encode(errors="surrogatepass"))
+        for i, c in enumerate(text)
+    )
+    if len(kept.encode()) <= LONGEST_NAME:
+        return kept or "%"
+    end = "~" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    return kept.encode()[: LONGEST_NAME - len(end)].decode(errors="ignore") + end
 
 
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:

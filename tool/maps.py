@@ -1,23 +1,25 @@
 """Localization maps on disk: ``npy/<id>.npz`` between step 1.2 and those that read it."""
 
-import pickle
+import math
+import pickletools
 import zipfile
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tool.errors import InputError
-from tool.files import write_atomic
+from tool.errors import InputError, reason_of
+from tool.files import check_readable, write_atomic
 
 FORMATS = ("npz", "npy")
-# What reading a file that was cut off or changed raises, in zip, numpy and pickle.
-DAMAGE = (
-    *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
-)
+NUM_CLASSES = 255  # at the most: labels are 8-bit pictures, in which 255 says unsure
+SLACK = 1e-3  # by which rounded maps may leave [0, 1]
+LARGEST_FILE = 1 << 30  # bytes of compressed arrays once they are unpacked
+SMALLEST_SCALE = 256  # how many times smaller than the picture stored maps may be
+LARGEST_MAPS = 1 << 30  # numbers in maps that are resized
 
 
 def maps_path(folder: Path, image_id: str, save_format: str = "npz") -> Path:
@@ -42,7 +44,9 @@ def write_maps(path: Path, maps: dict[str, np.ndarray]) -> None:
         write_atomic(path, lambda file: np.savez(file, **maps))
 
 
-def read_maps(folder: Path, image_id: str, allow_pickle: bool = False) -> dict[str, np.ndarray]:
+def read_maps(
+    folder: Path, image_id: str, allow_pickle: bool = False, num_classes: int | None = None
+) -> dict[str, np.ndarray]:
     """Return what :func:`write_maps` wrote for a picture, at the picture's size.
 
     Maps that were stored smaller are resized bilinearly (align_corners=False), to float32.
@@ -51,40 +55,56 @@ def read_maps(folder: Path, image_id: str, allow_pickle: bool = False) -> dict[s
         folder: ``<session>/npy``.
         image_id: of the picture.
         allow_pickle: also read a pickled ``.npy``, which executes code of whoever made the file.
+        num_classes: with background; keys must be below it. None is what a label can hold, 255.
 
     Raises:
-        InputError: there are no maps for the picture, or the file is damaged.
+        InputError: there are no maps for the picture, the file is damaged, or its values cannot be
+            maps of these classes.
     """
     path, pickled = (maps_path(folder, image_id, ending) for ending in FORMATS)
-    if not path.is_file():
-        if not pickled.is_file():
-            raise InputError(f"There are no maps {path}. Run make_cam.py on a list that has them.")
+    missing = f"There are no maps {path}. Run make_cam.py on a list that has them."
+    if not path.is_file() and pickled.is_file():
         if not allow_pickle:
             raise InputError(
                 f"{pickled} is a pickle, which executes code when read. Pass --allow_pickle if "
                 "you made it yourself, or make the maps again as npz."
             )
         path = pickled
+    check_readable(path, missing)
     try:
-        if path == pickled:
-            maps = np.load(path, allow_pickle=True).item()
-            maps = {name: np.asarray(value) for name, value in maps.items()}
-        else:
-            with np.load(path, allow_pickle=False) as file:
-                maps = {name: file[name] for name in file.files}
-        keys, is_cam = maps["keys"], maps["IS_CAM"]
-    except DAMAGE as error:
-        raise InputError(f"{path} is damaged ({error}). Delete it and run make_cam.py.") from error
-    size = maps.get("size", np.ones(2, np.int64))
-    whole = size.shape == (2,) and size.dtype.kind in "iu" and min(size) > 0
-    whole = whole and keys.ndim == 1 and keys.dtype.kind in "iu" and is_cam.dtype.kind == "f"
-    whole = whole and is_cam.ndim == 3 and len(keys) == len(is_cam) > 0 and keys[0] == 0
-    if not whole or ("CAM" in maps and maps["CAM"].shape != (len(keys) - 1, *is_cam.shape[1:])):
+        maps = _read_pickled(path) if path == pickled else _read_arrays(path)
+        if {"cam", "high_res"} & set(maps):
+            raise InputError(
+                f"{path} holds {', '.join(maps)}, as the files of IRN do. Maps here are keys from "
+                "background (0) on, and IS_CAM: make them with make_cam.py."
+            )
+        keys, _ = maps["keys"], maps["IS_CAM"]  # a KeyError names what is missing
+    except InputError:
+        raise
+    except Exception as error:  # damaged bytes can raise anything in zip, numpy and pickle
+        raise InputError(
+            f"{path} is damaged ({reason_of(error)}). Delete it and run make_cam.py."
+        ) from error
+    maps = {name: maps[name] for name in ("keys", "IS_CAM", "CAM", "size") if name in maps}
+    if not _is_whole(maps):
         layout = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in maps.items())
         raise InputError(
             f"{path} holds {layout}; maps are keys int (P,) from 0 on, IS_CAM float (P, H, W), "
             "CAM (P - 1, H, W) or none, size int (2,) or none. Delete it and run make_cam.py."
         )
+    maps["keys"] = keys = keys.astype(np.int64)
+    limit = num_classes or NUM_CLASSES
+    if keys[0] != 0 or (np.diff(keys) < 1).any() or keys[-1] >= limit:
+        raise InputError(
+            f"{path} has maps of the classes {', '.join(map(str, keys[:10]))}; they begin with "
+            f"0, ascend, and are below {limit}. Check --dataset and --session_name, or delete it "
+            "and run make_cam.py."
+        )
+    for name in ("IS_CAM", "CAM"):
+        if name in maps and not ((maps[name] >= -SLACK) & (maps[name] <= 1 + SLACK)).all():
+            raise InputError(
+                f"{path}: {name} has NaN or values outside [0, 1]. Delete it and run make_cam.py."
+            )
     if "size" in maps:
         size = tuple(maps.pop("size").tolist())
         for name in ("IS_CAM", "CAM"):
@@ -117,8 +137,66 @@ def read_keys(path: Path) -> list[int] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return file["keys"].tolist()
-    except DAMAGE:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         return None
+
+
+def _read_pickled(path: Path) -> dict[str, np.ndarray]:
+    """Read an npy file of one pickled dict, whose author is trusted but whose bytes are not."""
+    with open(path, "rb") as file:
+        shape, dtype = _announced(file)
+        if shape or not dtype.hasobject:
+            raise ValueError(f"it holds {dtype} {shape} and no dict")
+        for code, number, _ in pickletools.genops(file):
+            # A pickle numbers its parts; a large number makes a table that long.
+            if "PUT" in code.name and number > path.stat().st_size:
+                raise ValueError(f"it announces {number} parts")
+    maps = np.load(path, allow_pickle=True).item()
+    return {str(name): np.asarray(value) for name, value in maps.items()}
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read an npz file, having compared what it announces with what it holds."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if sum(m.file_size for m in members) > max(LARGEST_FILE, path.stat().st_size):
+            raise ValueError("it announces more than it can hold")
+        for member in members:
+            with archive.open(member) as file:
+                shape, dtype = _announced(file)
+                announced = math.prod(shape) * dtype.itemsize
+                if not dtype.hasobject and announced + file.tell() != member.file_size:
+                    raise ValueError(f"{member.filename} announces the shape {shape}")
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _announced(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Read the header of an npy file: the shape and dtype of what follows."""
+    version, _ = np.lib.format.read_magic(file)
+    shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version}_0")(file)
+    return shape, dtype
+
+
+def _is_whole(maps: dict[str, np.ndarray]) -> bool:
+    """Return whether the arrays have the shapes and dtypes of maps."""
+    keys, is_cam, cam = maps["keys"], maps["IS_CAM"], maps.get("CAM")
+    size = maps.get("size", np.ones(2, np.int64))
+    floats = [value.dtype for value in (is_cam, cam) if value is not None]
+    return (
+        keys.ndim == 1
+        and keys.dtype.kind in "iu"
+        and is_cam.ndim == 3
+        and is_cam.size > 0
+        and len(keys) == len(is_cam)
+        and (cam is None or cam.shape == (len(keys) - 1, *is_cam.shape[1:]))
+        and all(dtype in (np.float16, np.float32, np.float64) for dtype in floats)
+        and size.shape == (2,)
+        and size.dtype.kind in "iu"
+        and size.min() > 0
+        and math.prod(size.tolist()) * len(keys) <= LARGEST_MAPS
+        and all(size.tolist() <= np.multiply(is_cam.shape[1:], SMALLEST_SCALE))
+    )
 
 
 def check_size(image_id: str, is_cam: np.ndarray, img: np.ndarray) -> None:

@@ -19,12 +19,14 @@ with the bytes that are left, so a damaged file costs no memory.
 """
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from tool.errors import InputError
+from tool.files import check_readable
 
 LIST_MAGIC = 0x112
 VERSION_1, VERSION_2, VERSION_3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -113,12 +115,10 @@ class _Reader:
 
 
 def is_params(path: str | Path) -> bool:
-    """Return whether a file exists and begins like an MXNet list."""
-    path = Path(path)
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
+    """Return whether a file can be read and begins like an MXNet list."""
+    with suppress(OSError), open(path, "rb") as file:
         return file.read(8) == struct.pack("<Q", LIST_MAGIC)
+    return False
 
 
 def load(path: str | Path) -> dict[str, np.ndarray]:
@@ -135,8 +135,7 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
         InputError: there is no such file, it was cut off, or it is something else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no file {path}. Download it, or give another path.")
+    check_readable(path, f"There is no file {path}. Download it, or give another path.")
     with open(path, "rb") as file:
         reader = _Reader(file, path)
         if reader.unpack("QQ", "the header") != (LIST_MAGIC, 0):

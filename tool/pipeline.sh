@@ -20,24 +20,40 @@ case ${SEG_MODEL:=deeplabv2_resnet101} in
         ;;
 esac
 case ${NPROC:=1} in
-    *[!0-9]* | 0*) echo "error: NPROC is '$NPROC'; it is a number of processes, from 1 on" >&2; exit 2 ;;
+    *[!0-9]* | 0* | ??????*)
+        echo "error: NPROC is '$NPROC'; it is a number of processes, from 1 on" >&2
+        exit 2
+        ;;
 esac
+case ${NUM_WORKERS:=} in
+    *[!0-9]*) echo "error: NUM_WORKERS is '$NUM_WORKERS'; it is a number, from 0 on" >&2; exit 2 ;;
+esac
+# Quotes that do not close are found before anything runs.
+words TRAIN_FLAGS TRAIN
+words CAM_FLAGS CAM
+words EVAL_FLAGS EVAL
+words CAM2IR_FLAGS CAM2IR
+words IRN_FLAGS IRN
+words LABEL_FLAGS LABEL
+words SCORE_FLAGS SCORE
+words SEG_FLAGS SEG
+words INFER_FLAGS INFER
+words LAUNCH LAUNCHER
 
 ALL+=(--session_name "$SESSION" --device "${DEVICE:-auto}")
-[ -z "${NUM_WORKERS:-}" ] || ALL+=(--num_workers "$NUM_WORKERS")
-if [ -n "${LAUNCH:-}" ]; then
-    read -ra LAUNCHER <<< "$LAUNCH"
-elif [ "$NPROC" -gt 1 ]; then
-    cores=$(getconf _NPROCESSORS_ONLN) # without this, torchrun makes it 1 and says so at length
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > NPROC ? cores / NPROC : 1))}
-    LAUNCHER=("$PYTHON" -m torch.distributed.run --standalone "--nproc_per_node=$NPROC")
-else
+[ -z "$NUM_WORKERS" ] || ALL+=(--num_workers "$NUM_WORKERS")
+if [ ${#LAUNCHER[@]} -eq 0 ]; then
     LAUNCHER=("$PYTHON")
+    if [ "$NPROC" -gt 1 ]; then
+        cores=$(getconf _NPROCESSORS_ONLN) # without this, torchrun makes it 1 and says so at length
+        export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > NPROC ? cores / NPROC : 1))}
+        LAUNCHER+=(-m tool.launch --standalone "--nproc_per_node=$NPROC")
+    fi
 fi
-mkdir -p "$SESSION"
+make_session
 
-alone() { # alone TITLE PROGRAM FLAGS...: a step that one process does
-    step "$1" "${NAME:-$2}" "$PYTHON" "$2.py" "${ALL[@]}" "${@:3}"
+alone() { # alone TITLE NAME PROGRAM FLAGS...: a step that one process does
+    step "$1" "$2" "$PYTHON" "$3.py" "${ALL[@]}" "${@:4}"
 }
 
 shared() { # shared TITLE PROGRAM FLAGS...: a step that $NPROC processes share
@@ -45,33 +61,22 @@ shared() { # shared TITLE PROGRAM FLAGS...: a step that $NPROC processes share
 }
 
 run_steps() {
-    local train cam eval cam2ir irn label score seg infer
-    read -ra train <<< "${TRAIN_FLAGS:-}"
-    read -ra cam <<< "${CAM_FLAGS:-}"
-    read -ra eval <<< "${EVAL_FLAGS:-}"
-    read -ra cam2ir <<< "${CAM2IR_FLAGS:-}"
-    read -ra irn <<< "${IRN_FLAGS:-}"
-    read -ra label <<< "${LABEL_FLAGS:-}"
-    read -ra score <<< "${SCORE_FLAGS:-}"
-    read -ra seg <<< "${SEG_FLAGS:-}"
-    read -ra infer <<< "${INFER_FLAGS:-}"
-
-    shared "1.1  train SIPE on $LEARNED -> $SESSION/ckpt/final.pth" train_resnet50_SIPE "${train[@]}"
-    shared "1.2  localization maps of $LEARNED -> $SESSION/npy" make_cam "${cam[@]}"
-    alone "1.3  mIoU of the maps on $JUDGED -> $SESSION/eval_cam.json" eval_cam "${eval[@]}"
+    shared "1.1  train SIPE on $LEARNED -> $SESSION/ckpt/final.pth" train_resnet50_SIPE "${TRAIN[@]}"
+    shared "1.2  localization maps of $LEARNED -> $SESSION/npy" make_cam "${CAM[@]}"
+    alone "1.3  mIoU of the maps on $JUDGED -> $SESSION/eval_cam.json" eval_cam eval_cam "${EVAL[@]}"
     if [ "$REFINE" = irn ]; then
-        shared "2.1  confident areas -> $SESSION/ir_label" cam2ir "${cam2ir[@]}"
-        shared "2.2  train IRN on them -> $SESSION/ckpt/irn.pth" train_irn "${irn[@]}"
+        shared "2.1  confident areas -> $SESSION/ir_label" cam2ir "${CAM2IR[@]}"
+        shared "2.2  train IRN on them -> $SESSION/ckpt/irn.pth" train_irn "${IRN[@]}"
     fi
     shared "2.3  pseudo labels of $LEARNED, by $REFINE -> $SESSION/pseudo_label" \
-        make_seg_labels --refine "$REFINE" "${label[@]}"
+        make_seg_labels --refine "$REFINE" "${LABEL[@]}"
     alone "2.4  mIoU of the labels on $JUDGED -> $SESSION/eval_pseudo_label.json" \
-        eval_seg_labels "${score[@]}"
+        eval_seg_labels eval_seg_labels "${SCORE[@]}"
     [ "$SEG_MODEL" != none ] || return 0
     local folder=$SESSION/seg_$SEG_MODEL
     shared "3.1  train $SEG_MODEL on the labels -> $SESSION/ckpt/seg_$SEG_MODEL.pth" \
-        train_seg --model "$SEG_MODEL" "${seg[@]}"
-    shared "3.2  segment $TESTED -> $folder" infer_seg --model "$SEG_MODEL" "${infer[@]}"
-    NAME=eval_seg alone "3.3  mIoU of the segmentation on $TESTED -> $SESSION/eval_seg_$SEG_MODEL.json" \
+        train_seg --model "$SEG_MODEL" "${SEG[@]}"
+    shared "3.2  segment $TESTED -> $folder" infer_seg --model "$SEG_MODEL" "${INFER[@]}"
+    alone "3.3  mIoU of the segmentation on $TESTED -> $SESSION/eval_seg_$SEG_MODEL.json" eval_seg \
         eval_seg_labels --label_dir "$folder" --eval_list "$TESTED"
 }

@@ -1,24 +1,79 @@
-"""How a program ends: well, by a mistake in its input, or interrupted."""
+"""How a program ends: well, by a wrong input, by what the machine lacks, or interrupted."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 
 from tool import distributed
 from tool.errors import InputError
 
+# What PyTorch's messages contain when the machine lacks something: words, and the sentence.
+LACKS = (
+    (
+        ("bus error", "shared memory", "/dev/shm", "unable to mmap", "shm_open", "torch_shm"),
+        "The shared memory (/dev/shm) is too small for the processes that read pictures. Give "
+        "--num_workers 0, or start the container with a larger one: docker run --shm-size=8g "
+        "(or --ipc=host).",
+    ),
+    (
+        ("dataloader worker",),
+        "A process that reads pictures was killed, for lack of memory perhaps. The same command "
+        "continues; give it fewer processes with --num_workers.",
+    ),
+    (
+        ("can't allocate memory", "out of memory", "defaultcpuallocator", "bad_alloc"),
+        "The memory does not suffice. Take a smaller batch or window, fewer or smaller --scales, "
+        "or reduce large pictures.",
+    ),
+    (
+        ("connection closed by peer", "connection reset by peer", "broken pipe", "socketerror"),
+        "Another process of this run has ended; it says why.",
+    ),
+)
+
 log = logging.getLogger(__name__)
 
 
+def sentence_of(error: BaseException) -> str | None:
+    """Return what to tell a user about an error that is no fault of the program, else None."""
+    if isinstance(error, InputError):
+        # A DataLoader worker hands over its whole traceback; the sentence stands at its end.
+        return str(error).rsplit("InputError: ", 1)[-1].strip()
+    if isinstance(error, MemoryError):
+        return LACKS[2][1]
+    if isinstance(error, RuntimeError):
+        text = str(error).lower()
+        for words, sentence in LACKS:
+            if any(word in text for word in words):
+                return sentence
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}. Nothing that was finished is lost."
+    return None
+
+
 def run(main: Callable[[], None]) -> None:
-    """Call ``main``; a mistake in the input ends as one sentence and exit status 2."""
+    """Call ``main``; what a user can mend ends as one sentence and exit status 2.
+
+    A mistake of the program keeps its traceback.
+    """
     try:
         main()
-    except InputError as error:
-        # A DataLoader worker hands over its whole traceback; the sentence stands at its end.
-        log.error("error: %s", str(error).rsplit("InputError: ", 1)[-1].strip())
-        sys.exit(2)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         log.error("interrupted; the same command continues")
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read the output has gone, as in ``| head``; Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        log.error("error: %s", sentence)
+        if not isinstance(error, InputError):
+            log.debug("where it came from", exc_info=True)  # in the log file alone
+        sys.exit(2)
     distributed.stop()

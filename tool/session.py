@@ -2,7 +2,10 @@
 
 import argparse
 import logging
+import os
 import platform
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,24 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         sender = "" if distributed.is_main() else f"[process {distributed.rank()}] "
-        tqdm.write(sender + self.format(record))
+        text = sender + self.format(record)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        # Where nobody reads any more, or the disk of a redirection is full, the log file goes on.
+        with suppress(OSError):
+            tqdm.write(text.encode(encoding, "replace").decode(encoding))
+
+
+class _LogFile(logging.FileHandler):
+    """The log file; that it cannot be written ends the program with a sentence."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        raise InputError(
+            f"{self.baseFilename} could not be written: {error.strerror}. Nothing that was "
+            "finished is lost; the same command continues."
+        ) from error
 
 
 class Session:
@@ -58,10 +78,22 @@ class Session:
         self.settings |= {key: _plain(value) for key, value in values.items()}
         self._save_settings()
 
-    def checkpoint(self, name: str) -> Path:
-        """Return the file that a ``--ckpt`` flag names: a path, or a file in <session>/ckpt."""
-        inside = self.path / "ckpt" / name
-        return inside if inside.is_file() and not Path(name).is_file() else Path(name)
+    def checkpoint(self, name: str, required: bool = True) -> Path:
+        """Return the file that a ``--ckpt`` flag names: a path, or a file in <session>/ckpt.
+
+        Raises:
+            InputError: there is neither, and it is required.
+        """
+        places = (Path(name), self.path / "ckpt" / name)
+        for exists in (os.path.isfile, os.path.exists):  # a folder is found last
+            for place in filter(exists, places):
+                return place
+        if required:
+            raise InputError(
+                f"There is no checkpoint {name}, and no {places[1]}. Train first, or give another "
+                "path."
+            )
+        return places[0]
 
     def _start_log(self) -> None:
         root = logging.getLogger()
@@ -76,9 +108,9 @@ class Session:
             logging.getLogger(package).setLevel(logging.DEBUG)
         root.addHandler(console)
         if distributed.is_main():
-            # A FileHandler flushes every record, so the file is complete at any moment.
+            # Every record is flushed, so the file is complete at any moment.
             path = self.path / f"{self.path.resolve().name}.log"
-            root.addHandler(logging.FileHandler(path, encoding="utf-8"))
+            root.addHandler(_LogFile(path, encoding="utf-8"))
         logging.captureWarnings(True)
 
     def _save_settings(self) -> None:

@@ -1,12 +1,37 @@
 # shellcheck shell=bash
-# Sourced by the run_*.sh scripts: sets PYTHON to an interpreter that has the requirements, and
-# defines `step`.
+# Sourced by the run_*.sh scripts, right after they went to this folder: sets PYTHON to an interpreter
+# that has the requirements, and defines `from_caller`, `words` and `step`.
 # The interpreter of the shell (or $PYTHON) if it has them, else one in .venv, made here if needed.
 #   REQUIREMENTS  an array: the files whose lines are wanted (requirements.txt)
 #   EVERYTHING    if set, lines that end with "# optional" are wanted too; otherwise .venv does
 #                 without those that cannot be installed
 
-[ -n "${REQUIREMENTS:-}" ] || REQUIREMENTS=(requirements.txt)
+# A variable of the environment is no array.
+[[ $(declare -p REQUIREMENTS 2> /dev/null) == "declare -a"* ]] || REQUIREMENTS=(requirements.txt)
+CALLER=${OLDPWD:-$PWD}
+
+from_caller() { # from_caller VARIABLE...: relative paths that the user set count from where he is
+    local name
+    for name in "$@"; do
+        case ${!name:-} in
+            "" | /*) ;;
+            -*) printf -v "$name" '%s/%s' "$CALLER" "${!name}" ;; # or a program takes it for a flag
+            *) [ "$CALLER" = "$PWD" ] || printf -v "$name" '%s/%s' "$CALLER" "${!name}" ;;
+        esac
+    done
+}
+
+words() { # words VARIABLE ARRAY: what stands in the variable, split and unquoted as the shell does it
+    # The words come with a NUL behind each, which no word can hold.
+    mapfile -d '' -t "$2" < <("$PYTHON" -c '
+import shlex, sys
+try:
+    found = shlex.split(sys.argv[2])
+except ValueError as error:
+    sys.exit(f"error: {sys.argv[1]} cannot be read as flags: {error}")
+sys.stdout.write("".join(f"{word}\0" for word in found))' "$1" "${!1:-}")
+    wait "$!" || exit 2
+}
 
 wanted() { # wanted needed|optional: prints those lines of the requirements files, without remarks
     local other=-v
@@ -44,7 +69,14 @@ newest_python() {
     return 1
 }
 
-if ! satisfied "${PYTHON:=python3}"; then
+case ${PYTHON:=python3} in
+    */*) from_caller PYTHON ;;
+esac
+if [ "$PYTHON" != python3 ] && ! command -v "$PYTHON" > /dev/null; then
+    echo "error: PYTHON is '$PYTHON', which is no program; leave it out, or name an interpreter" >&2
+    exit 2
+fi
+if ! satisfied "$PYTHON"; then
     if ! satisfied .venv/bin/python; then
         base=$(newest_python)
         echo "Installing the requirements into .venv, once (a few minutes, about 6 GB) ..."
@@ -69,6 +101,14 @@ if ! satisfied "${PYTHON:=python3}"; then
     PYTHON=.venv/bin/python
 fi
 export PYTHON
+
+make_session() { # the folder $SESSION
+    local reason
+    reason=$(mkdir -p "$SESSION" 2>&1) || {
+        echo "error: SESSION is '$SESSION', where no folder can be made ($reason)" >&2
+        exit 2
+    }
+}
 
 step() { # step TITLE NAME COMMAND...: says what runs, and keeps its seconds in $SESSION/seconds.txt
     local title=$1 name=$2 begin=$SECONDS

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
-from tool.files import clear_unfinished, digest_of
+from tool.files import claim, clear_unfinished, digest_of
 from tool.session import Session
 
 # Names that settings had in checkpoints of earlier versions.
@@ -80,12 +80,16 @@ class Training:
         self.is_finished = self.begun is not None and self.final.exists()
         if self.is_finished:
             log.info("%s is finished; --restart trains it anew", self.final)
+            self._save_safetensors(self.begun)
 
     def _find_begun(self) -> dict[str, Any] | None:
         path = self.final if self.final.exists() else self.last
         if not path.exists():
             return None
         begun = checkpoint.load(path)
+        if path == self.last:
+            checkpoint.check_begun(path, begun)
+        checkpoint.check_classes(path, begun, self.about["class_names"])
         settings, contents = self.about["settings"], self.about["contents"]
         for name, value in begun.get("settings", {}).items():
             name = FORMER_NAMES.get(name, name)
@@ -99,7 +103,6 @@ class Training:
                     f"{path} was trained with --{name} {before}, not {now}. Give that, or another "
                     "--session_name, or --restart to overwrite it."
                 )
-        checkpoint.check_classes(path, begun, self.about["class_names"])
         return begun
 
     def begin(
@@ -131,23 +134,36 @@ class Training:
             self.start = self.begun["step"]
             log.info("continuing %s at step %d", self.last, self.start)
         distributed.agree(self.start, "steps to continue from")
+        self.board = open_board(self.board_folder, self.start)
         if distributed.is_main():
-            for path in (self.last, self.final):
+            self._claim()
+            for path in (self.last, self.final, self.final.with_suffix(".safetensors")):
                 clear_unfinished(path.parent, path.name)
                 if self.args.restart:  # an interrupted restart would look finished
                     path.unlink(missing_ok=True)
         return distributed.parallel(net, device, some_unused)
 
-    def start_clock(self, total: int, batch_size: int) -> None:
-        """Open the board and start the clock, right before the first step.
+    def _claim(self) -> None:
+        lock = self.final.with_name(f".{self.final.stem}.lock")
+        try:
+            self.lock = claim(lock)
+        except BlockingIOError as error:
+            raise InputError(
+                f"Another process is training {self.final} at this moment. Wait for it, or name "
+                "another --session_name."
+            ) from error
+
+    def start_clock(self, schedule: Any, ids: list[str]) -> None:
+        """Start the clock, right before the first step.
 
         Args:
-            total: steps of the whole training.
-            batch_size: pictures a step, of all processes together.
+            schedule: a :class:`data.loaders.Schedule`; its ``total`` counts steps, ``batch_size``
+                the pictures of a step, and ``batch(step)`` gives their places in the list.
+            ids: of the list.
         """
-        self.total, self.batch_size = total, batch_size
-        self.board = open_board(self.board_folder, self.start)
-        self.pace = Pace(self.start, total, batch_size)
+        self.total, self.batch_size = schedule.total, schedule.batch_size
+        self.pictures_of = lambda step: [ids[place] for place in schedule.batch(step)]
+        self.pace = Pace(self.start, self.total, self.batch_size)
         self.losses: list[Tensor] = []
         self.first = self.start  # step of the first entry of ``losses``
 
@@ -176,7 +192,7 @@ class Training:
         if not (due or look or self._saves(step)):
             return None
         together = distributed.total(torch.stack(self.losses))  # (steps, n)
-        check_finite(together, self.first)
+        check_finite(together, self.first, self.pictures_of)
         if not due:
             return None
         self.losses, self.first = [], step + 1
@@ -188,6 +204,7 @@ class Training:
     def save_when_due(self, step: int) -> None:
         """Write the checkpoint to continue from, every ``save_freq`` steps and after the last."""
         if self._saves(step) and distributed.is_main():
+            check_weights(self.net, step)
             optimizer = self.optimizer.state_dict()
             content = {"net": self.net.state_dict(), "optimizer": optimizer, "step": step + 1}
             checkpoint.save(self.last, {**self.about, **content})
@@ -198,7 +215,14 @@ class Training:
         if distributed.is_main():
             content = {"net": self.net.state_dict(), "step": self.total}
             checkpoint.save(self.final, {**self.about, **content})
+            self._save_safetensors({**self.about, **content})
+            self.lock.close()
+            Path(self.lock.name).unlink(missing_ok=True)
         log.info("%s written, %s", self.final, self.pace.elapsed())
+
+    def _save_safetensors(self, content: dict[str, Any]) -> None:
+        if self.args.safetensors and distributed.is_main():
+            checkpoint.save(self.final.with_suffix(".safetensors"), content)
 
 
 def contents_of(
@@ -240,22 +264,42 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         group.update(own)
 
 
-def check_finite(losses: Tensor, first_step: int) -> None:
+DIVERGED = (
+    "The last checkpoint stays as it is; train again with a lower --lr (--restart begins anew)."
+)
+
+
+def check_finite(losses: Tensor, first_step: int, pictures_of: Callable[[int], list[str]]) -> None:
     """Stop a training that has diverged, before anything is written.
 
     Args:
         losses: (steps, n), the losses of every step.
         first_step: the step of the first row.
+        pictures_of: tells the ids of the pictures of a step.
 
     Raises:
         InputError: some loss is NaN or infinite.
     """
     bad = (~losses.isfinite()).any(1).nonzero()
     if len(bad):
+        step = first_step + int(bad[0, 0])
         raise InputError(
-            f"The loss became {losses[bad[0, 0]].tolist()} at step {first_step + int(bad[0, 0])}. "
-            "Nothing written so far is lost; train again with a lower --lr and --restart."
+            f"The loss became {losses[bad[0, 0]].tolist()} at step {step}, whose pictures are "
+            f"{' '.join(pictures_of(step))}. {DIVERGED}"
         )
+
+
+def check_weights(net: nn.Module, step: int) -> None:
+    """Stop a training whose last update was not finite, before its weights are written.
+
+    Raises:
+        InputError: a weight is NaN or infinite.
+    """
+    for name, value in net.state_dict().items():
+        if not value.isfinite().all():
+            raise InputError(
+                f"The weights {name} became NaN or infinite in step {step}. {DIVERGED}"
+            )
 
 
 class Pace:

@@ -7,7 +7,7 @@ Reads   <root>/annotations/instances_{train,val}2014.json, the pictures in <root
 Writes  <root>/prepared/: masks/<id>.png, then {train,val}_labels.npz, {train,val}.txt and
         train_sample.txt (1,000 pictures of train, for validation while training)
 
-Takes about a minute for the annotation file, and about 10 minutes of one core for the masks. Masks
+Takes about two minutes for the annotation files, and 10 minutes of one core for the masks. Masks
 that exist are kept, so running the same command again finishes what is left. A list appears when
 all of its masks are there; nothing but this preparation ever reads the annotation files.
 

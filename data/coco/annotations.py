@@ -76,13 +76,7 @@ def read_items(path: Path, kind: str) -> Iterator[dict[str, Any]]:
     try:
         with open(path, "rb") as opened:
             file = _Shallow(opened)
-            items = ijson.items(
-                file,
-                f"{kind}.item",
-                map_type=lambda: _Object(twice),
-                buf_size=CHUNK,
-                use_float=True,
-            )
+            items = ijson.items(file, f"{kind}.item", lambda: _Object(twice), CHUNK, use_float=True)
             for place, entry in enumerate(items, 1):
                 if twice:
                     raise ValueError(f"the key {shortened(twice[0])} stands twice in one object")
@@ -190,19 +184,17 @@ def _read_pictures(path: Path, split: str) -> dict[int, Picture]:
     names: set[str] = set()
     for entry in read_items(path, "images"):
         number, name = entry["id"], entry["file_name"]
+        height, width = entry["height"], entry["width"]
         if not form.fullmatch(name):
             raise InputError(
                 f"{path}: {name!r} is no picture of {split}2014. Is it the right file?"
             )
         if number in pictures or name in names:
             raise InputError(f"{path} names a picture twice, {name}. Download it again.")
-        if not all(1 <= entry[side] <= LARGEST_SIDE for side in ("height", "width")):
+        if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
             raise InputError(
-                f"{path}: {name} has {entry['height']} x {entry['width']} pixels, which no JPEG "
-                "has. Download the file again."
+                f"{path}: {name} has {height} x {width} pixels, as no JPEG has. Download it again."
             )
         names.add(name)
-        pictures[number] = Picture(
-            name.removesuffix(".jpg"), entry["height"], entry["width"], regions=[]
-        )
+        pictures[number] = Picture(name.removesuffix(".jpg"), height, width, regions=[])
     return pictures

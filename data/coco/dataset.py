@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from data.base import Dataset
+from data.base import Dataset, check_prepared
 from tool.errors import InputError
 
 SPLITS = ("train", "val")
@@ -92,6 +92,7 @@ class COCO(Dataset):
         for path in (path for path in paths if path.is_file()):
             try:
                 with np.load(path, allow_pickle=False) as file:
+                    check_prepared(path, file["ids"], file["labels"], len(self.class_names))
                     rows.update(zip(file["ids"].astype(str).tolist(), file["labels"], strict=True))
             except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
                 raise InputError(

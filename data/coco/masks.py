@@ -13,7 +13,8 @@ from pycocotools import mask as rle_codes
 
 from data.coco.dataset import COCO
 from tool.errors import InputError
-from tool.pictures import TURNS, UNSURE, orientation, save_label
+from tool.picture_files import TURNS, open_picture, orientation_of
+from tool.pictures import UNSURE, save_label
 from tool.progress import progress
 
 CROWD = ("keep", "ignore", "drop")
@@ -159,12 +160,9 @@ def check_picture(coco: COCO, picture: Picture) -> int:
         InputError: it is no picture, or its size is not the annotated one.
     """
     path = coco.image_path(picture.image_id)
-    try:
-        with Image.open(path) as image:
-            width, height = image.size  # as stored; only the header is read
-            turned = orientation(image)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}). Replace it.") from error
+    with open_picture(path, decode=False) as image:
+        width, height = image.size  # as stored; only the header is read
+        turned = orientation_of(image)
     if (height, width) != (picture.height, picture.width):
         raise InputError(
             f"{path} is {height} x {width} (height x width), its annotation says "
@@ -186,8 +184,9 @@ def draw_all(coco: COCO, pictures: list[Picture], crowd: str, num_workers: int, 
         for _ in progress(done, total, what, lambda count: count):
             pass
         return
-    # Started afresh: a copy of this process would copy the state of its threads too.
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), _ignore_interrupt) as pool:
+    context = get_context("spawn")  # a copy of this process would copy its threads' state too
+    ignored = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is left to the process that waits
+    with ProcessPoolExecutor(num_workers, context, signal.signal, ignored) as pool:
         futures = [pool.submit(draw_files, coco, job, crowd) for job in jobs]
         try:
             for _ in progress(as_completed(futures), total, what, lambda f: f.result()):
@@ -200,8 +199,3 @@ def draw_all(coco: COCO, pictures: list[Picture], crowd: str, num_workers: int, 
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the process that waits for this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,30 +5,34 @@ Writes  <session>/results.json, <session>/demo.png
 Try     python -m data.demo.report --session_name demo --plain demo/cam_only
 """
 
+import argparse
 import json
 import logging
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from tool import cli
 from tool.errors import InputError
-from tool.files import write_atomic, write_json
+from tool.files import write_json
 from tool.maps import read_maps
-from tool.pictures import heat, label_overlay, overlay, read_mask, read_rgb
+from tool.pictures import heat, label_overlay, overlay, read_mask, save_rgb
 from tool.run import run
 from tool.session import Session
 
 LABELS = {"crf_label": ("crf", "CRF"), "pseudo_label": ("irn", "IRN and walk")}
 SEGMENTATION = "seg_deeplabv2_resnet101"  # folder of the pictures of val
 PICTURES = 4  # rows of the picture
+COLUMNS = ("picture", "CAM", "IS-CAM", "label (IRN)", "truth")
+SIDE, GAP, MARGIN, HEAD, FONT = 160, 4, 64, 26, 15  # pixels; the whole is 880 wide
 
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None):
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
     add_dataset_flags(parser)
@@ -62,39 +66,43 @@ def one_of_each(dataset: Dataset, ids: list[str], most: int) -> list[str]:
     return [ids[i] for i in sorted(first)[:most]]
 
 
-def columns(
-    dataset: Dataset, image_id: str, session: Path, plain: Path, threshold: float
-) -> list[np.ndarray]:
-    """Return the pictures of one row: see ``titles`` in :func:`draw`."""
-    picture = np.array(read_rgb(dataset.image_path(image_id)))
-    ours, other = read_maps(session / "npy", image_id), read_maps(plain / "npy", image_id)
-    keys, cam, is_cam = ours["keys"], other["CAM"], ours["IS_CAM"]
-    labels = [read_mask(session / folder / f"{image_id}.png") for folder in LABELS]
-    cam_label = np.where(cam.max(0) > threshold, keys[1:][cam.argmax(0)], 0)
+def columns(dataset: Dataset, image_id: str, session: Path, plain: Path) -> list[np.ndarray]:
+    """Return the pictures of one row, those of COLUMNS, uint8 (H, W, 3) each."""
+    picture = np.array(dataset.read(image_id))
+    cam = read_maps(plain / "npy", image_id)["CAM"]  # (K, H, W)
+    is_cam = read_maps(session / "npy", image_id)["IS_CAM"]  # (K + 1, H, W), background first
     return [
         picture,
         overlay(picture, heat(cam.max(0))),
-        label_overlay(picture, cam_label),
         overlay(picture, heat(is_cam[1:].max(0))),
-        label_overlay(picture, keys[is_cam.argmax(0)]),
-        *(label_overlay(picture, label) for label in labels),
+        label_overlay(picture, read_mask(session / "pseudo_label" / f"{image_id}.png")),
         label_overlay(picture, read_mask(dataset.mask_path(image_id))),
     ]
 
 
-def draw(rows: list[list[np.ndarray]], titles: list[str], path: Path) -> None:
-    """Write a grid of pictures with titles over the columns."""
-    from matplotlib.figure import Figure  # slow to import, and only needed here
+def draw(rows: list[list[np.ndarray]], names: list[list[str]]) -> np.ndarray:
+    """Return a grid of pictures, uint8 (H, W, 3), with COLUMNS above it and class names beside it.
 
-    figure = Figure(figsize=(2.1 * len(titles), 2.05 * len(rows) + 0.45), layout="constrained")
-    axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    for row, pictures in zip(axes, rows, strict=True):
-        for axis, picture in zip(row, pictures, strict=True):
-            axis.imshow(picture)
-            axis.axis("off")
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=10)
-    write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    Args:
+        rows: pictures, uint8 (h, w, 3), of one size in a row; they are scaled to a width of SIDE.
+        names: of the classes of every row.
+    """
+    heights = [round(SIDE * row[0].shape[0] / row[0].shape[1]) for row in rows]
+    lefts = [MARGIN + column * (SIDE + GAP) for column in range(len(COLUMNS))]
+    size = (lefts[-1] + SIDE, HEAD + sum(heights) + GAP * (len(rows) - 1))
+    grid = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(FONT)
+    for left, title in zip(lefts, COLUMNS, strict=True):
+        pen.text((left + SIDE / 2, HEAD / 2), title, "black", font, anchor="mm")
+    top = HEAD
+    for row, classes, height in zip(rows, names, heights, strict=True):
+        for left, picture in zip(lefts, row, strict=True):
+            grid.paste(Image.fromarray(picture).resize((SIDE, height)), (left, top))
+        for line, name in enumerate(classes):
+            y = top + height / 2 + (line - (len(classes) - 1) / 2) * 1.4 * FONT
+            pen.text((MARGIN - 2 * GAP, y), name, "black", font, anchor="rm")
+        top += height + GAP
+    return np.asarray(grid)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -124,21 +132,11 @@ def main(arguments: list[str] | None = None) -> None:
         session.path / "results.json",
         {"miou": {name: miou for name, (miou, _) in rows.items()}, "seconds": seconds},
     )
-    titles = [
-        "picture",
-        "CAM",
-        f"CAM > {threshold:.2f}\nmIoU {100 * rows['cam'][0]:.1f}",
-        "IS-CAM",
-        f"argmax of IS-CAM\nmIoU {100 * rows['is_cam'][0]:.1f}",
-        *(f"{what}\nmIoU {100 * rows[name][0]:.1f}" for name, what in LABELS.values()),
-        "truth",
-    ]
     examples = one_of_each(dataset, dataset.ids(dataset.train_list), PICTURES)
-    draw(
-        [columns(dataset, i, session.path, args.plain, threshold) for i in examples],
-        titles,
-        session.path / "demo.png",
-    )
+    present = (np.flatnonzero(row) for row in dataset.labels(examples))
+    names = [[dataset.class_names[k] for k in classes] for classes in present]
+    pictures = [columns(dataset, image_id, session.path, args.plain) for image_id in examples]
+    save_rgb(session.path / "demo.png", draw(pictures, names))
     lines = [f"mIoU on the {ours['images']} training pictures, whose masks no step has learnt from"]
     lines += [f"  {name:<8} {100 * miou:6.2f}   {what}" for name, (miou, what) in rows.items()]
     lines.append(f"all steps together: {sum(seconds.values())} s")
