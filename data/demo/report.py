@@ -38,11 +38,7 @@ def parse_arguments(arguments: list[str] | None = None):
 
 
 def read_result(path: Path) -> dict:
-    """Return an evaluation file.
-
-    Raises:
-        InputError: it is not there, or is no JSON.
-    """
+    """Return an evaluation file; an InputError says that it is not there, or is no JSON."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -115,30 +111,19 @@ def main(arguments: list[str] | None = None) -> None:
         result = read_result(session.path / f"eval_{folder}.json")
         rows[name] = (result["miou"], f"pseudo labels by {what}")
     segmented = read_result(session.path / f"eval_{SEGMENTATION}.json")
-    rows["seg"] = (
-        segmented["miou"],
-        f"DeepLab v2 on the {segmented['images']} pictures of val, which no step has seen",
-    )
+    what = f"DeepLab v2 on the {segmented['images']} pictures of val, which no step has seen"
+    rows["seg"] = (segmented["miou"], what)
+    mious = {name: miou for name, (miou, _) in rows.items()}
     seconds = read_seconds(session.path / "seconds.txt")
-    write_json(
-        session.path / "results.json",
-        {"miou": {name: miou for name, (miou, _) in rows.items()}, "seconds": seconds},
-    )
-    titles = [
-        "picture",
-        "CAM",
-        f"CAM > {threshold:.2f}\nmIoU {100 * rows['cam'][0]:.1f}",
-        "IS-CAM",
-        f"argmax of IS-CAM\nmIoU {100 * rows['is_cam'][0]:.1f}",
-        *(f"{what}\nmIoU {100 * rows[name][0]:.1f}" for name, what in LABELS.values()),
-        "truth",
-    ]
+    write_json(session.path / "results.json", {"miou": mious, "seconds": seconds})
+
+    below = {name: f"\nmIoU {100 * miou:.1f}" for name, miou in mious.items()}
+    titles = ["picture", "CAM", f"CAM > {threshold:.2f}{below['cam']}", "IS-CAM"]
+    titles += [f"argmax of IS-CAM{below['is_cam']}"]
+    titles += [what + below[name] for name, what in LABELS.values()] + ["truth"]
     examples = one_of_each(dataset, dataset.ids(dataset.train_list), PICTURES)
-    draw(
-        [columns(dataset, i, session.path, args.plain, threshold) for i in examples],
-        titles,
-        session.path / "demo.png",
-    )
+    pictures = [columns(dataset, i, session.path, args.plain, threshold) for i in examples]
+    draw(pictures, titles, session.path / "demo.png")
     lines = [f"mIoU on the {ours['images']} training pictures, whose masks no step has learnt from"]
     lines += [f"  {name:<8} {100 * miou:6.2f}   {what}" for name, (miou, what) in rows.items()]
     lines.append(f"all steps together: {sum(seconds.values())} s")
