@@ -6,6 +6,7 @@ codes of some hundred bytes each.
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, BinaryIO
@@ -61,13 +62,9 @@ class _Shallow:
 
 
 def read_items(path: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """Yield the entries of one list at the top of an annotation file, in the file's order.
+    """Yield the entries of the list ``kind``, a key of FORMS, in the file's order.
 
     Whole numbers are int, all others float.
-
-    Args:
-        path: a file such as instances_train2014.json.
-        kind: the list's key, one of FORMS.
 
     Raises:
         InputError: the file is missing, is not whole JSON, or an entry lacks what FORMS asks for.
@@ -76,14 +73,8 @@ def read_items(path: Path, kind: str) -> Iterator[dict[str, Any]]:
     try:
         with open(path, "rb") as opened:
             file = _Shallow(opened)
-            items = ijson.items(
-                file,
-                f"{kind}.item",
-                map_type=lambda: _Object(twice),
-                buf_size=CHUNK,
-                use_float=True,
-            )
-            for place, entry in enumerate(items, 1):
+            reading = {"map_type": partial(_Object, twice), "buf_size": CHUNK, "use_float": True}
+            for place, entry in enumerate(ijson.items(file, f"{kind}.item", **reading), 1):
                 if twice:
                     raise ValueError(f"the key {shortened(twice[0])} stands twice in one object")
                 _check_form(path, kind, place, entry)
@@ -153,15 +144,11 @@ def read_annotations(path: Path, split: str) -> list[Picture]:
 
 
 def read_region(entry: dict[str, Any], class_id: int, height: int, width: int) -> Region:
-    """Return the region of one annotation.
-
-    Args:
-        entry: of the list of annotations; ``iscrowd`` may be missing and is 0 then.
-        class_id: 1..80.
-        height, width: of the picture in pixels.
+    """Return the region of class 1..80 that an annotation gives of a picture of so many pixels.
 
     Raises:
-        ValueError: the region does not fit the picture, or ``iscrowd`` is neither 0 nor 1.
+        ValueError: the region does not fit the picture, or ``iscrowd``, which is 0 where it is
+            missing, is neither 0 nor 1.
     """
     is_crowd = entry.get("iscrowd", 0)
     if type(is_crowd) not in (int, bool) or is_crowd not in (0, 1):
@@ -196,13 +183,12 @@ def _read_pictures(path: Path, split: str) -> dict[int, Picture]:
             )
         if number in pictures or name in names:
             raise InputError(f"{path} names a picture twice, {name}. Download it again.")
-        if not all(1 <= entry[side] <= LARGEST_SIDE for side in ("height", "width")):
+        height, width = entry["height"], entry["width"]
+        if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
             raise InputError(
-                f"{path}: {name} has {entry['height']} x {entry['width']} pixels, which no JPEG "
-                "has. Download the file again."
+                f"{path}: {name} has {height} x {width} pixels, which no JPEG has. Download the "
+                "file again."
             )
         names.add(name)
-        pictures[number] = Picture(
-            name.removesuffix(".jpg"), entry["height"], entry["width"], regions=[]
-        )
+        pictures[number] = Picture(name.removesuffix(".jpg"), height, width, regions=[])
     return pictures

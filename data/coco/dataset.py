@@ -15,7 +15,6 @@ SPLITS = ("train", "val")
 # Pictures in the published annotation files, and those of them that have an annotation.
 PUBLISHED_PICTURES = {"train": 82783, "val": 40504}
 PUBLISHED_COUNTS = {"train": 82081, "val": 40137}
-PREPARED = "prepared"
 
 CLASS_NAMES = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, "
@@ -44,7 +43,7 @@ class COCO(Dataset):
 
     def __init__(self, root: str | Path | None = None) -> None:
         super().__init__(root)
-        self.prepared = self.root / PREPARED
+        self.prepared = self.root / "prepared"
         self.pictures = {
             split: next((f for f in self._folders(split) if f.is_dir()), self._folders(split)[0])
             for split in SPLITS

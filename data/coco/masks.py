@@ -2,7 +2,9 @@
 
 import signal
 from collections.abc import Iterable
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import nullcontext
+from itertools import repeat
 from multiprocessing import get_context
 from reprlib import repr as shortened
 from typing import Any, NamedTuple
@@ -39,16 +41,14 @@ class Picture(NamedTuple):
 
 
 def encode(segmentation: Any, height: int, width: int) -> bytes | None:
-    """Return an annotation's region as pycocotools' compressed run lengths.
+    """Return an annotation's region as compressed run lengths, pycocotools' ``counts``.
+
+    It is None where there is no area, which is so for polygons of less than three points.
 
     Args:
         segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or a dict of ``size``
             [height, width] and ``counts``, a list of run lengths or COCO's text for it.
         height, width: of the picture.
-
-    Returns:
-        What pycocotools calls ``counts``; None where there is no area, which is so for polygons of
-        less than three points.
 
     Raises:
         ValueError: the region is of no such form or does not fit the picture.
@@ -116,10 +116,8 @@ def draw_mask(
 ) -> np.ndarray:
     """Draw the regions of one picture, larger areas first, so that small objects stay visible.
 
-    Args:
-        regions: of the picture; of two equal areas the later is on top.
-        height, width: of the picture in pixels.
-        crowd: one of CROWD: crowds as their class, as 255, or not at all.
+    Of two equal areas the later is on top. ``crowd``, one of CROWD, draws crowds as their class, as
+    255, or not at all.
 
     Returns:
         uint8 (height, width): 0 background, class ids, and 255 in ignored crowds.
@@ -180,28 +178,17 @@ def draw_all(coco: COCO, pictures: list[Picture], crowd: str, num_workers: int, 
         InputError: see :func:`draw_files`; or a process was killed.
     """
     jobs = [pictures[i : i + JOB] for i in range(0, len(pictures), JOB)]
-    total = len(pictures)
-    if not num_workers:
-        done = (draw_files(coco, job, crowd) for job in jobs)
-        for _ in progress(done, total, what, lambda count: count):
-            pass
-        return
-    # Started afresh: a copy of this process would copy the state of its threads too.
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), _ignore_interrupt) as pool:
-        futures = [pool.submit(draw_files, coco, job, crowd) for job in jobs]
+    # Started afresh: a copy of this process would copy the state of its threads too. Ctrl-C is left
+    # to the process that waits for them.
+    start = (num_workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    with ProcessPoolExecutor(*start) if num_workers else nullcontext() as pool:
+        # An error in one job cancels those that have not begun.
+        done = (pool.map if pool else map)(draw_files, repeat(coco), jobs, repeat(crowd))
         try:
-            for _ in progress(as_completed(futures), total, what, lambda f: f.result()):
+            for _ in progress(done, len(pictures), what, weigh=int):
                 pass
         except BrokenExecutor as error:
             raise InputError(
                 "A process that draws masks was killed, for lack of memory perhaps. The same "
                 "command continues; give it fewer processes with --num_workers."
             ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the process that waits for this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
