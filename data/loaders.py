@@ -18,67 +18,65 @@ from tool.indexing import STRIDE, reduce_label
 from tool.pictures import UNSURE, read_mask, read_rgb
 
 
-class ClassificationPictures(TorchDataset):
-    """Random views of pictures with their image-level labels.
+class TrainingPictures(TorchDataset):
+    """Random views of pictures to learn from; a subclass says in ``view`` what an item is.
 
     An item is asked for by (epoch, index), and its augmentation is a function of (seed, epoch,
     index) alone: workers, processes and restarts do not change it.
 
     Args:
-        dataset: where pictures and labels come from.
+        dataset: where pictures and labels come from, and how many classes there are.
         ids: the list to learn from.
-        size: side of the training window in pixels.
-        smallest, largest: range of the long side of the resized picture in pixels.
+        labels: folder of <id>.png, the label of every pixel, 0..C-1, 255 unsure; None where a view
+            has no such label.
+        size: side S of the training window in pixels.
         seed: of all chance.
     """
 
     def __init__(
-        self, dataset: Dataset, ids: list[str], size: int, smallest: int, largest: int, seed: int
+        self, dataset: Dataset, ids: list[str], labels: Path | None, size: int, seed: int
     ) -> None:
         self.paths = [dataset.image_path(image_id) for image_id in ids]
-        self.labels = dataset.labels(ids)  # (n, K)
-        self.size, self.smallest, self.largest, self.seed = size, smallest, largest, seed
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
-        """Return window uint8 (3, S, S), box int64 (4,), label uint8 (K,)."""
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image = read_rgb(self.paths[index])
-        window, box = random_view(image, rng, self.smallest, self.largest, self.size)
-        return {"window": window, "box": box, "label": self.labels[index]}
-
-
-class AffinityPictures(TorchDataset):
-    """Random views of pictures with their confident areas, for IRN.
-
-    An item is asked for by (epoch, index), see :class:`ClassificationPictures`.
-
-    Args:
-        dataset: where pictures come from.
-        ids: the list to learn from.
-        labels: folder of label PNGs, 255 unsure.
-        size: side of the training window in pixels.
-        seed: of all chance.
-    """
-
-    scales = (0.5, 1.5)
-
-    def __init__(self, dataset: Dataset, ids: list[str], labels: Path, size: int, seed: int):
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
-        self.labels = [labels / f"{image_id}.png" for image_id in ids]
+        self.label_paths = [labels / f"{image_id}.png" for image_id in ids if labels]
         self.size, self.seed = size, seed
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray | Tensor]:
-        """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S / 4, S / 4)."""
         epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image, label = read_pair(self.paths[index], self.labels[index], "run cam2ir.py")
+        return self.view(index, np.random.default_rng([self.seed, epoch, index]))
+
+
+class ClassificationPictures(TrainingPictures):
+    """Random views of pictures with their image-level labels.
+
+    The long side of the resized picture lies in ``smallest`` to ``largest`` pixels; for the other
+    arguments see :class:`TrainingPictures`.
+    """
+
+    def __init__(
+        self, dataset: Dataset, ids: list[str], size: int, smallest: int, largest: int, seed: int
+    ) -> None:
+        super().__init__(dataset, ids, None, size, seed)
+        self.labels = dataset.labels(ids)  # (n, K)
+        self.smallest, self.largest = smallest, largest
+
+    def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return window uint8 (3, S, S), box int64 (4,), label uint8 (K,)."""
+        image = read_rgb(self.paths[index])
+        window, box = random_view(image, rng, self.smallest, self.largest, self.size)
+        return {"window": window, "box": box, "label": self.labels[index]}
+
+
+class AffinityPictures(TrainingPictures):
+    """Random views of pictures with their confident areas, for IRN."""
+
+    scales = (0.5, 1.5)
+
+    def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray | Tensor]:
+        """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S / 4, S / 4)."""
+        image, label = read_pair(self.paths[index], self.label_paths[index], "run cam2ir.py")
         scale = random_scale(rng, self.scales, "uniform")
         window, box, label = random_pair(image, label, rng, scale, self.size)
         small = -(-self.size // STRIDE)
@@ -86,21 +84,15 @@ class AffinityPictures(TorchDataset):
         return {"window": window, "box": box, "label": label}
 
 
-class SegmentationPictures(TorchDataset):
+class SegmentationPictures(TrainingPictures):
     """Random views of pictures with the label of every pixel, for step 3.
 
-    An item is asked for by (epoch, index), see :class:`ClassificationPictures`.
-
     Args:
-        dataset: where pictures come from, and how many classes there are.
-        ids: the list to learn from.
-        labels: folder of label PNGs, 0..C-1, 255 unsure.
-        size: side of the training window in pixels.
+        dataset, ids, labels, size, seed: see :class:`TrainingPictures`.
         scales, scale_draw: factors of both sides, see :func:`data.transforms.random_scale`.
         resample: filter of the picture, one of ``data.transforms.RESAMPLE``.
         hsv_shift: hue, saturation and value each move by an integer drawn from -hsv_shift to
             hsv_shift, in OpenCV's units, see :func:`data.transforms.shift_hsv`; 0 leaves them.
-        seed: of all chance.
     """
 
     def __init__(
@@ -115,43 +107,35 @@ class SegmentationPictures(TorchDataset):
         hsv_shift: int,
         seed: int,
     ) -> None:
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
-        self.labels = [labels / f"{image_id}.png" for image_id in ids]
+        super().__init__(dataset, ids, labels, size, seed)
         self.num_classes = dataset.num_classes
         self.scales, self.scale_draw, self.resample = scales, scale_draw, resample
-        self.size, self.hsv_shift, self.seed = size, hsv_shift, seed
+        self.hsv_shift = hsv_shift
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+    def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S, S), 255 in the padding."""
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image, label = read_pair(self.paths[index], self.labels[index], "make it again")
+        image, label = read_pair(self.paths[index], self.label_paths[index], "make it again")
         known = label[label != UNSURE]
         if known.size and known.max() >= self.num_classes:
             raise InputError(
-                f"{self.labels[index]} has class {known.max()}; this dataset has 0 to "
+                f"{self.label_paths[index]} has class {known.max()}; this dataset has 0 to "
                 f"{self.num_classes - 1}. Check --dataset and --label_dir."
             )
         scale = random_scale(rng, self.scales, self.scale_draw)
         if self.hsv_shift:
-            shift = rng.integers(-self.hsv_shift, self.hsv_shift, 3, endpoint=True)
-            image = shift_hsv(image, shift)
+            image = shift_hsv(
+                image, rng.integers(-self.hsv_shift, self.hsv_shift, 3, endpoint=True)
+            )
         window, box, label = random_pair(image, label, rng, scale, self.size, self.resample)
         return {"window": window, "box": box, "label": np.ascontiguousarray(label)}
 
 
 def read_pair(picture: Path, label: Path, mend: str) -> tuple[Image.Image, np.ndarray]:
-    """Return a picture and its label, uint8 (H, W).
-
-    Args:
-        picture, label: files.
-        mend: what to do after deleting a label that does not fit.
+    """Return the picture and the label, uint8 (H, W), in two files.
 
     Raises:
-        InputError: a file is missing or broken, or the label is of another size.
+        InputError: a file is missing or broken, or the label is of another size; ``mend`` says what
+            to do after deleting it.
     """
     image, ids = read_rgb(picture), read_mask(label)
     if ids.shape != (image.height, image.width):
@@ -188,8 +172,8 @@ class Schedule:
         rows: slice | np.ndarray = slice(None),
         total: int | None = None,
     ) -> None:
-        self.pictures, self.batch_size, self.seed, self.start = pictures, batch_size, seed, start
-        self.rows = rows
+        self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
+        self.start, self.rows = start, rows
         self.steps_per_epoch = pictures // batch_size
         self.total = self.steps_per_epoch * epochs if total is None else total
 
@@ -197,12 +181,10 @@ class Schedule:
         return self.total - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, current = np.empty(0), -1
         for step in range(self.start, self.total):
             epoch, position = divmod(step, self.steps_per_epoch)
-            if epoch != current:
+            if position == 0 or step == self.start:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
-                current = epoch
             batch = order[position * self.batch_size : (position + 1) * self.batch_size]
             yield [(epoch, int(index)) for index in batch[self.rows]]
 
@@ -211,8 +193,7 @@ class ScaledPictures(TorchDataset):
     """Whole pictures at several scales, for inference.
 
     Args:
-        dataset: where pictures and labels come from.
-        ids: the pictures.
+        dataset, ids: where pictures and labels come from, and which.
         scales: factors of both sides.
         with_original: hand over the picture itself too, for drawing.
         with_label: hand over image labels; without, there need be none.
@@ -228,11 +209,9 @@ class ScaledPictures(TorchDataset):
         with_label: bool = True,
         max_pixels: float = math.inf,
     ) -> None:
-        self.ids = ids
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.ids, self.paths = ids, [dataset.image_path(image_id) for image_id in ids]
         self.labels = dataset.labels(ids) if with_label else None
-        self.scales, self.max_pixels = scales, max_pixels
-        self.with_original = with_original
+        self.scales, self.max_pixels, self.with_original = scales, max_pixels, with_original
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -246,11 +225,8 @@ class ScaledPictures(TorchDataset):
         size = (image.height, image.width)
         if size[0] * size[1] > self.max_pixels:
             image = rescale(image, math.sqrt(self.max_pixels / (size[0] * size[1])))
-        item = {
-            "id": self.ids[index],
-            "size": size,
-            "pictures": [to_tensor(rescale(image, scale)) for scale in self.scales],
-        }
+        scaled = [to_tensor(rescale(image, scale)) for scale in self.scales]
+        item = {"id": self.ids[index], "size": size, "pictures": scaled}
         if self.labels is not None:
             item["label"] = torch.from_numpy(self.labels[index])
         if self.with_original:

@@ -34,11 +34,8 @@ CACHED_SIZES = 8  # picture sizes whose Gaussian lattice is kept, each 48 bytes 
 
 def _grid(height: int, width: int, sxy: float, device: torch.device) -> Tensor:
     """Return (2, H * W) float32: x / sxy and y / sxy of every pixel."""
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32, device=device),
-        torch.arange(width, dtype=torch.float32, device=device),
-        indexing="ij",
-    )
+    sides = (torch.arange(n, dtype=torch.float32, device=device) for n in (height, width))
+    y, x = torch.meshgrid(*sides, indexing="ij")
     return _divide(torch.stack([x, y]).flatten(1), sxy, "sxy")
 
 

@@ -42,17 +42,12 @@ def __getattr__(name: str):
 
 @dataclass(frozen=True)
 class Path:
-    """One offset and the cells between its ends.
+    """One offset and the cells between its ends."""
 
-    Attributes:
-        dy, dx: the offset of the destination from the source, in cells.
-        cells: (y, x) relative to the source, both ends included.
-        runs: the same cells as straight runs (axis, length, y, x): axis -1 goes right, -2 down.
-    """
-
-    dy: int
+    dy: int  # from the source to the destination, in cells
     dx: int
-    cells: tuple[tuple[int, int], ...]
+    cells: tuple[tuple[int, int], ...]  # (y, x) relative to the source, both ends included
+    # The same cells as straight runs (axis, length, y, x): axis -1 goes right, -2 down.
     runs: tuple[tuple[int, int, int, int], ...]
 
     def sources_inside(self, height: int, width: int) -> Area:
@@ -76,12 +71,8 @@ def search_paths(radius: float) -> tuple[Path, ...]:
 
 
 def _path(dy: int, dx: int) -> Path:
-    cells = [
-        (y, x)
-        for y in range(dy + 1)
-        for x in range(min(0, dx), max(0, dx) + 1)
-        if (dy * x - dx * y) ** 2 < dy * dy + dx * dx
-    ]
+    box = [(y, x) for y in range(dy + 1) for x in range(min(0, dx), max(0, dx) + 1)]
+    cells = [(y, x) for y, x in box if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
     steep = dy > abs(dx)
     runs = []
     for line in sorted({cell[steep] for cell in cells}):  # a row, or a column of a steep path
@@ -159,10 +150,9 @@ class PathMaxima:
         for axis in (-1, -2):
             for length in range(2, min(reach(radius) + 1, edge.shape[axis]) + 1):
                 starts = edge.shape[axis] - length + 1
-                self.tables[axis, length] = torch.maximum(
-                    self.tables[axis, length - 1].narrow(axis, 0, starts),
-                    edge.narrow(axis, length - 1, starts),
-                )
+                before = self.tables[axis, length - 1].narrow(axis, 0, starts)
+                last_cell = edge.narrow(axis, length - 1, starts)
+                self.tables[axis, length] = torch.maximum(before, last_cell)
         self.grads: dict[tuple[int, int], Tensor] = {}
 
     def over(self, path: Path, area: Area) -> Tensor:
