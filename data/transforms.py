@@ -108,15 +108,11 @@ def cut_window(
     Returns:
         window uint8 (size, size, ...) and box int64 (4,), see :func:`random_pair`.
     """
+    sides = np.array(pixels.shape[:2])
+    slack = size - sides
+    offset = np.minimum((np.asarray(place) * (abs(slack) + 1)).astype(np.int64), abs(slack))
+    (y, x), (top, left) = np.where(slack < 0, offset, 0), np.where(slack < 0, 0, offset)
+    height, width = np.minimum(size, sides)
     window = np.full((size, size, *pixels.shape[2:]), fill, dtype=np.uint8)
-    source, target, box = [], [], np.zeros(4, dtype=np.int64)
-    for axis in range(2):
-        slack = size - pixels.shape[axis]
-        offset = min(int(place[axis] * (abs(slack) + 1)), abs(slack))
-        length = min(size, pixels.shape[axis])
-        from_, to = (offset, 0) if slack < 0 else (0, offset)
-        source.append(slice(from_, from_ + length))
-        target.append(slice(to, to + length))
-        box[axis], box[axis + 2] = to, to + length
-    window[tuple(target)] = pixels[tuple(source)]
-    return window, box
+    window[top : top + height, left : left + width] = pixels[y : y + height, x : x + width]
+    return window, np.array([top, left, top + height, left + width])

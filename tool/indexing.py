@@ -106,18 +106,9 @@ def on_area(maps: Tensor, area: Area, dy: int = 0, dx: int = 0) -> Tensor:
 class PathIndex:
     """Offsets of a radius, and flat indices of the pairs on a map.
 
-    Args:
-        radius: r; 10 in training, 5 in the walk.
-        default_size: (h, w) of the map that the indices refer to, at stride 4. The losses and the
-            walk take maps of any size.
-
-    Attributes:
-        search_dst: int64 (O, 2), the offsets (dy, dx), in the order of every pair tensor.
-        src_indices: int64 (n,), row-major positions of the sources on the map.
-        dst_indices: int64 (O, n), their destinations.
-
-    Raises:
-        InputError: the map is too small for a pair (on use of the indices).
+    The radius r is 10 in training, 5 in the walk. The indices refer to a map of ``default_size``,
+    (h, w) at stride 4; the losses and the walk take maps of any size. ``search_dst``, int64 (O, 2),
+    holds the offsets (dy, dx), in the order of every pair tensor.
     """
 
     def __init__(self, radius: float, default_size: tuple[int, int]) -> None:
@@ -126,12 +117,14 @@ class PathIndex:
 
     @cached_property
     def src_indices(self) -> Tensor:
+        """Row-major positions of the sources on the map, int64 (n,); see :func:`sources`."""
         height, width = self.default_size
         area = sources(height, width, self.radius)
         return on_area(torch.arange(height * width).view(height, width), area).flatten()
 
     @cached_property
     def dst_indices(self) -> Tensor:
+        """Destinations of the sources, int64 (O, n)."""
         dy, dx = self.search_dst.T
         return self.src_indices + (dy * self.default_size[1] + dx)[:, None]
 
@@ -139,9 +132,7 @@ class PathIndex:
 class PathMaxima:
     """Largest edge on paths, and the way back of its gradient.
 
-    Args:
-        edge: (..., h, w); not changed.
-        radius: of the paths that will be asked for.
+    ``edge``, (..., h, w), is not changed; ``radius`` is that of the paths that are asked for.
     """
 
     def __init__(self, edge: Tensor, radius: float) -> None:

@@ -139,36 +139,26 @@ def draw_files(coco: COCO, pictures: list[Picture], crowd: str) -> int:
     """Write the masks of some pictures, each whole or not at all; return how many.
 
     Raises:
-        InputError: a picture is damaged, or does not fit its annotation.
+        InputError: a picture is damaged, or its size is not the annotated one.
     """
     for picture in pictures:
-        turn = TURNS.get(check_picture(coco, picture))
+        path = coco.image_path(picture.image_id)
+        try:
+            with Image.open(path) as image:  # only the header is read
+                width, height = image.size  # as stored
+                turn = TURNS.get(orientation(image))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error}). Replace it.") from error
+        if (height, width) != (picture.height, picture.width):
+            raise InputError(
+                f"{path} is {height} x {width} (height x width), its annotation says "
+                f"{picture.height} x {picture.width}. Replace it with the original."
+            )
         mask = draw_mask(picture.regions, picture.height, picture.width, crowd)
         if turn is not None:  # as tool.pictures.read_rgb turns the picture
             mask = np.asarray(Image.fromarray(mask).transpose(turn))
         save_label(coco.mask_path(picture.image_id), mask)
     return len(pictures)
-
-
-def check_picture(coco: COCO, picture: Picture) -> int:
-    """Compare a picture with its annotation; return its EXIF orientation, 1 where it has none.
-
-    Raises:
-        InputError: it is no picture, or its size is not the annotated one.
-    """
-    path = coco.image_path(picture.image_id)
-    try:
-        with Image.open(path) as image:
-            width, height = image.size  # as stored; only the header is read
-            turned = orientation(image)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}). Replace it.") from error
-    if (height, width) != (picture.height, picture.width):
-        raise InputError(
-            f"{path} is {height} x {width} (height x width), its annotation says "
-            f"{picture.height} x {picture.width}. Replace it with the original."
-        )
-    return turned
 
 
 def draw_all(coco: COCO, pictures: list[Picture], crowd: str, num_workers: int, what: str) -> None:

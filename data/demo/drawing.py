@@ -202,10 +202,9 @@ class Creature:
         v = (across - self.bend * self.width * (u * u - 0.4)) / self.width
         f = np.sqrt(u * u + (v / (1 + self.taper * np.clip(u, -1, 1))) ** 2)
         body = _coverage((1 - f) * self.width)
-        for foot_u in (-0.55, 0.5):
-            for side in (-1, 1):
-                d = (u - foot_u) ** 2 * (self.length**2) + (v - side * 0.92) ** 2 * self.width**2
-                body = np.maximum(body, _coverage(self.width * 0.32 - np.sqrt(d)))
+        for foot_u, foot_v in ((-0.55, -0.92), (-0.55, 0.92), (0.5, -0.92), (0.5, 0.92)):
+            d = (u - foot_u) ** 2 * (self.length**2) + (v - foot_v) ** 2 * self.width**2
+            body = np.maximum(body, _coverage(self.width * 0.32 - np.sqrt(d)))
         tail = np.minimum(-0.6 - u, u + 1.5) * self.length
         tail = np.minimum(tail, ((u + 1.5) * 0.45 - np.abs(v)) * self.width)
         body = np.maximum(body, _coverage(tail))
