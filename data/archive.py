@@ -3,7 +3,6 @@
 import struct
 import tarfile
 import zipfile
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,8 +26,7 @@ def write_archive(
     Args:
         path: with one of ENDINGS.
         competition: ``"comp5"`` or ``"comp6"``.
-        dataset: of the pictures.
-        ids: of the list; the archive holds exactly these, in this order.
+        dataset, ids: of the pictures; the archive holds exactly these, in this order.
         folder: of <id>.png.
 
     Raises:
@@ -63,10 +61,10 @@ def _fault(file: Path, dataset: Dataset, image_id: str) -> str:
 def _pack_tar(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         for name, file in members:
-            content = file.read_bytes()
             member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, BytesIO(content))
+            member.size = file.stat().st_size
+            with open(file, "rb") as content:
+                tar.addfile(member, content)
 
 
 def _pack_zip(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:

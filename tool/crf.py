@@ -34,11 +34,8 @@ CACHED_SIZES = 8  # picture sizes whose Gaussian lattice is kept, each 48 bytes 
 
 def _grid(height: int, width: int, sxy: float, device: torch.device) -> Tensor:
     """Return (2, H * W) float32: x / sxy and y / sxy of every pixel."""
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32, device=device),
-        torch.arange(width, dtype=torch.float32, device=device),
-        indexing="ij",
-    )
+    sides = (torch.arange(n, dtype=torch.float32, device=device) for n in (height, width))
+    y, x = torch.meshgrid(*sides, indexing="ij")
     return _divide(torch.stack([x, y]).flatten(1), sxy, "sxy")
 
 
@@ -51,11 +48,7 @@ def _divide(values: Tensor, by: float, name: str) -> Tensor:
 
 @lru_cache(CACHED_SIZES)
 def gaussian_kernel(height: int, width: int, sxy: float, device: torch.device) -> Lattice:
-    """Return K of the features (x, y) / sxy, lengths in pixels, from a cache of some sizes.
-
-    Raises:
-        ValueError: sxy is not positive, or :func:`tool.lattice.build_lattice` refuses.
-    """
+    """Return K of (x, y) / sxy from a cache; units and errors as in :func:`bilateral_kernel`."""
     return normalise(build_lattice(_grid(height, width, sxy, device)))
 
 
@@ -186,9 +179,9 @@ def crf_inference(
         img: (H, W, 3) uint8 RGB.
         probs: (C, H, W) floating, in [0, 1]: softmax over C.
         t: number of iterations, 0 or more.
-        gaussian_sxy, gaussian_weight: of the kernel over position.
+        gaussian_sxy, gaussian_weight: of the kernel over position; standard deviation in pixels.
         bilateral_sxy, bilateral_srgb, bilateral_weight: of the kernel over position and colour;
-            *_sxy are standard deviations in pixels, ``bilateral_srgb`` is one in grey levels.
+            standard deviations in pixels and in grey levels.
 
     Returns:
         (C, H, W) float32 that sums to 1 over C.

@@ -136,10 +136,8 @@ def agree(value: int, what: str) -> None:
 def parallel(net: nn.Module, device: torch.device, some_unused: bool = False) -> nn.Module:
     """Return what to call in training: the network, or its data parallel wrapper.
 
-    Args:
-        net: on the device of this process; weights of process 0 count.
-        device: of this process.
-        some_unused: parameters may have no gradient in a step.
+    ``net`` lies on ``device``, that of this process, and the weights of process 0 count;
+    ``some_unused`` allows parameters that have no gradient in a step.
     """
     if world_size() == 1:
         return net

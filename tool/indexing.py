@@ -42,17 +42,12 @@ def __getattr__(name: str):
 
 @dataclass(frozen=True)
 class Path:
-    """One offset and the cells between its ends.
+    """One offset and the cells between its ends."""
 
-    Attributes:
-        dy, dx: the offset of the destination from the source, in cells.
-        cells: (y, x) relative to the source, both ends included.
-        runs: the same cells as straight runs (axis, length, y, x): axis -1 goes right, -2 down.
-    """
-
-    dy: int
+    dy: int  # from the source to the destination, in cells
     dx: int
-    cells: tuple[tuple[int, int], ...]
+    cells: tuple[tuple[int, int], ...]  # (y, x) relative to the source, both ends included
+    # The same cells as straight runs (axis, length, y, x): axis -1 goes right, -2 down.
     runs: tuple[tuple[int, int, int, int], ...]
 
     def sources_inside(self, height: int, width: int) -> Area:
@@ -76,12 +71,8 @@ def search_paths(radius: float) -> tuple[Path, ...]:
 
 
 def _path(dy: int, dx: int) -> Path:
-    cells = [
-        (y, x)
-        for y in range(dy + 1)
-        for x in range(min(0, dx), max(0, dx) + 1)
-        if (dy * x - dx * y) ** 2 < dy * dy + dx * dx
-    ]
+    box = [(y, x) for y in range(dy + 1) for x in range(min(0, dx), max(0, dx) + 1)]
+    cells = [(y, x) for y, x in box if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
     steep = dy > abs(dx)
     runs = []
     for line in sorted({cell[steep] for cell in cells}):  # a row, or a column of a steep path
@@ -115,18 +106,9 @@ def on_area(maps: Tensor, area: Area, dy: int = 0, dx: int = 0) -> Tensor:
 class PathIndex:
     """Offsets of a radius, and flat indices of the pairs on a map.
 
-    Args:
-        radius: r; 10 in training, 5 in the walk.
-        default_size: (h, w) of the map that the indices refer to, at stride 4. The losses and the
-            walk take maps of any size.
-
-    Attributes:
-        search_dst: int64 (O, 2), the offsets (dy, dx), in the order of every pair tensor.
-        src_indices: int64 (n,), row-major positions of the sources on the map.
-        dst_indices: int64 (O, n), their destinations.
-
-    Raises:
-        InputError: the map is too small for a pair (on use of the indices).
+    The radius r is 10 in training, 5 in the walk. The indices refer to a map of ``default_size``,
+    (h, w) at stride 4; the losses and the walk take maps of any size. ``search_dst``, int64 (O, 2),
+    holds the offsets (dy, dx), in the order of every pair tensor.
     """
 
     def __init__(self, radius: float, default_size: tuple[int, int]) -> None:
@@ -135,12 +117,14 @@ class PathIndex:
 
     @cached_property
     def src_indices(self) -> Tensor:
+        """Row-major positions of the sources on the map, int64 (n,); see :func:`sources`."""
         height, width = self.default_size
         area = sources(height, width, self.radius)
         return on_area(torch.arange(height * width).view(height, width), area).flatten()
 
     @cached_property
     def dst_indices(self) -> Tensor:
+        """Destinations of the sources, int64 (O, n)."""
         dy, dx = self.search_dst.T
         return self.src_indices + (dy * self.default_size[1] + dx)[:, None]
 
@@ -148,9 +132,7 @@ class PathIndex:
 class PathMaxima:
     """Largest edge on paths, and the way back of its gradient.
 
-    Args:
-        edge: (..., h, w); not changed.
-        radius: of the paths that will be asked for.
+    ``edge``, (..., h, w), is not changed; ``radius`` is that of the paths that are asked for.
     """
 
     def __init__(self, edge: Tensor, radius: float) -> None:
@@ -159,10 +141,9 @@ class PathMaxima:
         for axis in (-1, -2):
             for length in range(2, min(reach(radius) + 1, edge.shape[axis]) + 1):
                 starts = edge.shape[axis] - length + 1
-                self.tables[axis, length] = torch.maximum(
-                    self.tables[axis, length - 1].narrow(axis, 0, starts),
-                    edge.narrow(axis, length - 1, starts),
-                )
+                before = self.tables[axis, length - 1].narrow(axis, 0, starts)
+                last_cell = edge.narrow(axis, length - 1, starts)
+                self.tables[axis, length] = torch.maximum(before, last_cell)
         self.grads: dict[tuple[int, int], Tensor] = {}
 
     def over(self, path: Path, area: Area) -> Tensor:

@@ -40,22 +40,14 @@ class Lattice:
     """Permutohedral lattice of N points in d dimensions, with M vertices.
 
     Vertex M stands for every neighbour that does not exist; its value is always zero.
-
-    Attributes:
-        vertices: (N, d + 1) int32, corners of the simplex that holds a point.
-        slice_weights: (N, d + 1) float32, what a point takes from them.
-        points: (N * (d + 1),) int32, the points of vertex 0, of vertex 1, and so on.
-        splat_weights: (N * (d + 1),) float32, what a vertex takes from them.
-        starts: (M + 1,) int32, where a vertex begins in ``points``.
-        neighbours: (d + 1, M + 1, 2) int32, both neighbours along each direction.
     """
 
-    vertices: Tensor
-    slice_weights: Tensor
-    points: Tensor
-    splat_weights: Tensor
-    starts: Tensor
-    neighbours: Tensor
+    vertices: Tensor  # (N, d + 1) int32, corners of the simplex that holds a point
+    slice_weights: Tensor  # (N, d + 1) float32, what a point takes from them
+    points: Tensor  # (N * (d + 1),) int32, the points of vertex 0, of vertex 1, and so on
+    splat_weights: Tensor  # (N * (d + 1),) float32, what a vertex takes from them
+    starts: Tensor  # (M + 1,) int32, where a vertex begins in ``points``
+    neighbours: Tensor  # (d + 1, M + 1, 2) int32, both neighbours along each direction
 
     def filter(self, values: Tensor) -> Tensor:
         """Return the points' values, (N, channels) float32 both, each channel filtered alone."""

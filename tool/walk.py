@@ -191,8 +191,7 @@ def propagate_to_edge(
 ) -> Tensor:
     """Spread maps by a random walk that edges stop: (x (1 - edge)) T^(2^exp_times).
 
-    T = W with columns that sum to 1, W_ij = (1 - largest edge on the path of i and j)^beta within
-    the radius, 1 for i = j and 0 for other pairs.
+    T is that of the module's docstring; W_ij is 1 for i = j and 0 for pairs beyond the radius.
 
     Args:
         x: (P, 1, h, w) or (P, h, w) of any range.
