@@ -11,6 +11,8 @@ and with the background halved, which tells what surely is none. Files that exis
 running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 from pathlib import Path
 
@@ -20,14 +22,16 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
+from data.drawings import draw_labels
 from data.loaders import one_by_one
 from data.transforms import reduce
-from tool import checkpoint, cli
+from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference_views
-from tool.errors import InputError
+from tool.errors import InputError, naming
 from tool.maps import check_maps_exist, check_size, read_maps
+from tool.memory import LOWER_PIXELS, enough_memory
 from tool.outputs import Outputs, settings_of
-from tool.pictures import UNSURE, label_overlay, read_rgb, save_label, save_rgb
+from tool.pictures import UNSURE, save_label
 from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
@@ -89,17 +93,17 @@ class ConfidentAreas(TorchDataset):
     """Every item is a picture: its label is computed, and written, where it is asked for."""
 
     def __init__(self, dataset: Dataset, ids: list[str], session: Path, args, device) -> None:
-        self.files = [(image_id, dataset.image_path(image_id)) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.session, self.args, self.device = session, args, device
         self.num_classes = dataset.num_classes
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> bool:
         """Return whether the picture was reduced first."""
-        image_id, path = self.files[index]
-        image, most = read_rgb(path), self.args.max_pixels
+        image_id, most = self.ids[index], self.args.max_pixels
+        image = self.dataset.read(image_id)
         size = (image.height, image.width)
         img = np.array(reduce(image, most))
         npy = self.session / "npy"
@@ -107,10 +111,8 @@ class ConfidentAreas(TorchDataset):
         is_cam, keys = maps["IS_CAM"], maps["keys"]
         check_size(image_id, is_cam, img)
         settings = (self.args.crf_iterations, self.args.gt_prob, self.device)
-        label = confident_areas(img, is_cam, keys, *settings)
-        if self.args.visualize:
-            where = self.session / "visual_ir_label" / f"{image_id}.png"
-            save_rgb(where, label_overlay(img, label))
+        with enough_memory(image_id, LOWER_PIXELS), naming(self.dataset.image_path(image_id)):
+            label = confident_areas(img, is_cam, keys, *settings)
         save_label(self.session / "ir_label" / f"{image_id}.png", label, size)
         return img.shape[:2] != size
 
@@ -157,6 +159,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1 if device.type == "cpu" and workers else torch.get_num_threads())
     reduced = sum(progress(one_by_one(areas, workers), len(todo), "cam2ir"))
     tell_reduced(reduced, args.max_pixels)
+    if args.visualize:
+        drawings = session.path / "visual_ir_label"
+        draw_labels(dataset, distributed.share(ids), folder, drawings, args.num_workers)
     outputs.finish()
 
 

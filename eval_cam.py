@@ -19,7 +19,7 @@ from tool import cli
 from tool.evaluate import evaluate, result_of
 from tool.files import write_json
 from tool.maps import check_maps_exist, read_maps
-from tool.metrics import iou_table, miou_of
+from tool.metrics import ConfusionMatrix, iou_table, miou_of
 from tool.outputs import settings_of
 from tool.pictures import UNSURE, read_mask
 from tool.run import run
@@ -93,6 +93,7 @@ class ArgmaxOfMaps:
         label = keys[maps["IS_CAM"].argmax(0)]
         if "CAM" not in maps:
             return label, None
+        ConfusionMatrix(self.num_classes).update_from(mask, label)  # raises where they do not fit
         return label, sweep_counts(read_mask(mask), keys[1:], maps["CAM"], self.num_classes)
 
 

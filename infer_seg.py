@@ -12,6 +12,8 @@ A flag that is not given has the value of the network's own recipe. Files that e
 running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import argparse
 import logging
 import shlex
@@ -25,13 +27,15 @@ from torch import Tensor, nn
 from data.archive import ENDINGS, write_archive
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
+from data.drawings import draw_labels
 from data.loaders import ScaledPictures, one_by_one, to_device
 from net.recipes import MODELS, fill_in, told
 from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference
 from tool.errors import InputError, naming
+from tool.memory import LOWER_PIXELS, enough_memory
 from tool.outputs import Outputs
-from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
+from tool.pictures import save_label
 from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
@@ -211,14 +215,15 @@ def main(arguments: list[str] | None = None) -> None:
     reduced = 0
     with torch.inference_mode():
         for item in progress(loader, len(todo), "infer_seg"):
-            label = segment(net, item, args, device)
+            path = dataset.image_path(item["id"])
+            with enough_memory(item["id"], LOWER_PIXELS), naming(path):
+                label = segment(net, item, args, device)
             reduced += item["size"][0] * item["size"][1] > args.max_pixels
-            if args.visualize:
-                where = session.path / f"visual_{folder.name}" / f"{item['id']}.png"
-                picture = np.array(read_rgb(dataset.image_path(item["id"])))
-                save_rgb(where, label_overlay(picture, label))
             save_label(folder / f"{item['id']}.png", label)
     tell_reduced(reduced, args.max_pixels)
+    if args.visualize:
+        drawings = session.path / f"visual_{folder.name}"
+        draw_labels(dataset, distributed.share(ids), folder, drawings, args.num_workers)
     outputs.finish()
     if args.archive and distributed.is_main():
         write_archive(args.archive, args.archive_comp, dataset, ids, folder)

@@ -8,11 +8,14 @@ Expect  VOC trainaug: 10,582 files, 0.6 GB (20 GB with --save_layout full).
 Files that exist are kept, so running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +24,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.datasets import add_dataset_flags, open_dataset
+from data.drawings import draw_missing, map_drawing, visualize, visualize_stored
 from data.loaders import ScaledPictures, one_by_one, to_device
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
-from tool import checkpoint, cli
+from tool import checkpoint, cli, distributed
 from tool.errors import naming
 from tool.maps import FORMATS, LAYOUTS, fuse, maps_path, pack, read_keys, write_maps
+from tool.memory import enough_memory
 from tool.outputs import Outputs, read_settings
-from tool.pictures import heat, overlay, save_rgb, stored_size
+from tool.pictures import stored_size
 from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
+SMALLER = "Lower --batch_size, --scales or --max_pixels."
 WAITING = 8  # pictures whose files are being written while the network goes on
 
 log = logging.getLogger(__name__)
@@ -199,13 +205,6 @@ def batches(items: Iterable[dict], most: int) -> Iterator[list[dict]]:
         yield run
 
 
-def visualize(folder: Path, image_id: str, picture: np.ndarray, names, maps: list[Tensor]) -> None:
-    """Write one heat map over the picture for each class: <id>_<class>.png."""
-    is_cam = fuse([scale[: len(names)].float() for scale in maps], picture.shape[:2])
-    for name, one in zip(names, is_cam.numpy(), strict=True):
-        save_rgb(folder / f"{image_id}_{name}.png", overlay(picture, heat(one)))
-
-
 class Writer:
     """Writes maps in threads while the network goes on, at most some pictures behind it.
 
@@ -235,9 +234,10 @@ class Writer:
         self.pending.append(self.threads.submit(write_maps, path, content))
         if self.args.visualize:
             names = [self.class_names[key] for key in keys]
-            what = (self.session / "visual", item["id"], item["original"], names)
-            maps = [scale.cpu() for scale in maps]
-            self.pending.append(self.threads.submit(visualize, *what, maps))
+            picture = item["original"]
+            is_cam = fuse([m[: len(keys)].float() for m in maps], picture.shape[:2])
+            what = (self.session, item["id"], picture, names, is_cam.cpu().numpy())
+            self.pending.append(self.threads.submit(visualize, *what))
         self.wait(self.behind)
 
     def wait(self, left: int = 0) -> None:
@@ -306,13 +306,26 @@ def main(arguments: list[str] | None = None) -> None:
             labels = np.stack([item["label"] for item in items])
             labels, *scaled = to_device((labels, *map(np.stack, by_scale)), device)
             labels = F.pad(labels, (1, 0), value=1)
-            with cli.autocast(args, device):
+            names = ", ".join(item["id"] for item in items)
+            with enough_memory(names, SMALLER), cli.autocast(args, device):
                 maps = infer(net, scaled, labels, cli.memory_format(args))
             for item, of_scales in zip(items, maps, strict=True):
                 writer.add(item, keys[item["id"]], of_scales)
                 reduced += math.prod(item["size"]) > args.max_pixels
         writer.wait()
     tell_reduced(reduced, args.max_pixels)
+    if args.visualize:
+        done = sorted(set(distributed.share(ids)).difference(todo))
+        kept = [image_id for image_id in done if maps_path(folder, image_id).exists()]
+        if len(kept) < len(done):
+            log.warning("pickles in %s are not opened; --restart draws their maps", folder)
+        draw_missing(
+            kept,
+            partial(maps_path, folder),
+            partial(map_drawing, session.path),
+            partial(visualize_stored, session.path, dataset, max_pixels=args.max_pixels),
+            args.num_workers,
+        )
     outputs.finish()
 
 

@@ -9,6 +9,8 @@ Expect  VOC: the published CRF labels have mIoU 64.7 on train.
 Files that exist are kept, so running the same command again finishes what is left.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 from pathlib import Path
 
@@ -18,15 +20,18 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
+from data.drawings import draw_labels
 from data.loaders import one_by_one, to_device
 from data.transforms import reduce
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
-from tool import checkpoint, cli
+from tool import checkpoint, cli, distributed
 from tool.crf import crf_inference_label
+from tool.errors import naming
 from tool.maps import check_maps_exist, check_size, read_maps
+from tool.memory import LOWER_PIXELS, enough_memory
 from tool.outputs import Outputs, settings_of
-from tool.pictures import label_overlay, read_rgb, save_label, save_rgb
+from tool.pictures import save_label
 from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
@@ -92,20 +97,20 @@ class MapsAndPictures(TorchDataset):
     """Maps and picture of every id; with ``crf``, the finished label too."""
 
     def __init__(self, dataset: Dataset, ids: list[str], npy: Path, args, crf_device) -> None:
-        self.files = [(image_id, dataset.image_path(image_id)) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.npy, self.args, self.crf_device = npy, args, crf_device
         self.num_classes = dataset.num_classes
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
         """Return id and size (H, W) of the picture; and of the picture, reduced,
 
         ``picture``: uint8 (h, w, 3), ``keys``: (P,), ``IS_CAM``: (P, h, w) or ``label``: (h, w).
         """
-        image_id, path = self.files[index]
-        image, most = read_rgb(path), self.args.max_pixels
+        image_id, most = self.ids[index], self.args.max_pixels
+        image = self.dataset.read(image_id)
         maps = read_maps(self.npy, image_id, self.args.allow_pickle, self.num_classes, most)
         is_cam, keys = maps["IS_CAM"], maps["keys"]
         img = np.array(reduce(image, most))
@@ -115,7 +120,8 @@ class MapsAndPictures(TorchDataset):
         if self.args.refine == "irn":
             return {**item, "IS_CAM": is_cam.astype(np.float32)}
         settings = (self.args.crf_iterations, len(keys), self.args.gt_prob, self.crf_device)
-        index = crf_inference_label(img, is_cam.argmax(0), *settings)
+        with enough_memory(image_id, LOWER_PIXELS), naming(self.dataset.image_path(image_id)):
+            index = crf_inference_label(img, is_cam.argmax(0), *settings)
         return {**item, "label": keys[index].astype(np.uint8)}
 
 
@@ -167,12 +173,13 @@ def main(arguments: list[str] | None = None) -> None:
         for item in progress(loader, len(todo), "make_seg_labels"):
             reduced += item["picture"].shape[:2] != item["size"]
             by_walk = args.refine == "irn"
-            label = walk(net, item, args, device) if by_walk else item["label"]
-            if args.visualize:
-                where = session.path / f"visual_{folder.name}" / f"{item['id']}.png"
-                save_rgb(where, label_overlay(item["picture"], label))
+            with enough_memory(item["id"], LOWER_PIXELS):
+                label = walk(net, item, args, device) if by_walk else item["label"]
             save_label(folder / f"{item['id']}.png", label, item["size"])
     tell_reduced(reduced, args.max_pixels)
+    if args.visualize:
+        drawings = session.path / f"visual_{folder.name}"
+        draw_labels(dataset, distributed.share(ids), folder, drawings, args.num_workers)
     outputs.finish()
 
 

@@ -10,6 +10,8 @@ All pictures of --train_list need their label of step 2.1. Running the same comm
 it.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 
 import numpy as np
@@ -27,7 +29,6 @@ from tool import cli, distributed
 from tool.indexing import STRIDE, PathIndex, sources
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
 from tool.outputs import settings_of
-from tool.pictures import read_rgb
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
@@ -70,15 +71,14 @@ class TopLeftWindows(TorchDataset):
     """The top left window of every picture, for the mean displacement."""
 
     def __init__(self, dataset: Dataset, ids: list[str], size: int) -> None:
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
-        self.size = size
+        self.dataset, self.ids, self.size = dataset, ids, size
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,)."""
-        pixels = np.asarray(read_rgb(self.paths[index]))
+        pixels = np.asarray(self.dataset.read(self.ids[index]))
         window, box = cut_window(pixels, np.zeros(2), self.size, fill=0)
         return window.transpose(2, 0, 1), box
 

@@ -9,6 +9,8 @@ Expect  VOC: 3,305 steps, about half an hour on the authors' GPU, validation mIo
 Running the same command again continues it.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import logging
 
 import torch
@@ -29,6 +31,7 @@ from data.loaders import (
 from net.resnet50 import backbone_width
 from net.resnet50_SIPE import CAM_EPS, valid_mask
 from tool import cli, distributed
+from tool.evaluate import check_class_ids
 from tool.metrics import ConfusionMatrix
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
 from tool.pictures import heat, overlay
@@ -90,11 +93,9 @@ def validation_pictures(args: cli.Settings, dataset: Dataset) -> ScaledPictures:
         InputError: one of them has no mask.
     """
     ids = dataset.ids(args.val_list or dataset.eval_list)
-    check_exist(
-        [dataset.mask_path(image_id) for image_id in ids],
-        "validation masks",
-        "Complete them, or train without: --val_freq 0",
-    )
+    masks = [dataset.mask_path(image_id) for image_id in ids]
+    check_exist(masks, "validation masks", "Complete them, or train without: --val_freq 0")
+    check_class_ids(masks, dataset.num_classes)
     return ScaledPictures(dataset, distributed.share(ids), scales=(1.0,))
 
 

@@ -16,6 +16,8 @@ A flag that is not given has the value of the network's own recipe. Running the 
 continues it.
 """
 
+import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
+
 import contextlib
 import logging
 from pathlib import Path
@@ -33,6 +35,7 @@ from net.recipes import MODELS, fill_in, told
 from net.segmentation import mean_loss
 from tool import cli, distributed
 from tool.errors import InputError
+from tool.evaluate import check_class_ids
 from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer, set_learning_rate
 from tool.outputs import settings_of
 from tool.run import run
@@ -205,6 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     if training.is_finished:
         return
     settings_of(labels, dataset.all_names)  # of these classes, and in this order
+    check_class_ids(files, dataset.num_classes)
     pictures = SegmentationPictures(
         dataset,
         ids,

@@ -3,14 +3,13 @@
 import struct
 import tarfile
 import zipfile
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from data.base import Dataset, check_exist
 from tool.errors import InputError
 from tool.files import write_atomic
-from tool.pictures import read_mask, read_rgb
+from tool.pictures import read_mask
 
 # Of competition 5 (trained on VOC alone) or 6 (other data too: ImageNet, COCO).
 FOLDER = "results/VOC2012/Segmentation/{competition}_test_cls"
@@ -27,8 +26,7 @@ def write_archive(
     Args:
         path: with one of ENDINGS.
         competition: ``"comp5"`` or ``"comp6"``.
-        dataset: of the pictures.
-        ids: of the list; the archive holds exactly these, in this order.
+        dataset, ids: of the pictures; the archive holds exactly these, in this order.
         folder: of <id>.png.
 
     Raises:
@@ -49,7 +47,7 @@ def write_archive(
 def _fault(file: Path, dataset: Dataset, image_id: str) -> str:
     """Return what is wrong with a label picture, nothing if it is in order."""
     label = read_mask(file)
-    size = read_rgb(dataset.image_path(image_id)).size
+    size = dataset.read(image_id).size
     with open(file, "rb") as header:
         if header.read(26)[PNG_KIND] != EIGHT_BIT_PALETTE:
             return "is no 8-bit palette PNG"
@@ -63,10 +61,10 @@ def _fault(file: Path, dataset: Dataset, image_id: str) -> str:
 def _pack_tar(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         for name, file in members:
-            content = file.read_bytes()
             member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, BytesIO(content))
+            member.size = file.stat().st_size
+            with open(file, "rb") as content:
+                tar.addfile(member, content)
 
 
 def _pack_zip(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:

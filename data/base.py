@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from data.lists import PICTURE_ENDINGS as PICTURE_ENDINGS  # for datasets of the user's own
 from data.lists import plain, read_list, strip_ending, visible
+from data.reading import settle
 from tool import distributed
 from tool.errors import InputError
+from tool.pictures import read_rgb
 
 LONGEST_ID = 210  # bytes; files are named by ids, with up to 45 bytes more, and 255 are possible
 
@@ -31,6 +34,8 @@ class Dataset:
         test_list: the list that the segmentation network of step 3 is judged by.
         pretrained: initial weights of the backbone when none are named.
         list_of: id -> the list that named it last, for messages.
+        bands, value_range: how pictures are read, see :func:`tool.pictures.read_rgb`.
+        reading_file: where a session notes that, see :mod:`data.reading`.
     """
 
     name: str
@@ -41,6 +46,9 @@ class Dataset:
     test_list = "val"
     pretrained = "imagenet"
     list_of: Mapping[str, str] = {}
+    bands: list[int] | None = None
+    value_range: list[float] | str | None = None
+    reading_file: Path | None = None
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or self.default_root)
@@ -91,7 +99,8 @@ class Dataset:
         """Return the ids of a list, given by name or as a text file, in its order.
 
         Raises:
-            InputError: there is no such list, it is empty, or it repeats an id.
+            InputError: there is no such list, it is empty, it repeats an id, or an id is none that
+                files can be named by.
         """
         path = Path(list_name)
         is_file = os.path.isfile(path) and (path.suffix or len(path.parts) > 1)
@@ -103,6 +112,13 @@ class Dataset:
             raise InputError(
                 f"The list {list_name} names {len(twice)} ids more than once, first {twice[0]}."
             )
+        for image_id in ids:
+            if not _is_file_name(image_id):
+                raise InputError(
+                    f"The list {list_name} names {image_id[:60]!r}. Maps and labels are named by "
+                    "ids, so an id has no /, \\, NUL or .., begins with no dot, and has at most "
+                    f"{LONGEST_ID} bytes. Rename the picture."
+                )
         self.list_of = {**self.list_of, **dict.fromkeys(ids, str(list_name))}
         return ids
 
@@ -143,28 +159,45 @@ class Dataset:
         return masks
 
     def check_pictures(self, ids: list[str]) -> None:
-        """Find missing pictures, and names that are too long, before hours are spent.
+        """Find missing pictures before hours are spent, and settle how all are read.
 
         Raises:
-            InputError: some picture does not exist, or its id is no name for other files.
+            InputError: some picture does not exist, or no range of values is found.
         """
-        for image_id in ids:
-            if len(os.fsencode(image_id)) > LONGEST_ID:
-                raise InputError(
-                    f"The id {image_id[:30]}... has more than {LONGEST_ID} bytes, too many for the "
-                    "files that are named by it. Give the picture a shorter name."
-                )
         lists = {self.list_of[image_id] for image_id in ids if image_id in self.list_of}
         off = f", or take them off the list {', '.join(sorted(lists))}" if lists else ""
         check_exist(
             [self.image_path(image_id) for image_id in ids], "pictures", f"Complete the set{off}"
         )
+        settle(self, ids)
+
+    def read(self, image_id: str) -> Image.Image:
+        """Return a picture as RGB, upright, by the bands and the range that the flags name.
+
+        Raises:
+            InputError: see :func:`tool.pictures.read_rgb`.
+        """
+        return read_rgb(self.image_path(image_id), self.bands, self.value_range)
+
+
+def _is_file_name(image_id: str) -> bool:
+    """Tell whether ``<id>.png`` is a file of its folder, in every system."""
+    unfit = any(part in image_id for part in ("/", "\\", "\0", ".."))
+    return not unfit and not image_id.startswith(".") and len(os.fsencode(image_id)) <= LONGEST_ID
 
 
 def check_exist(paths: list[Path], what: str, mend: str) -> None:
     """Raise an InputError that counts the missing files and names the first."""
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
+        try:
+            os.stat(missing[0])
+        except PermissionError as error:
+            raise InputError(
+                f"{missing[0]}: permission denied. Give yourself the right."
+            ) from error
+        except (OSError, ValueError):  # it is missing
+            pass
         there = _alike(missing[0])
         raise InputError(
             f"{len(missing)} of {len(paths)} {what} are missing, the first is {missing[0]}"

@@ -2,13 +2,15 @@
 
 import argparse
 import importlib
+import math
 
 from data.base import Dataset
 from data.coco import COCO
 from data.demo import Demo
 from data.folder import Folder
+from data.reading import AUTO, agree_on_reading
 from data.voc import VOC
-from tool.cli import Settings, StepParser
+from tool.cli import Settings, StepParser, at_least
 from tool.errors import InputError
 
 DATASETS: dict[str, type[Dataset]] = {d.name: d for d in (VOC, COCO, Demo, Folder)}
@@ -17,18 +19,50 @@ DATASET_CHOICES = "{" + ",".join([*sorted(DATASETS), "module:Class"]) + "}"
 
 
 def add_dataset_flags(parser: StepParser) -> None:
-    """Add ``--dataset`` and ``--dataset_root``."""
+    """Add ``--dataset``, ``--dataset_root``, and how its pictures are read."""
     parser.add_deciding(
         "--dataset", type=dataset_name, metavar=DATASET_CHOICES, default="voc", help="what to read"
     )
     parser.add_argument(
         "--dataset_root", help="its folder; None is the dataset's usual place, see the README"
     )
+    parser.add_deciding(
+        "--bands",
+        type=at_least(1),
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help="bands of TIFFs that are red, green and blue, counted from 1; None are their colours",
+    )
+    parser.add_deciding(
+        "--value_range",
+        action=_ValueRange,
+        nargs="+",
+        metavar="LOW HIGH",
+        help="values that are black and white, for pictures of more than 8 bits or of real "
+        "numbers; auto takes percentiles 1 and 99 of the list; None: 0 to 255, or to 65535",
+    )
 
 
 def open_dataset(args: Settings) -> Dataset:
-    """Return the dataset that ``--dataset`` and ``--dataset_root`` name."""
-    return dataset_class(args.dataset)(args.dataset_root)
+    """Return the dataset that the flags of :func:`add_dataset_flags` name."""
+    dataset = dataset_class(args.dataset)(args.dataset_root)
+    agree_on_reading(dataset, args)
+    return dataset
+
+
+class _ValueRange(argparse.Action):
+    """``auto``, or two numbers of which the first is the smaller one."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if values != [AUTO]:
+            try:
+                low, high = map(float, values)
+            except ValueError:
+                parser.error(f"{option_string} takes two numbers, or {AUTO}")
+            if not -math.inf < low < high < math.inf:
+                parser.error(f"{option_string} {low:g} {high:g}: the first must be the smaller one")
+            values = [low, high]
+        setattr(namespace, self.dest, AUTO if values == [AUTO] else values)
 
 
 def dataset_class(name: str) -> type[Dataset]:

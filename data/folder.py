@@ -36,7 +36,7 @@ from data.lists import (
 from tool.errors import InputError
 
 MOST_CLASSES = 254  # 255 is "unsure" in an 8-bit mask, 0 is background
-NOT_NAMED = ("background", "bg", "backgroundclass", "__ignore__")
+NOT_NAMED = ("background", "bg", "__ignore__")
 COLUMN_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 NAME_SEPARATORS = (";", ",", "|")
 
@@ -115,7 +115,7 @@ class Folder(Dataset):
             image_id = self.id_of(picture_name(image))
             if image_id in rows:
                 raise InputError(f"{where}: {image_id!r} stands there twice.")
-            if not cell:
+            if not cell.strip("".join(NAME_SEPARATORS) + " "):
                 raise InputError(f"{where}: {image_id!r} has no class.")
             if image_id not in self._pictures:
                 raise InputError(f"{where}: there is no picture {image_id!r} in images/.")

@@ -15,7 +15,8 @@ from data.base import Dataset
 from data.transforms import random_pair, random_scale, random_view, reduce, rescale, shift_hsv
 from tool.errors import InputError
 from tool.indexing import STRIDE, reduce_label
-from tool.pictures import UNSURE, read_mask, read_rgb
+from tool.memory import LOWER_PIXELS, REDUCE, enough_memory
+from tool.pictures import UNSURE, read_mask
 
 
 class ClassificationPictures(TorchDataset):
@@ -35,18 +36,18 @@ class ClassificationPictures(TorchDataset):
     def __init__(
         self, dataset: Dataset, ids: list[str], size: int, smallest: int, largest: int, seed: int
     ) -> None:
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.labels = dataset.labels(ids)  # (n, K)
         self.size, self.smallest, self.largest, self.seed = size, smallest, largest, seed
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ids)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (K,)."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image = read_rgb(self.paths[index])
+        image = self.dataset.read(self.ids[index])
         window, box = random_view(image, rng, self.smallest, self.largest, self.size)
         return {"window": window, "box": box, "label": self.labels[index]}
 
@@ -67,18 +68,18 @@ class AffinityPictures(TorchDataset):
     scales = (0.5, 1.5)
 
     def __init__(self, dataset: Dataset, ids: list[str], labels: Path, size: int, seed: int):
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.labels = [labels / f"{image_id}.png" for image_id in ids]
         self.size, self.seed = size, seed
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ids)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S / 4, S / 4)."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, label = read_pair(self.paths[index], self.labels[index], "run cam2ir.py")
+        image, label = read_pair(self.dataset, self.ids[index], self.labels[index], "run cam2ir.py")
         scale = random_scale(rng, self.scales, "uniform")
         window, box, label = random_pair(image, label, rng, scale, self.size)
         small = -(-self.size // STRIDE)
@@ -115,20 +116,20 @@ class SegmentationPictures(TorchDataset):
         hsv_shift: int,
         seed: int,
     ) -> None:
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.labels = [labels / f"{image_id}.png" for image_id in ids]
         self.num_classes = dataset.num_classes
         self.scales, self.scale_draw, self.resample = scales, scale_draw, resample
         self.size, self.hsv_shift, self.seed = size, hsv_shift, seed
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ids)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S, S), 255 in the padding."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, label = read_pair(self.paths[index], self.labels[index], "make it again")
+        image, label = read_pair(self.dataset, self.ids[index], self.labels[index], "make it again")
         known = label[label != UNSURE]
         if known.size and known.max() >= self.num_classes:
             raise InputError(
@@ -143,17 +144,20 @@ class SegmentationPictures(TorchDataset):
         return {"window": window, "box": box, "label": np.ascontiguousarray(label)}
 
 
-def read_pair(picture: Path, label: Path, mend: str) -> tuple[Image.Image, np.ndarray]:
+def read_pair(
+    dataset: Dataset, image_id: str, label: Path, mend: str
+) -> tuple[Image.Image, np.ndarray]:
     """Return a picture and its label, uint8 (H, W).
 
     Args:
-        picture, label: files.
+        dataset, image_id: of the picture.
+        label: its file.
         mend: what to do after deleting a label that does not fit.
 
     Raises:
         InputError: a file is missing or broken, or the label is of another size.
     """
-    image, ids = read_rgb(picture), read_mask(label)
+    image, ids = dataset.read(image_id), read_mask(label)
     if ids.shape != (image.height, image.width):
         raise InputError(
             f"{label} is {ids.shape[1]}x{ids.shape[0]}, its picture {image.width}x{image.height}. "
@@ -231,11 +235,11 @@ class ScaledPictures(TorchDataset):
         with_label: bool = True,
         max_pixels: float = math.inf,
     ) -> None:
-        self.ids = ids
-        self.paths = [dataset.image_path(image_id) for image_id in ids]
+        self.dataset, self.ids = dataset, ids
         self.labels = dataset.labels(ids) if with_label else None
         self.scales, self.max_pixels = scales, max_pixels
         self.with_original = with_original
+        self.mend = LOWER_PIXELS if max_pixels < math.inf else REDUCE
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -245,14 +249,12 @@ class ScaledPictures(TorchDataset):
 
         ``label``: uint8 (K,), and ``original``: uint8 (H, W, 3), reduced like all of them.
         """
-        image = read_rgb(self.paths[index])
+        image = self.dataset.read(self.ids[index])
         size = (image.height, image.width)
         image = reduce(image, self.max_pixels)
-        item = {
-            "id": self.ids[index],
-            "size": size,
-            "pictures": [channels_first(rescale(image, scale)) for scale in self.scales],
-        }
+        with enough_memory(f"{self.ids[index]} at {len(self.scales)} scales", self.mend):
+            pictures = [channels_first(rescale(image, scale)) for scale in self.scales]
+        item = {"id": self.ids[index], "size": size, "pictures": pictures}
         if self.labels is not None:
             item["label"] = self.labels[index]
         if self.with_original:

@@ -32,31 +32,13 @@ def reduce(image: Image.Image, max_pixels: float) -> Image.Image:
 def random_view(
     image: Image.Image, rng: np.random.Generator, smallest: int, largest: int, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a randomly resized, mirrored and cropped or padded square.
+    """Return what :func:`random_pair` returns of a picture without a label: window and box.
 
-    The long side becomes an integer drawn uniformly from smallest..largest. Where a side exceeds
-    the window it is cropped at a random place, where it falls short it is put at one.
-
-    Args:
-        image: RGB.
-        rng: the only source of chance; the number of draws does not depend on the picture.
-        smallest, largest: range of the long side in pixels, both included.
-        size: side of the window in pixels.
-
-    Returns:
-        window: uint8 (3, size, size); zeros outside the picture, which the box tells apart.
-        box: int64 (4,) top, left, bottom, right of the picture in the window, end exclusive.
+    The long side becomes an integer drawn uniformly from ``smallest`` to ``largest`` pixels, both
+    included. The resize is bicubic.
     """
     long_side = int(rng.integers(smallest, largest, endpoint=True))
-    mirrored = rng.random() < 0.5
-    place = rng.random(2)  # of the window, or of the picture in it, vertically and horizontally
-
-    image = rescale(image, long_side / max(image.size))
-    pixels = np.asarray(image)
-    if mirrored:
-        pixels = pixels[:, ::-1]
-    window, box = cut_window(pixels, place, size, fill=0)
-    return window.transpose(2, 0, 1), box
+    return random_pair(image, None, rng, long_side / max(image.size), size)[:2]
 
 
 def random_scale(rng: np.random.Generator, scales: Sequence[float], draw: str) -> float:
@@ -69,12 +51,8 @@ def random_scale(rng: np.random.Generator, scales: Sequence[float], draw: str) -
 def shift_hsv(image: Image.Image, shift: np.ndarray) -> Image.Image:
     """Return an RGB picture with other hue, saturation and value.
 
-    Saturation and value are cut off at 0 and 255. A grey pixel counts as red of saturation 0, so
-    more saturation reddens it.
-
-    Args:
-        image: RGB.
-        shift: (3,) in OpenCV's units: hue in steps of 2 degrees, the others of 0..255.
+    ``shift`` is (3,) in OpenCV's units: hue in steps of 2 degrees, the others of 0..255, where they
+    are cut off. A grey pixel counts as red of saturation 0, so more saturation reddens it.
     """
     hue, saturation, value = image.convert("HSV").split()
     turn = round(int(shift[0]) * PILLOW_HUES / HUES)
@@ -88,36 +66,38 @@ def shift_hsv(image: Image.Image, shift: np.ndarray) -> Image.Image:
 
 def random_pair(
     image: Image.Image,
-    label: np.ndarray,
+    label: np.ndarray | None,
     rng: np.random.Generator,
     scale: float,
     size: int,
     resample: str = "bicubic",
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return a resized, randomly mirrored and cropped or padded square of a picture and its label.
+
+    Where a side exceeds the window it is cropped at a random place, where it falls short it is put
+    at one.
 
     Args:
         image: RGB.
-        label: uint8 (H, W), resized to the nearest.
+        label: uint8 (H, W), resized to the nearest, or None.
         rng: the only source of chance; the number of draws does not depend on the picture.
         scale: factor of both sides.
         size: side of the window in pixels.
         resample: filter of the picture, one of RESAMPLE.
 
     Returns:
-        window: uint8 (3, size, size), zeros outside the picture.
-        box: int64 (4,) of the picture in the window, see :func:`random_view`.
-        label: uint8 (size, size), 255 outside the picture.
+        window: uint8 (3, size, size); zeros outside the picture, which the box tells apart.
+        box: int64 (4,) top, left, bottom, right of the picture in the window, end exclusive.
+        label: uint8 (size, size), 255 outside the picture, or None.
     """
-    mirrored = rng.random() < 0.5
+    turn = -1 if rng.random() < 0.5 else 1  # mirrored, or as it is
     place = rng.random(2)
     image = rescale(image, scale, resample)
-    label = np.asarray(Image.fromarray(label).resize(image.size, Image.Resampling.NEAREST))
-    pixels = np.asarray(image)
-    if mirrored:
-        pixels, label = pixels[:, ::-1], label[:, ::-1]
-    window, box = cut_window(pixels, place, size, fill=0)
-    return window.transpose(2, 0, 1), box, cut_window(label, place, size, fill=255)[0]
+    window, box = cut_window(np.asarray(image)[:, ::turn], place, size, fill=0)
+    if label is not None:
+        label = np.asarray(Image.fromarray(label).resize(image.size, Image.Resampling.NEAREST))
+        label, _ = cut_window(label[:, ::turn], place, size, fill=255)
+    return window.transpose(2, 0, 1), box, label
 
 
 def cut_window(
@@ -133,17 +113,13 @@ def cut_window(
         fill: value outside the picture.
 
     Returns:
-        window uint8 (size, size, ...) and box int64 (4,), see :func:`random_view`.
+        window uint8 (size, size, ...) and box int64 (4,), see :func:`random_pair`.
     """
+    sides = np.array(pixels.shape[:2])
+    slack = size - sides
+    offset = np.minimum((np.asarray(place) * (abs(slack) + 1)).astype(np.int64), abs(slack))
+    (y, x), (top, left) = np.where(slack < 0, offset, 0), np.where(slack < 0, 0, offset)
+    height, width = np.minimum(size, sides)
     window = np.full((size, size, *pixels.shape[2:]), fill, dtype=np.uint8)
-    source, target, box = [], [], np.zeros(4, dtype=np.int64)
-    for axis in range(2):
-        slack = size - pixels.shape[axis]
-        offset = min(int(place[axis] * (abs(slack) + 1)), abs(slack))
-        length = min(size, pixels.shape[axis])
-        from_, to = (offset, 0) if slack < 0 else (0, offset)
-        source.append(slice(from_, from_ + length))
-        target.append(slice(to, to + length))
-        box[axis], box[axis + 2] = to, to + length
-    window[tuple(target)] = pixels[tuple(source)]
-    return window, box
+    window[top : top + height, left : left + width] = pixels[y : y + height, x : x + width]
+    return window, np.array([top, left, top + height, left + width])

@@ -62,20 +62,18 @@ class Curves:
     iou: dict[int, dict[str, float]] = field(default_factory=dict)  # step -> class name -> IoU
     total_steps: int = 0
 
-    def forget_from(self, step: int) -> None:
-        """Drop what an interrupted run logged at ``step`` and later, before it started again."""
-        for curve in (self.loss_cls, self.loss_gsc, self.learning_rate):
-            for old in [s for s in curve if s >= step]:
-                del curve[old]
-        for curve in (self.miou, self.iou):  # a validation follows the line of its own step
-            for old in [s for s in curve if s > step]:
-                del curve[old]
+    def forget_after(self, step: int) -> None:
+        """Drop what an interrupted run logged after ``step``, before it started again."""
+        for curve in (self.loss_cls, self.loss_gsc, self.learning_rate, self.miou, self.iou):
+            for later in [s for s in curve if s > step]:
+                del curve[later]
 
 
 def parse_log(lines: Iterable[str]) -> Curves:
     """Return the curves in the lines of a log; all other lines are passed over.
 
-    Where the steps go back, the run was started again: its earlier lines from there on are dropped.
+    Where the steps go back, the run was started again: the line of that step replaces the earlier
+    one, and what was logged after it is dropped.
 
     Raises:
         ValueError: no line reports a training step.
@@ -86,16 +84,14 @@ def parse_log(lines: Iterable[str]) -> Curves:
         if match := TRAINING_LINE.search(line):
             step = int(match[1])
             if curves.loss_cls and step <= max(curves.loss_cls):
-                curves.forget_from(step)
-            curves.total_steps = int(match[2])
+                curves.forget_after(step)
+            curves.total_steps, classes = int(match[2]), {}
             curves.loss_cls[step] = float(match[3])
             curves.loss_gsc[step] = float(match[4])
             curves.learning_rate[step] = float(match[6])
-            classes = {}
         elif match := VALIDATION_LINE.search(line):
-            curves.miou[int(match[1])] = float(match[2])
-            curves.iou[int(match[1])] = classes
-            classes = {}
+            step = int(match[1])
+            curves.miou[step], curves.iou[step], classes = float(match[2]), classes, {}
         elif match := CLASS_LINE.search(line):
             classes[match[1]] = float(match[2])
     if not curves.loss_cls:
@@ -113,10 +109,8 @@ def read_log(path: Path) -> Curves:
         with open(path, encoding="utf-8", errors="replace") as file:
             return parse_log(file)
     except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error.strerror}). The log of a training run is "
-            "<session>/<session>.log."
-        ) from error
+        where = "The log of a training run is <session>/<session>.log."
+        raise ValueError(f"{path} cannot be read ({error.strerror}). {where}") from error
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
 
@@ -127,9 +121,8 @@ def read_published(name: str) -> Curves:
     with open(FOLDER / f"published_{name}_training.csv", newline="") as file:
         for row in csv.DictReader(file):
             step = int(row["step"])
-            curves.loss_cls[step] = float(row["loss_cls"])
-            curves.loss_gsc[step] = float(row["loss_gsc"])
-            curves.learning_rate[step] = float(row["learning_rate"])
+            for column in ("loss_cls", "loss_gsc", "learning_rate"):
+                getattr(curves, column)[step] = float(row[column])
     validation = FOLDER / f"published_{name}_validation.csv"
     if validation.exists():
         with open(validation, newline="") as file:
@@ -168,20 +161,13 @@ def comparison_table(ours: Curves, published: Curves, spacing: int) -> str:
         f"{'':8}" + "".join(f"{title:>20}" for title in ("lossCLS", "lossGSC", "lr", "mIoU (%)")),
         f"{'step':>8}" + f"{'ours':>10}{'published':>10}" * 4,
     ]
-    before = -1
+    runs, before = (ours, published), -1
     for step in table_steps(ours, published, spacing):
-        cells = []
-        for curves in (ours, published):
-            cells.append(
-                (
-                    cell(mean_between(curves.loss_cls, before, step)),
-                    cell(mean_between(curves.loss_gsc, before, step), 5),
-                    cell(curves.learning_rate.get(step)),
-                    percent(curves.miou.get(step)),
-                )
-            )
-        pairs = zip(*cells, strict=True)
-        lines.append(f"{step:8}" + "".join(f"{a:>10}{b:>10}" for a, b in pairs))
+        cells = [cell(mean_between(run.loss_cls, before, step)) for run in runs]
+        cells += [cell(mean_between(run.loss_gsc, before, step), 5) for run in runs]
+        cells += [cell(run.learning_rate.get(step)) for run in runs]
+        cells += [percent(run.miou.get(step)) for run in runs]
+        lines.append(f"{step:8}" + "".join(f"{text:>10}" for text in cells))
         before = step
     return "\n".join(lines)
 
@@ -216,29 +202,23 @@ def draw(ours: Curves, published: Curves, name: str, out: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError("--out needs matplotlib: pip install matplotlib") from error
-
     figure = Figure(figsize=(13, 4), layout="constrained", dpi=120)
     cls_axes, gsc_axes, miou_axes = figure.subplots(1, 3)
-    runs = ((published, name, "tab:gray"), (ours, "ours", "tab:blue"))
-    for axes, attribute, title in (
-        (cls_axes, "loss_cls", "classification loss"),
-        (gsc_axes, "loss_gsc", "general-specific consistency loss"),
-    ):
-        for curves, label, colour in runs:
-            curve = getattr(curves, attribute)
+    for curves, label, colour in ((published, name, "tab:gray"), (ours, "ours", "tab:blue")):
+        for axes, curve in ((cls_axes, curves.loss_cls), (gsc_axes, curves.loss_gsc)):
             axes.plot(list(curve), list(curve.values()), color=colour, alpha=0.25, linewidth=0.8)
             axes.plot(*smooth(curve), color=colour, label=label)
-        axes.set(title=title, xlabel="step", yscale="log")
-    for curves, label, colour in runs:
         if curves.miou:
             values = [100 * value for value in curves.miou.values()]
             miou_axes.plot(list(curves.miou), values, "o-", color=colour, label=label)
-    miou_axes.set(title="mIoU in validation (%)", xlabel="step")
+    cls_axes.set(title="classification loss", yscale="log")
+    gsc_axes.set(title="general-specific consistency loss", yscale="log")
+    miou_axes.set(title="mIoU in validation (%)")
     for axes in (cls_axes, gsc_axes, miou_axes):
+        axes.set(xlabel="step")
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-
     temporary = out.with_name(f".{os.getpid()}.{out.name}")  # keeps the ending, thus the format
     try:
         figure.savefig(temporary)
@@ -249,30 +229,16 @@ def draw(ours: Curves, published: Curves, name: str, out: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("log", type=Path, help="log of a training run, <session>/<session>.log")
-    parser.add_argument(
-        "--against",
-        choices=RUNS,
-        default="voc_repository_run",
-        help="published run; our defaults are those of the repository runs (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--out", type=Path, help="also draw the curves of both runs into this picture (.png, .svg)"
-    )
-    parser.add_argument(
-        "--classes",
-        action="store_true",
-        help="also list the IoU of each class at the last validation that both runs made",
-    )
-    return parser
-
-
 def main(argv: list[str] | None = None) -> None:
     """Print the comparison and draw it when asked; a file that is no log ends in status 2."""
-    parser = build_parser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("log", type=Path, help="log of a training run, <session>/<session>.log")
+    run = "published run; our defaults are those of the repository runs (default: %(default)s)"
+    parser.add_argument("--against", choices=RUNS, default="voc_repository_run", help=run)
+    picture = "also draw the curves of both runs into this picture (.png, .svg)"
+    parser.add_argument("--out", type=Path, help=picture)
+    classes = "also list the IoU of each class at the last validation that both runs made"
+    parser.add_argument("--classes", action="store_true", help=classes)
     args = parser.parse_args(argv)
     try:
         ours = read_log(args.log)

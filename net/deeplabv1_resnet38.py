@@ -10,14 +10,13 @@ has been trained.
 """
 
 import importlib
-from collections.abc import Iterable
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import normalise
-from net.segmentation import SegmentationNetwork
+from net.segmentation import Blocks, SegmentationNetwork
 from tool.aliases import also_accept
 
 BLOCKS = (3, 3, 6, 3)  # of b2, b3, b4, b5; b6 and b7 are one bottleneck each
@@ -28,9 +27,7 @@ BN_MOMENTUM = 3e-4  # share of a batch in the running statistics
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     """Return a convolution without bias that keeps the size where its stride is 1."""
-    return nn.Conv2d(
-        inputs, outputs, size, stride, dilation * (size // 2), dilation=dilation, bias=False
-    )
+    return nn.Conv2d(inputs, outputs, size, stride, dilation * (size // 2), dilation, bias=False)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -56,8 +53,7 @@ class BatchDropout(nn.Module):
 
     def __init__(self, p: float, channels: bool) -> None:
         super().__init__()
-        self.p = p
-        self.channels = channels
+        self.p, self.channels = p, channels
         self.batch_size: int | None = None
         self.rows = slice(None)
 
@@ -76,23 +72,17 @@ class Block(nn.Module):
     Args:
         inputs, middle, outputs: channels before, between and after the convolutions.
         stride: of the first convolution and the shortcut.
-        first_dilation, dilation: of the two convolutions.
+        dilations: of the two convolutions.
     """
 
     def __init__(
-        self,
-        inputs: int,
-        middle: int,
-        outputs: int,
-        stride: int = 1,
-        first_dilation: int = 1,
-        dilation: int = 1,
+        self, inputs: int, middle: int, outputs: int, stride: int = 1, dilations: tuple = (1, 1)
     ) -> None:
         super().__init__()
         self.bn_branch2a = batch_norm(inputs)
-        self.conv_branch2a = conv(inputs, middle, 3, stride, first_dilation)
+        self.conv_branch2a = conv(inputs, middle, 3, stride, dilations[0])
         self.bn_branch2b1 = batch_norm(middle)
-        self.conv_branch2b1 = conv(middle, outputs, 3, 1, dilation)
+        self.conv_branch2b1 = conv(middle, outputs, 3, 1, dilations[1])
         self.conv_branch1 = None
         if stride != 1 or inputs != outputs:
             self.conv_branch1 = conv(inputs, outputs, 1, stride)
@@ -128,43 +118,27 @@ class WideBottleneck(nn.Module):
         return self.conv_branch2b2(self.dropout_2b2(out)) + shortcut
 
 
-class ResNet38(nn.Module):
-    """ResNet-38 at stride 8: conv1a, b2..b7, bn7.
+class ResNet38(nn.Sequential):
+    """ResNet-38 at stride 8: conv1a, b2..b7, bn7. The output has 64 times ``width`` channels."""
 
-    Args:
-        width: channels after conv1a; 64 is the published network. The output has 64 times as many.
-        blocks: of b2, b3, b4 and b5.
-    """
-
-    def __init__(self, width: int, blocks: tuple[int, int, int, int]) -> None:
+    def __init__(self, width: int, blocks: Blocks) -> None:
         super().__init__()
         self.conv1a = conv(3, width, 3)
-        self.names = []  # of the blocks, in the order of computation
         inputs = width
-        for number, count in enumerate(blocks[:3], start=2):
+        for stage, count in enumerate(blocks, start=2):
             outputs = 2 * inputs
-            for i in range(count):
-                block = Block(inputs, outputs, outputs, stride=2 if i == 0 else 1)
-                self._append(f"b{number}", i, block)
-                inputs = outputs
-        middle, outputs = inputs, 2 * inputs
-        for i in range(blocks[3]):
-            block = Block(inputs, middle, outputs, first_dilation=1 if i == 0 else 2, dilation=2)
-            self._append("b5", i, block)
+            middle, stride, dilation = (inputs, 1, 2) if stage == 5 else (outputs, 2, 1)
+            self.add_module(f"b{stage}", Block(inputs, middle, outputs, stride, (1, dilation)))
+            for i in range(1, count):
+                block = Block(outputs, middle, outputs, dilations=(dilation, dilation))
+                self.add_module(f"b{stage}_{i}", block)
             inputs = outputs
-        self._append("b6", 0, WideBottleneck(inputs, 2 * inputs, dilation=4, dropout=0.3))
-        self._append("b7", 0, WideBottleneck(2 * inputs, 4 * inputs, dilation=4, dropout=0.5))
+        self.b6 = WideBottleneck(inputs, 2 * inputs, dilation=4, dropout=0.3)
+        self.b7 = WideBottleneck(2 * inputs, 4 * inputs, dilation=4, dropout=0.5)
         self.bn7 = batch_norm(4 * inputs)
 
-    def _append(self, stage: str, i: int, block: nn.Module) -> None:
-        self.names.append(f"{stage}_{i}" if i else stage)
-        self.add_module(self.names[-1], block)
-
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1a(x)
-        for name in self.names:
-            x = getattr(self, name)(x)
-        return F.relu(self.bn7(x), inplace=True)  # (B, 64 width, h, w)
+        return F.relu(super().forward(x), inplace=True)  # (B, 64 width, h, w)
 
 
 class DeepLabV1_ResNet38(SegmentationNetwork):
@@ -172,11 +146,7 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
 
     Batch normalisation is decided in ``batch_norm``: statistics of the batch while training
     (``torch.nn.SyncBatchNorm`` may replace it), scale and shift frozen. Every convolution learns.
-
-    Args:
-        num_classes: with background, C.
-        width: channels after the first convolution; 64 is the published network.
-        blocks: of b2, b3, b4 and b5.
+    The arguments are those of the base class.
     """
 
     align_corners = True
@@ -184,14 +154,10 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
     head = ("conv_fov.", "bn_fov.", "conv_fov2.", "bn_fov2.", "cls_conv.")
 
     @also_accept(n_classes="num_classes")
-    def __init__(self, num_classes: int, width: int = 64, blocks: Iterable[int] = BLOCKS) -> None:
-        super().__init__()
-        blocks = tuple(blocks)
-        if len(blocks) != len(BLOCKS) or min(blocks) < 1:
-            raise ValueError(f"blocks are {len(BLOCKS)} counts of at least 1, not {blocks}")
-        self.config = {"num_classes": num_classes, "width": width, "blocks": list(blocks)}
+    def __init__(self, num_classes: int, width: int = 64, blocks: Blocks = BLOCKS) -> None:
+        super().__init__(num_classes, width, blocks)
         channels = 8 * width
-        self.backbone = ResNet38(width, blocks)
+        self.backbone = ResNet38(width, self.config["blocks"])
         self.conv_fov = conv(64 * width, channels, 3, dilation=HEAD_DILATION)
         self.bn_fov = batch_norm(channels)
         self.conv_fov2 = conv(channels, channels, 1)
@@ -204,11 +170,7 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
         nn.init.zeros_(self.cls_conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits at pixels, (B, C, H, W).
-
-        Args:
-            x: (B, 3, H, W) from ``prepare``.
-        """
+        """Return logits at pixels, (B, C, H, W), of (B, 3, H, W) from ``prepare``."""
         out = self.backbone(x)
         out = F.relu(self.bn_fov(self.conv_fov(out)), inplace=True)
         out = F.relu(self.bn_fov2(self.conv_fov2(out)), inplace=True)
@@ -228,7 +190,7 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
                 module.eval()
 
     @classmethod
-    def canonical_name(cls, name: str, shape: tuple[int, ...]) -> str:
+    def canonical_name(cls, name: str, shape: tuple[int, ...] = ()) -> str:
         """Return our name of a tensor; files of the backbone alone lack ``backbone.``."""
         return name if name.startswith(("backbone.", *cls.head)) else f"backbone.{name}"
 

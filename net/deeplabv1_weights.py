@@ -4,8 +4,6 @@
 """
 
 import re
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +11,8 @@ import torch
 from torch import Tensor
 
 from net.deeplabv1_resnet38 import DeepLabV1_ResNet38
-from net.segmentation import Weights, architecture_of, rename, start, trained_network
-from net.weights import read_pretrained, source_of
+from net.segmentation import Blocks, Weights, architecture_of, rename, start, trained_network
+from net.weights import Pretrained, read_pretrained, source_of
 from tool import checkpoint
 from tool.aliases import also_accept
 from tool.errors import InputError
@@ -28,26 +26,21 @@ MXNET_LEAVES = {
     "moving_mean": "running_mean",
     "moving_var": "running_var",
 }
+MXNET_NAME = re.compile(
+    r"(?:arg|aux):(?:(conv1a|bn7)|(res|bn)([2-7])(?:a|b(\d+))_(branch\w+?))"
+    rf"_({'|'.join(MXNET_LEAVES)})"
+)
 IMAGENET_FILE = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
 
 
 @also_accept(n_classes="num_classes", initial="pretrained")
 def build(
-    num_classes: int,
-    pretrained: str | Path | None,
-    width: int | None = None,
-    blocks: Iterable[int] | None = None,
+    num_classes: int, pretrained: Pretrained, width: int | None = None, blocks: Blocks | None = None
 ) -> tuple[DeepLabV1_ResNet38, dict[str, Any]]:
-    """Return a network to train, and a record of what it starts from.
+    """Return a network to train, and a record of it, see :func:`net.segmentation.start`.
 
-    Args:
-        num_classes: with background.
-        pretrained: a file (the MXNet ``.params``, or PyTorch with the published names), or
-            ``"none"`` for random weights.
-        width, blocks: read off the weights where None (the published network without any).
-
-    Returns:
-        See :func:`net.segmentation.start`; the layouts are "random", "mxnet" and "pytorch".
+    ``pretrained`` is a file, the MXNet ``.params`` (layout "mxnet") or one of PyTorch with the
+    published names ("pytorch"), or ``"none"`` for random weights ("random").
 
     Raises:
         InputError: the file is unreadable or does not fit; the message names it.
@@ -57,35 +50,25 @@ def build(
             f"ResNet-38's ImageNet weights cannot be fetched by a program: get {IMAGENET_FILE} "
             "from github.com/itijyou/ademxapp and give its path."
         )
-    return start(
-        DeepLabV1_ResNet38,
-        pretrained,
-        read_pretrained(pretrained, with_classifier=True),
-        recognise,
-        num_classes=num_classes,
-        width=width,
-        blocks=blocks,
-    )
+    state = read_pretrained(pretrained, with_classifier=True)
+    chosen = {"num_classes": num_classes, "width": width, "blocks": blocks}
+    return start(DeepLabV1_ResNet38, pretrained, state, recognise, chosen)
 
 
 def restore(content: dict[str, Any]) -> DeepLabV1_ResNet38:
-    """Return the trained network of a checkpoint, ours or the published one, evaluating.
-
-    Args:
-        content: of ``tool.checkpoint.load``.
+    """Return the trained network, evaluating, of what ``tool.checkpoint.load`` read.
 
     Raises:
         InputError: there is no such network in it, or a tensor is missing or left over.
     """
-    weights = recognise(checkpoint.state_dict_of(content))
-    return trained_network(DeepLabV1_ResNet38, weights)
+    return trained_network(DeepLabV1_ResNet38, recognise(checkpoint.state_dict_of(content)))
 
 
 def recognise(state: dict[str, Tensor]) -> Weights:
     """Give our names to the tensors of MXNet, whose names tell them, or of PyTorch.
 
-    Returns:
-        Layout ``"mxnet"`` or ``"pytorch"``; see ``from_mxnet`` and ``from_published``.
+    A file of PyTorch (layout ``"pytorch"``) holds a trained network, or the backbone of one, and
+    maybe other projects' classifiers; for MXNet's (``"mxnet"``) see :func:`from_mxnet`.
 
     Raises:
         InputError: they are not those of a ResNet-38.
@@ -93,31 +76,12 @@ def recognise(state: dict[str, Tensor]) -> Weights:
     if any(name.startswith(("arg:", "aux:")) for name in state):
         layout, (named, left_out) = "mxnet", from_mxnet(state)
     else:
-        layout, (named, left_out) = "pytorch", from_published(state)
-    block = r"backbone\.b([2-5])(?:_\d+)?\."
-    architecture = architecture_of(named, "backbone.conv1a.weight", block, "cls_conv.weight")
-    if architecture is None:
-        raise InputError(
-            "These weights are not those of a ResNet-38, which has conv1a and b2 to b7, but "
-            f"{', '.join(list(named)[:3])}."
-        )
+        layout, state = "pytorch", checkpoint.without_wrappers(state)
+        named, left_out = rename(state, DeepLabV1_ResNet38.canonical_name, OTHER_HEADS)
+    stem, block = "backbone.conv1a.weight", r"backbone\.b([2-5])(?:_\d+)?\."
+    network = f"ResNet-38, which has conv1a and b2 to b7, but {checkpoint.some(named)}"
+    architecture = architecture_of(named, stem, block, "cls_conv.weight", network)
     return Weights(layout, named, left_out, architecture)
-
-
-def from_published(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename the tensors of a PyTorch file: a trained network, or the backbone of one.
-
-    Returns:
-        named: ``backbone.*`` and the head's tensors.
-        left_out: names of classifiers of other projects.
-    """
-
-    def name_of(name: str) -> str | None:
-        if name.startswith(OTHER_HEADS):
-            return None
-        return DeepLabV1_ResNet38.canonical_name(name, ())
-
-    return rename(checkpoint.without_wrappers(state), name_of)
 
 
 def from_mxnet(arrays: dict[str, np.ndarray | Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -130,25 +94,19 @@ def from_mxnet(arrays: dict[str, np.ndarray | Tensor]) -> tuple[dict[str, Tensor
         arrays: of ``tool.mxnet_params.load``.
 
     Returns:
-        named: ``backbone.*`` tensors, float32; a name of another kind is kept, for
-            ``load_weights`` to report.
-        left_out: the ImageNet classifier.
+        ``backbone.*`` tensors, float32, and the names of the ImageNet classifier; see
+        :func:`net.segmentation.rename`.
     """
     tensors = {name: torch.as_tensor(array).float() for name, array in arrays.items()}
-    return rename(tensors, _from_mxnet_name)
+    return rename(tensors, _from_mxnet_name, "arg:linear1000_")
 
 
-def _from_mxnet_name(name: str) -> str | None:
-    if name.startswith("arg:linear1000_"):
-        return None
-    leaves = "|".join(MXNET_LEAVES)
-    match = re.fullmatch(rf"(?:arg|aux):(conv1a|bn7)_({leaves})", name)
-    if match:
-        return f"backbone.{match[1]}.{MXNET_LEAVES[match[2]]}"
-    match = re.fullmatch(rf"(?:arg|aux):(res|bn)([2-7])(?:a|b(\d+))_(branch\w+?)_({leaves})", name)
+def _from_mxnet_name(name: str) -> str:
+    match = MXNET_NAME.fullmatch(name)
     if not match:
         return name
-    kind, stage, number, branch, leaf = match.groups()
-    block = f"b{stage}" if number is None else f"b{stage}_{number}"
-    kind = "conv" if kind == "res" else "bn"
-    return f"backbone.{block}.{kind}_{branch}.{MXNET_LEAVES[leaf]}"
+    module, kind, stage, number, branch, leaf = match.groups()
+    if not module:
+        block = f"b{stage}_{number}" if number else f"b{stage}"
+        module = f"{block}.{'conv' if kind == 'res' else 'bn'}_{branch}"
+    return f"backbone.{module}.{MXNET_LEAVES[leaf]}"

@@ -11,7 +11,6 @@ has been trained.
 
 import importlib
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.resnet50 import EXPANSION, FixedBatchNorm
-from net.segmentation import SegmentationNetwork
+from net.segmentation import Blocks, SegmentationNetwork
 from tool.aliases import also_accept
 
 BLOCKS = (3, 4, 23, 3)
@@ -49,7 +48,7 @@ class Bottleneck(nn.Module):
     """1x1 reduce, 3x3 dilated, 1x1 increase; the first of a layer has a convolved shortcut."""
 
     def __init__(
-        self, inputs: int, channels: int, stride: int, dilation: int, first: bool, stride_on: str
+        self, inputs: int, channels: int, stride: int, dilation: int, stride_on: str
     ) -> None:
         super().__init__()
         strides = (stride, 1) if stride_on == "reduce" else (1, stride)
@@ -57,7 +56,7 @@ class Bottleneck(nn.Module):
         self.reduce = ConvBN(inputs, channels, 1, strides[0])
         self.conv3x3 = ConvBN(channels, channels, 3, strides[1], dilation)
         self.increase = ConvBN(channels, outputs, 1)
-        self.shortcut = ConvBN(inputs, outputs, 1, stride) if first else nn.Identity()
+        self.shortcut = ConvBN(inputs, outputs, 1, stride) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.reduce(x), inplace=True)
@@ -70,9 +69,8 @@ class Head(nn.Module):
 
     def __init__(self, inputs: int, num_classes: int) -> None:
         super().__init__()
-        for number, dilation in enumerate(HEAD_DILATIONS):
-            conv = nn.Conv2d(inputs, num_classes, 3, padding=dilation, dilation=dilation)
-            self.add_module(f"c{number}", conv)
+        for number, d in enumerate(HEAD_DILATIONS):
+            setattr(self, f"c{number}", nn.Conv2d(inputs, num_classes, 3, padding=d, dilation=d))
 
     def forward(self, x: Tensor) -> Tensor:
         return sum(dilated_3x3(x, conv) for conv in self.children())
@@ -84,12 +82,7 @@ def dilated_3x3(x: Tensor, conv: nn.Conv2d) -> Tensor:
     Along a side no longer than the dilation, only the middle one sees more: on the half-size copy
     of a crop of 321, 21 cells wide, dilation 24 leaves one tap of nine.
 
-    Args:
-        x: (B, I, h, w).
-        conv: 3x3 from I to O channels, stride 1, padding equal to its dilation.
-
-    Returns:
-        (B, O, h, w).
+    The convolution, from (B, I, h, w) to (B, O, h, w), has stride 1 and pads by its dilation.
     """
     taps, padding = [slice(None)] * 2, list(conv.padding)
     for axis, side in enumerate(x.shape[2:]):
@@ -102,29 +95,20 @@ def dilated_3x3(x: Tensor, conv: nn.Conv2d) -> Tensor:
 class DeepLabV2(nn.Sequential):
     """The network at one scale: (B, 3, H, W) to logits (B, C, h, w) at stride 8."""
 
-    def __init__(
-        self, num_classes: int, width: int, blocks: tuple[int, int, int, int], stride_on: str
-    ) -> None:
-        stem = OrderedDict(
-            conv1=ConvBN(3, width, 7, 2),
-            relu=nn.ReLU(inplace=True),
-            pool=nn.MaxPool2d(3, 2, padding=1, ceil_mode=True),
-        )
-        layers = OrderedDict(layer1=nn.Sequential(stem))
-        inputs, channels = width, width
-        for number, count in enumerate(blocks):
-            stride, dilation = STRIDES[number], DILATIONS[number]
-            layer = OrderedDict()
-            for block in range(count):
-                first = block == 0
-                layer[f"block{block + 1}"] = Bottleneck(
-                    inputs, channels, stride if first else 1, dilation, first, stride_on
-                )
-                inputs = channels * EXPANSION
-            layers[f"layer{number + 2}"] = nn.Sequential(layer)
-            channels *= 2
-        super().__init__(layers)
-        self.add_module("aspp", Head(inputs, num_classes))
+    def __init__(self, num_classes: int, width: int, blocks: Blocks, stride_on: str) -> None:
+        super().__init__()
+        conv1, pool = ConvBN(3, width, 7, 2), nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)
+        self.layer1 = nn.Sequential(OrderedDict(conv1=conv1, relu=nn.ReLU(inplace=True), pool=pool))
+        inputs = width
+        stages = zip(blocks, STRIDES, DILATIONS, strict=True)
+        for number, (count, stride, dilation) in enumerate(stages):
+            channels, layer = width * 2**number, nn.Sequential()
+            for block in range(1, count + 1):
+                bottleneck = Bottleneck(inputs, channels, stride, dilation, stride_on)
+                layer.add_module(f"block{block}", bottleneck)
+                inputs, stride = channels * EXPANSION, 1  # only the first block has the stride
+            self.add_module(f"layer{number + 2}", layer)
+        self.aspp = Head(inputs, num_classes)
 
 
 class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
@@ -134,9 +118,7 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
     its scale and shift have ``requires_grad`` off. Every convolution learns.
 
     Args:
-        num_classes: with background, C.
-        width: channels after the first convolution; 64 is the published network.
-        blocks: bottlenecks of the four layers; (3, 4, 6, 3) makes it a ResNet-50.
+        num_classes, width, blocks: see the base class; blocks (3, 4, 6, 3) make it a ResNet-50.
         stride_on: ``"reduce"``, the published network, or ``"conv3x3"``, which computes what
             torchvision's weights were trained for.
     """
@@ -146,25 +128,12 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
 
     @also_accept(n_classes="num_classes")
     def __init__(
-        self,
-        num_classes: int,
-        width: int = 64,
-        blocks: Iterable[int] = BLOCKS,
-        stride_on: str = "reduce",
+        self, num_classes: int, width: int = 64, blocks: Blocks = BLOCKS, stride_on: str = "reduce"
     ) -> None:
-        super().__init__()
-        blocks = tuple(blocks)
+        super().__init__(num_classes, width, blocks, stride_on=stride_on)
         if stride_on not in STRIDE_ON:
             raise ValueError(f"stride_on is one of {STRIDE_ON}, not {stride_on!r}")
-        if len(blocks) != len(BLOCKS) or min(blocks) < 1:
-            raise ValueError(f"blocks are {len(BLOCKS)} counts of at least 1, not {blocks}")
-        self.config = {
-            "num_classes": num_classes,
-            "width": width,
-            "blocks": list(blocks),
-            "stride_on": stride_on,
-        }
-        self.base = DeepLabV2(num_classes, width, blocks, stride_on)
+        self.base = DeepLabV2(**self.config)
         for name, module in self.named_modules():
             if self.is_head(name) and isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=HEAD_DEVIATION)
@@ -181,10 +150,7 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         return pictures.flip(-3).float() - mean
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Return logits.
-
-        Args:
-            x: (B, 3, H, W) from ``prepare``.
+        """Return logits of (B, 3, H, W) from ``prepare``.
 
         Returns:
             Evaluation: (B, C, h, w), the maximum over the scales.
@@ -200,7 +166,7 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         return [*outputs, fused] if self.training else fused
 
     @staticmethod
-    def canonical_name(name: str, shape: tuple[int, ...]) -> str:
+    def canonical_name(name: str, shape: tuple[int, ...] = ()) -> str:
         """Return our name of a tensor of deeplab-pytorch, whose one-scale files lack ``base.``."""
         return name if name.startswith("base.") else f"base.{name}"
 
@@ -211,10 +177,10 @@ def shrink(x: Tensor, scale: float) -> Tensor:
     Positions are mapped by ``scale`` itself and not by the ratio of the rounded sides, unless a
     side would be below 1.
     """
+    to = {"scale_factor": scale}
     if min(x.shape[2:]) * scale < 1:
-        size = tuple(max(1, int(side * scale)) for side in x.shape[2:])
-        return F.interpolate(x, size, mode="bilinear", align_corners=False)
-    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+        to = {"size": [max(1, int(side * scale)) for side in x.shape[2:]]}
+    return F.interpolate(x, **to, mode="bilinear", align_corners=False)
 
 
 def __getattr__(name: str) -> Any:

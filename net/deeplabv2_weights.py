@@ -4,8 +4,6 @@
 """
 
 import re
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,14 +11,15 @@ from torch import Tensor
 
 from net.deeplabv2 import MEAN_BGR, STRIDE_ON, DeepLabV2_ResNet101_MSC
 from net.inputs import IMAGENET_MEAN, IMAGENET_STD
-from net.segmentation import Weights, architecture_of, rename, start, trained_network
-from net.weights import read_pretrained
+from net.segmentation import Blocks, Weights, architecture_of, rename, start, trained_network
+from net.weights import Pretrained, read_pretrained
 from tool import checkpoint
 from tool.aliases import also_accept
 from tool.errors import InputError
 
 STEM = "base.layer1.conv1"
 EPSILON = 1e-5  # that torch.nn.BatchNorm2d adds to a variance
+BLOCK_NAME = re.compile(r"layer([1-4])\.(\d+)\.(?:(conv|bn)([123])|downsample\.([01]))\.(\w+)")
 BRANCHES = {"1": "reduce", "2": "conv3x3", "3": "increase"}  # of torchvision's conv1, conv2, conv3
 # Where the network had its stride when it learned weights of a layout.
 STRIDE_OF_LAYOUT = {"deeplab": "reduce", "torchvision": "conv3x3"}
@@ -29,44 +28,31 @@ STRIDE_OF_LAYOUT = {"deeplab": "reduce", "torchvision": "conv3x3"}
 @also_accept(n_classes="num_classes", initial="pretrained")
 def build(
     num_classes: int,
-    pretrained: str | Path | None,
+    pretrained: Pretrained,
     width: int | None = None,
-    blocks: Iterable[int] | None = None,
+    blocks: Blocks | None = None,
     stride_on: str | None = None,
 ) -> tuple[DeepLabV2_ResNet101_MSC, dict[str, Any]]:
-    """Return a network to train, and a record of what it starts from.
+    """Return a network to train, and a record of it, see :func:`net.segmentation.start`.
 
-    Args:
-        num_classes: with background.
-        pretrained: a file (deeplab-pytorch or torchvision names), ``"imagenet"`` for torchvision's
-            ResNet-101 (fetched once, checksum verified), or ``"none"`` for random weights.
-        width, blocks: read off the weights where None (the published network without any).
-        stride_on: None is where the weights had it: ``"conv3x3"`` for torchvision's.
-
-    Returns:
-        See :func:`net.segmentation.start`; the layouts are "random", "torchvision" and "deeplab".
+    ``pretrained`` is a file with the names of deeplab-pytorch (layout "deeplab") or torchvision
+    ("torchvision"), ``"imagenet"`` for torchvision's ResNet-101 (fetched once, checksum verified),
+    or ``"none"`` for random weights ("random"). Where ``stride_on`` is None, the stride is where
+    the weights had it: ``"conv3x3"`` for torchvision's.
 
     Raises:
         InputError: the file is unreadable or does not fit; the message names it.
     """
-    return start(
-        DeepLabV2_ResNet101_MSC,
-        pretrained,
-        read_pretrained(pretrained, "resnet101", with_classifier=True),
-        recognise,
-        num_classes=num_classes,
-        width=width,
-        blocks=blocks,
-        stride_on=stride_on,
-    )
+    state = read_pretrained(pretrained, "resnet101", with_classifier=True)
+    chosen = {"num_classes": num_classes, "width": width, "blocks": blocks, "stride_on": stride_on}
+    return start(DeepLabV2_ResNet101_MSC, pretrained, state, recognise, chosen)
 
 
 def restore(content: dict[str, Any]) -> DeepLabV2_ResNet101_MSC:
-    """Return the trained network of a checkpoint, ours or one of deeplab-pytorch, evaluating.
+    """Return the trained network, evaluating, of what ``tool.checkpoint.load`` read.
 
-    Args:
-        content: of ``tool.checkpoint.load``; the place of the stride comes from its ``config``, and
-            is the published one where there is none.
+    The file is ours or one of deeplab-pytorch. The place of the stride comes from its ``config``,
+    and is the published one where there is none.
 
     Raises:
         InputError: there is no such network in it, or a tensor is missing or left over.
@@ -84,41 +70,29 @@ def restore(content: dict[str, Any]) -> DeepLabV2_ResNet101_MSC:
 def recognise(state: dict[str, Tensor]) -> Weights:
     """Tell the layout of a state dict and give its tensors our names.
 
-    Returns:
-        Layout ``"torchvision"`` or ``"deeplab"``; see ``from_torchvision`` and ``from_published``.
+    A file of deeplab-pytorch (layout ``"deeplab"``) holds an initialisation or a trained network,
+    and maybe ``fc.*``, the classifier of a ResNet or of DeepLab v1; for torchvision's
+    (``"torchvision"``) see :func:`from_torchvision`.
 
     Raises:
         InputError: it is neither.
     """
     state = checkpoint.without_wrappers(state)
-    layout = "torchvision" if "conv1.weight" in state else "deeplab"
-    named, left_out = from_torchvision(state) if layout == "torchvision" else from_published(state)
-    if f"{STEM}.conv.weight" not in named:
+    if "conv1.weight" in state:
+        layout, (named, left_out) = "torchvision", from_torchvision(state)
+    else:
+        name_of = DeepLabV2_ResNet101_MSC.canonical_name
+        layout, (named, left_out) = "deeplab", rename(state, name_of, ("fc.", "base.fc."))
+    stem, block = f"{STEM}.conv.weight", r"base\.layer([2-5])\.block\d+\."
+    if stem not in named:
         raise InputError(
             "These weights have neither torchvision's names (conv1.weight) nor deeplab-pytorch's "
-            f"(layer1.conv1.conv.weight), but {', '.join(list(state)[:3])}."
+            f"(layer1.conv1.conv.weight), but {checkpoint.some(state)}."
         )
-    block = r"base\.layer([2-5])\.block\d+\."
-    architecture = architecture_of(named, f"{STEM}.conv.weight", block, "base.aspp.c0.weight")
-    if architecture is None:
-        raise InputError("These weights are not those of a ResNet with four layers of bottlenecks.")
+    network = "ResNet with four layers of bottlenecks"
+    architecture = architecture_of(named, stem, block, "base.aspp.c0.weight", network)
     architecture["stride_on"] = STRIDE_OF_LAYOUT[layout]
     return Weights(layout, named, left_out, architecture)
-
-
-def from_published(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename the tensors of a deeplab-pytorch file, of an initialisation or a trained network.
-
-    Returns:
-        named: ``base.*`` tensors.
-        left_out: names that serve another task: ``fc.*``, the classifier of a ResNet or DeepLab v1.
-    """
-
-    def name_of(name: str) -> str | None:
-        ours = DeepLabV2_ResNet101_MSC.canonical_name(name, ())
-        return None if ours.startswith("base.fc.") else ours
-
-    return rename(state, name_of)
 
 
 def from_torchvision(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -135,18 +109,14 @@ def from_torchvision(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[
     would be 58 times smaller and their gradients 58 times larger, and the first step of a training
     would destroy them.
 
-    Args:
-        state: of any width and depth.
-
     Returns:
-        named: ``base.*`` tensors; a name that is not torchvision's is kept, for ``load_weights`` to
-            report.
-        left_out: names of the classifier, ``fc.*``.
+        ``base.*`` tensors, and the names of the classifier, ``fc.*``, of a network of any width and
+        depth; see :func:`net.segmentation.rename`.
 
     Raises:
         InputError: the first convolution or its normalisation is missing.
     """
-    named, left_out = rename(state, _from_torchvision_name)
+    named, left_out = rename(state, _from_torchvision_name, "fc.")
     stem = (f"{STEM}.conv.weight", f"{STEM}.bn.running_mean", f"{STEM}.bn.running_var")
     weight, mean, variance = (named.get(name) for name in stem)
     shapes = [None if value is None else value.shape for value in (weight, mean, variance)]
@@ -164,17 +134,10 @@ def from_torchvision(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[
     return named, left_out
 
 
-def _from_torchvision_name(name: str) -> str | None:
-    if name.startswith("fc."):
-        return None
-    match = re.fullmatch(r"(conv|bn)1\.(\w+)", name)
-    if match:
-        return f"{STEM}.{match[1]}.{match[2]}"
-    match = re.fullmatch(
-        r"layer([1-4])\.(\d+)\.(?:(conv|bn)([123])|downsample\.([01]))\.(\w+)", name
-    )
+def _from_torchvision_name(name: str) -> str:
+    match = BLOCK_NAME.fullmatch(name)
     if not match:
-        return name
+        return re.sub(r"^(conv|bn)1\.(?=\w+$)", rf"{STEM}.\1.", name)
     layer, block, kind, number, shortcut, leaf = match.groups()
     branch = BRANCHES[number] if kind else "shortcut"
     kind = kind or ("conv", "bn")[int(shortcut)]

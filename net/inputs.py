@@ -12,14 +12,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """Return (x / 255 - mean) / deviation of ImageNet.
-
-    Args:
-        pixels: uint8 (..., 3, H, W) RGB on any device.
-
-    Returns:
-        float32 of the same shape and device.
-    """
+    """Return (x / 255 - mean) / deviation of ImageNet, float32, of uint8 RGB (..., 3, H, W)."""
     mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
     return (pixels.float() / 255 - mean) / std
@@ -44,26 +37,20 @@ def inside(box: Tensor, size: int, samples: int) -> Tensor:
 
 
 def within(img: Tensor, box: Tensor) -> Tensor:
-    """Return a batch of square windows with zeros outside of the pictures in them.
+    """Return float (B, 3, S, S) windows with zeros outside of the pictures, see :func:`inside`.
 
-    Args:
-        img: float (B, 3, S, S), of any preparation; zero is then the mean colour.
-        box: int64 (B, 4), see :func:`inside`.
+    After any preparation, zero is the mean colour.
     """
-    size = img.shape[-1]
-    return img * inside(box, size, size)
+    return img * inside(box, img.shape[-1], img.shape[-1])
 
 
 def prepare(pictures: Tensor, box: Tensor | None = None) -> Tensor:
-    """Return what the networks on an ImageNet backbone take.
+    """Return what the networks on an ImageNet backbone take, float32 (B, 3, H, W), normalised.
 
     Args:
         pictures: uint8 (B, 3, H, W) RGB.
-        box: int64 (B, 4) of the pictures in square windows, see :func:`inside`; None where there
-            is no padding.
-
-    Returns:
-        float32 (B, 3, H, W), normalised, zeros in the padding.
+        box: int64 (B, 4) of the pictures in square windows, see :func:`inside`, which are zero
+            outside then; None where there is no padding.
     """
     img = normalise(pictures)
     return img if box is None else within(img, box)

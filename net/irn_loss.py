@@ -42,7 +42,9 @@ def loss_sums(
 ) -> tuple[Tensor, Tensor]:
     """Return the numerators and denominators of the five losses of a batch.
 
-    The pairs are taken offset by offset, and nothing that has the size of all pairs is kept.
+    Both are (5,), float32 or wider, without eps, in the order bg_pos, fg_pos, neg, dp_fg, dp_bg,
+    and the numerators have a gradient. The pairs are taken offset by offset, and nothing that has
+    the size of all pairs is kept.
 
     Args:
         edge: (B, 1, h, w) logits, with gradient.
@@ -51,10 +53,6 @@ def loss_sums(
             255 unknown; see :func:`tool.indexing.reduce_label`.
         num_classes: C with background; labels of C and above are unknown.
         radius: r of the pairs.
-
-    Returns:
-        numerators, with gradient, and denominators, without eps: (5,) each, in the order bg_pos,
-        fg_pos, neg, dp_fg, dp_bg, float32 or wider.
 
     Raises:
         InputError: the map holds no pairs.
@@ -67,14 +65,11 @@ def loss_sums(
 
 
 def loss_terms(numerators: Tensor, denominators: Tensor) -> Tensor:
-    """Return the four terms of the total from the sums of :func:`loss_sums`.
+    """Return the four terms of the total (4,): (bg_pos + fg_pos) / 2, neg, dp_fg, dp_bg.
 
     In a distributed run, add the denominators of all R processes first, then train on R times the
     local numerators over them: data parallel training averages gradients, so the result is that of
     the ratios of the whole batch. The sums of the numerators are what to log.
-
-    Returns:
-        (4,): positive affinity (bg_pos + fg_pos) / 2, neg, dp_fg, dp_bg.
     """
     bg_pos, fg_pos, neg, dp_fg, dp_bg = (numerators / (denominators + LOSS_EPS)).unbind()
     return torch.stack([(bg_pos + fg_pos) / 2, neg, dp_fg, dp_bg])
@@ -110,11 +105,6 @@ class _Pairs:
                 if distance:
                     self.difference[:, axis].sub_(self.fg, alpha=distance)
 
-    def losses(self) -> list[Tensor]:
-        """Return the affinity loss and, if there are any, the displacement loss of every pair."""
-        affinity = -self.probability.log()
-        return [affinity] if self.difference is None else [affinity, self.difference.abs().sum(1)]
-
 
 def _all_pairs(pictures, edge, displacement, label, num_classes, radius) -> Iterator[_Pairs]:
     """Yield the pairs of some pictures of a batch, offset by offset."""
@@ -145,7 +135,10 @@ class _LossSums(torch.autograd.Function):
         sums = edge.new_zeros(3, 3, dtype=torch.float64)  # kinds x (affinity, displacement, count)
         for pictures in _parts(edge):
             for pairs in _all_pairs(pictures, edge, displacement, label, num_classes, radius):
-                losses = torch.stack(pairs.losses()).flatten(1)  # (2 or 1, number of pairs)
+                losses = [-pairs.probability.log()]
+                if displacement is not None:
+                    losses.append(pairs.difference.abs().sum(1))
+                losses = torch.stack(losses).flatten(1)  # (2 or 1, number of pairs)
                 kinds = torch.stack([pairs.bg, pairs.fg, pairs.neg]).flatten(1)  # (3, ..)
                 sums[:, : len(losses)] += kinds @ losses.T
                 sums[:, 2] += kinds.sum(1)

@@ -38,16 +38,11 @@ TEST = {
 
 
 class Recipe(NamedTuple):
-    """A network and the settings of its published figures.
+    """A network and the settings of its published figures: defaults of flags, by name."""
 
-    Attributes:
-        module: has ``build`` and ``restore``.
-        training, test: defaults of flags of train_seg.py and infer_seg.py, by name.
-    """
-
-    module: ModuleType
-    training: dict[str, Any]
-    test: dict[str, Any]
+    module: ModuleType  # has ``build`` and ``restore``
+    training: dict[str, Any]  # of train_seg.py
+    test: dict[str, Any]  # of infer_seg.py
 
 
 def _column(settings: dict[str, tuple], number: int) -> dict[str, Any]:
@@ -68,14 +63,7 @@ def fill_in(args, settings: dict[str, Any]) -> None:
 
 
 def told(kind: str, name: str) -> str:
-    """Return for a help text what a flag is by default: both recipes' values.
-
-    Args:
-        kind: ``"training"`` or ``"test"``.
-        name: of the flag.
-    """
-    values = [
-        " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for value in (getattr(recipe, kind)[name] for recipe in MODELS.values())
-    ]
-    return f"; {values[0]} (DeepLab v2), {values[1]} (v1)"
+    """Return both recipes' values of a ``"training"`` or ``"test"`` flag, for its help text."""
+    values = (getattr(recipe, kind)[name] for recipe in MODELS.values())
+    v2, v1 = (" ".join(map(str, v)) if isinstance(v, list) else v for v in values)
+    return f"; {v2} (DeepLab v2), {v1} (v1)"

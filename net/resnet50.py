@@ -9,14 +9,14 @@ torchvision's network, all of them from the released SIPE code:
 """
 
 import logging
-from pathlib import Path
+import re
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from net.weights import read_pretrained, source_of
+from net.weights import Pretrained, read_pretrained, source_of
 from tool import checkpoint
 from tool.errors import InputError
 
@@ -55,10 +55,8 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                FixedBatchNorm(out_channels),
-            )
+            conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, FixedBatchNorm(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -78,8 +76,7 @@ class ResNet50(nn.Module):
 
     def __init__(self, width: int = 64, frozen_stages: int = 2) -> None:
         super().__init__()
-        self.width = width
-        self.frozen_stages = frozen_stages
+        self.width, self.frozen_stages = width, frozen_stages
         self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
         self.bn1 = FixedBatchNorm(width)
         self.relu = nn.ReLU(inplace=True)
@@ -103,21 +100,16 @@ class ResNet50(nn.Module):
         return [stem, self.layer1, self.layer2, self.layer3, self.layer4]
 
     def forward(self, img: Tensor) -> list[Tensor]:
-        """Return the output of every stage.
+        """Return [x0, x1, x2, x3, x4], what the stages give for (B, 3, H, W) floats, normalised.
 
-        Args:
-            img: (B, 3, H, W) float, normalised with the ImageNet mean and deviation.
-
-        Returns:
-            [x0, x1, x2, x3, x4]: widths 1, 4, 8, 16, 32 times ``width``; strides 4, 4, 8, 16, 16.
+        Their widths are 1, 4, 8, 16, 32 times ``width``, their strides 4, 4, 8, 16, 16.
         """
         learning = torch.is_grad_enabled()
-        outputs, x = [], img
+        outputs = [img]
         for number, stage in enumerate(self.stages()):
             with torch.set_grad_enabled(learning and number > self.frozen_stages):
-                x = stage(x)
-            outputs.append(x)
-        return outputs
+                outputs.append(stage(outputs[-1]))
+        return outputs[1:]
 
 
 def fold_batch_norm(net: nn.Module) -> nn.Module:
@@ -125,13 +117,8 @@ def fold_batch_norm(net: nn.Module) -> nn.Module:
 
     It always uses stored statistics here, so a convolution by w and the normalisation after it are
     one by w * scale / deviation, with a bias. Saves some 7 % of inference on a CPU. The network can
-    neither learn nor be saved under its names afterwards.
-
-    Args:
-        net: any module in evaluation mode that holds :class:`ResNet50`; outputs keep their shapes.
-
-    Returns:
-        The same ``net``.
+    neither learn nor be saved under its names afterwards. It may be any module in evaluation mode
+    that holds :class:`ResNet50`, and is returned.
     """
     for module in list(net.modules()):
         if not isinstance(module, (Bottleneck, ResNet50)):
@@ -146,15 +133,13 @@ def fold_batch_norm(net: nn.Module) -> nn.Module:
     return net
 
 
-def build_backbone(
-    pretrained: str | Path | bool | None, width: int | None, frozen_stages: int
-) -> ResNet50:
-    """Return a backbone; its width is read off the weights where ``width`` is None.
+def build_backbone(pretrained: Pretrained, width: int | None, frozen_stages: int) -> ResNet50:
+    """Return a backbone.
 
     Args:
         pretrained: see :func:`net.weights.read_pretrained`. ``None`` is for code that loads weights
             afterwards; any other word for random weights gives a warning.
-        width: channels after conv1.
+        width: channels after conv1; ``None`` reads it off the weights (64 without any).
         frozen_stages: as in :class:`ResNet50`.
 
     Raises:
@@ -171,7 +156,20 @@ def build_backbone(
     return backbone
 
 
-def backbone_width(state_dict: dict[str, Tensor], source: str | Path | None = None) -> int:
+def backbone_name(name: str, stem: int) -> str:
+    """Return our name of a backbone's tensor in a released file or in one of torchvision.
+
+    The released networks register their backbone three times: as ``resnet50``, as the list
+    ``backbone`` of its stages, and as the stages, of which number ``stem`` is the first. What is no
+    tensor of a backbone does not get the name of one.
+    """
+    name = re.sub(r"^stage(\d)\.", lambda m: f"backbone.{int(m[1]) - stem}.", name)
+    name = re.sub(r"^backbone\.0\.([01])\.", lambda m: ("conv1.", "bn1.")[int(m[1])], name)
+    name = re.sub(r"^backbone\.([1-4])\.(?:0\.)?(?=\d+\.(conv|bn|downsample))", r"layer\1.", name)
+    return re.sub(r"^(?=(conv1|bn1|layer[1-4])\.)", "resnet50.", name)
+
+
+def backbone_width(state_dict: dict[str, Tensor], source: Pretrained = None) -> int:
     """Return the channels after conv1 of any state dict that holds this backbone.
 
     Args:

@@ -7,8 +7,6 @@ Letters in shapes: B pictures, K foreground classes, C = K + 1 classes with back
 D feature channels, h x w the map at stride 16, N = h * w positions.
 """
 
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import inside, prepare
-from net.resnet50 import EXPANSION, build_backbone
+from net.resnet50 import EXPANSION, backbone_name, build_backbone
+from net.weights import Pretrained
 from tool.aliases import also_accept
 from tool.optimizer import parameter_group
 
@@ -26,6 +25,7 @@ BACKGROUND_WEIGHT = 0.5  # the released code halves the background's soft IoU be
 STRIDE = 16  # of the maps
 NEW_LAYER_LR = 10  # the heads start from random numbers and learn ten times faster
 SIDE_CHANNELS = (128, 128, 256, 256)  # of the projections of x1..x4; together the 768 of F_h
+HEADS = ("classifier.", "side1.", "side2.", "side3.", "side4.")  # beginnings of tensors' names
 SEED_FEATURES = ("hierarchical", "semantic")
 COMPETITORS = ("all", "present")
 BLOCK = 1024  # positions whose similarities with all others are held at once
@@ -34,28 +34,18 @@ BLOCK = 1024  # positions whose similarities with all others are held at once
 def valid_mask(box: Tensor, size: int, label: Tensor) -> Tensor:
     """Return where a class may be in training windows: inside the picture, if it is present.
 
-    Args:
-        box: int64 (B, 4) of the pictures in the windows, see :func:`net.inputs.inside`.
-        size: side of the windows in pixels.
-        label: (B, K) in {0, 1}.
-
-    Returns:
-        float32 (B, C, s, s) in {0, 1} with s = ceil(size / 16); background is always present.
+    The result is float32 (B, C, s, s) in {0, 1} with s = ceil(size / 16). Labels are (B, K) in
+    {0, 1}, and background is always present; for ``box`` see :func:`net.inputs.inside`.
     """
     present = F.pad(label.float(), (1, 0), value=1)  # (B, C)
     return inside(box, size, -(-size // STRIDE)) * present[:, :, None, None]
 
 
 def general_cam(logits: Tensor) -> Tensor:
-    """Return class activation maps with a background map in front.
+    """Return class activation maps with a background map in front, (B, C, h, w) in [0, 1].
 
-    M_k = relu(logits_k) / (max over positions + 1e-5); M_0 = 1 - max over k of M_k.
-
-    Args:
-        logits: (B, K, h, w), outputs of the 1x1 classifier.
-
-    Returns:
-        (B, C, h, w) in [0, 1], for every class whether present or not.
+    M_k = relu(logits_k) / (max over positions + 1e-5); M_0 = 1 - max over k of M_k. The logits
+    (B, K, h, w) are outputs of the 1x1 classifier. Absent classes have maps too.
     """
     cam = F.relu(logits)
     cam = cam / (cam.amax((2, 3), keepdim=True) + CAM_EPS)  # (B, K, h, w)
@@ -95,14 +85,10 @@ def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, 
 
 
 def get_prototype(seeds: Tensor, feature: Tensor) -> Tensor:
-    """Return P_c, the mean over all h * w positions of seeds_c * feature.
+    """Return P_c (B, C, D, 1, 1), the mean over all h * w positions of seeds_c * feature.
 
-    Args:
-        seeds: (B, C, h, w).
-        feature: (B, D, h, w); the gradient flows through it.
-
-    Returns:
-        (B, C, D, 1, 1); zero for a class without seeds.
+    The seeds are (B, C, h, w); a class without any gets zero. The feature is (B, D, h, w), and the
+    gradient flows through it.
     """
     n = seeds.shape[2] * seeds.shape[3]
     prototype = seeds.flatten(2) @ feature.flatten(2).transpose(1, 2) / n  # (B, C, D)
@@ -110,14 +96,9 @@ def get_prototype(seeds: Tensor, feature: Tensor) -> Tensor:
 
 
 def reactivate(prototype: Tensor, feature: Tensor) -> Tensor:
-    """Return IS_c = relu(cosine(feature, P_c)), each norm clamped at 1e-8.
+    """Return IS_c = relu(cosine(feature, P_c)), (B, C, h, w) in [0, 1]; norms are clamped at 1e-8.
 
-    Args:
-        prototype: (B, C, D, 1, 1).
-        feature: (B, D, h, w).
-
-    Returns:
-        (B, C, h, w) in [0, 1]; zero where the prototype or the feature is zero.
+    The prototype is (B, C, D, 1, 1), the feature (B, D, h, w). Where either is zero, so is IS.
     """
     prototype = F.normalize(prototype[..., 0, 0], dim=2, eps=COSINE_EPS)  # (B, C, D)
     direction = F.normalize(feature.flatten(2), dim=1, eps=COSINE_EPS)  # (B, D, N)
@@ -127,9 +108,7 @@ def reactivate(prototype: Tensor, feature: Tensor) -> Tensor:
 def classification_loss(score: Tensor, label: Tensor) -> Tensor:
     """Return the multi-label soft margin loss, mean over B and K.
 
-    Args:
-        score: (B, K) or (B, K, 1, 1) logits.
-        label: (B, K) in {0, 1}.
+    The scores are logits, (B, K) or (B, K, 1, 1), and the labels (B, K) in {0, 1}.
     """
     return F.multilabel_soft_margin_loss(score.flatten(1), label)
 
@@ -138,11 +117,8 @@ def consistency_loss(cam: Tensor, is_cam: Tensor) -> Tensor:
     """Return L_gsc, mean over B, C, h, w of |cam - IS / (max over h, w of IS + 1e-5)|.
 
     Absent classes count as zeros, as in the released code, so the term is about four times weaker
-    with 81 classes than with 21. The gradient flows through both maps and their maxima.
-
-    Args:
-        cam: (B, C, h, w), times the valid mask.
-        is_cam: (B, C, h, w).
+    with 81 classes than with 21. The gradient flows through both maps and their maxima. Both maps
+    are (B, C, h, w), and ``cam`` is already times the valid mask.
     """
     return (cam - is_cam / (is_cam.amax((2, 3), keepdim=True) + CAM_EPS)).abs().mean()
 
@@ -152,16 +128,12 @@ class Net(nn.Module):
 
     Args:
         num_classes: with background, C.
-        pretrained: ``"imagenet"``, a file, or ``None`` / ``"none"`` for random weights.
-        width: channels after conv1; ``None`` reads it off the file (64 without one).
+        pretrained, width: see :func:`net.resnet50.build_backbone`.
     """
 
     @also_accept(num_cls="num_classes")
     def __init__(
-        self,
-        num_classes: int = 21,
-        pretrained: str | Path | bool | None = "imagenet",
-        width: int | None = None,
+        self, num_classes: int = 21, pretrained: Pretrained = "imagenet", width: int | None = None
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -169,63 +141,50 @@ class Net(nn.Module):
         self.resnet50 = build_backbone(pretrained, width, frozen_stages=2)
         widths = [self.resnet50.width * 2**i * EXPANSION for i in range(4)]
         self.classifier = nn.Conv2d(widths[3], num_classes - 1, 1, bias=False)
-        self.side1, self.side2, self.side3, self.side4 = (
-            nn.Conv2d(width, channels, 1, bias=False)
-            for width, channels in zip(widths, SIDE_CHANNELS, strict=True)
-        )
+        for number, channels in enumerate(zip(widths, SIDE_CHANNELS, strict=True), start=1):
+            setattr(self, f"side{number}", nn.Conv2d(*channels, 1, bias=False))
 
     prepare = staticmethod(prepare)
 
     def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: the backbone, and the heads at ten times its rate."""
-        heads = (self.classifier, self.side1, self.side2, self.side3, self.side4)
-        new_layers = [parameter for head in heads for parameter in head.parameters()]
+        heads = [weight for name, weight in self.named_parameters() if name.startswith(HEADS)]
         return [
             parameter_group("backbone", self.resnet50.parameters(), lr, 1, weight_decay),
-            parameter_group("heads", new_layers, lr, NEW_LAYER_LR, weight_decay),
+            parameter_group("heads", heads, lr, NEW_LAYER_LR, weight_decay),
         ]
 
     def canonical_name(self, name: str, shape: tuple[int, ...]) -> str:
         """Return our name of a tensor that the released checkpoints or torchvision name otherwise.
 
-        The released network registers its backbone three times (``resnet50``, ``stage0``..``4``,
-        ``backbone``) and its heads twice (``newly_added``).
+        The released network registers its heads twice; for its backbone see
+        :func:`net.resnet50.backbone_name`.
         """
-        name = re.sub(r"^backbone\.(?=\d\.)", "stage", name)
-        name = re.sub(r"^stage0\.([01])\.", lambda m: ("conv1.", "bn1.")[int(m[1])], name)
-        name = re.sub(r"^stage([1-4])\.(?:0\.)?(?=\d+\.(conv|bn|downsample))", r"layer\1.", name)
-        if re.match(r"(conv1|bn1|layer[1-4])\.", name):
-            return "resnet50." + name
         if name.startswith("newly_added."):  # a list in some order; the shapes are all different
-            heads = ("classifier", "side1", "side2", "side3", "side4")
-            for head in (f"{head}.weight" for head in heads):
-                if self.get_parameter(head).shape == shape:
+            for head, weight in self.named_parameters():
+                if head.startswith(HEADS) and weight.shape == shape:
                     return head
-        return name
+        return backbone_name(name, stem=0)
 
     def explain_misfit(self, state_dict: dict[str, Tensor]) -> str | None:
         """Return why weights do not fit where it is the number of classes, else None."""
-        saved = state_dict.get("classifier.weight")
-        if saved is None or len(saved) == self.num_classes - 1:
+        saved, wanted = state_dict.get("classifier.weight"), self.num_classes - 1
+        if saved is None or len(saved) == wanted:
             return None
-        wanted = self.num_classes - 1
         return f"trained for {len(saved)} classes, asked to serve {wanted}: check --dataset"
 
     def forward_features(self, img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what one pass of the backbone gives.
-
-        Args:
-            img: (B, 3, H, W), normalised.
+        """Return what one pass of the backbone gives for (B, 3, H, W), normalised.
 
         Returns:
             logits (B, K, h, w), hierarchical feature F_h (B, 768, h, w), x4 (B, 2048, h, w);
             float32 also where autocast runs the convolutions in less.
         """
         _, *stages = self.resnet50(img)  # x1..x4
-        sides = (self.side1, self.side2, self.side3, self.side4)
         size = stages[2].shape[2:]
         parts = []
-        for side, x in zip(sides, stages, strict=True):
+        for number, x in enumerate(stages, start=1):
+            side = self.get_submodule(f"side{number}")
             x = side(x.detach()).float()  # the side layers do not teach the backbone
             x = x / (x.norm(dim=1, keepdim=True) + CAM_EPS)
             parts.append(F.interpolate(x, size, mode="bilinear", align_corners=False))
@@ -273,18 +232,11 @@ class Net(nn.Module):
     def losses(self, out: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
         """Return the terms of the loss, whose sum is to be minimised, in the order of the paper.
 
-        Args:
-            out: of :meth:`forward`.
-            label: (B, K) in {0, 1}.
-
-        Returns:
-            Scalars by name: CLS (classification) and GSC (general-specific consistency). Each is a
-            mean over the pictures of the batch.
+        The scalars CLS (classification) and GSC (general-specific consistency) are means over the
+        pictures of a batch, from what :meth:`forward` returned and labels (B, K) in {0, 1}.
         """
-        return {
-            "CLS": classification_loss(out["score"], label.float()),
-            "GSC": consistency_loss(out["cam"], out["IS_cam"]),
-        }
+        classification = classification_loss(out["score"], label.float())
+        return {"CLS": classification, "GSC": consistency_loss(out["cam"], out["IS_cam"])}
 
 
 class CAM(Net):
@@ -302,7 +254,7 @@ class CAM(Net):
     def __init__(
         self,
         num_classes: int = 21,
-        pretrained: str | Path | bool | None = "imagenet",
+        pretrained: Pretrained = "imagenet",
         width: int | None = None,
         seed_feature: str = "hierarchical",
         competitors: str = "all",
@@ -313,8 +265,7 @@ class CAM(Net):
                 f"seed_feature is one of {SEED_FEATURES} and competitors one of {COMPETITORS}, "
                 f"not {seed_feature!r} and {competitors!r}"
             )
-        self.seed_feature = seed_feature
-        self.competitors = competitors
+        self.seed_feature, self.competitors = seed_feature, competitors
 
     def forward(self, pair: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Return both maps of one picture at one scale.
@@ -333,12 +284,8 @@ class CAM(Net):
     def forward_pairs(self, pairs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return both maps of several pictures of one size, as :meth:`forward` would of each.
 
-        Args:
-            pairs: (2B, 3, H, W), each picture followed by its mirror image.
-            labels: (B, C, 1, 1).
-
-        Returns:
-            cam, IS_cam: (B, C, h, w).
+        In ``pairs`` (2B, 3, H, W), each picture is followed by its mirror image; the labels are
+        (B, C, 1, 1), and both maps (B, C, h, w).
         """
         features = self.forward_features(pairs)
         logits, feature, x4 = (x[::2] + x[1::2].flip(3) for x in features)

@@ -7,7 +7,6 @@ Letters in shapes: B pictures, H x W pixels, h x w the map at stride 4.
 """
 
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import prepare
-from net.resnet50 import build_backbone
+from net.resnet50 import backbone_name, build_backbone
+from net.weights import Pretrained
 from tool.indexing import STRIDE, PathIndex
 from tool.optimizer import parameter_group
 
@@ -30,13 +30,11 @@ NO_WEIGHTS = re.compile(r"(path_indices\w*|indices_\w+|disp_target|(resnet50\.)?
 
 def branch(in_channels: int, out_channels: int, groups: int, upsample: int) -> nn.Sequential:
     """Return 1x1 convolution, group normalisation, bilinear upsampling when above 1, ReLU."""
-    layers = [
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.GroupNorm(groups, out_channels),
-    ]
+    layers = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False))
+    layers.append(nn.GroupNorm(groups, out_channels))
     if upsample > 1:
         layers.append(nn.Upsample(scale_factor=upsample, mode="bilinear", align_corners=False))
-    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+    return layers.append(nn.ReLU(inplace=True))
 
 
 def cut(x: Tensor, like: Tensor) -> Tensor:
@@ -63,19 +61,15 @@ class Net(nn.Module):
     """Edge and displacement branches on a backbone that does not learn.
 
     Args:
-        pretrained: ``"imagenet"``, a file, or ``None`` / ``"none"`` for random weights.
-        width: channels after conv1; ``None`` reads it off the file (64 without one).
+        pretrained, width: see :func:`net.resnet50.build_backbone`.
     """
 
-    def __init__(self, pretrained: str | Path | bool | None, width: int | None) -> None:
+    def __init__(self, pretrained: Pretrained, width: int | None) -> None:
         super().__init__()
         self.resnet50 = build_backbone(pretrained, width, frozen_stages=4)
-        width = self.resnet50.width
-        for number, (times, *shape) in enumerate(EDGE_BRANCHES, start=1):
-            setattr(self, f"fc_edge{number}", branch(times * width, *shape))
+        self._add_branches("fc_edge", EDGE_BRANCHES)
         self.fc_edge6 = nn.Conv2d(sum(shape[1] for shape in EDGE_BRANCHES), 1, 1)
-        for number, (times, *shape) in enumerate(DP_BRANCHES, start=1):
-            setattr(self, f"fc_dp{number}", branch(times * width, *shape))
+        self._add_branches("fc_dp", DP_BRANCHES)
         deep = [shape[1] for shape in DP_BRANCHES]
         self.fc_dp6 = branch(sum(deep[2:]), 256, 16, 2)
         self.fc_dp7 = branch(deep[0] + deep[1] + 256, 256, 16, 1)
@@ -84,12 +78,17 @@ class Net(nn.Module):
 
     prepare = staticmethod(prepare)
 
+    def branch_parameters(self, prefix: str) -> list[nn.Parameter]:
+        """Return the weights of all ``fc_edge`` or ``fc_dp`` branches."""
+        return [weight for name, weight in self.named_parameters() if name.startswith(prefix)]
+
+    def _add_branches(self, prefix: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+        for number, (times, *shape) in enumerate(shapes, start=1):
+            self.add_module(f"{prefix}{number}", branch(times * self.resnet50.width, *shape))
+
     def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: edges, and displacements at ten times their rate."""
-        edge, displacement = (
-            [parameter for name, parameter in self.named_parameters() if name.startswith(branches)]
-            for branches in ("fc_edge", "fc_dp")
-        )
+        edge, displacement = self.branch_parameters("fc_edge"), self.branch_parameters("fc_dp")
         return [
             parameter_group("edges", edge, lr, 1, weight_decay),
             parameter_group("displacements", displacement, lr, DISPLACEMENT_LR, weight_decay),
@@ -98,23 +97,13 @@ class Net(nn.Module):
     def canonical_name(self, name: str, shape: tuple[int, ...]) -> str:
         """Return our name of a tensor that the released checkpoints or torchvision name otherwise.
 
-        The released network registers its backbone three times (``resnet50``, ``stage1``..``5``,
-        ``backbone``), its branches twice (``edge_layers``, ``dp_layers``), and the mean shift as
-        part of ``fc_dp7`` too.
+        The released network registers its branches twice (``edge_layers``, ``dp_layers``), and the
+        mean shift as part of ``fc_dp7`` too; for its backbone see
+        :func:`net.resnet50.backbone_name`.
         """
-        name = re.sub(r"^edge_layers\.(\d)\.", lambda m: f"fc_edge{int(m[1]) + 1}.", name)
-        name = re.sub(r"^dp_layers\.(\d)\.", lambda m: f"fc_dp{int(m[1]) + 1}.", name)
+        name = re.sub(r"^(edge|dp)_layers\.(\d)\.", lambda m: f"fc_{m[1]}{int(m[2]) + 1}.", name)
         name = re.sub(r"^fc_dp7\.\d+\.running_mean$", "mean_shift.running_mean", name)
-        name = re.sub(r"^backbone\.(\d)\.", lambda m: f"stage{int(m[1]) + 1}.", name)
-        name = re.sub(r"^stage1\.([01])\.", lambda m: ("conv1.", "bn1.")[int(m[1])], name)
-        name = re.sub(
-            r"^stage([2-5])\.(?:0\.)?(?=\d+\.(conv|bn|downsample))",
-            lambda m: f"layer{int(m[1]) - 1}.",
-            name,
-        )
-        if re.match(r"(conv1|bn1|layer[1-4])\.", name):
-            return "resnet50." + name
-        return name
+        return backbone_name(name, stem=1)
 
     def ignored_name(self, name: str) -> bool:
         """Tell whether a tensor of a released file is no weight: indices, torchvision's fc."""
@@ -122,8 +111,7 @@ class Net(nn.Module):
 
     def stage_outputs(self, prefix: str, features: list[Tensor]) -> list[Tensor]:
         """Return what the branches 1 to 5 make of the backbone's five outputs."""
-        branches = [self.get_submodule(f"{prefix}{number}") for number in range(1, 6)]
-        return [module(x) for module, x in zip(branches, features, strict=True)]
+        return [self.get_submodule(f"{prefix}{n}")(x) for n, x in enumerate(features, start=1)]
 
     def edge_logits(self, features: list[Tensor]) -> Tensor:
         """Return the edge map from the backbone's five outputs: logits (B, 1, h, w)."""
@@ -150,25 +138,20 @@ class AffinityDisplacementLoss(Net):
     def __init__(
         self,
         path_index: PathIndex,
-        pretrained: str | Path | bool | None = "imagenet",
+        pretrained: Pretrained = "imagenet",
         width: int | None = None,
         edge_only: bool = False,
     ) -> None:
         super().__init__(pretrained, width)
         self.path_index, self.edge_only = path_index, edge_only
-        for name, parameter in self.named_parameters():
-            if edge_only and name.startswith("fc_dp"):
-                parameter.requires_grad_(False)
+        for parameter in self.branch_parameters("fc_dp"):
+            parameter.requires_grad_(not edge_only)
 
     def forward(self, img: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return edges and displacements.
+        """Return edge logits (B, 1, h, w) and displacements (B, 2, h, w) in cells.
 
-        Args:
-            img: (B, 3, H, W) from :meth:`Net.prepare`.
-
-        Returns:
-            edge: (B, 1, h, w) logits.
-            displacement: (B, 2, h, w) in cells; None where only edges learn.
+        The pictures are (B, 3, H, W) from :meth:`Net.prepare`. Where only edges learn, None stands
+        for the displacements.
         """
         features = self.resnet50(img)
         edge = self.edge_logits(features)
@@ -190,19 +173,16 @@ class EdgeDisplacement(Net):
         self,
         crop_size: int = 512,
         stride: int = STRIDE,
-        pretrained: str | Path | bool | None = None,
+        pretrained: Pretrained = None,
         width: int | None = None,
     ) -> None:
         super().__init__(pretrained, width)
-        self.crop_size = crop_size
-        self.stride = stride
+        self.crop_size, self.stride = crop_size, stride
 
     def features(self, pair: Tensor) -> list[Tensor]:
         """Return the backbone's outputs for a padded pair."""
-        down, right = (
-            max(self.crop_size, -(-side // MULTIPLE) * MULTIPLE) - side for side in pair.shape[2:]
-        )
-        return self.resnet50(F.pad(pair, (0, right, 0, down)))
+        h, w = (max(self.crop_size, side + -side % MULTIPLE) for side in pair.shape[2:])
+        return self.resnet50(F.pad(pair, (0, w - pair.shape[3], 0, h - pair.shape[2])))
 
     def map_of(self, pair: Tensor, x: Tensor) -> Tensor:
         """Return the part of a padded map (.., h', w') that is picture, float32."""
@@ -216,14 +196,10 @@ class EdgeDisplacement(Net):
         return torch.sigmoid(logits[0] / 2 + logits[1].flip(2) / 2)
 
     def forward(self, pair: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the edge map of both, and the displacements of the picture.
+        """Return edges (1, h, w) in [0, 1], sigmoid of the mean logit, and displacements (2, h, w).
 
-        Args:
-            pair: (2, 3, H, W) from :meth:`Net.prepare`, the picture and its mirror image.
-
-        Returns:
-            edge: (1, h, w) in [0, 1], sigmoid of the mean logit; h = (H - 1) // 4 + 1.
-            displacement: (2, h, w).
+        The pair (2, 3, H, W) from :meth:`Net.prepare` is a picture and its mirror image; the
+        displacements are those of the picture. With stride 4, h = (H - 1) // 4 + 1.
         """
         features = self.features(pair)
         displacement = self.displacements([x[:1] for x in features])

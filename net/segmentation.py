@@ -5,9 +5,8 @@ map of logits.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,44 +15,48 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import within
-from net.weights import source_of
+from net.weights import Pretrained, source_of
 from tool import checkpoint
-from tool.errors import InputError, naming
+from tool.errors import InputError, naming, printable
 from tool.optimizer import parameter_group
 from tool.pictures import UNSURE
+
+Blocks = Iterable[int]  # how many blocks each of the four stages has
 
 
 class SegmentationNetwork(nn.Module):
     """A network with a head whose convolutions learn faster than the backbone.
 
-    Attributes:
-        align_corners: whether resized maps share the centres of their corner pixels, or the edges.
-        head: beginnings of the names of the head's modules and tensors.
-        normalise: function of pictures (B, 3, H, W), RGB of 0..255; zero is the mean colour then.
-        config: arguments that make this network again; a checkpoint keeps them.
+    Args:
+        num_classes: with background, C.
+        width: channels after the first convolution; 64 is the published network.
+        blocks: one or more a stage.
+        more: what else makes this network again. ``config`` holds all, for the checkpoint.
     """
 
-    align_corners: bool
-    head: tuple[str, ...]
-    normalise: Callable[[Tensor], Tensor]
-    config: dict[str, Any]
+    align_corners: bool  # resized maps share the centres of their corner pixels, else the edges
+    head: tuple[str, ...]  # beginnings of the names of the head's modules and tensors
+    normalise: Callable[[Tensor], Tensor]  # of (B, 3, H, W) RGB in 0..255; 0 is the mean colour
+
+    def __init__(self, num_classes: int, width: int, blocks: Blocks, **more: Any) -> None:
+        super().__init__()
+        blocks = tuple(blocks)
+        if len(blocks) != 4 or min(blocks) < 1:
+            raise ValueError(f"blocks are 4 counts of at least 1, not {blocks}")
+        self.config = {"num_classes": num_classes, "width": width, "blocks": list(blocks), **more}
 
     @classmethod
     def prepare(cls, pictures: Tensor, box: Tensor | None = None) -> Tensor:
-        """Return what the network takes, float32 (B, 3, H, W).
+        """Return what the network takes, float32 (B, 3, H, W), see :func:`net.inputs.prepare`.
 
-        Args:
-            pictures: (B, 3, H, W) RGB of 0..255, any dtype.
-            box: int64 (B, 4) top, left, bottom, right of the pictures in square windows, end
-                exclusive; the result is zero outside.
+        The pictures, RGB of 0..255, may have any dtype.
         """
         x = cls.normalise(pictures)
         return x if box is None else within(x, box)
 
     def resize(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """Return (B, C, h, w) maps at ``size``, bilinear; maps of that size as they are."""
-        size = tuple(size)
-        if maps.shape[2:] == size:
+        if maps.shape[2:] == tuple(size):
             return maps
         return F.interpolate(maps, size, mode="bilinear", align_corners=self.align_corners)
 
@@ -69,19 +72,13 @@ class SegmentationNetwork(nn.Module):
 
     @staticmethod
     def loss_sums(outputs: Tensor | list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cross entropy of every output as a sum, against labels of its own size.
+        """Return (n,) sums of cross entropies and (n,) numbers of pixels for :func:`mean_loss`.
 
-        Args:
-            outputs: of ``forward`` in training: logits (B, C, h, w), or n of them.
-            labels: (B, H, W) integers, 255 where unsure.
-
-        Returns:
-            (n,) sums and (n,) numbers of pixels for :func:`mean_loss`.
+        Each of the n outputs of ``forward`` in training, logits (B, C, h, w), is compared with
+        labels of its own size, made from (B, H, W) integers, 255 where unsure.
         """
         outputs = outputs if isinstance(outputs, list) else [outputs]
-        pairs = [
-            cross_entropy_sum(logits, resize_labels(labels, logits.shape[2:])) for logits in outputs
-        ]
+        pairs = (cross_entropy_sum(x, resize_labels(labels, x.shape[2:])) for x in outputs)
         sums, counts = zip(*pairs, strict=True)
         return torch.stack(sums), torch.stack(counts)
 
@@ -98,9 +95,8 @@ class SegmentationNetwork(nn.Module):
         The backbone learns at ``lr``, the weights of the head at ``head_lr`` times that, its biases
         at twice the rate of the weights and without decay. No convolution of a backbone has a bias.
         """
-        learning = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        head = [(name, p) for name, p in learning if self.is_head(name)]
-        backbone = [p for name, p in learning if not self.is_head(name)]
+        head = [(name, p) for name, p in self.named_parameters() if self.is_head(name)]
+        backbone = [p for name, p in self.named_parameters() if not self.is_head(name)]
         weights = [p for name, p in head if not name.endswith(".bias")]
         biases = [p for name, p in head if name.endswith(".bias")]
         return [
@@ -136,12 +132,7 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 def cross_entropy_sum(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of the cross entropy over the pixels that are not 255, and their number.
 
-    Args:
-        logits: (B, C, h, w).
-        labels: (B, h, w) integers.
-
-    Returns:
-        Two scalars, float32 and int64.
+    Both are scalars, float32 and int64, of logits (B, C, h, w) and integer labels (B, h, w).
     """
     labels = labels.long()
     total = F.cross_entropy(logits.float(), labels, ignore_index=UNSURE, reduction="sum")
@@ -153,97 +144,87 @@ def mean_loss(sums: Tensor, counts: Tensor) -> Tensor:
 
     An output whose every pixel is 255 gives zero and a zero gradient; the usual mean would be NaN.
 
-    Args:
-        sums: (n,) of a network's ``loss_sums``. A process among several multiplies its own by their
-            number; data parallel training averages gradients over processes, and their mean is
-            then the gradient of the whole batch.
-        counts: (n,) pixels, of all processes together.
+    The (n,) sums are of a network's ``loss_sums``, the (n,) counts of pixels of all processes
+    together. A process among several multiplies its own sums by their number: data parallel
+    training averages gradients over processes, and their mean is then that of the whole batch.
     """
     return (sums / counts.clamp_min(1)).sum()
 
 
-# ---------------------------------------------------------------------------- weights
-
-
 class Weights(NamedTuple):
-    """Somebody's weights, ready for one of our networks.
+    """Somebody's weights, ready for one of our networks."""
 
-    Attributes:
-        layout: whose names they had.
-        tensors: under our names.
-        left_out: names in the file that are of no use here.
-        architecture: arguments that make the network of these weights: ``width``, ``blocks``, where
-            there is a head ``num_classes``.
-    """
-
-    layout: str
-    tensors: dict[str, Tensor]
-    left_out: list[str]
-    architecture: dict[str, Any]
+    layout: str  # whose names they had
+    tensors: dict[str, Tensor]  # under our names
+    left_out: list[str]  # names in the file that are of no use here
+    architecture: dict[str, Any]  # arguments that make their network, see architecture_of
 
 
 def rename(
-    state: dict[str, Tensor], name_of: Callable[[str], str | None]
+    state: dict[str, Tensor], name_of: Callable[[str], str], of_no_use: str | tuple[str, ...]
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Give tensors other names; batch counters are dropped.
 
     Args:
         state: tensors by name.
-        name_of: returns the other name, or None for a tensor of no use.
+        name_of: returns our name, and a name of another kind as it is, for ``load_weights`` to
+            report.
+        of_no_use: beginnings of the names of tensors that serve another task.
 
     Returns:
-        named: tensors by their other names.
+        named: tensors by our names.
         left_out: names, as in ``state``, of those of no use.
 
     Raises:
         InputError: two tensors with different values get one name.
     """
     state = {name: v for name, v in state.items() if not name.endswith(checkpoint.COUNTER)}
-    names = {name: name_of(name) for name in state}
     named: dict[str, Tensor] = {}
+    left_out = []
     for name, value in state.items():
-        if names[name] is not None and not checkpoint.same_values(
-            named.setdefault(names[name], value), value
-        ):
-            raise InputError(f"{names[name]} is given twice, with different values.")
-    return named, [name for name in state if names[name] is None]
+        if name.startswith(of_no_use):
+            left_out.append(name)
+        elif not checkpoint.same_values(named.setdefault(name_of(name), value), value):
+            raise InputError(f"{printable(name)} is given twice, with different values.")
+    return named, left_out
 
 
 def architecture_of(
-    named: dict[str, Tensor], stem: str, block: str, head: str
-) -> dict[str, Any] | None:
-    """Return the arguments that make a network of weights, see :class:`Weights`.
+    named: dict[str, Tensor], stem: str, block: str, head: str, network: str
+) -> dict[str, Any]:
+    """Return the arguments that make a network: ``width``, ``blocks``, with a head ``num_classes``.
 
     Args:
         named: tensors under our names.
         stem, head: names of the weights of the first and the last convolution.
         block: beginning of a block's names, a regular expression with the stage (2 to 5) as group.
+        network: what the weights should be of, for the message.
 
-    Returns:
-        None if the first convolution or a stage is missing, or there are fewer numbers in all
-        tensors than such a network has at the least.
+    Raises:
+        InputError: the first convolution or a stage is missing, or there are fewer numbers in all
+            tensors than such a network has at the least.
     """
+    misfit = InputError(f"These weights are not those of a {network}.")
     stages = {str(number): set() for number in (2, 3, 4, 5)}
     for match in filter(None, (re.match(block, name) for name in named)):
         stages[match[1]].add(match[0])
     if stem not in named or not all(stages.values()):
-        return None
+        raise misfit
     width, blocks = named[stem].shape[:1].numel(), [len(found) for found in stages.values()]
     num_classes = named[head].shape[:1].numel() if head in named else 0
     numbers = sum(value.numel() for value in named.values())
     if not 0 < width * max(width * sum(blocks), num_classes) <= numbers:
-        return None
-    return {"width": width, "blocks": blocks} | (
-        {"num_classes": num_classes} if num_classes else {}
-    )
+        raise misfit
+    architecture = {"width": width, "blocks": blocks}
+    return architecture | ({"num_classes": num_classes} if num_classes else {})
 
 
 def start(
     network: type[SegmentationNetwork],
-    pretrained: str | Path | bool | None,
+    pretrained: Pretrained,
     state: dict[str, Any] | None,
     recognise: Callable[[dict[str, Any]], Weights],
-    **chosen: Any,
+    chosen: dict[str, Any],
 ) -> tuple[SegmentationNetwork, dict[str, Any]]:
     """Return a network to train, and a record of what it starts from.
 
@@ -268,35 +249,23 @@ def start(
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if state is None:
         net = network(**chosen)
-        layout, fresh, left_out = "random", "all", []
+        record = {"pretrained": source, "layout": "random", "fresh": "all", "left_out": []}
     else:
         with naming(source):
             weights = recognise(state)
-            net = network(**{**weights.architecture, **chosen})
+            net = network(**(weights.architecture | chosen))
             fresh = load_except_head(net, weights.tensors)
         unused_head = [name for name in weights.tensors if fresh and net.is_head(name)]
-        layout, left_out = weights.layout, weights.left_out + unused_head
-    record = {
-        "pretrained": source,
-        "layout": layout,
-        "fresh": fresh,
-        "left_out": left_out,
-        "config": net.config,
-    }
-    return net, record
+        record = {"pretrained": source, "layout": weights.layout, "fresh": fresh}
+        record["left_out"] = weights.left_out + unused_head
+    return net, record | {"config": net.config}
 
 
 def load_except_head(net: SegmentationNetwork, named: dict[str, Tensor]) -> list[str]:
     """Load weights into a network whose head may be absent from them or made for other classes.
 
-    The head is taken as a whole if every tensor of it is there and fits, else it stays as it is.
-
-    Args:
-        net: with fresh weights.
-        named: tensors with the names of ``net``.
-
-    Returns:
-        Names of the head's tensors that stay fresh; empty if ``named`` held a head that fits.
+    The head is taken as a whole if every tensor of it is there and fits. Else it stays as it is,
+    and the names of its tensors are returned.
 
     Raises:
         InputError: outside the head a tensor is missing, left over or of another shape.
@@ -318,9 +287,8 @@ def trained_network(network: type[SegmentationNetwork], weights: Weights) -> Seg
         InputError: there is no head, or a tensor is missing or left over.
     """
     if "num_classes" not in weights.architecture:
-        raise InputError(
-            f"These are weights to start training from; a trained network has {network.head[-1]}*"
-        )
+        head = network.head[-1]
+        raise InputError(f"These are weights to start training from; a trained network has {head}*")
     net = network(**weights.architecture)
     checkpoint.load_weights(net, weights.tensors)
     return net.eval()

@@ -14,29 +14,26 @@ IMAGENET_URLS = {
     "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
     "resnet101": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
 }
+# A file, "imagenet", or "none" for random weights. Code may also say None or False for "none", and
+# True for "imagenet".
+Pretrained = str | Path | bool | None
 
 
-def source_of(pretrained: str | Path | bool | None) -> str | Path:
-    """Return ``"none"``, ``"imagenet"`` or a path.
-
-    Code may also say ``None`` or ``False`` for ``"none"`` and ``True`` for ``"imagenet"``.
-    """
+def source_of(pretrained: Pretrained) -> str | Path:
+    """Return ``"none"``, ``"imagenet"`` or a path."""
     if pretrained is None or isinstance(pretrained, bool):
         return "imagenet" if pretrained else "none"
     return pretrained
 
 
 def read_pretrained(
-    pretrained: str | Path | bool | None,
-    architecture: str = "resnet50",
-    with_classifier: bool = False,
+    pretrained: Pretrained, architecture: str = "resnet50", with_classifier: bool = False
 ) -> dict[str, Tensor] | None:
     """Return the weights that a network starts from, under the names of their file.
 
     Args:
-        pretrained: ``"none"`` for random weights, ``"imagenet"`` for torchvision's (fetched once,
-            checksum verified), or a file of PyTorch, safetensors or MXNet; see also
-            :func:`source_of`.
+        pretrained: a file of PyTorch, safetensors or MXNet, or another ``Pretrained``. The weights
+            of ImageNet are torchvision's; they are fetched once, and their checksum is verified.
         architecture: whose ImageNet weights, a key of ``IMAGENET_URLS``.
         with_classifier: keep the last layer of a ResNet, ``fc.*``.
 

@@ -184,3 +184,10 @@ def test_random_weights_are_said(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "the backbone starts from random weights"
     ] * 2
+
+
+def test_names_in_a_message_stay_on_its_line():
+    net = ResNet50(1)
+    with pytest.raises(InputError, match=r"left over: ab\.") as error:
+        load_weights(net, {**net.state_dict(), "a\nb": torch.zeros(1)})
+    assert "\n" not in str(error.value)

@@ -372,7 +372,7 @@ def test_processes_draw_what_one_draws(root, tmp_path, monkeypatch):
         assert one.mask_path(image_id).read_bytes() == two.mask_path(image_id).read_bytes()
     (tmp_path / "two/prepared/masks" / f"{name_of(3)}.png").unlink()
     (root / "images/train2014" / f"{name_of(3)}.jpg").write_text("damaged")
-    with pytest.raises(InputError, match=r"000003\.jpg cannot be read"):
+    with pytest.raises(InputError, match=r"000003\.jpg is not a picture"):
         main(["--dataset_root", str(tmp_path / "two"), "--num_workers", "1"])
 
 

@@ -30,7 +30,17 @@ CODE = [
 FOREIGN_FLAGS = {"--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--check"}
 # What a document may name in `code` although no file of the project is called so.
 FILE = re.compile(r"^[\w./-]+\.(py|sh|md|svg|png|pth|csv|json|yml|toml|txt|cff)$")
-WRITTEN = ("exp", "demo/", "ckpt/", "eval_", "args.", "npy/", "ir_label/", "pseudo_label/")
+WRITTEN = (
+    "exp",
+    "demo/",
+    "ckpt/",
+    "eval_",
+    "args.",
+    "npy/",
+    "ir_label/",
+    "pseudo_label/",
+    "value_range",
+)
 USERS = ("cat.jpg", "classes.txt", "labels.csv", "resnet50.pth", "trainaug.txt", "train_aug.txt")
 
 

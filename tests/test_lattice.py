@@ -76,10 +76,12 @@ def test_points_far_apart_do_not_see_each_other():
 def test_features_out_of_range_are_refused(value):
     features = torch.zeros(5, 3)
     features[2, 1] = value
-    with pytest.raises(ValueError, match="lattice cells"):
+    with pytest.raises(ValueError, match=r"cells of the CRF's lattice"):
         build_lattice(features)
 
 
 def test_keys_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="lattice cells"):  # each axis fits, all six do not
+    with pytest.raises(
+        ValueError, match=r"cells of the CRF's lattice"
+    ):  # each axis fits, all six do not
         build_lattice(torch.eye(5) * 3000)

@@ -278,7 +278,7 @@ def test_large_pictures_are_reduced_first(folder):
     item = pictures[0]
     assert "label" not in item
     assert item["size"] == (40, 48)
-    reduced = rescale(read_rgb(pictures.paths[0]), (500 / (40 * 48)) ** 0.5)
+    reduced = rescale(folder.read(pictures.ids[0]), (500 / (40 * 48)) ** 0.5)
     assert np.array_equal(item["original"], np.array(reduced))
     assert item["pictures"][0].shape == (3, *item["original"].shape[:2]) == (3, 20, 24)
     assert np.array_equal(item["pictures"][1], channels_first(rescale(reduced, 0.5)))

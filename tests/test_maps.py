@@ -99,7 +99,7 @@ def test_size_that_is_the_maps_own_changes_no_value(tmp_path):
 
 @pytest.mark.parametrize("with_cam", [True, False])
 def test_maps_of_scales_are_fused_when_read(tmp_path, with_cam):
-    """Against the formula in float64: resized, summed, divided by the maximum."""
+    """Against the formula in float64: resized, summed, divided by the maximum; places are float32 in ours."""
     write_maps(maps_path(tmp_path, "a"), packed_maps(with_cam))
     read = read_maps(tmp_path, "a")
     total = sum(
@@ -109,9 +109,9 @@ def test_maps_of_scales_are_fused_when_read(tmp_path, with_cam):
     expected = (total / (total.amax((1, 2), keepdim=True) + 1e-5)).numpy()
     assert sorted(read) == ["CAM", "IS_CAM", "keys"][not with_cam :]
     assert read["IS_CAM"].dtype == np.float32
-    np.testing.assert_allclose(read["IS_CAM"], expected[:3], atol=1e-6)
+    np.testing.assert_allclose(read["IS_CAM"], expected[:3], atol=5e-6)
     if with_cam:
-        np.testing.assert_allclose(read["CAM"], expected[3:], atol=1e-6)
+        np.testing.assert_allclose(read["CAM"], expected[3:], atol=5e-6)
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -459,7 +459,7 @@ def test_rounded_values_are_maps(tmp_path):
         {"IS_CAM": np.zeros((3, 5, 6), np.longdouble)},
         {"IS_CAM": np.zeros((3, 0, 6), np.float32), "CAM": np.zeros((2, 0, 6), np.float32)},
         {"size": np.array([1 << 40, 1 << 40])},  # would be resized to
-        {"size": np.array([1 << 20, 1 << 20])},
+        {"size": np.array([8, 1 << 20])},
     ],
 )
 @pytest.mark.parametrize("save_format", FORMATS)
@@ -516,3 +516,14 @@ def test_a_web_page_in_the_place_of_maps(tmp_path):
     (tmp_path / "a.npz").write_text("<html>not found</html>")
     with pytest.raises(InputError, match=r"a\.npz is a web page"):
         read_maps(tmp_path, "a")
+
+
+def test_a_pickle_announces_no_more_parts_than_bytes(tmp_path):
+    """Python makes a table of as many entries as the largest number given to a part."""
+    write_maps(tmp_path / "a.npy", maps_of())
+    content = (tmp_path / "a.npy").read_bytes()
+    put = content.replace(b"\x8c\x04keys\x94", b"\x8c\x04keysr\x00\x00\x00\x10", 1)
+    assert put != content
+    (tmp_path / "a.npy").write_bytes(put)
+    with pytest.raises(InputError, match=r"a\.npy is damaged \(it announces 268435456 parts\)"):
+        read_maps(tmp_path, "a", allow_pickle=True)

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import start
 
 import cam2ir
 import eval_cam
@@ -16,6 +18,7 @@ import make_seg_labels
 import train_irn
 import train_resnet50_SIPE as train
 import train_seg
+from tool import checkpoint
 from tool.errors import InputError
 from tool.maps import read_maps
 from tool.pictures import read_mask, save_label
@@ -286,3 +289,39 @@ def test_no_result_overwrites_another(done, tmp_path):
         "eval_mine.json",
         "eval_two_mine.json",
     }
+
+
+# --------------------------------------------------------------------------- two at once
+
+
+def test_two_trainings_of_one_session_do_not_mix(flags, tmp_path):
+    last = session_of(flags["train"]) / "ckpt/last.pth"
+    command = [*flags["train"], "--max_epoches", "2000", "--save_freq", "1"]
+    process = start("train_resnet50_SIPE", command, tmp_path / "out.txt")
+    try:
+        while not last.exists() and process.is_alive():
+            time.sleep(0.01)
+        with pytest.raises(InputError, match=r"Another process is training .*final\.pth"):
+            train.main(command)
+    finally:
+        process.kill()
+        process.join()
+    train.main([*command[:-4], "--max_epoches", "2", "--restart"])  # a killed one leaves no lock
+
+
+def test_final_weights_as_safetensors_make_the_same_maps(flags, tmp_path):
+    train.main([*flags["train"], "--safetensors"])
+    session = session_of(flags["train"])
+    make_cam.main(flags["make_cam"])
+    other = [*flags["make_cam"], "--session_name", str(tmp_path / "other")]
+    make_cam.main([*other, "--ckpt", str(session / "ckpt/final.safetensors")])
+    for image_id in "abcdef":
+        ours, theirs = (read_maps(s / "npy", image_id) for s in (session, tmp_path / "other"))
+        assert np.array_equal(ours["IS_CAM"], theirs["IS_CAM"])
+
+
+def test_an_empty_checkpoint_is_not_continued_from_step_0(flags):
+    session = session_of(flags["train"])
+    checkpoint.save(session / "ckpt/last.pth", {})
+    with pytest.raises(InputError, match=r"last\.pth cannot be continued: net.*--restart"):
+        train.main(flags["train"])

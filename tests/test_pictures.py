@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from tool.errors import InputError
+from tool.picture_files import orientation_of
 from tool.pictures import (
     border,
     heat,
     label_overlay,
-    orientation,
     overlay,
     read_mask,
     read_rgb,
@@ -352,4 +352,4 @@ def test_orientation_of_a_picture(tmp_path):
     for name, tags in (("six", exif(6)), ("none", Image.Exif())):
         image.save(tmp_path / f"{name}.jpg", exif=tags)
     with Image.open(tmp_path / "six.jpg") as six, Image.open(tmp_path / "none.jpg") as none:
-        assert (orientation(six), orientation(none)) == (6, 1)
+        assert (orientation_of(six), orientation_of(none)) == (6, 1)

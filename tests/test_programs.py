@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import eval_cam
 import make_cam
 import train_resnet50_SIPE as train
-from data.folder import Folder
-from net.resnet50_SIPE import Net
+from net.resnet50_SIPE import CAM, Net
 from tool import checkpoint
 from tool.errors import InputError
 from tool.maps import read_maps
@@ -151,9 +151,107 @@ def test_maps_may_be_stored_smaller(trained, tiny):
         make_cam.main([*trained["make_cam"], "--save_scale", "0.5", "--save_cam"])
 
 
-def test_published_format_has_the_size_of_the_picture(trained, monkeypatch):
-    """Also of a dataset whose maps are stored smaller: other tools know of no such thing."""
-    monkeypatch.setattr(Folder, "maps_scale", 0.5)
+def test_maps_are_stored_at_every_scale(trained, tiny):
+    """Stride-16 maps, which give the same labels as those of the picture's size."""
+    session, folder = session_of(trained["train"]), session_of(trained["train"]) / "npy"
+    make_cam.main([*trained["make_cam"], "--save_cam"])
+    eval_cam.main(trained["eval_cam"])
+    result = json.loads((session / "eval_cam.json").read_text())
+    assert result["settings"]["save_layout"] == "scales"
+    assert not {"save_dtype", "save_scale"} & set(result["settings"])
+    found = {}
+    for image_id in "abcdef":
+        with Image.open(tiny / f"images/{image_id}.png") as picture:
+            height, width = picture.height, picture.width
+        with np.load(folder / f"{image_id}.npz") as file:
+            assert sorted(file) == ["CAM", "IS_CAM", "keys", "shapes", "size"]
+            assert file["size"].tolist() == [height, width]
+            sides = [(round(height * s), round(width * s)) for s in make_cam.SCALES]
+            assert file["shapes"].tolist() == [[-(-h // 16), -(-w // 16)] for h, w in sides]
+            assert file["IS_CAM"].shape == (len(file["keys"]), file["shapes"].prod(1).sum())
+            assert file["IS_CAM"].dtype == np.float32
+        found[image_id] = read_maps(folder, image_id)
+    make_cam.main([*trained["make_cam"], "--save_cam", "--save_layout", "full", "--restart"])
+    for image_id, maps in found.items():
+        with np.load(folder / f"{image_id}.npz") as file:
+            assert sorted(file) == ["CAM", "IS_CAM", "keys"]
+            for name in ("IS_CAM", "CAM"):
+                np.testing.assert_allclose(maps[name], file[name], atol=1e-6)
+    eval_cam.main(trained["eval_cam"])
+    whole = json.loads((session / "eval_cam.json").read_text())
+    assert whole["miou"] == result["miou"]
+    assert whole["cam"]["miou_by_threshold"] == result["cam"]["miou_by_threshold"]
+
+
+def test_a_folder_of_an_earlier_version_continues_in_its_layout(trained):
+    """Its note names none: the maps have the size of the pictures, or a share of it."""
+    folder = session_of(trained["train"]) / "npy"
+    for flags in ([], ["--save_scale", "0.5", "--save_dtype", "float16"]):
+        full = ["--save_layout", "full", *flags]
+        make_cam.main([*trained["make_cam"], *full, "--restart"])
+        note = json.loads((folder / "settings.json").read_text())
+        assert note.pop("save_layout") == "full"
+        (folder / "settings.json").write_text(json.dumps(note))
+        with np.load(folder / "b.npz") as file:
+            before = {name: file[name] for name in file}
+        (folder / "b.npz").unlink()
+        make_cam.main(trained["make_cam"])
+        with np.load(folder / "b.npz") as file:
+            assert all(np.array_equal(file[name], value) for name, value in before.items())
+            assert file["IS_CAM"].dtype == (np.float16 if flags else np.float32)
+        eval_cam.main(trained["eval_cam"])
+        (folder / "settings.json").write_text(json.dumps(note))
+        with pytest.raises(InputError, match=r"with save_layout full, not scales\..*--restart"):
+            make_cam.main([*trained["make_cam"], "--save_layout", "scales"])
+    make_cam.main([*trained["make_cam"], "--restart"])
+    with np.load(folder / "b.npz") as file:
+        assert "shapes" in file
+    with pytest.raises(InputError, match=r"with save_layout scales, not full\..*--restart"):
+        make_cam.main([*trained["make_cam"], "--save_scale", "0.5"])
+
+
+@pytest.mark.parametrize("flags", ["--save_format npy", "--save_dtype float16", "--save_scale 1"])
+def test_flags_of_fused_maps_imply_them(flags, capsys):
+    assert make_cam.parse_arguments(flags.split()).save_layout == "full"
+    with pytest.raises(SystemExit):
+        make_cam.parse_arguments([*flags.split(), "--save_layout", "scales"])
+    assert "--save_layout full" in capsys.readouterr().err
+
+
+def test_large_pictures_are_reduced_first(trained, tiny, monkeypatch):
+    """The maps have the picture's size when read, and the network never sees it."""
+    Image.open(tiny / "images/d.png").resize((480, 430)).save(tiny / "images/d.png")
+    real, seen = CAM.forward_features, []
+
+    def forward_features(self, img):
+        seen.append(img.shape[2] * img.shape[3])
+        return real(self, img)
+
+    monkeypatch.setattr(CAM, "forward_features", forward_features)
+    flags = [*trained["make_cam"], "--scales", "1.0", "0.5"]
+    make_cam.main([*flags, "--max_pixels", "2500", "--visualize"])
+    assert max(seen) <= 2600
+    session = session_of(trained["train"])
+    assert read_maps(session / "npy", "d")["IS_CAM"].shape == (3, 430, 480)
+    assert read_maps(session / "npy", "a")["IS_CAM"].shape == (2, 40, 48)
+    drawing = session / "visual/d_blue.png"
+    size = Image.open(drawing).size
+    assert size == (53, 47)
+    drawing.unlink()
+    (session / "visual/d_background.png").unlink()
+    make_cam.main([*flags, "--max_pixels", "2500", "--visualize"])  # of the stored maps
+    assert Image.open(drawing).size == size
+    assert "1 pictures of more than 2500 pixels were reduced" in (session / "run.log").read_text()
+    assert json.loads((session / "npy/settings.json").read_text())["max_pixels"] == 2500
+    with pytest.raises(InputError, match=r"max_pixels 2500, not 1000000.*--restart"):
+        make_cam.main(flags)
+    shutil.rmtree(session / "npy")
+    make_cam.main([*flags, "--save_format", "npy", "--max_pixels", "2500"])
+    fused = np.load(session / "npy/d.npy", allow_pickle=True).item()
+    assert fused["IS_CAM"].shape == (3, 430, 480)
+
+
+def test_published_format_has_the_size_of_the_picture(trained):
     make_cam.main([*trained["make_cam"], "--save_format", "npy"])
     path = session_of(trained["train"]) / "npy/d.npy"
     maps = np.load(path, allow_pickle=True).item()
@@ -219,6 +317,48 @@ def test_a_finished_training_is_left_alone_unless_restarted(trained):
         train.main([*trained["train"], "--lr", "0.5"])
     train.main([*trained["train"], "--lr", "0.02", "--restart"])
     assert final.stat().st_mtime_ns > before
+
+
+def test_safetensors_are_written_beside_the_checkpoint_when_asked_for(trained, tmp_path):
+    folder = session_of(trained["train"]) / "ckpt"
+    path = folder / "final.safetensors"
+    assert not path.exists()
+    train.main([*trained["train"], "--safetensors"])  # finished, and still asked for
+    content, expected = (checkpoint.load(folder / f"final.{end}") for end in ("safetensors", "pth"))
+    for name, value in expected.pop("net").items():
+        assert torch.equal(content["net"][name], value)
+    assert {name: content[name] for name in expected} == expected
+    maps = []
+    for name in ("final.pth", "final.safetensors"):
+        make_cam.main([*trained["make_cam"], "--ckpt", name, "--restart"])
+        maps.append(read_maps(folder.parent / "npy", "d")["IS_CAM"])
+    assert np.array_equal(*maps)
+    train.main([*trained["train"], "--lr", "0.02", "--restart"])
+    assert not path.exists()  # an old file would pass for the new weights
+    train.main([*trained["train"], "--lr", "0.03", "--restart", "--safetensors"])
+    assert checkpoint.load(path)["settings"]["lr"] == 0.03
+
+
+def test_classes_of_the_checkpoint_must_be_those_of_the_dataset(trained):
+    final = session_of(trained["train"]) / "ckpt/final.pth"
+    content = checkpoint.load(final)
+    content["class_names"][1:] = content["class_names"][:0:-1]
+    checkpoint.save(final, content)
+    with pytest.raises(InputError, match=r"final\.pth was trained for the classes"):
+        make_cam.main(trained["make_cam"])
+
+
+def test_weights_that_misfit_name_their_file(trained):
+    final = session_of(trained["train"]) / "ckpt/final.pth"
+    content = checkpoint.load(final)
+    del content["net"]["side2.weight"]
+    checkpoint.save(final, content)
+    with pytest.raises(InputError, match=r"in .*final\.pth do not fit CAM; missing: side2"):
+        make_cam.main(trained["make_cam"])
+    content["net"]["side2.weight"] = torch.tensor([torch.inf])
+    checkpoint.save(final, content)
+    with pytest.raises(InputError, match=r"final\.pth: The tensor side2\.weight holds"):
+        make_cam.main(trained["make_cam"])
 
 
 def test_gsc_weight_0_does_not_teach_the_side_layers(flags):
@@ -396,9 +536,11 @@ def test_gt_path_that_lacks_masks(trained, tmp_path):
 
 def test_checkpoint_of_another_class_count(trained, tiny):
     (tiny / "classes.txt").write_text("red\ngreen\nblue\nwhite\n")
-    with pytest.raises(
-        InputError, match=r"trained for the classes background, red.*dataset has .*white"
-    ):
+    with pytest.raises(InputError, match=r"final\.pth was trained for the classes"):
+        make_cam.main(trained["make_cam"])
+    final = session_of(trained["train"]) / "ckpt/final.pth"
+    checkpoint.save(final, checkpoint.load(final)["net"])  # as other projects do, without names
+    with pytest.raises(InputError, match="trained for 3 classes, asked to serve 4"):
         make_cam.main(trained["make_cam"])
 
 

@@ -25,6 +25,7 @@ from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint
 from tool.crf import crf_inference_label
 from tool.errors import InputError
+from tool.lattice import TooWideError
 from tool.maps import write_maps
 from tool.metrics import ConfusionMatrix
 from tool.pictures import read_mask, save_label, voc_palette
@@ -327,6 +328,28 @@ def test_missing_confident_area_is_found_before_training(run):
         train_irn.main(run["train_irn"])
 
 
+def test_maps_of_classes_that_do_not_exist(trained):
+    path = session_of(trained) / "npy/a.npz"
+    with np.load(path) as file:
+        maps = dict(file)
+    maps["keys"][-1] = 4  # of 4 classes
+    write_maps(path, maps)
+    for run in (lambda: cam2ir.main([*trained["cam2ir"], "--restart"]), None):
+        program = run or (lambda: make_seg_labels.main(trained["make_seg_labels"]))
+        with pytest.raises(InputError, match=r"a\.npz has maps of the classes .*below 4"):
+            program()
+
+
+def test_safetensors_serve_as_checkpoint(run):
+    cam2ir.main(run["cam2ir"])
+    train_irn.main([*run["train_irn"], "--safetensors"])
+    labels = []
+    for name in ("irn.pth", "irn.safetensors"):
+        make_seg_labels.main([*run["make_seg_labels"], "--irn_ckpt", name, "--restart"])
+        labels.append(read_mask(session_of(run) / "pseudo_label/d.png"))
+    assert np.array_equal(*labels)
+
+
 def test_maps_of_another_size(run):
     maps = {"keys": np.array([0, 1]), "IS_CAM": np.ones((2, 3, 3), np.float32)}
     write_maps(session_of(run) / "npy/a.npz", maps)
@@ -359,7 +382,7 @@ def test_large_pictures_are_reduced_and_their_labels_enlarged(program, run, tiny
     assert np.array_equal(label, small.repeat(8, 0).repeat(8, 1))
     assert (small == read_mask(folder / "d.png")).mean() > 0.95  # the filter blurs a picture's rim
     assert set(np.unique(label)) > {0}
-    assert Image.open(session / f"visual_{folder.name}" / "a.png").size == img.size
+    assert Image.open(session / f"visual_{folder.name}" / "a.png").size == tuple(large)
     log = (session / f"{session.name}.log").read_text()
     assert f"1 pictures of more than {most} pixels were reduced" in log
     with pytest.raises(InputError, match=rf"max_pixels {most}, not 1000000.*--restart"):
@@ -398,3 +421,16 @@ def test_unsure_pixels_are_counted_as_wrong(run, tiny):
     result = json.loads((session_of(run) / "eval_ir_label.json").read_text())
     assert result["miou"] == 0
     assert result["unsure_pixels"] > 1000
+
+
+def test_a_picture_too_wide_for_the_lattice_is_named(run, tiny):
+    """pydensecrf's lattice counts in 16 bits, and so does ours."""
+    wide = np.zeros((2, 60_000, 3), np.uint8)
+    with pytest.raises(TooWideError, match="reduce the picture"):
+        crf_inference_label(wide, np.zeros((2, 60_000), np.int64), num_classes=2)
+    Image.fromarray(wide).save(tiny / "images/a.png")
+    maps = {"keys": np.array([0, 1]), "IS_CAM": np.full((2, 2, 60_000), 0.5, np.float32)}
+    write_maps(session_of(run) / "npy/a.npz", maps)
+    for program in (cam2ir, make_seg_labels):
+        with pytest.raises(InputError, match=r"a\.png: The picture spans too many cells"):
+            program.main([*run["cam2ir"], *(["--refine", "crf"] * (program is make_seg_labels))])

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import tarfile
 import zipfile
 from pathlib import Path
@@ -452,6 +454,27 @@ def test_published_names_without_anything_else(trained, tmp_path):
     assert np.array_equal(*labels)
 
 
+@pytest.mark.parametrize("model", [V1, V2])
+def test_safetensors_serve_as_checkpoint(run, model):
+    train_seg.main([*of_model(run["train"], model), "--safetensors"])
+    labels = []
+    for ending in ("pth", "safetensors"):
+        out = session_of(run["infer"]) / ending
+        more = ["--ckpt", f"seg_{model}.{ending}", "--out_dir", str(out)]
+        infer_seg.main([*of_model(run["infer"], model), *more])
+        labels.append(read_mask(out / "d.png"))
+    assert np.array_equal(*labels)
+
+
+def test_weights_of_other_projects_may_be_called_model(trained):
+    final = final_of(trained["train"])
+    checkpoint.save(final, {"model": weights_of(final)})
+    infer_seg.main(trained["infer"])
+    checkpoint.save(final, {"model": weights_of(final), "class_names": 3})
+    with pytest.raises(InputError, match="class_names are no list of words"):
+        infer_seg.main([*trained["infer"], "--restart"])
+
+
 def test_checkpoint_of_other_classes_or_model(trained, tiny):
     with pytest.raises(InputError, match=rf"no checkpoint seg_{V1}"):
         infer_seg.main(of_model(trained["infer"], V1))
@@ -463,6 +486,23 @@ def test_checkpoint_of_other_classes_or_model(trained, tiny):
     checkpoint.save(final_of(trained["train"]), {"net": {"w": torch.zeros(1)}})
     with pytest.raises(InputError, match=rf"seg_{V2}\.pth, read as {V2}"):
         infer_seg.main(trained["infer"])
+
+
+def test_printed_command_survives_a_shell(trained, tiny, tmp_path):
+    """Paths with spaces, quotes and & are quoted."""
+    odd = tiny.rename(tmp_path / "it's 14&15")
+    session = session_of(trained["infer"]).rename(tmp_path / "my run")
+    out = tmp_path / "a b;c"
+    places = ["--dataset_root", str(odd), "--session_name", str(session), "--out_dir", str(out)]
+    infer_seg.main([*trained["infer"], *places])
+    log = (session / "my run.log").read_text()
+    words = shlex.split(re.search(r"^mIoU: (.*)$", log, re.M)[1])
+    assert words[:2] == ["python", "eval_seg_labels.py"]
+    args = eval_seg_labels.parse_arguments(words[2:])
+    assert (args.dataset, args.dataset_root) == ("folder", str(odd))
+    assert (args.session_name, args.label_dir) == (str(session), out)
+    eval_seg_labels.main(words[2:])
+    assert json.loads((session / "eval_a b;c.json").read_text())["images"] == 6
 
 
 # ------------------------------------------------------------------------------ archive

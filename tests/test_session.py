@@ -205,7 +205,9 @@ def test_unknown_dataset_lists_the_known(capsys):
 
 
 def test_dataset_is_opened_where_the_flag_says(tiny):
-    args = settings(dataset="folder", dataset_root=str(tiny))
+    parser = cli.make_parser("A program.")
+    add_dataset_flags(parser)
+    args = parser.parse_args(["--dataset", "folder", "--dataset_root", str(tiny)])
     assert open_dataset(args).ids("train") == list("abcdef")
     args.dataset_root = str(tiny / "nowhere")
     with pytest.raises(InputError, match="--dataset_root"):
@@ -264,7 +266,8 @@ def test_mistake_found_by_a_worker_ends_as_the_same_sentence(tiny, caplog):
         run(lambda: list(items))
     assert caught.value.code == 2
     assert [record.getMessage() for record in caplog.records] == [
-        f"error: {path} is not a picture that can be read. Replace it."
+        f"error: {path} is not a picture that can be read (JPEG, PNG, BMP, WEBP, TIFF, GIF, PPM, "
+        "JPEG2000, AVIF). Replace it."
     ]
     items._shutdown_workers()  # left to the garbage collector it takes five seconds
 

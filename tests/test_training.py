@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tool import optimizer, training
+from tool import optimizer, pace, training
 from tool.errors import InputError
 
 
@@ -24,11 +24,11 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step():
 
 def test_pace_counts_what_this_run_did(monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr(training.time, "time", lambda: clock[0])
-    monkeypatch.setattr(training.time, "ctime", lambda seconds: seconds)
-    pace = training.Pace(start=100, total=200, batch_size=4)  # continued at step 100
+    monkeypatch.setattr(pace.time, "time", lambda: clock[0])
+    monkeypatch.setattr(pace.time, "ctime", lambda seconds: seconds)
+    going = pace.Pace(start=100, total=200, batch_size=4)  # continued at step 100
     clock[0] = 1020.0
-    assert pace.report(110) == (2.0, 1000 + 2 * 100)  # 40 pictures in 20 s; 100 steps of 2 s
+    assert going.report(110) == (2.0, 1000 + 2 * 100)  # 40 pictures in 20 s; 100 steps of 2 s
     clock[0] = 1030.0
-    assert pace.report(120) == (4.0, 1000 + 1.5 * 100)
-    assert pace.elapsed() == "00:00:30"
+    assert going.report(120) == (4.0, 1000 + 1.5 * 100)
+    assert going.elapsed() == "00:00:30"

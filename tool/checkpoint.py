@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tool.errors import InputError, naming
+from tool.errors import InputError, naming, printable
 from tool.weight_files import load as load
 from tool.weight_files import save as save
 
@@ -71,7 +71,7 @@ def state_dict_of(content: dict[str, Any]) -> dict[str, Tensor]:
         content = next(inner, content)
     state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not state or not all(isinstance(name, str) for name in state):
-        raise InputError(f"No state dict found; the file has the keys {_some(content)}.")
+        raise InputError(f"No state dict found; the file has the keys {some(content)}.")
     check_weights(state)
     return state
 
@@ -108,7 +108,8 @@ def check_weights(state: dict[str, Tensor]) -> None:
         else:
             continue
         raise InputError(
-            f"The tensor {name} {reason}. Save the weights as finite float32, or give another file."
+            f"The tensor {printable(name)} {reason}. Save the weights as finite float32, or give "
+            "another file."
         )
 
 
@@ -122,7 +123,7 @@ def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in state.items():
         other = plain.setdefault(WRAPPERS.sub("", name), value)
         if other is not value and not same_values(other, value):
-            raise InputError(f"The tensor {name} is given twice, with different values.")
+            raise InputError(f"The tensor {printable(name)} is given twice, with different values.")
     return plain
 
 
@@ -192,7 +193,7 @@ def load_weights(
         ("given twice with different values", contradicting),
     ):
         if names:
-            problems.append(f"{what}: {_some(names)}")
+            problems.append(f"{what}: {some(names)}")
     if problems:
         weights = "These weights" if source is None else f"The weights in {source}"
         raise InputError(f"{weights} do not fit {type(model).__name__}; {'; '.join(problems)}.")
@@ -238,8 +239,8 @@ def check_classes(path: str | Path, content: dict[str, Any], class_names: Sequen
     names = class_names_of(path, content)
     if names is not None and names != list(class_names):
         raise InputError(
-            f"{path} was trained for the classes {_some(names)}; the dataset has "
-            f"{_some(class_names)}. Their names and order decide what is what: check --dataset and "
+            f"{path} was trained for the classes {some(names)}; the dataset has "
+            f"{some(class_names)}. Their names and order decide what is what: check --dataset and "
             "its classes, or train anew in another --session_name."
         )
 
@@ -290,7 +291,8 @@ def _is_optimizer(state: dict[str, Any]) -> bool:
     )
 
 
-def _some(names: Any) -> str:
-    names = [str(name)[:100] for name in names]
+def some(names: Any) -> str:
+    """Return the first of some names, and how many more there are."""
+    names = [printable(str(name))[:100] for name in names]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

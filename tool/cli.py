@@ -168,6 +168,9 @@ def add_training_flags(parser: StepParser, print_freq: int, save_freq: int) -> N
     )
     parser.add_deciding("--seed", type=at_least(0), default=15, help="of all chance")
     parser.add_argument("--restart", action="store_true", help="begin anew, whatever is there")
+    parser.add_argument(
+        "--safetensors", action="store_true", help="write the final weights in that format too"
+    )
 
 
 def add_fold_flag(parser: StepParser) -> None:

@@ -34,28 +34,21 @@ CACHED_SIZES = 8  # picture sizes whose Gaussian lattice is kept, each 48 bytes 
 
 def _grid(height: int, width: int, sxy: float, device: torch.device) -> Tensor:
     """Return (2, H * W) float32: x / sxy and y / sxy of every pixel."""
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32, device=device),
-        torch.arange(width, dtype=torch.float32, device=device),
-        indexing="ij",
-    )
-    return _divide(torch.stack([x, y]).flatten(1), sxy)
+    sides = (torch.arange(n, dtype=torch.float32, device=device) for n in (height, width))
+    y, x = torch.meshgrid(*sides, indexing="ij")
+    return _divide(torch.stack([x, y]).flatten(1), sxy, "sxy")
 
 
-def _divide(values: Tensor, by: float) -> Tensor:
-    # The divisor is a tensor, since CUDA multiplies by the reciprocal of a plain number, which
-    # rounds differently.
+def _divide(values: Tensor, by: float, name: str) -> Tensor:
+    if not 0 < by < math.inf:
+        raise ValueError(f"The standard deviation {name} must be positive, not {by}.")
+    # CUDA multiplies by the reciprocal of a plain number, which rounds differently.
     return values / torch.tensor(by, dtype=torch.float32, device=values.device)
 
 
 @lru_cache(CACHED_SIZES)
 def gaussian_kernel(height: int, width: int, sxy: float, device: torch.device) -> Lattice:
-    """Return K of the features (x, y) / sxy, lengths in pixels, from a cache of some sizes.
-
-    Raises:
-        ValueError: sxy is not positive, or :func:`tool.lattice.build_lattice` refuses.
-    """
-    _check_positive(sxy=sxy)
+    """Return K of (x, y) / sxy from a cache; units and errors as in :func:`bilateral_kernel`."""
     return normalise(build_lattice(_grid(height, width, sxy, device)))
 
 
@@ -65,8 +58,7 @@ def bilateral_kernel(img: np.ndarray, sxy: float, srgb: float, device: torch.dev
 
     Args:
         img: (H, W, 3) uint8 RGB.
-        sxy: standard deviation in pixels.
-        srgb: standard deviation in grey levels.
+        sxy, srgb: standard deviations in pixels and in grey levels.
         device: where the kernel shall be.
 
     Raises:
@@ -74,24 +66,21 @@ def bilateral_kernel(img: np.ndarray, sxy: float, srgb: float, device: torch.dev
             :func:`tool.lattice.build_lattice` refuses.
     """
     height, width = _check_picture(img)
-    _check_positive(sxy=sxy, srgb=srgb)
     pixels = torch.tensor(np.ascontiguousarray(img), device=device)
-    colour = pixels.permute(2, 0, 1).flatten(1).float()  # (3, N)
-    features = torch.cat([_grid(height, width, sxy, device), _divide(colour, srgb)])
-    return normalise(build_lattice(features))
+    colour = _divide(pixels.view(-1, 3).t().float(), srgb, "srgb")
+    return normalise(build_lattice(torch.cat([_grid(height, width, sxy, device), colour])))
 
 
 @torch.no_grad()
 def mean_field(unary: Tensor, kernels: Sequence[tuple[float, Lattice]], t: int) -> Tensor:
     """Return Q after t times Q <- softmax(-U + sum_m w_m K_m Q), from softmax(-U).
 
+    Q is (V, C, N) float32 and sums to 1 over C.
+
     Args:
         unary: (V, C, N) float32 energies U.
         kernels: pairs of w_m and K_m, shared by all views.
         t: number of iterations, 0 or more.
-
-    Returns:
-        (V, C, N) float32 that sums to 1 over C.
     """
     q = (-unary).softmax(1)
     rows = -unary.flatten(0, 1).t().contiguous()  # (N, V * C): a lattice moves whole rows
@@ -147,20 +136,10 @@ def crf_inference_views(
     gt_prob: float = 0.7,
     device: str | torch.device = "cpu",
 ) -> np.ndarray:
-    """Return several label maps of one picture, each refined as by ``crf_inference_label``.
+    """Return (V, H, W) maps of one picture, each refined as by :func:`crf_inference_label`.
 
-    The maps share one lattice and are filtered side by side, which is faster than one by one.
-
-    Args:
-        img: (H, W, 3) uint8 RGB.
-        labels: (V, H, W) integers in 0..num_classes - 1, V > 0.
-        t, num_classes, gt_prob, device: see ``crf_inference_label``.
-
-    Returns:
-        (V, H, W) int64 in 0..num_classes - 1.
-
-    Raises:
-        ValueError: an argument is not as above.
+    The V > 0 maps share one lattice and are filtered side by side, which is faster than one by one.
+    Arguments, dtypes and errors are those of one map.
     """
     _check_labels(labels, 3, "(V, H, W)", num_classes)
     size = _check_maps(img, labels.shape[1:], "label map", t)
@@ -171,17 +150,15 @@ def crf_inference_views(
 
     device = torch.device(device)
     own, other = -math.log(gt_prob), -math.log((1 - gt_prob) / (num_classes - 1))
-    index = torch.tensor(np.ascontiguousarray(labels, np.int64), device=device)
-    index = index.flatten(1).unsqueeze(1)  # (V, 1, N)
-    unary = torch.full((len(labels), num_classes, index.shape[2]), other, device=device)
-    unary.scatter_(1, index, own)  # (V, C, N)
+    index = torch.tensor(np.ascontiguousarray(labels, np.int64), device=device).flatten(1)
+    unary = torch.full((len(labels), num_classes, index.shape[1]), other, device=device)
+    unary.scatter_(1, index[:, None], own)  # (V, C, N)
     kernels = (
         (GAUSSIAN_WEIGHT, gaussian_kernel(*size, GAUSSIAN_SXY, device)),
         (BILATERAL_WEIGHT, bilateral_kernel(img, BILATERAL_SXY, BILATERAL_SRGB, device)),
     )
-    q = mean_field(unary, kernels, t)
-    # On a CPU, max is far faster than argmax.
-    return q.max(1).indices.view(labels.shape).cpu().numpy()
+    best = mean_field(unary, kernels, t).max(1).indices  # on a CPU far faster than argmax
+    return best.view(labels.shape).cpu().numpy()
 
 
 def crf_inference(
@@ -202,10 +179,9 @@ def crf_inference(
         img: (H, W, 3) uint8 RGB.
         probs: (C, H, W) floating, in [0, 1]: softmax over C.
         t: number of iterations, 0 or more.
-        gaussian_sxy, gaussian_weight: standard deviation in pixels and weight of the kernel over
-            position.
-        bilateral_sxy, bilateral_srgb, bilateral_weight: standard deviations in pixels and in grey
-            levels, and weight, of the kernel over position and colour.
+        gaussian_sxy, gaussian_weight: of the kernel over position; standard deviation in pixels.
+        bilateral_sxy, bilateral_srgb, bilateral_weight: of the kernel over position and colour;
+            standard deviations in pixels and in grey levels.
 
     Returns:
         (C, H, W) float32 that sums to 1 over C.
@@ -214,18 +190,15 @@ def crf_inference(
         ValueError: an argument is not as above.
     """
     if probs.ndim != 3 or not len(probs) or not probs.is_floating_point():
-        raise ValueError(
-            f"Expected probabilities (C, H, W) of a floating dtype, got {tuple(probs.shape)} "
-            f"{probs.dtype}."
-        )
+        got = f"{tuple(probs.shape)} {probs.dtype}"
+        raise ValueError(f"Expected probabilities (C, H, W) of a floating dtype, got {got}.")
     size = _check_maps(img, probs.shape[1:], "probability map", t)
     if probs.isnan().any():
         raise ValueError("The probabilities contain NaN.")
     unary = -probs.detach().float().clamp(PROB_MIN, 1).log()
-    device = probs.device
     kernels = (
-        (gaussian_weight, gaussian_kernel(*size, gaussian_sxy, device)),
-        (bilateral_weight, bilateral_kernel(img, bilateral_sxy, bilateral_srgb, device)),
+        (gaussian_weight, gaussian_kernel(*size, gaussian_sxy, probs.device)),
+        (bilateral_weight, bilateral_kernel(img, bilateral_sxy, bilateral_srgb, probs.device)),
     )
     return mean_field(unary.flatten(1)[None], kernels, t).view(probs.shape)
 
@@ -255,9 +228,3 @@ def _check_labels(labels: np.ndarray, ndim: int, axes: str, num_classes: int) ->
     low, high = labels.min(), labels.max()
     if low < 0 or high >= num_classes:
         raise ValueError(f"Labels must be in 0..{num_classes - 1}, they are in {low}..{high}.")
-
-
-def _check_positive(**deviations: float) -> None:
-    for name, value in deviations.items():
-        if not value > 0 or math.isinf(value):
-            raise ValueError(f"The standard deviation {name} must be positive, not {value}.")

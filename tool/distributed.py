@@ -73,9 +73,7 @@ def stop() -> None:
 
 def barrier() -> None:
     """Wait until every process has come here."""
-    if world_size() > 1:
-        start()
-        dist.all_reduce(torch.zeros(1))
+    total(torch.zeros(1))
 
 
 def share(items: Sequence[Item]) -> list[Item]:
@@ -102,13 +100,9 @@ def rows(batch_size: int) -> slice:
 
 
 def weight(mine: int, all_together: int) -> float:
-    """Return by what a process multiplies a mean over its own pictures.
+    """Return by what a process multiplies the mean over its ``mine`` pictures of ``all_together``.
 
     The average over processes of the products is the mean over all pictures.
-
-    Args:
-        mine: pictures of this process.
-        all_together: those of all.
     """
     return mine * world_size() / all_together
 
@@ -142,10 +136,8 @@ def agree(value: int, what: str) -> None:
 def parallel(net: nn.Module, device: torch.device, some_unused: bool = False) -> nn.Module:
     """Return what to call in training: the network, or its data parallel wrapper.
 
-    Args:
-        net: on the device; weights of process 0 count.
-        device: of this process.
-        some_unused: parameters may have no gradient in a step.
+    ``net`` lies on ``device``, that of this process, and the weights of process 0 count;
+    ``some_unused`` allows parameters that have no gradient in a step.
     """
     if world_size() == 1:
         return net

@@ -28,5 +28,9 @@ def reason_of(error: Exception) -> str:
     """Return what a library says about a damaged file, as part of a sentence."""
     found = re.search(r"WeightsUnpickler error: *(.+)", str(error))  # torch's own words
     text = found[1] if found else (str(error).splitlines() or [""])[0]
-    text = "".join(letter for letter in text if letter.isprintable())[:200].rstrip(". ")
-    return text or type(error).__name__
+    return printable(text)[:200].rstrip(". ") or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return a text of a file without what would tear the line it is printed on."""
+    return "".join(letter for letter in text if letter.isprintable())

@@ -8,10 +8,13 @@ import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from tool.errors import InputError
 from tool.metrics import ConfusionMatrix
+from tool.pictures import UNSURE, read_mask
 from tool.progress import progress
 
 CHUNK = 32  # pictures that a worker counts before it hands its counts over
+MOST_LOOKED_AT = 300  # label pictures that are looked at before a training
 
 # Of a picture's id and mask file: the label, integer (H, W), and further counts or None.
 Predict = Callable[[str, Path], tuple[np.ndarray, np.ndarray | None]]
@@ -58,6 +61,9 @@ def evaluate(
 
     Returns:
         The matrix, and the sum; None where there was nothing to sum for some picture.
+
+    Raises:
+        InputError: no mask holds a class, or one does not fit.
     """
     counts = _Counts(ids, masks, num_classes, predict)
     loader = DataLoader(counts, batch_size=None, num_workers=num_workers)
@@ -65,7 +71,37 @@ def evaluate(
     for _, chunk, more in progress(loader, len(ids), name, lambda item: item[0]):
         matrix.counts += np.asarray(chunk)
         further = None if further is None or more is None else further + np.asarray(more)
+    if not matrix.counts[1:].any():
+        raise InputError(_without_classes(f"the {len(masks)} masks", masks[0], num_classes))
     return matrix, further
+
+
+def check_class_ids(files: Sequence[Path], num_classes: int) -> None:
+    """Look whether label pictures hold class ids, until one does.
+
+    Args:
+        files: of which at most MOST_LOOKED_AT are read, spread over the list.
+        num_classes: with background, C.
+
+    Raises:
+        InputError: none of them has an id in 1..C-1.
+    """
+    step = -(-len(files) // MOST_LOOKED_AT)
+    some = files[::step]
+    for file in some:
+        label = read_mask(file)
+        if ((label > 0) & (label < num_classes)).any():
+            return
+    looked_at = f"{len(some)} label pictures looked at, of {len(files)},"
+    raise InputError(_without_classes(f"the {looked_at}", files[0], num_classes))
+
+
+def _without_classes(what: str, first: Path, num_classes: int) -> str:
+    return (
+        f"None of {what} holds a class, the first is {first}. Their values are 0 (background) and "
+        f"{UNSURE}, which means not judged; write the ids of classes instead, 1 to "
+        f"{num_classes - 1}."
+    )
 
 
 def result_of(

@@ -1,5 +1,6 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and under names that stay in their folder."""
 
+import fcntl
 import hashlib
 import json
 import math
@@ -20,6 +21,7 @@ STAND_INS = {
 WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
 BEGINNING = 512  # bytes that tell what a file is
 TAR = (257, b"ustar")  # where a tar archive says what it is
+LONGEST_NAME = 100  # bytes of a name that is made of a text
 
 
 def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -84,6 +86,44 @@ def check_readable(path: str | Path, missing: str) -> bytes:
     if head[TAR[0] :].startswith(TAR[1]):
         raise InputError(f"{path} is a tar archive. Unpack it, and give the file inside.")
     return head
+
+
+def claim(path: str | Path) -> BinaryIO:
+    """Return an open file that belongs to this process until it is closed or the process ends.
+
+    The lock is the operating system's, so a killed process leaves none.
+
+    Raises:
+        BlockingIOError: another process has claimed the file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "ab")  # noqa: SIM115  # it stays open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def safe_name(text: str) -> str:
+    """Return a file name for any text, such as a class name, of at most LONGEST_NAME bytes.
+
+    Letters, digits, space, dash, underscore, and dots but at the beginning stay; other characters
+    are percent-encoded. Distinct texts have distinct names: a long name is cut off, and ends in a
+    digest of the whole.
+    """
+    kept = "".join(
+        c
+        if c.isalnum() or c in " -_" or (c == "." and i > 0)
+        else "".join(f"%{byte:02X}" for byte in c.encode(errors="surrogatepass"))
+        for i, c in enumerate(text)
+    )
+    if len(kept.encode()) <= LONGEST_NAME:
+        return kept or "%"
+    end = "~" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    return kept.encode()[: LONGEST_NAME - len(end)].decode(errors="ignore") + end
 
 
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:

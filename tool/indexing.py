@@ -18,7 +18,7 @@ index tensor.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 
 import torch
 from torch import Tensor
@@ -42,17 +42,12 @@ def __getattr__(name: str):
 
 @dataclass(frozen=True)
 class Path:
-    """One offset and the cells between its ends.
+    """One offset and the cells between its ends."""
 
-    Attributes:
-        dy, dx: the offset of the destination from the source, in cells.
-        cells: (y, x) relative to the source, both ends included.
-        runs: the same cells as straight runs (axis, length, y, x): axis -1 goes right, -2 down.
-    """
-
-    dy: int
+    dy: int  # from the source to the destination, in cells
     dx: int
-    cells: tuple[tuple[int, int], ...]
+    cells: tuple[tuple[int, int], ...]  # (y, x) relative to the source, both ends included
+    # The same cells as straight runs (axis, length, y, x): axis -1 goes right, -2 down.
     runs: tuple[tuple[int, int, int, int], ...]
 
     def sources_inside(self, height: int, width: int) -> Area:
@@ -70,23 +65,14 @@ def reach(radius: float) -> int:
 def search_paths(radius: float) -> tuple[Path, ...]:
     """Return the paths of all offsets, the shortest first, in the order of the released code."""
     m = reach(radius)
-    offsets = [(0, dx) for dx in range(1, m + 1)]
-    offsets += [
-        (dy, dx)
-        for dy in range(1, m + 1)
-        for dx in range(-m, m + 1)
-        if dy * dy + dx * dx < radius * radius
-    ]
-    return tuple(sorted((_path(*offset) for offset in offsets), key=lambda path: len(path.cells)))
+    box = [(dy, dx) for dy in range(m + 1) for dx in range(-m, m + 1) if (dy, dx) > (0, 0)]
+    paths = [_path(dy, dx) for dy, dx in box if dy * dy + dx * dx < radius * radius]
+    return tuple(sorted(paths, key=lambda path: len(path.cells)))
 
 
 def _path(dy: int, dx: int) -> Path:
-    cells = [
-        (y, x)
-        for y in range(dy + 1)
-        for x in range(min(0, dx), max(0, dx) + 1)
-        if (dy * x - dx * y) ** 2 < dy * dy + dx * dx
-    ]
+    box = [(y, x) for y in range(dy + 1) for x in range(min(0, dx), max(0, dx) + 1)]
+    cells = [(y, x) for y, x in box if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
     steep = dy > abs(dx)
     runs = []
     for line in sorted({cell[steep] for cell in cells}):  # a row, or a column of a steep path
@@ -114,40 +100,31 @@ def sources(height: int, width: int, radius: float) -> Area:
 def on_area(maps: Tensor, area: Area, dy: int = 0, dx: int = 0) -> Tensor:
     """Return the part of (..., h, w) that lies in an area moved by (dy, dx), a view."""
     top, left, height, width = area
-    top, left = top + dy, left + dx
-    return maps[..., top : top + height, left : left + width]
+    return maps[..., top + dy : top + dy + height, left + dx : left + dx + width]
 
 
 class PathIndex:
     """Offsets of a radius, and flat indices of the pairs on a map.
 
-    Args:
-        radius: r; 10 in training, 5 in the walk.
-        default_size: (h, w) of the map that the indices refer to, at stride 4. The losses and the
-            walk take maps of any size.
-
-    Attributes:
-        search_dst: int64 (O, 2), the offsets (dy, dx), in the order of every pair tensor.
-        src_indices: int64 (n,), row-major positions of the sources on the map.
-        dst_indices: int64 (O, n), their destinations.
-
-    Raises:
-        InputError: the map is too small for a pair (on use of the indices).
+    The radius r is 10 in training, 5 in the walk. The indices refer to a map of ``default_size``,
+    (h, w) at stride 4; the losses and the walk take maps of any size. ``search_dst``, int64 (O, 2),
+    holds the offsets (dy, dx), in the order of every pair tensor.
     """
 
     def __init__(self, radius: float, default_size: tuple[int, int]) -> None:
-        self.radius = radius
-        self.default_size = tuple(default_size)
+        self.radius, self.default_size = radius, tuple(default_size)
         self.search_dst = torch.tensor([(path.dy, path.dx) for path in search_paths(radius)])
 
     @cached_property
     def src_indices(self) -> Tensor:
+        """Row-major positions of the sources on the map, int64 (n,); see :func:`sources`."""
         height, width = self.default_size
         area = sources(height, width, self.radius)
         return on_area(torch.arange(height * width).view(height, width), area).flatten()
 
     @cached_property
     def dst_indices(self) -> Tensor:
+        """Destinations of the sources, int64 (O, n)."""
         dy, dx = self.search_dst.T
         return self.src_indices + (dy * self.default_size[1] + dx)[:, None]
 
@@ -155,9 +132,7 @@ class PathIndex:
 class PathMaxima:
     """Largest edge on paths, and the way back of its gradient.
 
-    Args:
-        edge: (..., h, w); not changed.
-        radius: of the paths that will be asked for.
+    ``edge``, (..., h, w), is not changed; ``radius`` is that of the paths that are asked for.
     """
 
     def __init__(self, edge: Tensor, radius: float) -> None:
@@ -166,10 +141,9 @@ class PathMaxima:
         for axis in (-1, -2):
             for length in range(2, min(reach(radius) + 1, edge.shape[axis]) + 1):
                 starts = edge.shape[axis] - length + 1
-                self.tables[axis, length] = torch.maximum(
-                    self.tables[axis, length - 1].narrow(axis, 0, starts),
-                    edge.narrow(axis, length - 1, starts),
-                )
+                before = self.tables[axis, length - 1].narrow(axis, 0, starts)
+                last_cell = edge.narrow(axis, length - 1, starts)
+                self.tables[axis, length] = torch.maximum(before, last_cell)
         self.grads: dict[tuple[int, int], Tensor] = {}
 
     def over(self, path: Path, area: Area) -> Tensor:
@@ -177,18 +151,13 @@ class PathMaxima:
 
         The result may be a view of the edge.
         """
-        pieces = [on_area(self.tables[run[:2]], area, *run[2:]) for run in path.runs]
-        best = pieces[0]
-        for piece in pieces[1:]:
-            best = torch.maximum(best, piece)
-        return best
+        pieces = (on_area(self.tables[run[:2]], area, *run[2:]) for run in path.runs)
+        return reduce(torch.maximum, pieces)
 
     def send_back(self, grad: Tensor, path: Path, area: Area) -> None:
         """Give the gradient of :meth:`over` to one largest cell of each path.
 
-        Args:
-            grad: (..., height, width); its values are overwritten.
-            path, area: as they were given to :meth:`over`.
+        ``grad``, (..., height, width), is overwritten; path and area are those of :meth:`over`.
         """
         best = self.over(path, area)
         for run in path.runs[:-1]:
@@ -202,20 +171,17 @@ class PathMaxima:
         """Return the sum of all gradients sent back, of the edge's shape."""
         edge = self.tables[-1, 1]
         total = torch.zeros_like(edge)
-        for axis in (-1, -2):
-            longest = max(length for along, length in self.tables if along == axis)
-            for length in range(longest, 1, -1):
-                grad = self.grads.pop((axis, length), None)
-                if grad is None:
-                    continue
-                starts = grad.shape[axis]
+        for axis, length in sorted(self.tables, reverse=True):  # long runs before short ones
+            grad = self.grads.pop((axis, length), None)
+            if grad is None:
+                continue
+            starts = grad.shape[axis]
+            if length > 1:
                 before = self.tables[axis, length - 1].narrow(axis, 0, starts)
-                new_cell = edge.narrow(axis, length - 1, starts)
-                taken = grad * (before >= new_cell)
+                taken = grad * (before >= edge.narrow(axis, length - 1, starts))
                 self._grad((axis, length - 1)).narrow(axis, 0, starts).add_(taken)
-                total.narrow(axis, length - 1, starts).add_(grad.sub_(taken))
-            if (axis, 1) in self.grads:
-                total += self.grads.pop((axis, 1))
+                grad.sub_(taken)
+            total.narrow(axis, length - 1, starts).add_(grad)
         return total
 
     def _grad(self, table: tuple[int, int]) -> Tensor:
@@ -225,14 +191,9 @@ class PathMaxima:
 
 
 def reduce_label(label: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return a label map at a smaller size, by Pillow's nearest rule: the centre of each cell.
+    """Return an integer label map (..., H, W) at a smaller size, (..., h, w) of the same type.
 
-    Args:
-        label: (..., H, W) integer.
-        size: (h, w).
-
-    Returns:
-        (..., h, w) of the same type.
+    It takes the centre of each cell, as Pillow's nearest filter does.
     """
     rows, columns = (
         ((2 * torch.arange(new, device=label.device) + 1) * old).div(2 * new, rounding_mode="floor")
@@ -248,10 +209,7 @@ class LabelPairs:
 
     Args:
         label: uint8 (B, h, w) or another integer type, class ids and 255.
-        num_classes: C with background, at most 255.
-
-    Raises:
-        ValueError: there are more classes.
+        num_classes: C with background; more than 255 raise a ValueError.
     """
 
     def __init__(self, label: Tensor, num_classes: int) -> None:

@@ -11,16 +11,28 @@ Letters in shapes: N points, d feature dimensions, M vertices.
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tool.errors import InputError
+
 NORM_EPS = 1e-20  # added to n before n^-1/2
 KEY_LIMIT = 2**62  # keys are int64, and a step is added to them
 POSITION_LIMIT = 2**15  # pydensecrf counts cells in int16; float32 resolves 1/256 there
-TOO_WIDE = "The features span too many lattice cells; take larger standard deviations."
+
+
+class TooWideError(InputError, ValueError):
+    """A picture is too large for the lattice of its standard deviations."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The picture spans too many cells of the CRF's lattice. Take larger standard "
+            "deviations, or reduce the picture."
+        )
 
 
 @dataclass(frozen=True)
@@ -28,40 +40,22 @@ class Lattice:
     """Permutohedral lattice of N points in d dimensions, with M vertices.
 
     Vertex M stands for every neighbour that does not exist; its value is always zero.
-
-    Attributes:
-        vertices: (N, d + 1) int32, corners of the simplex that holds a point.
-        slice_weights: (N, d + 1) float32, what a point takes from them.
-        points: (N * (d + 1),) int32, the points of vertex 0, of vertex 1, and so on.
-        splat_weights: (N * (d + 1),) float32, what a vertex takes from them.
-        starts: (M + 1,) int32, where a vertex begins in ``points``.
-        neighbours: (d + 1, M + 1, 2) int32, both neighbours along each direction.
     """
 
-    vertices: Tensor
-    slice_weights: Tensor
-    points: Tensor
-    splat_weights: Tensor
-    starts: Tensor
-    neighbours: Tensor
+    vertices: Tensor  # (N, d + 1) int32, corners of the simplex that holds a point
+    slice_weights: Tensor  # (N, d + 1) float32, what a point takes from them
+    points: Tensor  # (N * (d + 1),) int32, the points of vertex 0, of vertex 1, and so on
+    splat_weights: Tensor  # (N * (d + 1),) float32, what a vertex takes from them
+    starts: Tensor  # (M + 1,) int32, where a vertex begins in ``points``
+    neighbours: Tensor  # (d + 1, M + 1, 2) int32, both neighbours along each direction
 
     def filter(self, values: Tensor) -> Tensor:
-        """Return the points' values, each channel filtered on its own.
-
-        Args:
-            values: (N, channels) float32.
-
-        Returns:
-            (N, channels) float32.
-        """
-        cells = F.embedding_bag(
-            self.points, values, self.starts, mode="sum", per_sample_weights=self.splat_weights
-        )  # (M + 1, channels)
+        """Return the points' values, (N, channels) float32 both, each channel filtered alone."""
+        add_up = partial(F.embedding_bag, mode="sum")
+        cells = add_up(self.points, values, self.starts, per_sample_weights=self.splat_weights)
         for pair in self.neighbours:
-            cells.add_(F.embedding_bag(pair, cells, mode="sum"), alpha=0.5)
-        return F.embedding_bag(
-            self.vertices, cells, mode="sum", per_sample_weights=self.slice_weights
-        )
+            cells.add_(add_up(pair, cells), alpha=0.5)  # (M + 1, channels)
+        return add_up(self.vertices, cells, per_sample_weights=self.slice_weights)
 
 
 @torch.no_grad()
@@ -75,8 +69,8 @@ def build_lattice(features: Tensor) -> Lattice:
         features: (d, N) float32, N > 0, divided by their standard deviations.
 
     Raises:
-        ValueError: the features are not finite, or span too many cells: beyond +-2^15 along an axis
-            of the lattice, or more than 62 bits can number.
+        TooWideError: the features are not finite, or span too many cells: beyond +-2^15 along an
+            axis of the lattice, or more than 62 bits can number.
     """
     remainder, rank, weights = _simplices(features)
     keys, steps, period = _vertex_keys(remainder, rank)
@@ -121,7 +115,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         total = total + scaled
     position[0] = total
     if not position.abs().max() < POSITION_LIMIT:  # or NaN
-        raise ValueError(TOO_WIDE)
+        raise TooWideError
 
     nearest = (position * down).round()
     excess = nearest.sum(0).to(torch.int8)  # 0 where the corner lies on the plane of sum 0
@@ -154,12 +148,7 @@ def _vertex_keys(remainder: Tensor, rank: Tensor) -> tuple[Tensor, list[int], in
     remainder r - 1, has its key at a fixed offset modulo (d + 1) * B.
 
     Returns:
-        keys: (d + 1, N) int64 of the corners 0..d.
-        steps: d + 1 offsets.
-        period: (d + 1) * B.
-
-    Raises:
-        ValueError: the keys need more than 62 bits.
+        keys, (d + 1, N) int64 of the corners 0..d; the d + 1 offsets; and (d + 1) * B.
     """
     d = len(remainder) - 1
     # Corners and their neighbours are at most 2 d away from the corner 0 in each coordinate.
@@ -169,18 +158,15 @@ def _vertex_keys(remainder: Tensor, rank: Tensor) -> tuple[Tensor, list[int], in
         strides.append(strides[-1] * int(highest - lowest + 1))
     block = strides.pop()
     if (d + 1) * block > KEY_LIMIT:
-        raise ValueError(TOO_WIDE)
+        raise TooWideError
     keys = remainder.new_empty(remainder.shape, dtype=torch.int64)
-    keys[0] = sum(
-        (coordinate - lowest).long() * stride
-        for coordinate, lowest, stride in zip(remainder[:d], low, strides, strict=True)
-    )
+    axes = zip(remainder[:d], low, strides, strict=True)
+    keys[0] = sum((coordinate - lowest).long() * stride for coordinate, lowest, stride in axes)
     # From corner r - 1 to r every coordinate grows by 1, but that of rank d + 1 - r falls by d.
     ones = sum(strides) + block
     steps = [(d + 1) * stride - ones for stride in (*strides, 0)]
-    step_of_rank = torch.empty_like(keys).scatter_(
-        0, rank, torch.tensor(steps, device=keys.device)[:, None].expand_as(keys)
-    )
+    step_of = torch.tensor(steps, device=keys.device)[:, None].expand_as(keys)
+    step_of_rank = torch.empty_like(keys).scatter_(0, rank, step_of)
     for r in range(1, d + 1):
         torch.sub(keys[r - 1], step_of_rank[d + 1 - r], out=keys[r])
     return keys, steps, (d + 1) * block

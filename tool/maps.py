@@ -5,10 +5,12 @@ H x W the picture.
 """
 
 import math
+import pickletools
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ NUM_CLASSES = 255  # at the most: labels are 8-bit pictures, in which 255 says u
 SLACK = 1e-3  # by which rounded maps may leave [0, 1]
 LARGEST_VALUE = 1e30  # of maps before they are divided by their maximum
 LARGEST_FILE = 1 << 30  # bytes of compressed arrays once they are unpacked
+SMALLEST_SCALE = 256  # how many times smaller than the picture stored maps may be
 LARGEST_MAPS = 1 << 30  # numbers in maps that are resized
 
 
@@ -200,6 +203,15 @@ def read_keys(path: Path) -> list[int] | None:
 
 
 def _read_pickled(path: Path) -> dict[str, np.ndarray]:
+    """Read an npy file of one pickled dict, whose author is trusted but whose bytes are not."""
+    with open(path, "rb") as file:
+        shape, dtype = _announced(file)
+        if shape or not dtype.hasobject:
+            raise ValueError(f"it holds {dtype} {shape} and no dict")
+        for code, number, _ in pickletools.genops(file):
+            # A pickle numbers its parts; a large number makes a table that long.
+            if "PUT" in code.name and number > path.stat().st_size:
+                raise ValueError(f"it announces {number} parts")
     maps = np.load(path, allow_pickle=True).item()
     return {str(name): np.asarray(value) for name, value in maps.items()}
 
@@ -213,9 +225,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             raise ValueError("it announces more than it can hold")
         for member in members:
             with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-                shape, _, dtype = read_header(file)
+                shape, dtype = _announced(file)
                 announced = math.prod(shape) * dtype.itemsize
                 if not dtype.hasobject and announced + file.tell() != member.file_size:
                     raise ValueError(f"{member.filename} announces the shape {shape}")
@@ -223,6 +233,13 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 name = member.filename.removesuffix(".npy")
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
     return arrays
+
+
+def _announced(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Read the header of an npy file: the shape and dtype of what follows."""
+    version, _ = np.lib.format.read_magic(file)
+    shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version}_0")(file)
+    return shape, dtype
 
 
 def _is_whole(maps: dict[str, np.ndarray]) -> bool:
@@ -242,6 +259,7 @@ def _is_whole(maps: dict[str, np.ndarray]) -> bool:
         and size.dtype.kind in "iu"
         and size.min() > 0
         and math.prod(size.tolist()) * len(keys) <= LARGEST_MAPS
+        and all(size.tolist() <= np.multiply(is_cam.shape[1:], SMALLEST_SCALE))
     )
 
 

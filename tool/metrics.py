@@ -24,11 +24,7 @@ class ConfusionMatrix:
         self.counts = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Add one picture.
-
-        Args:
-            truth: (H, W) class ids; ids from C on are ignored where they are 255.
-            prediction: (H, W) class ids.
+        """Add one picture, (H, W) class ids both; where the truth is 255 it is ignored.
 
         Raises:
             ValueError: the shapes differ, or the truth has ids that are no class.
@@ -54,9 +50,8 @@ class ConfusionMatrix:
         try:
             self.update(truth, prediction)
         except ValueError as error:
-            raise InputError(
-                f"{mask_path} does not fit: {error}. Check the mask, or --dataset and --gt_path."
-            ) from error
+            mend = "Check the mask, or --dataset and --gt_path."
+            raise InputError(f"{mask_path} does not fit: {error}. {mend}") from error
 
     def add(self, other: "ConfusionMatrix") -> None:
         """Add what another process counted."""
@@ -74,18 +69,17 @@ class ConfusionMatrix:
 def iou_of(counts: np.ndarray) -> np.ndarray:
     """Return IoU, (..., C), of counts (..., C, C + 1) as in :class:`ConfusionMatrix`."""
     c = counts.shape[-2]
-    hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
     union = counts.sum(-1) + counts[..., :c].sum(-2) - hits
-    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return hits / union
 
 
 def miou_of(counts: np.ndarray) -> np.ndarray:
     """Return the mean IoU, (...), of counts (..., C, C + 1), NaN left out."""
     iou = iou_of(counts)
-    present = ~np.isnan(iou)
-    total = np.where(present, iou, 0).sum(-1)
-    number = present.sum(-1)
-    return np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
+    with np.errstate(invalid="ignore"):
+        return np.nansum(iou, -1) / (~np.isnan(iou)).sum(-1)
 
 
 def iou_table(class_names: list[str], iou: np.ndarray) -> str:

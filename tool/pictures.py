@@ -1,16 +1,25 @@
 """Reading pictures and masks of any kind, writing palette labels, drawing maps."""
 
 import math
-import struct
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
 from tool.errors import InputError
 from tool.files import write_atomic
+from tool.picture_files import (
+    FORMATS,
+    MASK_FORMATS,
+    TURNS,
+    bits_of,
+    in_one_sentence,
+    open_picture,
+    orientation_of,
+)
+from tool.samples import WHITE_IS_ZERO, read_samples, tiff_layout, to_rgb
 
 UNSURE = 255  # the label of a pixel that no one judges
 HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers are used to
@@ -19,38 +28,46 @@ HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers ar
 
 LIGHTER = 70  # what is added to the VOC colours, many of which are dark
 GREY = 140  # a white pixel without a label, beside regions in their colours
-TURNS = {  # EXIF orientation -> what makes the picture upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-Image.MAX_IMAGE_PIXELS = None  # a large picture of the user's own is no attack
+MASK_MODES = ("P", "L", "1")
 
 
-def read_rgb(path: str | Path) -> Image.Image:
-    """Read any picture as RGB, upright as viewers show it.
+def read_rgb(
+    path: str | Path,
+    bands: tuple[int, ...] | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Image.Image:
+    """Read the first frame of a picture in one of FORMATS as RGB, upright as viewers show it.
 
     Grey, 16-bit, palette and CMYK pictures are converted, transparent ones laid on white, and the
     EXIF orientation is applied.
 
+    Args:
+        path: of the file.
+        bands: the three bands of a TIFF, counted from 1, that are red, green and blue; of another
+            picture those of its RGB. Where a page has one band, the pages are the bands.
+        value_range: (low, high), samples that become 0 and 255, linearly; others are cut off. None
+            takes 8 bits as they are and 16 bits from 0 to 65535.
+
     Raises:
-        InputError: the file is missing or is not a whole picture.
+        InputError: the file is missing or is not a whole picture, has more than MOST_PIXELS, or its
+            samples are no colours and no argument says how to make some.
     """
-    image = _open(path)
-    turn = TURNS.get(orientation(image))
-    image = image if turn is None else image.transpose(turn)
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey; Pillow would clip it at 255
-        grey = np.asarray(image, dtype=np.float64)
-        return Image.fromarray((grey / 65535 * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    with in_one_sentence(path, FORMATS):
+        if bands or value_range:
+            samples = read_samples(path, bands)
+            rgb, orientation = samples.to_rgb(path, value_range), samples.orientation
+        else:
+            layout = tiff_layout(path)
+            if layout:
+                layout.check(path, bands, value_range)
+            image = open_picture(path)
+            rgb, orientation = to_rgb(path, image, layout), orientation_of(image)
+        return _upright(rgb, orientation)
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def stored_size(path: str | Path) -> tuple[int, int]:
@@ -59,45 +76,39 @@ def stored_size(path: str | Path) -> tuple[int, int]:
     Raises:
         InputError: the file is missing or is not a picture.
     """
-    return _open(path, decode=False).size
+    with in_one_sentence(path, FORMATS):
+        layout = tiff_layout(path)
+        return layout.size if layout else open_picture(path, decode=False).size
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a label picture: uint8 (H, W) of class ids, 255 where unknown.
+    """Read a label picture in one of MASK_FORMATS: uint8 (H, W) of class ids, 255 where unknown.
+
+    Its EXIF orientation is applied, as to the picture that it belongs to.
 
     Raises:
-        InputError: the file is missing, broken, or holds colours instead of ids.
+        InputError: the file is missing, broken, or holds colours or other numbers instead of ids.
     """
-    image = _open(path)
-    if image.mode not in ("P", "L", "1"):
-        raise InputError(
-            f"{path} is a {image.mode} picture; a mask is an 8-bit palette or grey PNG whose pixel "
-            "values are class ids."
-        )
-    return np.array(image, dtype=np.uint8)
+    with in_one_sentence(path, MASK_FORMATS):
+        layout = tiff_layout(path)
+        if layout and (layout.bits > 8 or layout.bands > 1 or layout.kind == "float"):
+            raise _no_mask(path, str(layout))
+        image = open_picture(path, MASK_FORMATS)
+        bits = layout.bits if layout else bits_of(path, image)
+        if image.mode not in MASK_MODES:
+            raise _no_mask(path, f"a {image.mode} picture")
+        if image.mode == "L" and bits < 8:
+            raise _no_mask(path, f"a grey picture of {bits} bits, whose values are stretched")
+        if layout and layout.photometric == WHITE_IS_ZERO:
+            raise _no_mask(path, "a TIFF whose 0 is white, so that its values are turned round")
+        return np.array(_upright(image, orientation_of(image)), dtype=np.uint8)
 
 
-def _open(path: str | Path, decode: bool = True) -> Image.Image:
-    """Open and decode; every failure becomes a sentence that names the file."""
-    try:
-        image = Image.open(path)
-        if decode:
-            image.load()
-    except FileNotFoundError as error:
-        raise InputError(f"There is no picture {path}.") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not a picture that can be read. Replace it.") from error
-    except (OSError, SyntaxError, ValueError, TypeError, OverflowError, struct.error) as error:
-        raise InputError(f"{path} is damaged ({error}). Replace it.") from error
-    return image
-
-
-def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1..8; 1 (upright) where it is missing or the tags are broken."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (SyntaxError, ValueError, TypeError, OSError, struct.error):
-        return 1
+def _no_mask(path: str | Path, what: str) -> InputError:
+    return InputError(
+        f"{path} is {what}; a mask is an 8-bit palette or grey PNG whose pixel "
+        "values are class ids."
+    )
 
 
 def voc_palette() -> np.ndarray:

@@ -25,14 +25,9 @@ def tell_reduced(number: int, max_pixels: int) -> None:
 def progress(items: Iterable[Item], total: int, what: str, weigh=lambda item: 1) -> Iterator[Item]:
     """Yield ``items`` and show how many of ``total`` are done, the rate and the time left.
 
-    A bar where standard error is a terminal, else a log line now and then. Of several processes,
-    the first one shows its own share.
-
-    Args:
-        items: what to go through.
-        total: the sum of ``weigh(item)``.
-        what: name of the work, in front of the bar.
-        weigh: how much an item counts for.
+    A bar where standard error is a terminal, else a log line now and then, each behind ``what``,
+    the name of the work. An item counts for ``weigh(item)``, and ``total`` is the sum of these. Of
+    several processes, the first one shows its own share.
     """
     if not distributed.is_main():
         yield from items

@@ -1,10 +1,9 @@
 """A training that may be killed at any moment and continues when its command is run again."""
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
-from tool.files import clear_unfinished, digest_of
+from tool.files import claim, clear_unfinished, digest_of
+from tool.pace import Pace, Report
 from tool.session import Session
 
 # Names that settings had in checkpoints of earlier versions.
@@ -22,18 +22,6 @@ FORMER_NAMES = {"initial": "pretrained"}
 FILES = ("train_list", "pretrained", "label_dir")
 
 log = logging.getLogger(__name__)
-
-
-class Report(NamedTuple):
-    """What a log line tells: of the steps since the last one, and of the time that is left."""
-
-    means: list[float]  # of the losses
-    images_per_second: float
-    finish: str  # date and time
-
-    def pace(self, group: str) -> dict[str, float]:
-        """Return the pace for :meth:`Training.chart`."""
-        return {f"{group}/images_per_second": self.images_per_second}
 
 
 class Training:
@@ -80,12 +68,15 @@ class Training:
         self.is_finished = self.begun is not None and self.final.exists()
         if self.is_finished:
             log.info("%s is finished; --restart trains it anew", self.final)
+            self._save_safetensors(self.begun)
 
     def _find_begun(self) -> dict[str, Any] | None:
         path = self.final if self.final.exists() else self.last
         if not path.exists():
             return None
         begun = checkpoint.load(path)
+        if path == self.last:
+            checkpoint.check_begun(path, begun)
         checkpoint.check_classes(path, begun, self.about["class_names"])
         settings, contents = self.about["settings"], self.about["contents"]
         for name, value in begun.get("settings", {}).items():
@@ -133,11 +124,22 @@ class Training:
         distributed.agree(self.start, "steps to continue from")
         self.board = open_board(self.board_folder, self.start)
         if distributed.is_main():
-            for path in (self.last, self.final):
+            self._claim()
+            for path in (self.last, self.final, self.final.with_suffix(".safetensors")):
                 clear_unfinished(path.parent, path.name)
                 if self.args.restart:  # an interrupted restart would look finished
                     path.unlink(missing_ok=True)
         return distributed.parallel(net, device, some_unused)
+
+    def _claim(self) -> None:
+        lock = self.final.with_name(f".{self.final.stem}.lock")
+        try:
+            self.lock = claim(lock)
+        except BlockingIOError as error:
+            raise InputError(
+                f"Another process is training {self.final} at this moment. Wait for it, or name "
+                "another --session_name."
+            ) from error
 
     def start_clock(self, schedule: Any, ids: list[str]) -> None:
         """Start the clock, right before the first step.
@@ -201,7 +203,14 @@ class Training:
         if distributed.is_main():
             content = {"net": self.net.state_dict(), "step": self.total}
             checkpoint.save(self.final, {**self.about, **content})
+            self._save_safetensors({**self.about, **content})
+            self.lock.close()
+            Path(self.lock.name).unlink(missing_ok=True)
         log.info("%s written, %s", self.final, self.pace.elapsed())
+
+    def _save_safetensors(self, content: dict[str, Any]) -> None:
+        if self.args.safetensors and distributed.is_main():
+            checkpoint.save(self.final.with_suffix(".safetensors"), content)
 
 
 def contents_of(
@@ -279,38 +288,6 @@ def check_weights(net: nn.Module, step: int) -> None:
             raise InputError(
                 f"The weights {name} became NaN or infinite in step {step}. {DIVERGED}"
             )
-
-
-class Pace:
-    """How fast a training goes, and when it will be done.
-
-    Args:
-        start: the step it begins with; a continued run counts from there.
-        total: steps of the whole training.
-        batch_size: pictures a step.
-    """
-
-    def __init__(self, start: int, total: int, batch_size: int) -> None:
-        self.start, self.total, self.batch_size = start, total, batch_size
-        self.began = self.reported_at = time.time()
-        self.reported = start
-
-    def report(self, done: int) -> tuple[float, str]:
-        """Return pictures a second since the last report, and the date and time of the end.
-
-        Args:
-            done: steps done by now, more than at the last report.
-        """
-        now = time.time()
-        pictures = (done - self.reported) * self.batch_size
-        images_per_second = pictures / (now - self.reported_at)
-        each = (now - self.began) / (done - self.start)
-        self.reported, self.reported_at = done, now
-        return images_per_second, time.ctime(self.began + each * (self.total - self.start))
-
-    def elapsed(self) -> str:
-        """Return hours:minutes:seconds since the beginning."""
-        return time.strftime("%H:%M:%S", time.gmtime(time.time() - self.began))
 
 
 class _NoBoard:

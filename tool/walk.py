@@ -79,16 +79,15 @@ class _Walk:
         self.row = w + self.m
         self.cells = h * self.row
         self.margin = self.m * self.row + self.m
-        paths = search_paths(radius)
-        self.shifts = [path.dy * self.row + path.dx for path in paths]
-        self.offsets = [(path.dy, path.dx) for path in paths]
+        self.paths = search_paths(radius)
+        self.shifts = [path.dy * self.row + path.dx for path in self.paths]
 
-        affinity = edge.new_zeros(len(paths), h, self.row)
+        affinity = edge.new_zeros(len(self.paths), h, self.row)
         maxima = PathMaxima(edge, radius)
-        for number, path in enumerate(paths):
+        for one, path in zip(affinity, self.paths, strict=True):
             area = path.sources_inside(h, w)
             if area[2] and area[3]:
-                on_area(affinity[number], area).copy_((1 - maxima.over(path, area)).pow_(beta))
+                on_area(one, area).copy_((1 - maxima.over(path, area)).pow_(beta))
         weights = affinity.flatten(1)  # (O, cells); 0 where an end is off the map
 
         degree = edge.new_ones(2 * self.margin + self.cells)  # 1: a position's affinity with itself
@@ -120,15 +119,13 @@ class _Walk:
     def shifting(self, source: Tensor, target: Tensor) -> Callable[[], None]:
         """Return a function that sets target = 2 S source - target, by shifted multiply-adds."""
         inner, result = self._inner(source), self._inner(target)
-        blocks = self.blocks(source)
-        diagonal = [(result[:, b], self.diagonal[b], inner[:, b]) for b in blocks]
-        both_ways = []
-        for block in blocks:
+        diagonal, both_ways = [], []  # (where to add, weight, what to add)
+        for block in self.blocks(source):
+            diagonal.append((result[:, block], self.diagonal[block], inner[:, block]))
             for weights, shift in zip(self.weights, self.shifts, strict=True):
-                weight = weights[block]
                 ahead, result_ahead = self._inner(source, shift), self._inner(target, shift)
-                both_ways.append((result[:, block], weight, ahead[:, block]))
-                both_ways.append((result_ahead[:, block], weight, inner[:, block]))
+                both_ways.append((result[:, block], weights[block], ahead[:, block]))
+                both_ways.append((result_ahead[:, block], weights[block], inner[:, block]))
 
         def step() -> None:
             for out, weight, value in diagonal:
@@ -143,10 +140,10 @@ class _Walk:
         side = 2 * self.m + 1
         weights = self.diagonal.new_zeros(side, side, self.cells)
         weights[self.m, self.m] = self.diagonal
-        for weight, shift, (dy, dx) in zip(self.weights, self.shifts, self.offsets, strict=True):
+        for weight, shift, path in zip(self.weights, self.shifts, self.paths, strict=True):
             if shift < self.cells:
-                weights[self.m + dy, self.m + dx] = weight
-                weights[self.m - dy, self.m - dx, shift:] = weight[: self.cells - shift]
+                weights[self.m + path.dy, self.m + path.dx] = weight
+                weights[self.m - path.dy, self.m - path.dx, shift:] = weight[: self.cells - shift]
         shape = (len(source), side, side, self.cells)
         around = source.as_strided(shape, (source.stride(0), self.row, 1, 1))
         result = self._inner(target)
@@ -157,16 +154,9 @@ class _Walk:
         return step
 
     def power(self, maps: Tensor, n: int) -> Tensor:
-        """Return maps T^n, where T = W D^-1 has columns that sum to 1.
+        """Return maps T^n, float64 (P, h, w) both, n at least 1.
 
         maps T^n = maps D^1/2 S^n D^-1/2, and S^n is the series of :func:`power_series`.
-
-        Args:
-            maps: float64 (P, h, w).
-            n: at least 1.
-
-        Returns:
-            (P, h, w).
         """
         parity, coefficients = power_series(n)
         buffers = maps.new_zeros(2, len(maps), 2 * self.margin + self.cells)
@@ -176,18 +166,18 @@ class _Walk:
         entries = len(maps) * (2 * self.m + 1) ** 2 * self.cells
         unfolds = maps.is_cuda and entries <= UNFOLDED_LIMIT
         product = self.unfolding if unfolds else self.shifting
-        steps = product(now, other), product(other, now)
+        steps = product(other, now), product(now, other)
 
         total, blocks = torch.zeros_like(self._inner(now)), self.blocks(maps)
         for k in range(parity + 2 * len(coefficients) - 1):  # T_k(S) maps is in buffers[k % 2]
             if k:
-                steps[(k + 1) % 2]()
+                steps[k % 2]()
             if k == 1:
-                buffers[1].mul_(0.5)  # T_1 = S, not 2 S
+                other.mul_(0.5)  # T_1 = S, not 2 S
             if k % 2 == parity:
+                term = self._inner(buffers[k % 2])
                 for block in blocks:
-                    term = self._inner(buffers[k % 2])[:, block]
-                    total[:, block].add_(term, alpha=coefficients[k // 2])
+                    total[:, block].add_(term[:, block], alpha=coefficients[k // 2])
         return self._on_grid(total.div_(self.degree.sqrt()))
 
 
@@ -201,8 +191,7 @@ def propagate_to_edge(
 ) -> Tensor:
     """Spread maps by a random walk that edges stop: (x (1 - edge)) T^(2^exp_times).
 
-    T = W with columns that sum to 1, W_ij = (1 - largest edge on the path of i and j)^beta within
-    the radius, 1 for i = j and 0 for other pairs.
+    T is that of the module's docstring; W_ij is 1 for i = j and 0 for pairs beyond the radius.
 
     Args:
         x: (P, 1, h, w) or (P, h, w) of any range.
@@ -251,15 +240,12 @@ def refine_by_walk(
         power: exponent of the maps before the walk.
 
     Returns:
-        index: int64 (H, W), the largest map, so ``keys[index]`` are class ids; 0 (background)
-            where all are zero.
-        scores: (P, H, W) in [0, 1].
+        index, int64 (H, W), of the largest map, so ``keys[index]`` are class ids; 0 (background)
+        where all maps are zero. And the walked maps, (P, H, W) in [0, 1].
     """
-    small = F.interpolate(
-        maps[None].float(), edge.shape[-2:], mode="bilinear", align_corners=False
-    )[0]
+    small = F.interpolate(maps[None].float(), edge.shape[-2:], mode="bilinear")[0]
     walked = propagate_to_edge(small**power, edge, radius, beta, exp_times)  # (P, 1, h, w)
-    large = F.interpolate(walked, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    large = F.interpolate(walked, scale_factor=STRIDE, mode="bilinear")
     scores = large[:, 0, : size[0], : size[1]]
     scores = scores / scores.amax().clamp_min(torch.finfo(scores.dtype).tiny)
     return scores.argmax(0), scores

@@ -18,11 +18,10 @@ judges; ``drop`` leaves them out, so that their pixels are background. Lists and
 in all three.
 """
 
-import argparse
-import json
 import logging
 import os
 import shlex
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from data.coco.annotations import read_annotations
 from data.coco.dataset import COCO, PUBLISHED_PICTURES, SPLITS
 from data.coco.masks import CROWD, Picture, draw_all
 from tool.errors import InputError
-from tool.files import write_atomic, write_json
+from tool.files import read_json, write_atomic, write_json
 from tool.run import run
 
 SAMPLE = 1000  # pictures in train_sample
@@ -57,7 +56,7 @@ def link(root: Path, target: Path) -> Path:
     return target
 
 
-def prepare(coco: COCO, split: str, args: argparse.Namespace) -> None:
+def prepare(coco: COCO, split: str, args: Namespace) -> None:
     """Write masks, labels and list of one split, in this order.
 
     Raises:
@@ -73,14 +72,9 @@ def prepare(coco: COCO, split: str, args: argparse.Namespace) -> None:
     log.info("%-5s reading %s", split, path)
     pictures = read_annotations(path, split)
     annotated = [picture for picture in pictures if picture.regions]
-    log.info(
-        "%-5s %6d pictures (published %d), %d annotated, %d annotations",
-        split,
-        len(pictures),
-        PUBLISHED_PICTURES[split],
-        len(annotated),
-        sum(len(picture.regions) for picture in annotated),
-    )
+    published, regions = PUBLISHED_PICTURES[split], sum(len(p.regions) for p in annotated)
+    text = "%-5s %6d pictures (published %d), %d annotated, %d annotations"
+    log.info(text, split, len(pictures), published, len(annotated), regions)
     folder = coco.pictures[split]
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     kept = [picture for picture in annotated if f"{picture.image_id}.jpg" in there]
@@ -130,14 +124,8 @@ def write_prepared(coco: COCO, split: str, ids: list[str], labels: np.ndarray) -
 def keep_settings(coco: COCO, split: str, settings: dict[str, Any], restart: bool) -> None:
     """Note what decides the masks of a split, so that one folder has masks of one kind only.
 
-    Args:
-        coco: the dataset.
-        split: train or val.
-        settings: what decides the masks.
-        restart: delete masks that other settings made.
-
     Raises:
-        InputError: masks of other settings are there.
+        InputError: masks of other settings are there; ``restart`` deletes them instead.
     """
     path = coco.prepared / f"{split}.json"
     masks = list((coco.prepared / "masks").glob(f"COCO_{split}2014_*.png"))
@@ -145,10 +133,7 @@ def keep_settings(coco: COCO, split: str, settings: dict[str, Any], restart: boo
         for old in (coco.prepared / f"{split}.txt", *masks):  # without a list it looks unfinished
             old.unlink(missing_ok=True)
     elif masks and path.exists():
-        try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path} is not JSON ({error}). Prepare with --restart.") from error
+        before = read_json(path, "Prepare with --restart.")
         if before != settings:
             raise InputError(
                 f"The masks of {split} in {coco.prepared} were drawn with {before}, not "
@@ -164,10 +149,8 @@ def write_list(path: Path, ids: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Prepare MS COCO."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.coco",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = ArgumentParser(
+        prog="python -m data.coco", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset_root", default=COCO.default_root, help="the folder of MS COCO")
     parser.add_argument(
@@ -197,26 +180,17 @@ def main(arguments: list[str] | None = None) -> None:
 
     root = COCO(args.dataset_root).root
     coco = COCO(link(root, args.link_root) if args.link_root else root)
-    check_writable(coco.prepared)
+    try:  # before any work
+        write_atomic(coco.prepared / ".writable", lambda file: None)
+        (coco.prepared / ".writable").unlink()
+    except InputError as error:
+        raise InputError(
+            f"Nothing can be written to {coco.prepared} ({error}) Name a folder of your own with "
+            "--link_root, and give it as --dataset_root afterwards."
+        ) from error
     for split in args.splits:
         prepare(coco, split, args)
     log.info("prepared; the programs read it with --dataset_root %s", shlex.quote(str(coco.root)))
-
-
-def check_writable(folder: Path) -> None:
-    """Find out before any work whether files can be written.
-
-    Raises:
-        InputError: they cannot.
-    """
-    try:
-        write_atomic(folder / ".writable", lambda file: None)
-        (folder / ".writable").unlink()
-    except InputError as error:
-        raise InputError(
-            f"Nothing can be written to {folder} ({error}) Name a folder of your own with "
-            "--link_root, and give it as --dataset_root afterwards."
-        ) from error
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ SPLITS = ("train", "val")
 # Pictures in the published annotation files, and those of them that have an annotation.
 PUBLISHED_PICTURES = {"train": 82783, "val": 40504}
 PUBLISHED_COUNTS = {"train": 82081, "val": 40137}
-PREPARED = "prepared"
 
 CLASS_NAMES = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, "
@@ -43,14 +42,11 @@ class COCO(Dataset):
 
     def __init__(self, root: str | Path | None = None) -> None:
         super().__init__(root)
-        self.prepared = self.root / PREPARED
-        self.pictures = {
-            split: next((f for f in self._folders(split) if f.is_dir()), self._folders(split)[0])
-            for split in SPLITS
-        }
-
-    def _folders(self, split: str) -> tuple[Path, Path]:
-        return self.root / "images" / f"{split}2014", self.root / f"{split}2014"
+        self.prepared = self.root / "prepared"
+        self.pictures = {}  # the folder of each split's pictures
+        for split in SPLITS:
+            usual, other = self.root / "images" / f"{split}2014", self.root / f"{split}2014"
+            self.pictures[split] = other if other.is_dir() and not usual.is_dir() else usual
 
     @property
     def command(self) -> str:

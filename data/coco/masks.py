@@ -13,7 +13,8 @@ from pycocotools import mask as rle_codes
 
 from data.coco.dataset import COCO
 from tool.errors import InputError
-from tool.pictures import TURNS, UNSURE, orientation, save_label
+from tool.picture_files import TURNS, open_picture, orientation_of
+from tool.pictures import UNSURE, save_label
 from tool.progress import progress
 
 CROWD = ("keep", "ignore", "drop")
@@ -159,12 +160,9 @@ def check_picture(coco: COCO, picture: Picture) -> int:
         InputError: it is no picture, or its size is not the annotated one.
     """
     path = coco.image_path(picture.image_id)
-    try:
-        with Image.open(path) as image:
-            width, height = image.size  # as stored; only the header is read
-            turned = orientation(image)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}). Replace it.") from error
+    with open_picture(path, decode=False) as image:
+        width, height = image.size  # as stored; only the header is read
+        turned = orientation_of(image)
     if (height, width) != (picture.height, picture.width):
         raise InputError(
             f"{path} is {height} x {width} (height x width), its annotation says "

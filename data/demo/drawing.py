@@ -18,49 +18,45 @@ from typing import NamedTuple
 import numpy as np
 
 CLASS_NAMES = ("rings", "stripes", "checks", "dots", "cross", "half")
+GROUNDS = ("sand", "pebbles", "grass", "tiles", "leaves")
+DARK, LIGHT = (38, 34, 40), (242, 238, 226)
+# fmt: off
+COATS = {
+    "red": (196, 62, 52), "orange": (224, 132, 48), "yellow": (222, 200, 76),
+    "green": (74, 160, 78), "teal": (52, 160, 160), "blue": (66, 102, 202),
+    "purple": (136, 78, 176), "pink": (222, 124, 170),
+}
+EARTHS = (  # muted colours of the ground
+    (168, 150, 120), (120, 104, 80), (94, 108, 74), (136, 136, 130),
+    (92, 96, 104), (150, 124, 100), (112, 128, 112), (176, 168, 150),
+)
+MARKS = {  # second colour of every head; the first is the creature's coat
+    "rings": LIGHT, "stripes": DARK, "checks": (40, 236, 236), "dots": (238, 30, 204),
+    "cross": (166, 250, 40), "fan": (30, 30, 150), "half": (250, 244, 90),
+    "diamond": (104, 48, 20), "frame": (255, 178, 178), "corner": (160, 160, 255),
+}
+# fmt: on
+PATTERNS = {  # where a head shows its mark; p, q in [-1, 1] are its own coordinates
+    "rings": lambda p, q: ((r2 := p * p + q * q) < 0.07) | ((r2 > 0.24) & (r2 < 0.58)),
+    "stripes": lambda p, q: np.floor(q * 2.5 + 0.5) % 2 == 0,
+    "checks": lambda p, q: (np.floor(p * 2) + np.floor(q * 2)) % 2 == 0,
+    "dots": lambda p, q: (np.abs(p) - 0.42) ** 2 + (np.abs(q) - 0.42) ** 2 < 0.06,
+    "cross": lambda p, q: np.minimum(np.abs(p + q), np.abs(p - q)) < 0.3,
+    "fan": lambda p, q: p * q * (p * p - q * q) > 0,
+    "half": lambda p, q: q > 0,
+    "diamond": lambda p, q: np.abs(p) + np.abs(q) < 0.7,
+    "frame": lambda p, q: np.maximum(np.abs(p), np.abs(q)) > 0.5,
+    "corner": lambda p, q: (p > 0.1) & (np.abs(q) < p),
+}
 # What pretraining meets. The fan is no class: its mark is dark as that of stripes, and narrow
 # networks mistake one for the other.
-HEADS = (*CLASS_NAMES[:5], "fan", "half", "diamond", "frame", "corner")
-COATS = {
-    "red": (196, 62, 52),
-    "orange": (224, 132, 48),
-    "yellow": (222, 200, 76),
-    "green": (74, 160, 78),
-    "teal": (52, 160, 160),
-    "blue": (66, 102, 202),
-    "purple": (136, 78, 176),
-    "pink": (222, 124, 170),
-}
-GROUNDS = ("sand", "pebbles", "grass", "tiles", "leaves")
-EARTHS = (  # muted colours of the ground
-    (168, 150, 120),
-    (120, 104, 80),
-    (94, 108, 74),
-    (136, 136, 130),
-    (92, 96, 104),
-    (150, 124, 100),
-    (112, 128, 112),
-    (176, 168, 150),
-)
-DARK, LIGHT = (38, 34, 40), (242, 238, 226)
-MARKS = {  # second colour of every head; the first is the creature's coat
-    "rings": LIGHT,
-    "stripes": DARK,
-    "checks": (40, 236, 236),
-    "dots": (238, 30, 204),
-    "cross": (166, 250, 40),
-    "fan": (30, 30, 150),
-    "half": (250, 244, 90),
-    "diamond": (104, 48, 20),
-    "frame": (255, 178, 178),
-    "corner": (160, 160, 255),
-}
+HEADS = tuple(PATTERNS)
 
 SIZES = ((160, 160), (144, 160), (160, 144), (128, 160), (160, 128))  # height, width
 SCALES = {1: (1.0, 1.25), 2: (0.8, 1.0), 3: (0.65, 0.8)}  # of creatures, by how many there are
 MAX_HIDDEN = 0.04  # of a creature's own area: how much of others it may cover
 SHADOW = 3  # pixels down and to the right
-GRID = 1024  # cosines are rounded to 1 / GRID: the last bit of libm differs between machines
+GRID = 1024  # cosines are rounded to 1 / GRID
 
 
 def hash_noise(seed: int, h: int, w: int) -> np.ndarray:
@@ -94,16 +90,13 @@ def draw_ground(rng: random.Random, kind: str, h: int, w: int) -> np.ndarray:
     seed = rng.randrange(1 << 31)
     broad = value_noise(seed, h, w, 28, 28)[..., None]
     canvas = first + (second - first) * broad
-    if kind == "grass":
-        streaks = (value_noise(seed + 1, h, w, 14, 3) + value_noise(seed + 2, h, w, 18, 5)) / 2
-    elif kind == "tiles":
+    if kind == "tiles":
         size, y, x = rng.randint(12, 20), np.arange(h)[:, None], np.arange(w)[None]
         streaks = hash_noise(seed + 1, h // size + 1, w // size + 1)[y // size, x // size]
         streaks = np.where((y % size < 2) | (x % size < 2), np.float32(0), streaks)
-    elif kind == "sand":
-        streaks = (value_noise(seed + 1, h, w, 3, 3) + value_noise(seed + 2, h, w, 5, 5)) / 2
     else:
-        streaks = (value_noise(seed + 1, h, w, 7, 7) + value_noise(seed + 2, h, w, 5, 5)) / 2
+        cells = {"grass": ((14, 3), (18, 5)), "sand": ((3, 3), (5, 5))}.get(kind, ((7, 7), (5, 5)))
+        streaks = sum(value_noise(seed + n, h, w, *cell) for n, cell in enumerate(cells, 1)) / 2
     canvas = canvas + (third - first) * (streaks[..., None] - np.float32(0.5))
     canvas = canvas * (np.float32(0.75) + np.float32(0.5) * streaks[..., None])
     litter = {"pebbles": 90, "leaves": 60}.get(kind, 25)
@@ -126,6 +119,11 @@ def _jitter(rng: random.Random, colour: tuple[int, ...], amount: int) -> tuple[i
     return tuple(channel + rng.randint(-amount, amount) for channel in colour)
 
 
+def _direction(angle: float) -> tuple[float, float]:
+    """Return cosine and sine, rounded: the last bit of libm differs between machines."""
+    return round(math.cos(angle) * GRID) / GRID, round(math.sin(angle) * GRID) / GRID
+
+
 def _coverage(distance: np.ndarray) -> np.ndarray:
     """Return the share of a pixel that lies inside, from the distance to the edge in pixels."""
     return np.clip(distance + np.float32(0.5), 0, 1).astype(np.float32)
@@ -142,12 +140,7 @@ class Frame:
 
     @classmethod
     def at(cls, y: float, x: float, angle: float) -> "Frame":
-        return cls(
-            round(y * 8) / 8,
-            round(x * 8) / 8,
-            round(math.cos(angle) * GRID) / GRID,
-            round(math.sin(angle) * GRID) / GRID,
-        )
+        return cls(round(y * 8) / 8, round(x * 8) / 8, *_direction(angle))
 
     def window(self, h: int, w: int, reach: float) -> tuple[slice, slice, np.ndarray, np.ndarray]:
         """Return rows and columns within ``reach`` pixels, and their (along, across) there."""
@@ -193,25 +186,13 @@ class Creature:
         margin = 0.95 * length
         colour = _jitter(rng, COATS[coat], 16)
         mark = _jitter(rng, MARKS[head or "half"], 12)
-        turn = rng.uniform(-0.3, 0.3)
-        return cls(
-            Frame.at(
-                rng.uniform(margin, h - margin),
-                rng.uniform(margin, w - margin),
-                rng.uniform(0, 2 * math.pi),
-            ),
-            length,
-            width,
-            rng.uniform(23, 27) * size,
-            rng.uniform(-0.3, 0.15),
-            rng.uniform(-0.35, 0.35),
-            colour,
-            mark,
-            (round(math.cos(turn) * GRID) / GRID, round(math.sin(turn) * GRID) / GRID),
-            head,
-            body,
-            rng.randrange(1 << 31),
-        )
+        turn = _direction(rng.uniform(-0.3, 0.3))
+        y, x = rng.uniform(margin, h - margin), rng.uniform(margin, w - margin)
+        frame = Frame.at(y, x, rng.uniform(0, 2 * math.pi))
+        radius = rng.uniform(23, 27) * size
+        taper, bend = rng.uniform(-0.3, 0.15), rng.uniform(-0.35, 0.35)
+        seed = rng.randrange(1 << 31)
+        return cls(frame, length, width, radius, taper, bend, colour, mark, turn, head, body, seed)
 
     def parts(self, h: int, w: int) -> "Parts":
         """Return where body, head and eyes cover a picture of (h, w)."""
@@ -221,17 +202,16 @@ class Creature:
         v = (across - self.bend * self.width * (u * u - 0.4)) / self.width
         f = np.sqrt(u * u + (v / (1 + self.taper * np.clip(u, -1, 1))) ** 2)
         body = _coverage((1 - f) * self.width)
-        for foot_u in (-0.55, 0.5):
-            for side in (-1, 1):
-                d = (u - foot_u) ** 2 * (self.length**2) + (v - side * 0.92) ** 2 * self.width**2
-                body = np.maximum(body, _coverage(self.width * 0.32 - np.sqrt(d)))
+        for foot_u, foot_v in ((-0.55, -0.92), (-0.55, 0.92), (0.5, -0.92), (0.5, 0.92)):
+            d = (u - foot_u) ** 2 * (self.length**2) + (v - foot_v) ** 2 * self.width**2
+            body = np.maximum(body, _coverage(self.width * 0.32 - np.sqrt(d)))
         tail = np.minimum(-0.6 - u, u + 1.5) * self.length
         tail = np.minimum(tail, ((u + 1.5) * 0.45 - np.abs(v)) * self.width)
         body = np.maximum(body, _coverage(tail))
         p = along - (self.length + self.radius * 0.2)
         q = across - self.bend * self.width * 0.8
-        p, q = p * self.turn[0] + q * self.turn[1], q * self.turn[0] - p * self.turn[1]
-        p, q = p / self.radius, q / self.radius
+        cos, sin = self.turn
+        p, q = (p * cos + q * sin) / self.radius, (q * cos - p * sin) / self.radius
         head = _coverage((1 - np.sqrt(p * p + q * q)) * self.radius)
         eye = np.sqrt((p - 0.72) ** 2 + (np.abs(q) - 0.72) ** 2)
         white, pupil = (_coverage((size - eye) * self.radius) for size in (0.3, 0.16))
@@ -286,31 +266,9 @@ class Parts(NamedTuple):
 
 def head_pattern(kind: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Return float32 in {0, 1} for a head of one of HEADS; p, q in [-1, 1] inside the head."""
-    r2 = p * p + q * q
-    p_abs, q_abs = np.abs(p), np.abs(q)
-    if kind == "rings":
-        inside = (r2 < 0.07) | ((r2 > 0.24) & (r2 < 0.58))
-    elif kind == "stripes":
-        inside = np.floor(q * 2.5 + 0.5) % 2 == 0
-    elif kind == "checks":
-        inside = (np.floor(p * 2) + np.floor(q * 2)) % 2 == 0
-    elif kind == "dots":
-        inside = (p_abs - 0.42) ** 2 + (q_abs - 0.42) ** 2 < 0.06
-    elif kind == "cross":
-        inside = np.minimum(np.abs(p + q), np.abs(p - q)) < 0.3
-    elif kind == "fan":
-        inside = p * q * (p * p - q * q) > 0
-    elif kind == "half":
-        inside = q > 0
-    elif kind == "diamond":
-        inside = p_abs + q_abs < 0.7
-    elif kind == "frame":
-        inside = np.maximum(p_abs, q_abs) > 0.5
-    elif kind == "corner":
-        inside = (p > 0.1) & (q_abs < p)
-    else:
+    if kind not in PATTERNS:
         raise ValueError(f"There is no head {kind!r}; they are {HEADS}.")
-    return inside.astype(np.float32)
+    return PATTERNS[kind](p, q).astype(np.float32)
 
 
 def to_image(canvas: np.ndarray) -> np.ndarray:
@@ -330,8 +288,7 @@ def make_picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
     canvas = draw_ground(rng, rng.choice(GROUNDS), h, w)
     mask = np.zeros((h, w), np.uint8)
     number = rng.choices((1, 2, 3), (4, 4, 2))[0]
-    coats = rng.sample(list(COATS), number)
-    for coat in coats:
+    for coat in rng.sample(list(COATS), number):
         kind = rng.randrange(len(CLASS_NAMES))
         for _ in range(30):  # tries to find room; a creature without room is left out
             size = rng.uniform(*SCALES[number])

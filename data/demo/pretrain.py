@@ -63,12 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 class Scenes(TorchDataset):
-    """Pictures of heads and bodies, with what is in them.
-
-    Args:
-        pictures: how many.
-        seed: of all of them.
-    """
+    """As many pictures of heads and bodies as asked for, of one seed, with what is in them."""
 
     def __init__(self, pictures: int, seed: int) -> None:
         self.pictures, self.seed = pictures, seed
@@ -107,12 +102,7 @@ def with_batch_statistics(module: nn.Module) -> nn.Module:
 def random_views(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     """Return a batch turned by a quarter, mirrored and resized at random, normalised.
 
-    Args:
-        pictures: uint8 (B, 3, SIDE, SIDE).
-        rng: the source of chance.
-
-    Returns:
-        float32 (B, 3, S, S) with S out of SIDES.
+    ``pictures`` are uint8 (B, 3, SIDE, SIDE), the result is float32 (B, 3, S, S) with S of SIDES.
     """
     turned = [torch.rot90(picture, int(rng.integers(4)), (1, 2)) for picture in pictures]
     img = torch.stack([one.flip(2) if rng.random() < 0.5 else one for one in turned])
@@ -180,12 +170,9 @@ def main(arguments: list[str] | None = None) -> None:
             log.info("step %d of %d: loss %.4f", step + 1, args.steps, np.mean(losses[-50:]))
 
     store_statistics(backbone, (batch()[0] for _ in range(STATISTICS)))
-    state = {
-        name: value.contiguous().half()
-        for name, value in backbone.state_dict().items()
-        if not name.endswith(checkpoint.COUNTER)
-    }
-    checkpoint.save(args.out, state)
+    state = backbone.state_dict()
+    names = [name for name in state if not name.endswith(checkpoint.COUNTER)]
+    checkpoint.save(args.out, {name: state[name].contiguous().half() for name in names})
     log.info("%s written", args.out)
 
 

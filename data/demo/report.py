@@ -19,7 +19,7 @@ from tool import cli
 from tool.errors import InputError
 from tool.files import write_json
 from tool.maps import read_maps
-from tool.pictures import heat, label_overlay, overlay, read_mask, read_rgb, save_rgb
+from tool.pictures import heat, label_overlay, overlay, read_mask, save_rgb
 from tool.run import run
 from tool.session import Session
 
@@ -68,7 +68,7 @@ def one_of_each(dataset: Dataset, ids: list[str], most: int) -> list[str]:
 
 def columns(dataset: Dataset, image_id: str, session: Path, plain: Path) -> list[np.ndarray]:
     """Return the pictures of one row, those of COLUMNS, uint8 (H, W, 3) each."""
-    picture = np.array(read_rgb(dataset.image_path(image_id)))
+    picture = np.array(dataset.read(image_id))
     cam = read_maps(plain / "npy", image_id)["CAM"]  # (K, H, W)
     is_cam = read_maps(session / "npy", image_id)["IS_CAM"]  # (K + 1, H, W), background first
     return [

@@ -1,0 +1,99 @@
+"""How the pictures of a session are read: from which bands, and from which range of values.
+
+All programs of a session read alike. The first one writes ``<session>/value_range.json``, and the
+later ones take what stands there.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+
+from tool import distributed
+from tool.errors import InputError
+from tool.files import read_json, write_json
+from tool.picture_files import FORMATS, in_one_sentence
+from tool.samples import read_samples
+
+FILE = "value_range.json"
+AUTO = "auto"
+PERCENTILES = (1, 99)  # of values that become black and white
+MOST_PICTURES, MOST_VALUES = 200, 50_000  # looked at, of a list and of a picture
+
+
+def agree_on_reading(dataset, args: Namespace) -> None:
+    """Set how a dataset reads its pictures: as the flags say, and as its session did before.
+
+    ``args.bands`` and ``args.value_range`` become those of the session where they are None.
+
+    Raises:
+        InputError: the session's pictures were read in another way.
+    """
+    path = Path(args.session_name) / FILE
+    known = _read(path)
+    for name in ("bands", "value_range"):
+        given = getattr(args, name)
+        if given is None:
+            setattr(args, name, known.get(name))
+        elif known and given != known.get(name):
+            raise InputError(
+                f"The pictures of this session are read with --{name} {_words(known.get(name))}, "
+                f"not {_words(given)}, see {path}. Give that, or another --session_name."
+            )
+    dataset.bands, dataset.value_range, dataset.reading_file = args.bands, args.value_range, path
+
+
+def settle(dataset, ids: list[str]) -> None:
+    """Find the range of ``auto`` where no program did, and write how the pictures are read.
+
+    All processes of a program meet here.
+
+    Raises:
+        InputError: a picture cannot be read, or all values are equal.
+    """
+    path = dataset.reading_file
+    if path is None or (dataset.bands is None and dataset.value_range is None):
+        return
+    if distributed.is_main() and not path.exists():
+        about = {"bands": dataset.bands, "value_range": dataset.value_range}
+        if dataset.value_range == AUTO:
+            about["found"] = find_range(dataset, ids)
+        write_json(path, about)
+    distributed.barrier()
+    dataset.value_range = _read(path).get("found", dataset.value_range)
+
+
+def find_range(dataset, ids: list[str]) -> tuple[float, float]:
+    """Return the 1st and the 99th percentile of the values of some pictures of a list.
+
+    They are up to MOST_PICTURES pictures, evenly spread over the list, and of each up to some
+    MOST_VALUES values, evenly spread too.
+
+    Raises:
+        InputError: a picture cannot be read or holds NaN, or all values are equal.
+    """
+    found = []
+    for image_id in ids[:: -(-len(ids) // MOST_PICTURES)]:
+        path = dataset.image_path(image_id)
+        with in_one_sentence(path, FORMATS):
+            values = read_samples(path, dataset.bands).values.ravel()
+        values = values[:: -(-len(values) // MOST_VALUES)].astype(np.float64)
+        if np.isnan(values).any():
+            raise InputError(f"{path} holds values that are no numbers (NaN). Fill them.")
+        found.append(values)
+    low, high = np.percentile(np.concatenate(found), PERCENTILES).tolist()
+    if not low < high:
+        raise InputError(
+            f"--value_range auto: {low:g} is the 1st and the 99th percentile of the values in "
+            f"{dataset.root}. Give --value_range LOW HIGH."
+        )
+    return low, high
+
+
+def _read(path: Path) -> dict:
+    return read_json(path, "Delete it.") if path.exists() else {}
+
+
+def _words(value: list | str | None) -> str:
+    """Return a flag's value as on the command line."""
+    return " ".join(f"{one:g}" for one in value) if isinstance(value, list) else str(value).lower()

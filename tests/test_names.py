@@ -1,0 +1,112 @@
+"""Names of classes and of pictures become names of files that stay in their folder."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import make_cam
+from data.base import Dataset
+from data.folder import Folder
+from tool.errors import InputError
+from tool.files import LONGEST_NAME, safe_name
+
+CLEAN = ["cat", "dining table", "a_b-c.d", "2007_000032", "Größe", "猫"]
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_usual_names_stay(name):
+    assert safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("x/../../y", "x%2F..%2F..%2Fy"),
+        ("..", "%2E."),
+        (".hidden", "%2Ehidden"),
+        ("a\\b", "a%5Cb"),
+        ("a\0b\n", "a%00b%0A"),
+        ("100%", "100%25"),
+        ("", "%"),
+        ("\ud800", "%ED%A0%80"),
+    ],
+)
+def test_unusual_names_are_encoded(name, expected):
+    assert safe_name(name) == expected
+
+
+def test_long_names_are_cut_and_stay_distinct():
+    names = ["猫" * 80 + end for end in ("a", "b")] + ["x" * 101, "x" * 102, "x" * 100]
+    safe = [safe_name(name) for name in names]
+    assert len(set(safe)) == len(names)
+    assert max(len(name.encode()) for name in safe) <= LONGEST_NAME
+    assert safe[-1] == names[-1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(max_size=150), min_size=2, max_size=2, unique=True))
+def test_any_two_names(names):
+    one, other = map(safe_name, names)
+    assert one != other
+    for name in (one, other):
+        assert 0 < len(name.encode()) <= LONGEST_NAME
+        assert not name.startswith(".")
+        assert not set(name) & set("/\\\0")
+
+
+def test_drawing_of_a_class_with_a_path_in_its_name_stays_in_the_session(tmp_path):
+    session, picture = tmp_path / "run", np.zeros((4, 5, 3), np.uint8)
+    names = ("background", "x/../../../y")
+    make_cam.visualize(session, "a", picture, names, torch.rand(2, 4, 5))
+    made = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(made) == 2
+    assert {path.parent for path in made} == {session / "visual"}
+
+
+def test_drawing_of_the_longest_id_and_class(tmp_path):
+    picture = np.zeros((4, 5, 3), np.uint8)
+    make_cam.visualize(tmp_path, "i" * 200, picture, ["c" * 300], torch.rand(1, 4, 5))
+    assert len(list((tmp_path / "visual").iterdir())) == 1
+
+
+class Named(Dataset):
+    """A dataset of one picture with a given id."""
+
+    name, class_names = "named", ("cat",)
+
+    def list_ids(self, list_name: str) -> list[str]:
+        return [list_name]
+
+
+@pytest.mark.parametrize(
+    "image_id", ["a/b", "/a", "a\\b", "a\0", ".a", "..", "a..b", "../x", "a" * 201, "猫" * 67]
+)
+def test_ids_that_leave_the_folder_are_refused(tmp_path, image_id):
+    with pytest.raises(InputError, match="Rename the picture") as error:
+        Named(tmp_path).ids(image_id)
+    assert repr(image_id) in str(error.value)
+
+
+@pytest.mark.parametrize("image_id", ["a.b", "a b (1)", "a" * 200, "猫" * 66, "-", "a."])
+def test_other_ids_are_kept(tmp_path, image_id):
+    assert Named(tmp_path).ids(image_id) == [image_id]
+
+
+def test_hidden_files_are_no_pictures(tiny):
+    (tiny / "images" / "._a.png").write_bytes(b"what a Mac leaves")
+    assert Folder(tiny).ids("train") == list("abcdef")
+
+
+def test_missing_right_is_no_missing_picture(tiny, monkeypatch):
+    folder = Folder(tiny)
+    folder.check_pictures(["a"])
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.path.isfile", lambda path: False)
+    monkeypatch.setattr("os.stat", refuse)
+    with pytest.raises(InputError, match=r"a\.png: permission denied"):
+        folder.check_pictures(["a"])

@@ -1,0 +1,108 @@
+"""Opening picture files that may be anything: of which format, how large, damaged or not."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from tool.errors import InputError
+
+Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS counts instead, whose message names the file
+MOST_PIXELS = 1 << 28  # a picture whose header announces more is not decoded
+Image.init()  # makes the table of all formats that this Pillow has
+# Pillow knows more formats. One of them starts a program (Ghostscript, for PostScript).
+FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+    if name in Image.OPEN
+)
+MASK_FORMATS = ("PNG", "BMP", "GIF", "TIFF")  # those that keep ids as they are
+TURNS = {  # EXIF orientation -> what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+HEADER = 4096  # bytes in which PNG, BMP and JPEG 2000 say how many bits a sample has
+CODESTREAM, BITS_AT = b"\xff\x4f\xff\x51", 42  # of JPEG 2000: its begin, and bytes to the bits
+
+
+def open_picture(
+    path: str | Path, formats: tuple[str, ...] = FORMATS, decode: bool = True
+) -> Image.Image:
+    """Open a picture, and decode its first frame.
+
+    Raises:
+        InputError: the file is missing, may not be read, is of no format in ``formats``, has more
+            than MOST_PIXELS or none, or is damaged.
+    """
+    with in_one_sentence(path, formats):
+        image = Image.open(path, formats=formats)
+        image.filename = ""  # makes Pillow read the file: it maps turned TIFFs at the wrong size
+        check_pixels(path, *image.size)
+        if image.format == "BMP" and image.mode == "L" and bits_of(path, image) == 4:
+            raise InputError(f"{path} is a grey BMP of 4 bits, which is misread. Save it as PNG.")
+        if decode:
+            image.load()
+        return image
+
+
+def check_pixels(path: str | Path, width: int, height: int) -> None:
+    """Raise an InputError of a picture without pixels, or with too many for any memory."""
+    if not 0 < width * height <= MOST_PIXELS:
+        raise InputError(
+            f"{path} has {width} x {height} pixels; from 1 to {MOST_PIXELS:,} can be read. Replace "
+            "or reduce it."
+        )
+
+
+@contextmanager
+def in_one_sentence(path: str | Path, formats: tuple[str, ...]) -> Iterator[None]:
+    """Turn whatever goes wrong with a picture into an InputError of one sentence."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"{path} is no file, so no picture. Replace it.")
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"There is no picture {path}.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{path} is not a picture that can be read ({', '.join(formats)}). Replace it."
+        ) from error
+    except MemoryError as error:
+        raise InputError(f"The memory does not suffice for {path}. Reduce it.") from error
+    except Exception as error:  # decoders raise anything at bytes that nobody foresaw
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path} cannot be read: {error.strerror}. Mend that.") from error
+        raise InputError(f"{path} is damaged ({error}). Replace it.") from error
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1..8; 1 (upright) where it is missing or the tags are broken."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # tags are bytes of anybody's making
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def bits_of(path: str | Path, image: Image.Image) -> int:
+    """Return the bits of a stored sample of PNG, BMP and JPEG 2000; of other formats 8."""
+    if image.format not in ("PNG", "BMP", "JPEG2000"):
+        return 8
+    with open(path, "rb") as file:
+        header = file.read(HEADER)
+    if image.format == "PNG":
+        return header[24]
+    if image.format == "BMP":
+        return header[24 if header[14] == 12 else 28]  # the older and shorter kind, and the other
+    begin = header.find(CODESTREAM)
+    return (header[begin + BITS_AT] & 127) + 1 if begin >= 0 else 8
