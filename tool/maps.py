@@ -250,7 +250,6 @@ def _is_whole(maps: dict[str, np.ndarray]) -> bool:
     return (
         keys.ndim == 1
         and keys.dtype.kind in "iu"
-        and (is_cam.ndim == 3 if shapes is None else _is_packed(is_cam, shapes))
         and is_cam.size > 0
         and len(keys) == len(is_cam)
         and (cam is None or cam.shape == (len(keys) - 1, *is_cam.shape[1:]))
@@ -259,18 +258,25 @@ def _is_whole(maps: dict[str, np.ndarray]) -> bool:
         and size.dtype.kind in "iu"
         and size.min() > 0
         and math.prod(size.tolist()) * len(keys) <= LARGEST_MAPS
-        and all(size.tolist() <= np.multiply(is_cam.shape[1:], SMALLEST_SCALE))
+        and (_is_fused(is_cam, size) if shapes is None else _is_packed(is_cam, shapes, size))
     )
 
 
-def _is_packed(is_cam: np.ndarray, shapes: np.ndarray) -> bool:
-    """Return whether maps (P, n) are those of scales of such shapes."""
+def _is_fused(is_cam: np.ndarray, size: np.ndarray) -> bool:
+    """Return whether maps are (P, H, W), and not too small for the picture."""
+    return is_cam.ndim == 3 and all(size.tolist() <= np.multiply(is_cam.shape[1:], SMALLEST_SCALE))
+
+
+def _is_packed(is_cam: np.ndarray, shapes: np.ndarray, size: np.ndarray) -> bool:
+    """Return whether maps (P, n) are those of scales of such shapes, which take little to fuse."""
+    if shapes.ndim != 2 or shapes.shape[1] != 2 or shapes.dtype.kind not in "iu":
+        return False
+    longest = int(shapes.max(initial=1))
     return (
-        is_cam.ndim == shapes.ndim == 2
-        and shapes.shape[1] == 2
-        and shapes.dtype.kind in "iu"
+        is_cam.ndim == 2
         and shapes.min(initial=1) > 0
         and sum(math.prod(shape) for shape in shapes.tolist()) == is_cam.shape[1]
+        and len(is_cam) * len(shapes) * longest * max(longest, *size.tolist()) <= LARGEST_MAPS
     )
 
 
