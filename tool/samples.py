@@ -245,7 +245,8 @@ def to_rgb(path: str | Path, image: Image.Image, layout: Layout | None) -> Image
             for name, (_, high) in zip(image.getbands(), _extrema(image), strict=True)
             if name != "A"
         )
-        if largest < HIGH_BYTES:  # Pillow keeps the highest 8 bits of colours
+        # Pillow keeps the highest 8 bits of colours; those of PPM it rounds.
+        if largest < HIGH_BYTES + (image.format == "PPM"):
             raise too_dark(path)
     if "A" in image.getbands() or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
