@@ -25,13 +25,14 @@ MOST_PICTURES, MOST_VALUES = 200, 50_000  # looked at, of a list and of a pictur
 def agree_on_reading(dataset, args: Namespace) -> None:
     """Set how a dataset reads its pictures: as the flags say, and as its session did before.
 
-    ``args.bands`` and ``args.value_range`` become those of the session where they are None.
+    ``args.bands`` and ``args.value_range`` become those of the session where they are None. A
+    program without ``--session_name`` reads as its flags say.
 
     Raises:
         InputError: the session's pictures were read in another way.
     """
-    path = Path(args.session_name) / FILE
-    known = _read(path)
+    path = Path(args.session_name) / FILE if hasattr(args, "session_name") else None
+    known = _read(path) if path else {}
     for name in ("bands", "value_range"):
         given = getattr(args, name)
         if given is None:

@@ -75,9 +75,8 @@ def in_one_sentence(path: str | Path, formats: tuple[str, ...]) -> Iterator[None
     except FileNotFoundError as error:
         raise InputError(f"There is no picture {path}.") from error
     except UnidentifiedImageError as error:
-        raise InputError(
-            f"{path} is not a picture that can be read ({', '.join(formats)}). Replace it."
-        ) from error
+        kinds = "" if formats == FORMATS else f" as {', '.join(formats)}"  # a mask of JPEG, say
+        raise InputError(f"{path} is not a picture that can be read{kinds}. Replace it.") from error
     except MemoryError as error:
         raise InputError(f"The memory does not suffice for {path}. Reduce it.") from error
     except Exception as error:  # decoders raise anything at bytes that nobody foresaw
