@@ -34,7 +34,7 @@ def agree_on_reading(dataset, args: Namespace) -> None:
     path = Path(args.session_name) / FILE if hasattr(args, "session_name") else None
     known = _read(path) if path else {}
     for name in ("bands", "value_range"):
-        given = getattr(args, name)
+        given = getattr(args, name, None)
         if given is None:
             setattr(args, name, known.get(name))
         elif known and given != known.get(name):
@@ -54,7 +54,11 @@ def settle(dataset, ids: list[str]) -> None:
         InputError: a picture cannot be read, or all values are equal.
     """
     path = dataset.reading_file
-    if path is None or (dataset.bands is None and dataset.value_range is None):
+    if dataset.bands is None and dataset.value_range is None:
+        return
+    if path is None:
+        if dataset.value_range == AUTO:
+            dataset.value_range = find_range(dataset, ids)
         return
     if distributed.is_main() and not path.exists():
         about = {"bands": dataset.bands, "value_range": dataset.value_range}
