@@ -34,7 +34,7 @@ from net.deeplabv2 import STRIDE_ON
 from net.recipes import MODELS, fill_in, told
 from net.segmentation import mean_loss
 from tool import cli, distributed
-from tool.errors import InputError
+from tool.errors import InputError, naming
 from tool.evaluate import check_class_ids
 from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer, set_learning_rate
 from tool.outputs import settings_of
@@ -116,7 +116,9 @@ def build(args: cli.Settings, num_classes: int, begun: dict | None) -> tuple[nn.
         raise InputError(f"--stride_on is of DeepLab v2; {args.model} has no such choice.")
     module = MODELS[args.model].module
     if begun:
-        net, record = module.build(**begun["config"], pretrained="none")[0], begun["record"]
+        net, record = module.restore(begun), begun.get("record")
+        if not (isinstance(record, dict) and isinstance(record.get("fresh"), str | list)):
+            raise InputError("It has no record of what it started from. --restart begins anew.")
     else:
         net, record = module.build(num_classes, args.pretrained, **options)
     return net.train(), record
@@ -223,13 +225,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     torch.manual_seed(args.seed)  # of the head
     torch.backends.cudnn.benchmark = True  # every batch has the same size
-    net, record = build(args, dataset.num_classes, training.begun)
+    with naming(training.last) if training.begun else contextlib.nullcontext():
+        net, record = build(args, dataset.num_classes, training.begun)
     training.about |= {"model": args.model, "config": net.config, "record": record}
     session.record(train_list=args.train_list, label_dir=args.label_dir, **record)
     settings = cli.deciding(args)
     log.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.items()))
     fresh = record["fresh"] if record["fresh"] == "all" else f"{len(record['fresh'])} tensors"
-    log.info("starting from %s, fresh: %s; %s", args.pretrained, fresh, record["config"])
+    log.info("starting from %s, fresh: %s; %s", args.pretrained, fresh, net.config)
     net = cli.place(synchronised(args, net, device), args, device)
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
     optimizer = make_optimizer(groups, args.momentum, device, args.fused, args.optimizer)

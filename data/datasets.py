@@ -94,7 +94,7 @@ def dataset_class(name: str) -> type[Dataset]:
             "with dots and without .py, from the folder of this project on."
         ) from error
     found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, Dataset)):
+    if not (isinstance(found, type) and issubclass(found, Dataset) and found is not Dataset):
         raise InputError(
             f"The module {module_name!r} of --dataset {name} has no subclass {class_name!r} of "
             "data.base.Dataset."

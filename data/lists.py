@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tool.errors import InputError
+from tool.files import BEGINNING, check_beginning
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 LARGEST_TEXT = 1 << 27  # bytes; a list of a million pictures has some 30 million
@@ -133,6 +134,7 @@ def read_text(path: Path) -> str:
         InputError: there is no such file, or it is no text.
     """
     content = read_bytes(path, LARGEST_TEXT)
+    check_beginning(path, content[:BEGINNING])
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and len(content) % 2 == 0:
         raise InputError(f"{path} is no UTF-8 text but UTF-16. Save it as UTF-8.")
     if b"\0" in content:

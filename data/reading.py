@@ -24,15 +24,16 @@ MOST_PICTURES, MOST_VALUES = 200, 50_000  # looked at, of a list and of a pictur
 def agree_on_reading(dataset, args: Namespace) -> None:
     """Set how a dataset reads its pictures: as the flags say, and as its session did before.
 
-    ``args.bands`` and ``args.value_range`` become those of the session where they are None.
+    ``args.bands`` and ``args.value_range`` become those of the session where they are None. A
+    program without ``--session_name`` reads as its flags say.
 
     Raises:
         InputError: the session's pictures were read in another way.
     """
-    path = Path(args.session_name) / FILE
-    known = _read(path)
+    path = Path(args.session_name) / FILE if hasattr(args, "session_name") else None
+    known = _read(path) if path else {}
     for name in ("bands", "value_range"):
-        given = getattr(args, name)
+        given = getattr(args, name, None)
         if given is None:
             setattr(args, name, known.get(name))
         elif known and given != known.get(name):
@@ -52,7 +53,11 @@ def settle(dataset, ids: list[str]) -> None:
         InputError: a picture cannot be read, or all values are equal.
     """
     path = dataset.reading_file
-    if path is None or (dataset.bands is None and dataset.value_range is None):
+    if dataset.bands is None and dataset.value_range is None:
+        return
+    if path is None:
+        if dataset.value_range == AUTO:
+            dataset.value_range = find_range(dataset, ids)
         return
     if distributed.is_main() and not path.exists():
         about = {"bands": dataset.bands, "value_range": dataset.value_range}

@@ -8,14 +8,25 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from tool.errors import InputError
 from tool.pictures import reduced_size
 
+LARGEST_SIDE = 65535  # pixels of a picture that is resized
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 HUES, PILLOW_HUES = 180, 255  # units of a full turn: in OpenCV, whose units recipes use; in Pillow
 
 
 def resize(image: Image.Image, height: int, width: int, resample: str = "bicubic") -> Image.Image:
-    """Resize with one of Pillow's filters in RESAMPLE; sides below 1 become 1."""
+    """Resize with one of Pillow's filters in RESAMPLE; sides below 1 become 1.
+
+    Raises:
+        InputError: the result would be larger than a picture can be.
+    """
+    if max(height, width) > LARGEST_SIDE:
+        raise InputError(
+            f"A picture of {image.width}x{image.height} pixels would become {width}x{height}. Take "
+            "smaller scales."
+        )
     return image.resize((max(1, width), max(1, height)), RESAMPLE[resample])
 
 

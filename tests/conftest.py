@@ -8,86 +8,42 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from net.resnet50 import ResNet50
-from tool.maps import write_maps
-from tool.pictures import read_mask, save_label
+from tests.tiny import command_lines as command_lines_of
+from tests.tiny import make_folder, make_maps, make_weights
 
 torch.set_num_threads(1)  # threads that wait for each other slow tiny tensors down
-
-COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
-LABELS = {"a": "red", "b": "green", "c": "blue", "d": "red blue", "e": "green", "f": "red"}
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """Six pictures of about 48x40 with rectangles of three classes, laid out as a folder."""
-    root = tmp_path / "tiny"
-    (root / "images").mkdir(parents=True)
-    names = list(COLOURS)
-    (root / "classes.txt").write_text("\n".join(names) + "\n")
-    rows = [f"{image_id}.png,{labels}" for image_id, labels in LABELS.items()]
-    (root / "labels.csv").write_text("image,labels\n" + "\n".join(rows) + "\n")
-    rng = np.random.default_rng(0)
-    for number, (image_id, labels) in enumerate(LABELS.items()):
-        picture = rng.integers(90, 130, (40 + number, 48, 3)).astype(np.uint8)
-        mask = np.zeros(picture.shape[:2], np.uint8)
-        for place, name in enumerate(labels.split()):
-            area = slice(6, 30), slice(4 + 22 * place, 22 + 22 * place)
-            picture[area] = COLOURS[name]
-            mask[area] = names.index(name) + 1
-        Image.fromarray(picture).save(root / "images" / f"{image_id}.png")
-        save_label(root / "masks" / f"{image_id}.png", mask)
-    return root
+    return make_folder(tmp_path / "tiny")
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
     """A file with random weights of a backbone of width 4."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "narrow.pth"
-    torch.save(ResNet50(width=4).state_dict(), path)
-    return path
+    return make_weights(tmp_path_factory.mktemp("weights") / "narrow.pth")
 
 
 @pytest.fixture
 def flags(tiny: Path, weights: Path, tmp_path: Path) -> dict[str, list[str]]:
     """Command lines of the three programs of step 1 on the tiny folder."""
-    common = ["--dataset", "folder", "--dataset_root", str(tiny), "--device", "cpu"]
-    common += ["--session_name", str(tmp_path / "run"), "--num_workers", "0"]
-    small = ["--batch_size", "2", "--crop_size", "64", "--resize_min", "40", "--resize_max", "80"]
-    train = [*common, *small, "--pretrained", str(weights), "--lr", "0.01", "--print_freq", "1"]
-    train += ["--val_freq", "0", "--max_epoches", "2"]
-    return {"train": train, "make_cam": common, "eval_cam": common}
-
-
-KEYS = {"a": [0, 1], "b": [0, 2], "c": [0, 3], "d": [0, 1, 3], "e": [0, 2], "f": [0, 1]}
+    lines = command_lines_of(tiny, tmp_path / "run", weights)
+    names = ("train_resnet50_SIPE", "make_cam", "eval_cam")
+    return {name.removesuffix("_resnet50_SIPE"): lines[name] for name in names}
 
 
 @pytest.fixture
 def run(tiny: Path, weights: Path, tmp_path: Path) -> dict[str, list[str]]:
     """Command lines of steps 2.1 to 2.4; the session has blurred masks as maps."""
-    session = tmp_path / "run"
-    for image_id, keys in KEYS.items():
-        mask = read_mask(tiny / "masks" / f"{image_id}.png")
-        maps = np.stack([mask == key for key in keys]).astype(np.float32) * 0.8 + 0.1
-        content = {"keys": np.array(keys), "IS_CAM": maps}
-        write_maps(session / "npy" / f"{image_id}.npz", content)
-    common = ["--dataset", "folder", "--dataset_root", str(tiny), "--device", "cpu"]
-    common += ["--session_name", str(session), "--num_workers", "0"]
-    train = [*common, "--pretrained", str(weights), "--irn_batch_size", "2", "--print_freq", "1"]
-    train += ["--irn_crop_size", "80", "--irn_num_epoches", "2", "--irn_learning_rate", "0.01"]
-    labels = [*common, "--irn_crop_size", "80"]
-    return {
-        "cam2ir": common,
-        "train_irn": train,
-        "make_seg_labels": labels,
-        "eval_seg_labels": common,
-    }
+    make_maps(tmp_path / "run/npy", tiny / "masks")
+    lines = command_lines_of(tiny, tmp_path / "run", weights)
+    names = ("cam2ir", "train_irn", "make_seg_labels", "eval_seg_labels")
+    return {name: lines[name] for name in names}
 
 
 # An interpreter that notes how it is called, and fails where a word of the line is $FAIL.

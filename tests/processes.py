@@ -10,10 +10,18 @@ import socket
 from pathlib import Path
 
 PROGRAMS = (
-    *("train_resnet50_SIPE", "make_cam", "cam2ir", "train_irn", "make_seg_labels", "train_seg"),
+    "train_resnet50_SIPE",
+    "make_cam",
+    "eval_cam",
+    "cam2ir",
+    "train_irn",
+    "make_seg_labels",
+    "eval_seg_labels",
+    "train_seg",
+    "infer_seg",
 )
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([*PROGRAMS, "processes"])
+CONTEXT.set_forkserver_preload([*PROGRAMS, __name__])
 
 
 def run(program: str, flags: list[str], output: str, environment: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ import torch
 from data.demo import Demo, dataset, drawing, pretrain, report
 from data.folder import Folder
 from net.resnet50 import FixedBatchNorm, ResNet50, build_backbone, read_pretrained
+from tests.tiny import make_folder
 from tool import distributed
 from tool.errors import InputError
 from tool.files import write_json
@@ -129,6 +130,14 @@ def test_a_half_made_folder_is_noticed_and_mended(tmp_path, monkeypatch):
     assert not dataset.is_complete(tmp_path)
     (tmp_path / "made.json").write_text('{"version": 0}')  # of an older version
     assert not dataset.is_complete(tmp_path)
+
+
+def test_the_demo_overwrites_nobodys_pictures(tmp_path):
+    make_folder(tmp_path / "mine")
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*.*")}
+    with pytest.raises(InputError, match=r"The demo would overwrite what is in .*mine"):
+        Demo(tmp_path / "mine")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*.*")}
 
 
 def test_of_several_processes_one_draws(root, tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ WRITTEN = (
     "ir_label/",
     "pseudo_label/",
     "value_range",
+    "settings.json",
 )
 USERS = ("cat.jpg", "classes.txt", "labels.csv", "resnet50.pth", "trainaug.txt", "train_aug.txt")
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COLOURS, LABELS
 from PIL import Image
 
 import cam2ir
@@ -16,6 +15,7 @@ import make_seg_labels
 import train_irn
 import train_resnet50_SIPE
 from data.folder import MOST_CLASSES, Folder
+from tests.tiny import COLOURS, LABELS
 from tool.errors import InputError
 from tool.metrics import ConfusionMatrix
 from tool.pictures import read_mask, save_label

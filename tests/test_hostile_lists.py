@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LABELS
 from PIL import Image
 from test_voc import LISTS, TRAIN, TRAINAUG, annotation, lines, root, sbd  # noqa: F401
+from tiny import LABELS
 
 import data.lists
 import train_resnet50_SIPE

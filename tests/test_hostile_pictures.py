@@ -400,13 +400,24 @@ def test_jpeg2000_of_16_bits(tmp_path):
     path = tmp_path / "deep.jp2"
     Image.fromarray(GREYS.astype(np.uint16) * 257).save(path)
     assert np.array(read_rgb(path))[..., 0].tolist() == GREYS.tolist()
-    assert "JPEG 2000 of 16 bits" in said(lambda p: read_rgb(p, None, (0, 4095)), path)
+    assert "JPEG2000 of 16 bits" in said(lambda p: read_rgb(p, None, (0, 4095)), path)
 
 
 def test_8_bit_picture_is_mapped_too(tmp_path):
     found = rgb(tmp_path, encoded("PNG", GREY), None, (0, 100))
     np.testing.assert_array_equal(found[..., 0], np.rint((GREY / 100).clip(0, 1) * 255))
     np.testing.assert_array_equal(rgb(tmp_path, encoded("PNG"), None, (0, 255)), COLOUR)
+
+
+@pytest.mark.parametrize(("kind", "bands"), [(b"P5", 1), (b"P6", 3)])
+def test_ppm_of_12_bits_says_its_range(tmp_path, kind, bands):
+    path = tmp_path / "deep.ppm"
+    values = np.repeat(GREYS[..., None] * np.uint16(16), bands, -1).astype(">u2")
+    path.write_bytes(kind + b" # 12 bits\n50 40\n4080\n" + values.tobytes())
+    np.testing.assert_array_equal(np.array(read_rgb(path))[..., 0], GREYS)
+    assert "PPM of 12 bits" in said(lambda p: read_rgb(p, None, (0, 4095)), path)
+    path.write_bytes(kind + b" 50 40 65535\n" + values.tobytes())
+    assert RANGE in said(read_rgb, path)
 
 
 @pytest.mark.parametrize("content", ["float01.tif", "5_bands.tif", "5_float_bands.tif"])

@@ -144,3 +144,11 @@ def test_programs_run_on_scientific_pictures(run, deep, tmp_path):
 def test_programs_refuse_them_without(run, deep):
     with pytest.raises(InputError, match=r"--bands 3 2 1, and say .* --value_range LOW HIGH"):
         cam2ir.main(run["cam2ir"])
+
+
+def test_auto_without_a_session(deep):
+    dataset = Folder(deep)
+    dataset.bands, dataset.value_range = [3, 2, 1], "auto"
+    dataset.check_pictures(["a", "b"])
+    assert dataset.value_range == reading.find_range(dataset, ["a", "b"])
+    assert dataset.read("a").mode == "RGB"

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import KEYS
 from PIL import Image
 from test_programs import Recording
 
@@ -22,6 +21,7 @@ import train_irn
 from data.base import Dataset
 from data.loaders import AffinityPictures
 from net.resnet50_irn import EdgeDisplacement
+from tests.tiny import KEYS
 from tool import checkpoint
 from tool.crf import crf_inference_label
 from tool.errors import InputError

@@ -286,6 +286,7 @@ def _is_optimizer(state: dict[str, Any]) -> bool:
     groups = state.get("param_groups")
     return (
         isinstance(state.get("state"), dict)
+        and all(isinstance(values, dict) for values in state["state"].values())
         and isinstance(groups, list)
         and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
     )

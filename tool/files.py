@@ -78,6 +78,12 @@ def check_readable(path: str | Path, missing: str) -> bytes:
         ) from error
     if not head:
         raise InputError(f"{path} is empty. Copy, download or make it again.")
+    check_beginning(path, head)
+    return head
+
+
+def check_beginning(path: str | Path, head: bytes) -> None:
+    """Raise an InputError where the first bytes of a file tell that it stands for another."""
     for beginning, what in STAND_INS.items():
         if head.startswith(beginning):
             raise InputError(f"{path} is {what}.")
@@ -85,7 +91,6 @@ def check_readable(path: str | Path, missing: str) -> bytes:
         raise InputError(f"{path} is a web page. Download the file itself again.")
     if head[TAR[0] :].startswith(TAR[1]):
         raise InputError(f"{path} is a tar archive. Unpack it, and give the file inside.")
-    return head
 
 
 def claim(path: str | Path) -> BinaryIO:
@@ -142,6 +147,8 @@ def read_json(path: str | Path, mend: str) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is no file that can be read. {mend}")
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

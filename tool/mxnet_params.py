@@ -116,8 +116,8 @@ class _Reader:
 
 def is_params(path: str | Path) -> bool:
     """Return whether a file can be read and begins like an MXNet list."""
-    with suppress(OSError), open(path, "rb") as file:
-        return file.read(8) == struct.pack("<Q", LIST_MAGIC)
+    with suppress(InputError):
+        return check_readable(path, "").startswith(struct.pack("<Q", LIST_MAGIC))
     return False
 
 

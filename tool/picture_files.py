@@ -1,6 +1,7 @@
 """Opening picture files that may be anything: of which format, how large, damaged or not."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ TURNS = {  # EXIF orientation -> what makes the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-HEADER = 4096  # bytes in which PNG, BMP and JPEG 2000 say how many bits a sample has
+HEADER = 4096  # bytes in which PNG, BMP, PPM and JPEG 2000 say how many bits a sample has
 CODESTREAM, BITS_AT = b"\xff\x4f\xff\x51", 42  # of JPEG 2000: its begin, and bytes to the bits
 
 
@@ -74,9 +75,8 @@ def in_one_sentence(path: str | Path, formats: tuple[str, ...]) -> Iterator[None
     except FileNotFoundError as error:
         raise InputError(f"There is no picture {path}.") from error
     except UnidentifiedImageError as error:
-        raise InputError(
-            f"{path} is not a picture that can be read ({', '.join(formats)}). Replace it."
-        ) from error
+        kinds = "" if formats == FORMATS else f" as {', '.join(formats)}"  # a mask of JPEG, say
+        raise InputError(f"{path} is not a picture that can be read{kinds}. Replace it.") from error
     except MemoryError as error:
         raise InputError(f"The memory does not suffice for {path}. Reduce it.") from error
     except Exception as error:  # decoders raise anything at bytes that nobody foresaw
@@ -95,8 +95,8 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def bits_of(path: str | Path, image: Image.Image) -> int:
-    """Return the bits of a stored sample of PNG, BMP and JPEG 2000; of other formats 8."""
-    if image.format not in ("PNG", "BMP", "JPEG2000"):
+    """Return the bits of a stored sample of PNG, BMP, PPM and JPEG 2000; of other formats 8."""
+    if image.format not in ("PNG", "BMP", "PPM", "JPEG2000"):
         return 8
     with open(path, "rb") as file:
         header = file.read(HEADER)
@@ -104,5 +104,8 @@ def bits_of(path: str | Path, image: Image.Image) -> int:
         return header[24]
     if image.format == "BMP":
         return header[24 if header[14] == 12 else 28]  # the older and shorter kind, and the other
+    if image.format == "PPM":  # of which only four kinds say their largest value
+        words = re.sub(rb"#[^\n]*", b"", header).split(maxsplit=4)
+        return int(words[3]).bit_length() if words[0] in (b"P2", b"P3", b"P5", b"P6") else 8
     begin = header.find(CODESTREAM)
     return (header[begin + BITS_AT] & 127) + 1 if begin >= 0 else 8

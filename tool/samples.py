@@ -210,10 +210,10 @@ def read_samples(path: str | Path, bands: tuple[int, ...] | None) -> Samples:
             return Samples(values, layout.orientation, alpha, layout.inverts)
     image = open_picture(path)
     bits, alpha = bits_of(path, image), None
-    if image.format == "JPEG2000" and bits > 8:
+    if image.format in ("JPEG2000", "PPM") and bits > 8:
         raise InputError(
-            f"{path} is a JPEG 2000 of {bits} bits, whose values Pillow stretches. Save it as TIFF "
-            "for --value_range and --bands."
+            f"{path} is a {image.format} of {bits} bits, whose values Pillow stretches. Save it as "
+            "TIFF for --value_range and --bands."
         )
     if is_deep_grey(image):
         values = np.asarray(image)[..., None]
@@ -239,13 +239,14 @@ def to_rgb(path: str | Path, image: Image.Image, layout: Layout | None) -> Image
         if image.mode == "I" and image.format != "TIFF":  # 16 bits, which Pillow may hold in 32
             grey = grey.astype(np.uint16)
         return Samples(grey, 1, inverts=bool(layout and layout.inverts)).to_rgb(path, None)
-    if (layout.bits if layout else bits_of(path, image)) == 16 and image.format != "JPEG2000":
+    if (layout.bits if layout else bits_of(path, image)) > 8:
         largest = max(
             high
             for name, (_, high) in zip(image.getbands(), _extrema(image), strict=True)
             if name != "A"
         )
-        if largest < HIGH_BYTES:  # Pillow keeps the high bytes of colours
+        # Pillow keeps the highest 8 bits of colours; those of PPM it rounds.
+        if largest < HIGH_BYTES + (image.format == "PPM"):
             raise too_dark(path)
     if "A" in image.getbands() or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
@@ -313,6 +314,6 @@ def to_eight_bits(
 def too_dark(path: str | Path) -> InputError:
     """Return what to raise of a 16-bit picture without a value of LEAST or above."""
     return InputError(
-        f"{path} has 16 bits but no value above {LEAST - 1}, so it would be black; "
-        f"{BLACK_AND_WHITE}."
+        f"{path} has more than 8 bits but uses only a sixteenth of their range, as 12 bits in 16 "
+        f"do, so it would be black; {BLACK_AND_WHITE}."
     )

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from tool import checkpoint, cli, distributed
-from tool.errors import InputError
-from tool.files import claim, clear_unfinished, digest_of
+from tool.errors import InputError, naming
+from tool.files import check_readable, claim, clear_unfinished, digest_of
 from tool.pace import Pace, Report
 from tool.session import Session
 
@@ -75,8 +75,7 @@ class Training:
         if not path.exists():
             return None
         begun = checkpoint.load(path)
-        if path == self.last:
-            checkpoint.check_begun(path, begun)
+        checkpoint.check_begun(path, begun, finished=path == self.final)
         checkpoint.check_classes(path, begun, self.about["class_names"])
         settings, contents = self.about["settings"], self.about["contents"]
         for name, value in begun.get("settings", {}).items():
@@ -116,9 +115,10 @@ class Training:
         """
         self.net, self.optimizer = net, optimizer
         if self.begun:
-            checkpoint.load_weights(net, self.begun["net"])
+            checkpoint.load_weights(net, self.begun["net"], self.last)
             checkpoint.load_counters(net, self.begun["net"])
-            load_optimizer(optimizer, self.begun["optimizer"])
+            with naming(self.last):
+                load_optimizer(optimizer, self.begun["optimizer"])
             self.start = self.begun["step"]
             log.info("continuing %s at step %d", self.last, self.start)
         distributed.agree(self.start, "steps to continue from")
@@ -230,6 +230,7 @@ def contents_of(
     listed = digest_of("\n".join(ids).encode(), b"" if labels is None else labels.tobytes())
     contents = {"train_list": f"{len(ids)} pictures, {listed}"}
     if Path(pretrained).is_file():
+        check_readable(pretrained, f"There is no file {pretrained}.")
         contents["pretrained"] = digest_of(Path(pretrained).read_bytes())
     if label_files:
         sizes = [f"{path.name} {path.stat().st_size}" for path in label_files]
@@ -242,12 +243,26 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
     A continued run so obeys its own ``--fused``, and a checkpoint that does not know a group's
     ``lr_scale`` can be continued.
+
+    Raises:
+        InputError: the momenta are not those of these parameters.
     """
     constructed = [
         {key: value for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
     ]
-    optimizer.load_state_dict(state)
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    fits = sizes == [len(group["params"]) for group in state["param_groups"]]
+    if fits:
+        optimizer.load_state_dict(state)
+        fits = all(
+            value.shape in ((), parameter.shape)
+            for parameter, values in optimizer.state.items()
+            for value in values.values()
+            if isinstance(value, Tensor)
+        )
+    if not fits:
+        raise InputError("Its optimizer is that of another network. --restart begins anew.")
     for group, own in zip(optimizer.param_groups, constructed, strict=True):
         group.update(own)
 

@@ -31,6 +31,7 @@ from data.base import check_exist
 from data.coco.annotations import read_annotations
 from data.coco.dataset import COCO, PUBLISHED_PICTURES, SPLITS
 from data.coco.masks import CROWD, Picture, draw_all
+from tool.cli import at_least
 from tool.errors import InputError
 from tool.files import read_json, write_atomic, write_json
 from tool.run import run
@@ -168,14 +169,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--num_workers",
-        type=int,
+        type=at_least(0),
         default=min(8, os.cpu_count() or 1),
         help="processes that draw; 0 draws in this one",
     )
     parser.add_argument("--restart", action="store_true", help="draw all masks anew")
     args = parser.parse_args(arguments)
-    if args.num_workers < 0:
-        parser.error(f"--num_workers {args.num_workers} is below 0")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     root = COCO(args.dataset_root).root

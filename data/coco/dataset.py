@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from data.base import Dataset, check_prepared
+from data.lists import read_text
 from tool.errors import InputError
 
 SPLITS = ("train", "val")
@@ -69,7 +70,7 @@ class COCO(Dataset):
             if list_name in (*SPLITS, "train_sample") or not known:
                 raise InputError(f"There is no {path}; MS COCO must be prepared: {self.command}")
             raise InputError(f"There is no list {path}; that folder has {known}.")
-        return path.read_text().split()
+        return read_text(path).split()
 
     def image_path(self, image_id: str) -> Path:
         """Return <id>.jpg in the folder train2014 or val2014 that the id names."""

@@ -8,7 +8,9 @@ import numpy as np
 
 from data.demo.drawing import CLASS_NAMES, make_picture
 from data.folder import Folder
+from data.lists import visible
 from tool import distributed
+from tool.errors import InputError
 from tool.files import write_atomic, write_json
 from tool.pictures import save_label, save_rgb
 
@@ -34,11 +36,20 @@ class Demo(Folder):
 def generate(root: str | Path) -> None:
     """Write the demo: images/, masks/, labels.csv, classes.txt, splits/train.txt and val.txt.
 
-    Takes seconds. ``made.json`` is written last, so a folder that was left half made is noticed by
-    :func:`is_complete`; calling this again makes it whole.
+    Takes seconds. ``made.json`` claims the folder at first and tells at last that it is whole, so
+    that one that was left half made is noticed by :func:`is_complete`, and made whole by calling
+    this again.
+
+    Raises:
+        InputError: somebody else's files are there, or the folder cannot be written.
     """
     root = Path(root)
-    (root / "made.json").unlink(missing_ok=True)
+    if visible(root) and not (root / "made.json").is_file():
+        raise InputError(
+            f"The demo would overwrite what is in {root}. Name a folder that is empty, or not "
+            "there, with --dataset_root."
+        )
+    write_json(root / "made.json", {})
     names = [f"{'train' if n < NUM_TRAIN else 'val'}_{n:04d}" for n in range(NUM_TRAIN + NUM_VAL)]
     rows = ["image,labels"]
     for seed, name in enumerate(names):

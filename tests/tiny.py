@@ -1,0 +1,76 @@
+"""A folder of six tiny pictures, a tiny backbone, and command lines that are quick on them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from net.resnet50 import ResNet50
+from tool.maps import write_maps
+from tool.pictures import read_mask, save_label
+
+COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+LABELS = {"a": "red", "b": "green", "c": "blue", "d": "red blue", "e": "green", "f": "red"}
+KEYS = {"a": [0, 1], "b": [0, 2], "c": [0, 3], "d": [0, 1, 3], "e": [0, 2], "f": [0, 1]}
+
+
+def make_folder(root: Path) -> Path:
+    """Draw six pictures of about 48x40 with rectangles of three classes, laid out as a folder."""
+    (root / "images").mkdir(parents=True)
+    names = list(COLOURS)
+    (root / "classes.txt").write_text("\n".join(names) + "\n")
+    rows = [f"{image_id}.png,{labels}" for image_id, labels in LABELS.items()]
+    (root / "labels.csv").write_text("image,labels\n" + "\n".join(rows) + "\n")
+    rng = np.random.default_rng(0)
+    for number, (image_id, labels) in enumerate(LABELS.items()):
+        picture = rng.integers(90, 130, (40 + number, 48, 3)).astype(np.uint8)
+        mask = np.zeros(picture.shape[:2], np.uint8)
+        for place, name in enumerate(labels.split()):
+            area = slice(6, 30), slice(4 + 22 * place, 22 + 22 * place)
+            picture[area] = COLOURS[name]
+            mask[area] = names.index(name) + 1
+        Image.fromarray(picture).save(root / "images" / f"{image_id}.png")
+        save_label(root / "masks" / f"{image_id}.png", mask)
+    return root
+
+
+def make_weights(path: Path) -> Path:
+    """Write random weights of a backbone of width 4."""
+    torch.manual_seed(0)
+    torch.save(ResNet50(width=4).state_dict(), path)
+    return path
+
+
+def make_maps(folder: Path, masks: Path) -> None:
+    """Write blurred masks as maps."""
+    for image_id, keys in KEYS.items():
+        mask = read_mask(masks / f"{image_id}.png")
+        maps = np.stack([mask == key for key in keys]).astype(np.float32) * 0.8 + 0.1
+        content = {"keys": np.array(keys), "IS_CAM": maps}
+        write_maps(folder / f"{image_id}.npz", content)
+
+
+def command_lines(root: Path, session: Path, weights: Path) -> dict[str, list[str]]:
+    """Return the flags of each step script on the folder, by its name."""
+    common = ["--dataset", "folder", "--dataset_root", str(root), "--device", "cpu"]
+    common += ["--session_name", str(session), "--num_workers", "0"]
+    small = ["--batch_size", "2", "--crop_size", "64", "--resize_min", "40", "--resize_max", "80"]
+    train = [*common, *small, "--pretrained", str(weights), "--lr", "0.01", "--print_freq", "1"]
+    train += ["--val_freq", "0", "--max_epoches", "2"]
+    irn = [*common, "--pretrained", str(weights), "--irn_batch_size", "2", "--print_freq", "1"]
+    irn += ["--irn_crop_size", "80", "--irn_num_epoches", "2", "--irn_learning_rate", "0.01"]
+    seg = [*common, "--pretrained", "none", "--width", "1", "--blocks", "1", "1", "1", "1"]
+    seg += ["--crop_size", "33", "--batch_size", "2", "--accumulate", "1", "--iterations", "4"]
+    seg += ["--lr", "1e-7", "--print_freq", "1"]
+    return {
+        "train_resnet50_SIPE": train,
+        "make_cam": common,
+        "eval_cam": common,
+        "cam2ir": common,
+        "train_irn": irn,
+        "make_seg_labels": [*common, "--irn_crop_size", "80"],
+        "eval_seg_labels": common,
+        "train_seg": seg,
+        "infer_seg": common,
+    }
