@@ -37,7 +37,9 @@ def rescale(image: Image.Image, scale: float, resample: str = "bicubic") -> Imag
 
 def reduce(image: Image.Image, max_pixels: float) -> Image.Image:
     """Return a picture, reduced to so many pixels by the bicubic filter if it has more."""
-    return resize(image, *reduced_size((image.height, image.width), max_pixels))
+    size = (image.height, image.width)
+    smaller = reduced_size(size, max_pixels)
+    return image if smaller == size else resize(image, *smaller)
 
 
 def random_view(
