@@ -113,11 +113,16 @@ class Dataset:
                 f"The list {list_name} names {len(twice)} ids more than once, first {twice[0]}."
             )
         for image_id in ids:
+            if len(os.fsencode(image_id)) > LONGEST_ID:
+                raise InputError(
+                    f"The id {image_id[:30]}... has more than {LONGEST_ID} bytes, too many for the "
+                    "files that are named by it. Give the picture a shorter name."
+                )
             if not _is_file_name(image_id):
                 raise InputError(
                     f"The list {list_name} names {image_id[:60]!r}. Maps and labels are named by "
-                    "ids, so an id has no /, \\, NUL or .., begins with no dot, and has at most "
-                    f"{LONGEST_ID} bytes. Rename the picture."
+                    "ids, so an id has no /, \\, NUL or .., and begins with no dot. Rename the "
+                    "picture."
                 )
         self.list_of = {**self.list_of, **dict.fromkeys(ids, str(list_name))}
         return ids
@@ -183,7 +188,7 @@ class Dataset:
 def _is_file_name(image_id: str) -> bool:
     """Tell whether ``<id>.png`` is a file of its folder, in every system."""
     unfit = any(part in image_id for part in ("/", "\\", "\0", ".."))
-    return not unfit and not image_id.startswith(".") and len(os.fsencode(image_id)) <= LONGEST_ID
+    return not unfit and not image_id.startswith(".")
 
 
 def check_exist(paths: list[Path], what: str, mend: str) -> None:

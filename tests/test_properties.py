@@ -23,6 +23,7 @@ from tests import reference
 from tests.test_sipe import plain_reactivation, plain_seeds
 from tool.crf import crf_inference, crf_inference_label, crf_inference_views
 from tool.indexing import search_paths, sources
+from tool.maps import fuse
 from tool.metrics import ConfusionMatrix
 from tool.walk import propagate_to_edge, refine_by_walk
 
@@ -159,8 +160,9 @@ def test_maps_are_in_0_to_1(kind, k, h, w, height, width, seed):
     labels = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, (1, k + 1)))
     labels[0, 0] = 1
     pictures = [torch.zeros(1, 3, h, w, dtype=torch.uint8)] * 2
-    ((cam, is_cam),) = infer(Mapped(kind, seed), pictures, labels, (height, width))
+    (scales,) = infer(Mapped(kind, seed), pictures, labels)
     present = int(labels.sum())
+    is_cam, cam = fuse(scales, (height, width)).split([present, present - 1])
     assert cam.shape == (present - 1, height, width)
     assert is_cam.shape == (present, height, width)
     for maps in (cam, is_cam):

@@ -384,7 +384,7 @@ def test_large_pictures_are_reduced_and_their_labels_enlarged(program, run, tiny
     assert set(np.unique(label)) > {0}
     assert Image.open(session / f"visual_{folder.name}" / "a.png").size == tuple(large)
     log = (session / f"{session.name}.log").read_text()
-    assert f"1 pictures of more than {most} pixels were reduced" in log
+    assert f"3 pictures of more than {most} pixels were reduced" in log
     with pytest.raises(InputError, match=rf"max_pixels {most}, not 1000000.*--restart"):
         module.main(flags)
 

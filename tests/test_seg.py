@@ -468,9 +468,10 @@ def test_safetensors_serve_as_checkpoint(run, model):
 
 def test_weights_of_other_projects_may_be_called_model(trained):
     final = final_of(trained["train"])
-    checkpoint.save(final, {"model": weights_of(final)})
+    weights = weights_of(final)
+    checkpoint.save(final, {"model": weights})
     infer_seg.main(trained["infer"])
-    checkpoint.save(final, {"model": weights_of(final), "class_names": 3})
+    checkpoint.save(final, {"model": weights, "class_names": 3})
     with pytest.raises(InputError, match="class_names are no list of words"):
         infer_seg.main([*trained["infer"], "--restart"])
 

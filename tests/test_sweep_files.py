@@ -20,7 +20,7 @@ def test_damaged_files_are_refused_or_give_sane_numbers(tmp_path):
     counts = sweep_files.sweep(tmp_path, 15, seed=7)
     assert sweep_files.unexpected(counts) == {}
     assert sum(found["refused"] for found in counts.values()) > 150
-    assert len(counts) == 14
+    assert len(counts) == 16
 
 
 @pytest.mark.parametrize(
