@@ -84,9 +84,9 @@ class Named(Dataset):
     "image_id", ["a/b", "/a", "a\\b", "a\0", ".a", "..", "a..b", "../x", "a" * 211, "猫" * 71]
 )
 def test_ids_that_leave_the_folder_are_refused(tmp_path, image_id):
-    with pytest.raises(InputError, match="Rename the picture|a shorter name") as error:
+    with pytest.raises(InputError, match=r"Rename the picture|a shorter name") as error:
         Named(tmp_path).ids(image_id)
-    assert repr(image_id) in str(error.value)
+    assert repr(image_id)[1:20] in str(error.value)
 
 
 @pytest.mark.parametrize("image_id", ["a.b", "a b (1)", "a" * 200, "猫" * 66, "-", "a."])
