@@ -21,7 +21,7 @@ from tool.evaluate import evaluate, result_of
 from tool.files import read_json, write_json
 from tool.metrics import iou_table
 from tool.outputs import settings_of
-from tool.pictures import UNSURE, read_mask
+from tool.pictures import UNSURE, check_label, read_mask
 from tool.run import run
 from tool.session import Session
 
@@ -43,12 +43,14 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
 class LabelsOfFolder:
     """The label of a picture from its PNG, and how many of its pixels are unsure."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, num_classes: int) -> None:
+        self.folder, self.num_classes = folder, num_classes
 
     def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray]:
         """Return uint8 (H, W), and int64 () pixels."""
-        label = read_mask(self.folder / f"{image_id}.png")
+        path = self.folder / f"{image_id}.png"
+        label = read_mask(path)
+        check_label(path, label, self.num_classes)
         return label, np.count_nonzero(label == UNSURE)
 
 
@@ -82,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     masks = dataset.masks(ids, args.gt_path)
     settings = settings_of(folder, dataset.all_names)
-    predict = LabelsOfFolder(folder)
+    predict = LabelsOfFolder(folder, dataset.num_classes)
     matrix, unsure = evaluate(
         "eval_seg_labels", ids, masks, dataset.num_classes, predict, args.num_workers
     )

@@ -141,7 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
     pictures = AffinityPictures(dataset, ids, labels, args.irn_crop_size, args.seed)
 
     torch.backends.cudnn.benchmark = True  # every batch has the same size
-    net = build(args, training.begun)
+    with training.reading():
+        net = build(args, training.begun)
     cli.place(net, args, device).train()
     groups = net.trainable_groups(args.irn_learning_rate, args.irn_weight_decay)
     optimizer = make_optimizer(groups, args.momentum, device, args.fused)

@@ -173,7 +173,8 @@ def main(arguments: list[str] | None = None) -> None:
     validation = validation_pictures(args, dataset) if args.val_freq else None
 
     torch.backends.cudnn.benchmark = True  # every batch has the same size
-    net = build(args, dataset.num_classes, training.begun)
+    with training.reading():
+        net = build(args, dataset.num_classes, training.begun)
     cli.place(net, args, device).train()
     groups = net.trainable_groups(args.lr, args.wt_dec)
     learning = [parameter for group in groups for parameter in group["params"]]

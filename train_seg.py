@@ -34,7 +34,7 @@ from net.deeplabv2 import STRIDE_ON
 from net.recipes import MODELS, fill_in, told
 from net.segmentation import mean_loss
 from tool import cli, distributed
-from tool.errors import InputError, naming
+from tool.errors import InputError
 from tool.evaluate import check_class_ids
 from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer, set_learning_rate
 from tool.outputs import settings_of
@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     torch.manual_seed(args.seed)  # of the head
     torch.backends.cudnn.benchmark = True  # every batch has the same size
-    with naming(training.last) if training.begun else contextlib.nullcontext():
+    with training.reading():
         net, record = build(args, dataset.num_classes, training.begun)
     training.about |= {"model": args.model, "config": net.config, "record": record}
     session.record(train_list=args.train_list, label_dir=args.label_dir, **record)

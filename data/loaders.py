@@ -16,7 +16,7 @@ from data.transforms import random_pair, random_scale, random_view, reduce, resc
 from tool.errors import InputError
 from tool.indexing import STRIDE, reduce_label
 from tool.memory import LOWER_PIXELS, REDUCE, enough_memory
-from tool.pictures import UNSURE, read_mask
+from tool.pictures import check_label, read_mask
 
 
 class ClassificationPictures(TorchDataset):
@@ -70,6 +70,7 @@ class AffinityPictures(TorchDataset):
     def __init__(self, dataset: Dataset, ids: list[str], labels: Path, size: int, seed: int):
         self.dataset, self.ids = dataset, ids
         self.labels = [labels / f"{image_id}.png" for image_id in ids]
+        self.num_classes = dataset.num_classes
         self.size, self.seed = size, seed
 
     def __len__(self) -> int:
@@ -80,6 +81,7 @@ class AffinityPictures(TorchDataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         image, label = read_pair(self.dataset, self.ids[index], self.labels[index], "run cam2ir.py")
+        check_label(self.labels[index], label, self.num_classes)
         scale = random_scale(rng, self.scales, "uniform")
         window, box, label = random_pair(image, label, rng, scale, self.size)
         small = -(-self.size // STRIDE)
@@ -130,12 +132,7 @@ class SegmentationPictures(TorchDataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         image, label = read_pair(self.dataset, self.ids[index], self.labels[index], "make it again")
-        known = label[label != UNSURE]
-        if known.size and known.max() >= self.num_classes:
-            raise InputError(
-                f"{self.labels[index]} has class {known.max()}; this dataset has 0 to "
-                f"{self.num_classes - 1}. Check --dataset and --label_dir."
-            )
+        check_label(self.labels[index], label, self.num_classes)
         scale = random_scale(rng, self.scales, self.scale_draw)
         if self.hsv_shift:
             shift = rng.integers(-self.hsv_shift, self.hsv_shift, 3, endpoint=True)

@@ -15,6 +15,7 @@ import math
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -226,7 +227,8 @@ def draw(ours: Curves, published: Curves, name: str, out: Path) -> None:
     except (OSError, ValueError) as error:
         raise ValueError(f"{out} cannot be written: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def main(argv: list[str] | None = None) -> None:

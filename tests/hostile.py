@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +63,9 @@ OUTPUTS = {
 def lines_of(world: Path) -> dict[str, list[str]]:
     """Return the flags of every program in a world."""
     lines = command_lines(world / "ds", world / "run", world / "weights.pth")
+    lines["train_resnet50_SIPE"] += ["--max_epoches", "1"]
+    lines["train_irn"] += ["--irn_num_epoches", "1"]
+    lines["train_seg"] += ["--iterations", "3"]
     lines["data.voc"] = ["--dataset_root", str(world / "voc")]
     lines["data.coco"] = ["--dataset_root", str(world / "coco"), "--splits", "train"]
     lines["data.coco"] += ["--num_workers", "0"]
@@ -136,16 +140,32 @@ def make_coco(root: Path) -> None:
         Image.new("RGB", (24, 20), (90, 90, 90)).save(root / f"images/train2014/{name}.jpg")
 
 
-def copy_world(world: Path, to: Path) -> Path:
-    """Return a copy of a world, in links to the same files but for those that grow.
+def restore(copy: Path, world: Path) -> Path:
+    """Make ``copy`` a copy of a world, whatever it is, and return it.
 
-    Whoever changes a file puts another one in its place, as the programs themselves do.
+    It consists of links to the same files, but for those that grow. Whoever changes a file puts
+    another one in its place, as the programs themselves do.
     """
-    return Path(shutil.copytree(world, to, symlinks=True, copy_function=_link))
-
-
-def _link(old: str | Path, new: str | Path) -> None:
-    (shutil.copyfile if str(old).endswith(".log") else os.link)(old, new)
+    copy.mkdir(parents=True, exist_ok=True)
+    for folder, names, files in os.walk(copy, topdown=False):
+        for name in (*files, *names):
+            path = Path(folder, name)
+            twin = world / path.relative_to(copy)
+            if path.is_dir() and not path.is_symlink():
+                if not twin.is_dir():
+                    path.rmdir()
+            elif path.is_symlink() or not twin.is_file() or not path.samefile(twin):
+                path.unlink()
+    for folder, names, files in os.walk(world):
+        here = copy / Path(folder).relative_to(world)
+        for name in names:
+            (here / name).mkdir(exist_ok=True)
+        for name in files:
+            if name.endswith(GROWING[0]):
+                shutil.copyfile(Path(folder, name), here / name)
+            elif not (here / name).exists():
+                (here / name).hardlink_to(Path(folder, name))
+    return copy
 
 
 def forget(world: Path, program: str) -> None:
@@ -214,13 +234,21 @@ GROWING = (".log", "args.json")
 DERIVED = ("coco/prepared", "voc/ImageSets/Segmentation/trainaug.txt", "run/eval_", "run/visual")
 
 
+@cache
+def digest(path: Path, *_: int) -> str:
+    """Return the SHA-256 of a file; what else is given tells it from others that lay there."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def snapshot(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file that a failing program must leave as it is."""
     found = {}
     for path in sorted(folder.rglob("*")):
         is_kept = not path.name.endswith(GROWING) and "runs" not in str(path.parent)
         if is_kept and path.is_file() and not path.is_symlink():
-            found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+            about = path.stat()
+            name = str(path.relative_to(folder))
+            found[name] = digest(path, about.st_ino, about.st_mtime_ns, about.st_size)
     return found
 
 
@@ -413,6 +441,8 @@ def words(flag: str, action: argparse.Action, value: str) -> list[str]:
     return [flag, *[value] * count]
 
 
-def is_input_error(outcome: Outcome) -> bool:
-    """Return whether a program ended with its own sentence, or argparse's."""
-    return outcome.kind == "sentence" and isinstance(outcome.error, InputError | SystemExit)
+def is_about_input(outcome: Outcome) -> bool:
+    """Return whether a program ended with its own sentence, argparse's, or that of a named file."""
+    error = outcome.error
+    named = isinstance(error, OSError) and error.filename is not None
+    return outcome.kind == "sentence" and (named or isinstance(error, InputError | SystemExit))

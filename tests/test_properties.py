@@ -70,7 +70,7 @@ def logits_of(kind: str, seed: int, *shape: int) -> torch.Tensor:
     return kinds[kind]
 
 
-@cases(60)
+@cases(300)
 @given(LOGITS, st.integers(1, 3), st.integers(1, 8), SIDES, SIDES, SEEDS)
 def test_general_cam(kind, b, k, h, w, seed):
     logits = logits_of(kind, seed, b, k, h, w)
@@ -84,7 +84,7 @@ def test_general_cam(kind, b, k, h, w, seed):
     assert (cam - plain).abs().max() < ROUNDING
 
 
-@cases(40)
+@cases(200)
 @given(LOGITS, st.integers(1, 2), st.integers(1, 4), st.integers(1, 6), SIDES, SIDES, SEEDS)
 def test_seeds(kind, b, k, d, h, w, seed):
     cam = general_cam(logits_of(kind, seed, b, k, h, w))
@@ -106,7 +106,7 @@ def test_seeds(kind, b, k, d, h, w, seed):
     assert torch.equal(seeds.double()[clear], plain[clear])
 
 
-@cases(60)
+@cases(300)
 @given(st.integers(1, 2), st.integers(1, 5), st.integers(1, 9), SIDES, SIDES, SEEDS, st.booleans())
 def test_prototypes_and_is_cam(b, c, d, h, w, seed, no_feature):
     seeds = torch.nn.functional.one_hot(
@@ -146,7 +146,7 @@ class Mapped:
         return maps, maps * label
 
 
-@cases(40)
+@cases(200)
 @given(
     st.sampled_from(["zero", "constant", "noise"]),
     st.integers(1, 5),
@@ -173,7 +173,7 @@ def test_maps_are_in_0_to_1(kind, k, h, w, height, width, seed):
 # ------------------------------------------------------------------------------ affinities, walk
 
 
-@cases(40)
+@cases(200)
 @given(st.integers(1, 3), st.sampled_from([2, 3, 5]), SIDES, SIDES, SEEDS)
 def test_path_maxima_by_loops(b, radius, more_rows, more_columns, seed):
     h, w = radius + more_rows, 2 * radius + more_columns
@@ -192,7 +192,7 @@ def test_path_maxima_by_loops(b, radius, more_rows, more_columns, seed):
     assert torch.equal(affinity, 1 - reference.gathered_maxima(edge, radius))
 
 
-@cases(30)
+@cases(150)
 @given(
     st.integers(1, 4),
     SIDES,
@@ -213,7 +213,7 @@ def test_walk_against_dense_float64(p, h, w, beta, exp_times, kind, seed):
     assert (walked - expected).abs().max() < ROUNDING * max(1, float(expected.max()))
 
 
-@cases(40)
+@cases(200)
 @given(
     st.integers(1, 4),
     st.integers(1, 40),
@@ -241,7 +241,7 @@ def test_label_of_a_walk(p, height, width, kind, seed):
 KINDS = st.sampled_from(["noise", "constant"])
 
 
-@cases(25)
+@cases(125)
 @given(KINDS, st.integers(1, 6), SIDES, st.integers(1, 24), st.integers(0, 4), SEEDS)
 def test_crf_of_probabilities(kind, c, h, w, t, seed):
     img = picture(seed, h, w, kind)
@@ -252,7 +252,7 @@ def test_crf_of_probabilities(kind, c, h, w, t, seed):
     assert (probs.sum(0) - 1).abs().max() < ROUNDING
 
 
-@cases(25)
+@cases(125)
 @given(KINDS, st.integers(1, 6), SIDES, st.integers(1, 24), st.integers(0, 4), SEEDS)
 def test_crf_of_labels(kind, c, h, w, t, seed):
     img = picture(seed, h, w, kind)
@@ -269,7 +269,7 @@ def test_crf_of_labels(kind, c, h, w, t, seed):
     assert (crf_inference_label(img, one, t, c) == c - 1).all()
 
 
-@cases(25)
+@cases(125)
 @given(KINDS, st.integers(1, 4), SIDES, st.integers(1, 24), SEEDS, st.booleans())
 def test_confident_areas(kind, p, h, w, seed, zero):
     rng = np.random.default_rng(seed)
@@ -304,7 +304,7 @@ def occurs_in(part: np.ndarray, whole: np.ndarray) -> bool:
 SIZES = st.integers(1, 20)
 
 
-@cases(80)
+@cases(400)
 @given(SIZES, SIZES, SIZES, SIZES, st.integers(1, 24), SEEDS)
 def test_random_view_and_its_box_agree(h, w, one, other, size, seed):
     smallest, largest = sorted((one, other))
@@ -323,7 +323,7 @@ def test_random_view_and_its_box_agree(h, w, one, other, size, seed):
     assert occurs_in(as_pixels(window, box), whole)
 
 
-@cases(80)
+@cases(400)
 @given(SIZES, SIZES, st.floats(0.2, 2), st.integers(1, 24), SEEDS)
 def test_random_pair_and_its_box_agree(h, w, scale, size, seed):
     """The picture is the label in colours, so that what is cut out must fit."""
@@ -345,7 +345,7 @@ def test_random_pair_and_its_box_agree(h, w, scale, size, seed):
     assert occurs_in(cut, both)
 
 
-@cases(80)
+@cases(400)
 @given(SIZES, SIZES, SIZES, st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
 def test_windows_keep_to_the_picture(h, w, size, y, x):
     pixels = np.arange(1, h * w + 1, dtype=np.uint16).reshape(h, w).astype(np.uint8)
@@ -355,7 +355,7 @@ def test_windows_keep_to_the_picture(h, w, size, y, x):
     assert occurs_in(window[top:bottom, left:right], pixels)
 
 
-@cases(60)
+@cases(300)
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 5), SEEDS, st.integers(0, 30))
 def test_schedule_shows_every_picture_at_most_once_an_epoch(pictures, batch, epochs, seed, start):
     batch = min(batch, pictures)
@@ -374,7 +374,7 @@ def test_schedule_shows_every_picture_at_most_once_an_epoch(pictures, batch, epo
 # ------------------------------------------------------------------------------ metrics
 
 
-@cases(80)
+@cases(400)
 @given(st.integers(1, 6), SIDES, SIDES, SEEDS, st.booleans())
 def test_confusion_matrix_by_a_loop(c, h, w, seed, unsure):
     rng = np.random.default_rng(seed)

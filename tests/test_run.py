@@ -104,6 +104,17 @@ def test_an_ascii_terminal_shows_what_it_can(tmp_path):
     assert "Größe × 2" in (tmp_path / "s/s.log").read_text(encoding="utf-8")
 
 
+def test_a_thread_that_cannot_write_leaves_the_sentence_to_the_program(tmp_path):
+    """TensorBoard writes in a thread, and raises its error again where it is next called."""
+    body = "threading.Thread(target=lambda: os.stat('nowhere')).start(); {}"
+    body = f"import os, threading; {body}"
+    done = subprocess.run(program(tmp_path, body), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    other = body.replace("os.stat('nowhere')", "{}['x']")
+    done = subprocess.run(program(tmp_path, other), capture_output=True, text=True, timeout=60)
+    assert "KeyError: 'x'" in done.stderr
+
+
 def test_a_log_that_cannot_be_written_ends_the_program(tmp_path, monkeypatch):
 
     root = logging.getLogger()

@@ -18,6 +18,7 @@ from data.transforms import (
 )
 from net.inputs import IMAGENET_MEAN, IMAGENET_STD, inside, normalise, prepare
 from net.resnet50_SIPE import valid_mask
+from tool.errors import InputError
 
 
 class Draws:
@@ -296,3 +297,9 @@ def test_bilinear_pictures_are_pillows():
     ours = rescale(image, 1.5, "bilinear")
     assert ours.tobytes() == image.resize((21, 14), Image.Resampling.BILINEAR).tobytes()
     assert ours.tobytes() != rescale(image, 1.5).tobytes()
+
+
+@pytest.mark.parametrize("scale", [1e5, 1e30])
+def test_a_picture_that_would_be_too_large_is_refused(scale):
+    with pytest.raises(InputError, match=r"A picture of 4x3 pixels would become 4.*smaller"):
+        rescale(Image.new("RGB", (4, 3)), scale)

@@ -111,6 +111,25 @@ def _no_mask(path: str | Path, what: str) -> InputError:
     )
 
 
+def check_label(path: str | Path, label: np.ndarray, num_classes: int) -> None:
+    """Refuse a label that was made for other classes.
+
+    Args:
+        path: of the label, for the message.
+        label: uint8 (H, W).
+        num_classes: with background, C.
+
+    Raises:
+        InputError: it has an id that is neither below C nor 255.
+    """
+    known = label[label != UNSURE]
+    if known.size and known.max() >= num_classes:
+        raise InputError(
+            f"{path} has class {known.max()}; this dataset has 0 to {num_classes - 1}. Check "
+            "--dataset and the folder of labels."
+        )
+
+
 def voc_palette() -> np.ndarray:
     """Return the colour map of PASCAL VOC, uint8 (256, 3) RGB: bits of the id spread over RGB."""
     ids = np.arange(256)

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 from tool import distributed
@@ -53,11 +54,18 @@ def sentence_of(error: BaseException) -> str | None:
     return None
 
 
+def _thread_ended(args: threading.ExceptHookArgs) -> None:
+    """Show the traceback of a thread, but of a failed write, which the main thread reports."""
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
+
+
 def run(main: Callable[[], None]) -> None:
     """Call ``main``; what a user can mend ends as one sentence and exit status 2.
 
     A mistake of the program keeps its traceback.
     """
+    threading.excepthook = _thread_ended  # TensorBoard writes in a thread
     try:
         main()
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,10 @@ class Training:
                 )
         return begun
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Put the checkpoint's name before the messages of what its content causes."""
+        return naming(self.last) if self.begun else nullcontext()
+
     def begin(
         self,
         net: nn.Module,
@@ -117,7 +122,7 @@ class Training:
         if self.begun:
             checkpoint.load_weights(net, self.begun["net"], self.last)
             checkpoint.load_counters(net, self.begun["net"])
-            with naming(self.last):
+            with self.reading():
                 load_optimizer(optimizer, self.begun["optimizer"])
             self.start = self.begun["step"]
             log.info("continuing %s at step %d", self.last, self.start)

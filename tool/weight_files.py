@@ -5,7 +5,7 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -25,7 +25,7 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     entries, which must be plain values then, as JSON in the metadata of the file.
     """
     if Path(path).suffix != ".safetensors":
-        write_atomic(path, lambda file: torch.save(content, file))
+        write_atomic(path, lambda file: _save_torch(content, file))
         return
     tensors = {  # a copy each, because the format has neither strides nor shared memory
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -34,6 +34,13 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     plain = {name: json.dumps(value) for name, value in content.items() if name != "net"}
     packed = safetensors.torch.save(tensors, {"format": "pt", **plain})
     write_atomic(path, lambda file: file.write(packed))
+
+
+def _save_torch(content: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # torch's archive hides why the file could not be written
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load(path: str | Path) -> dict[str, Any]:
