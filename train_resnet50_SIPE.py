@@ -159,8 +159,8 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = open_dataset(args)
     args.train_list = args.train_list or dataset.train_list
     args.pretrained = args.pretrained or dataset.pretrained
-    flag = f"--batch_size {args.batch_size}"
-    ids = dataset.training_ids(args.train_list, args.batch_size, flag)
+    batch_size = args.batch_size
+    ids = dataset.training_ids(args.train_list, batch_size, f"--batch_size {batch_size}")
     contents = contents_of(ids, dataset.labels(ids), args.pretrained)
     training = Training(session, args, dataset.all_names, contents)
     if training.is_finished:
@@ -182,11 +182,9 @@ def main(arguments: list[str] | None = None) -> None:
     # Without the consistency loss nothing teaches the side layers.
     model = training.begin(net, optimizer, device, some_unused=not args.gsc_weight)
 
-    rows = distributed.rows(args.batch_size)
-    share = distributed.weight(rows.stop - rows.start, args.batch_size)
-    schedule = Schedule(
-        len(ids), args.batch_size, args.max_epoches, args.seed, training.start, rows
-    )
+    rows = distributed.rows(batch_size)
+    share = distributed.weight(rows.stop - rows.start, batch_size)
+    schedule = Schedule(len(ids), batch_size, args.max_epoches, args.seed, training.start, rows)
     loader = training_loader(pictures, schedule, args.num_workers)
     training.start_clock(schedule, ids)
     log.info("%d pictures, %d classes, %s", len(ids), dataset.num_classes, training.plan(device))

@@ -22,7 +22,7 @@ CODE = [
     *(path for path in sorted(REPOSITORY.glob("*.py"))),
     *(
         path
-        for folder in ("net", "data", "tool", "log", "examples", "benchmarks")
+        for folder in ("net", "data", "tool", "log", "examples", "benchmarks", "tests")
         for path in sorted((REPOSITORY / folder).rglob("*.py"))
     ),
 ]

@@ -150,7 +150,7 @@ def test_maps_of_zeros_become_background(trained):
 class OnePicture(Dataset):
     """A picture whose red channel is ten times its label."""
 
-    name, class_names = "one", ("x",)
+    name, class_names = "one", tuple("abcdefghijk")
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
