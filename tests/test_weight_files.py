@@ -22,7 +22,14 @@ from net.weights import read_pretrained
 from tests.fill import filled_state
 from tests.test_mxnet_params import write_params
 from tool import checkpoint, weight_files
-from tool.checkpoint import check_begun, check_classes, load, load_state, load_weights
+from tool.checkpoint import (
+    check_begun,
+    check_classes,
+    check_weights,
+    load,
+    load_state,
+    load_weights,
+)
 from tool.errors import InputError, naming, reason_of
 
 NAMES = ["background", "cat"]
@@ -570,3 +577,14 @@ def test_counters_of_another_shape_are_left():
 def test_names_that_moved_stay_where_they_were():
     assert checkpoint.load is weight_files.load
     assert checkpoint.save is weight_files.save
+
+
+def test_an_infinite_variance_of_half_precision_is_one(tmp_path):
+    """Backbones saved in float16 have them where a variance exceeds 65,504."""
+    variance = torch.tensor([1.0, 70_000.0]).half()
+    check_weights({"bn1.running_var": variance})
+    for bad in (torch.nan, -1.0, -torch.inf):
+        with pytest.raises(InputError, match=r"bn1\.running_var"):
+            check_weights({"bn1.running_var": torch.tensor([torch.inf, bad])})
+    with pytest.raises(InputError, match=r"bn1\.running_mean"):
+        check_weights({"bn1.running_mean": variance})

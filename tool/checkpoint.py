@@ -80,6 +80,9 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(v, Tensor | dict) for v in value.values())
 
 
+VARIANCES = ("running_var", "moving_var")  # ends of the names of stored variances
+
+
 def check_weights(state: dict[str, Tensor]) -> None:
     """Refuse tensors that would be converted to wrong weights without a word.
 
@@ -101,9 +104,13 @@ def check_weights(state: dict[str, Tensor]) -> None:
             if not (value.is_floating_point() or name.endswith(WEIGHTS)):
                 continue
             reason = f"is {value.dtype}; weights are float16, bfloat16, float32 or float64"
+        elif name.endswith(VARIANCES) and (value == torch.inf).any():
+            # Half precision holds variances up to 65,504; an infinite one switches its channel off.
+            check_weights({name: value[value != torch.inf]})
+            continue
         elif not value.float().isfinite().all():
             reason = "holds NaN or infinity, or more than float32 can hold"
-        elif name.endswith(("running_var", "moving_var")) and (value < 0).any():
+        elif name.endswith(VARIANCES) and (value < 0).any():
             reason = "holds negative variances"
         else:
             continue

@@ -303,7 +303,7 @@ def check_weights(net: nn.Module, step: int) -> None:
     Raises:
         InputError: a weight is NaN or infinite.
     """
-    for name, value in net.state_dict().items():
+    for name, value in net.named_parameters():
         if not value.isfinite().all():
             raise InputError(
                 f"The weights {name} became NaN or infinite in step {step}. {DIVERGED}"
