@@ -168,9 +168,7 @@ def segment(net: nn.Module, item: dict, args, device: torch.device) -> np.ndarra
     img = item["original"]
     probabilities = mean_logits(net, item["pictures"], img.shape[:2], args, device).softmax(0)
     if args.crf:
-        probabilities = crf_inference(
-            img,
-            probabilities,
+        settings = (
             args.crf_iterations,
             args.gaussian_sxy,
             args.gaussian_weight,
@@ -178,6 +176,10 @@ def segment(net: nn.Module, item: dict, args, device: torch.device) -> np.ndarra
             args.bilateral_srgb,
             args.bilateral_weight,
         )
+        try:
+            probabilities = crf_inference(img, probabilities, *settings)
+        except ValueError as error:
+            raise InputError(f"{item['id']}: {error} See --*_sxy and --bilateral_srgb.") from error
     size = tuple(item["size"])
     same = size == img.shape[:2]
     label = probabilities.argmax(0) if same else enlarged_argmax(probabilities, size)

@@ -20,7 +20,7 @@ def resize(image: Image.Image, height: int, width: int, resample: str = "bicubic
     """Resize with one of Pillow's filters in RESAMPLE; sides below 1 become 1.
 
     Raises:
-        InputError: the result would be larger than a picture can be.
+        InputError: a side would exceed LARGEST_SIDE.
     """
     if max(height, width) > LARGEST_SIDE:
         raise InputError(

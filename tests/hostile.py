@@ -385,7 +385,7 @@ def redrawn(change: Callable[[Image.Image], Image.Image], **options: Any) -> Cal
 # ------------------------------------------------------------------------------ numbers
 
 NOT_NUMBERS = ("", "x", "nan", "inf", "-inf", "1e400", "-1", "1.5.2", "0x10", "1,5")
-ODD_NUMBERS = ("0", "9" * 30)
+ODD_NUMBERS = ("0", "1e-9", "9" * 30)
 
 
 class _Found(Exception):

@@ -130,7 +130,7 @@ def soak(folder: Path, kills: int, seed: int) -> tuple[Counter, list[str]]:
     for program, flags in lines[0].items():
         seconds[program] = run_whole(program, flags, output)
 
-    victims = Counter(rng.choices(list(seconds), list(seconds.values()), k=kills))
+    victims = Counter(rng.sample([*seconds] * (kills // len(seconds) + 1), kills))
     hit: Counter = Counter()
     spared = 0  # kills that came too late, which the next program gets
     for program, flags in lines[1].items():

@@ -13,6 +13,7 @@ of weights and maps more thoroughly.
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -128,7 +129,8 @@ def harm(path: Path, others: list[Path], rng: random.Random) -> str:
         hostile.text(other.read_bytes())(path)
         return f"that is {other.name}"
     if path.suffix == ".json" and rng.random() < 0.8:
-        content = json.dumps(other_json(json.loads(content), rng)).encode()
+        with contextlib.suppress(ValueError):  # it may be harmed already
+            content = json.dumps(other_json(json.loads(content), rng)).encode()
     elif path.suffix in TEXTS and rng.random() < 0.8:
         content = other_text(content, rng)
     elif content.startswith(b"PK") and rng.random() < 0.6:
@@ -215,7 +217,7 @@ class Late(BaseException):
     """A case took too long."""
 
 
-def _late(*_: Any) -> None:
+def late(*_: Any) -> None:
     raise Late
 
 
@@ -229,14 +231,16 @@ def in_a_process(work: Callable[[], None]) -> int:
         return child
     try:
         work()
-    finally:
-        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 def run_chunk(world: Path, folder: Path, seeds: list[str], report: Path) -> None:
     """Run cases one after the other, and write a line about each."""
     warnings.simplefilter("ignore")
-    signal.signal(signal.SIGALRM, _late)
+    signal.signal(signal.SIGALRM, late)
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     with open(report, "a") as file:
@@ -313,7 +317,7 @@ def show(folder: Path, seed: str) -> int:
         return outcome
 
     hostile.run = run
-    signal.signal(signal.SIGALRM, _late)
+    signal.signal(signal.SIGALRM, late)
     print(run_case(hostile.make_world(folder / "world"), folder / "case", seed))
     return 0
 

@@ -120,9 +120,9 @@ class Training:
         """
         self.net, self.optimizer = net, optimizer
         if self.begun:
-            checkpoint.load_weights(net, self.begun["net"], self.last)
-            checkpoint.load_counters(net, self.begun["net"])
             with self.reading():
+                checkpoint.load_weights(net, self.begun["net"])
+                checkpoint.load_counters(net, self.begun["net"])
                 load_optimizer(optimizer, self.begun["optimizer"])
             self.start = self.begun["step"]
             log.info("continuing %s at step %d", self.last, self.start)
@@ -252,20 +252,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     Raises:
         InputError: the momenta are not those of these parameters.
     """
-    constructed = [
-        {key: value for key, value in group.items() if key != "params"}
-        for group in optimizer.param_groups
-    ]
+    constructed = [dict(group) for group in optimizer.param_groups]
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     fits = sizes == [len(group["params"]) for group in state["param_groups"]]
     if fits:
         optimizer.load_state_dict(state)
-        fits = all(
-            value.shape in ((), parameter.shape)
-            for parameter, values in optimizer.state.items()
-            for value in values.values()
-            if isinstance(value, Tensor)
-        )
+        held = ((p, value) for p, values in optimizer.state.items() for value in values.values())
+        fits = all(v.shape in ((), p.shape) for p, v in held if isinstance(v, Tensor))
     if not fits:
         raise InputError("Its optimizer is that of another network. --restart begins anew.")
     for group, own in zip(optimizer.param_groups, constructed, strict=True):
