@@ -18,6 +18,7 @@ continues it.
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
+import argparse
 import contextlib
 import logging
 from pathlib import Path
@@ -31,7 +32,7 @@ from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import Schedule, SegmentationPictures, to_device, training_loader
 from data.transforms import RESAMPLE
 from net.deeplabv2 import STRIDE_ON
-from net.recipes import MODELS, fill_in, told
+from net.recipes import MODELS, SAMPLING, fill_in, told
 from net.segmentation import mean_loss
 from tool import cli, distributed
 from tool.errors import InputError
@@ -100,8 +101,9 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     add("crop_size", count, "training window, pixels")
     add("scales", cli.above_zero, "factors of the picture's sides", nargs="+")
     add("scale_draw", str, "one of them, or uniform between", choices=("choice", "uniform"))
-    add("resample", str, "filter of the picture; labels: nearest", choices=sorted(RESAMPLE))
+    add("resample", str, "OpenCV's filter of the picture", choices=sorted(RESAMPLE))
     add("hsv_shift", chance, "largest shift of hue (steps of 2 degrees), saturation, value")
+    decide("--sampling", choices=(SAMPLING,), default=SAMPLING, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     fill_in(args, MODELS[args.model].training)
     return args
@@ -152,6 +154,20 @@ def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn
     return net
 
 
+def check_sampling(training: Training) -> None:
+    """Refuse to continue what Pillow sampled: those checkpoints do not note what did.
+
+    Raises:
+        InputError: it would be continued, or taken for finished.
+    """
+    if training.begun and "sampling" not in training.begun.get("settings", {}):
+        raise InputError(
+            f"{training.final} was begun on pictures that Pillow resized. OpenCV resizes now, as "
+            "the published recipes do, and the two do not mix: begin anew with --restart, or give "
+            "another --session_name."
+        )
+
+
 def rows_of_parts(batch_size: int, parts: int) -> np.ndarray:
     """Return which pictures of a step are this process's: its rows of one part after another."""
     mine = np.arange(batch_size)[distributed.rows(batch_size)]
@@ -166,7 +182,7 @@ def accumulated_step(
     Args:
         model: the network, or its data parallel wrapper.
         net: the network itself.
-        batch: window, box and label of all parts, one after the other.
+        batch: window and label of all parts, one after the other.
         args: the settings.
         device: of this process.
 
@@ -176,8 +192,8 @@ def accumulated_step(
     world, total = distributed.world_size(), 0.0
     parts = zip(*(np.split(array, args.accumulate) for array in batch.values()), strict=True)
     for number, part in enumerate(parts, 1):
-        window, box, label = to_device(part, device)
-        img = net.prepare(window, box).contiguous(memory_format=cli.memory_format(args))
+        window, label = to_device(part, device)
+        img = window.contiguous(memory_format=cli.memory_format(args))
         adds = world > 1 and number < args.accumulate  # gradients meet after the last part
         with model.no_sync() if adds else contextlib.nullcontext():
             with cli.autocast(args, device):
@@ -207,6 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_exist(files, "labels", mend)
     contents = contents_of(ids, None, args.pretrained, files)
     training = Training(session, args, dataset.all_names, contents, f"seg_{args.model}")
+    check_sampling(training)
     if training.is_finished:
         return
     settings_of(labels, dataset.all_names)  # of these classes, and in this order
@@ -215,6 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
         dataset,
         ids,
         labels,
+        args.model,
         args.crop_size,
         args.scales,
         args.scale_draw,

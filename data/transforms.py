@@ -1,38 +1,48 @@
 """From a picture to what a network takes: pure functions of their arguments.
 
-The loader hands over uint8 pictures and the box they fill; floating point starts on the device.
+Steps 1 and 2 resize with Pillow, as the SIPE and IRN releases do; their loaders hand over uint8
+pictures and the box that they fill, and floating point starts on the device. Step 3 resizes with
+OpenCV, as the published recipes of its two networks do, and what comes out is float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from net.deeplabv2 import DeepLabV2_ResNet101_MSC
+from net.inputs import normalise
 from tool.errors import InputError
-from tool.pictures import reduced_size
+from tool.pictures import UNSURE, reduced_size
 
 LARGEST_SIDE = 65535  # pixels of a picture that is resized
-RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-HUES, PILLOW_HUES = 180, 255  # units of a full turn: in OpenCV, whose units recipes use; in Pillow
+RESAMPLE = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}  # of step 3
+HUES = 180  # OpenCV's units of a full turn
+
+cv2.setNumThreads(0)  # loaders are processes of their own; each imports or inherits this
 
 
-def resize(image: Image.Image, height: int, width: int, resample: str = "bicubic") -> Image.Image:
-    """Resize with one of Pillow's filters in RESAMPLE; sides below 1 become 1.
-
-    Raises:
-        InputError: a side would exceed LARGEST_SIDE.
-    """
-    if max(height, width) > LARGEST_SIDE:
+def check_sides(width: int, height: int, new_width: int, new_height: int) -> None:
+    """Raise an InputError where a resized picture would be larger than a picture can be."""
+    if max(new_height, new_width) > LARGEST_SIDE:
         raise InputError(
-            f"A picture of {image.width}x{image.height} pixels would become {width}x{height}. Take "
+            f"A picture of {width}x{height} pixels would become {new_width}x{new_height}. Take "
             "smaller scales."
         )
-    return image.resize((max(1, width), max(1, height)), RESAMPLE[resample])
 
 
-def rescale(image: Image.Image, scale: float, resample: str = "bicubic") -> Image.Image:
+def resize(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize with Pillow's bicubic filter; sides below 1 become 1."""
+    check_sides(*image.size, width, height)
+    return image.resize((max(1, width), max(1, height)), Image.Resampling.BICUBIC)
+
+
+def rescale(image: Image.Image, scale: float) -> Image.Image:
     """Resize both sides by a factor, rounded half to even."""
-    return resize(image, round(image.height * scale), round(image.width * scale), resample)
+    return resize(image, round(image.height * scale), round(image.width * scale))
 
 
 def reduce(image: Image.Image, max_pixels: float) -> Image.Image:
@@ -61,29 +71,8 @@ def random_scale(rng: np.random.Generator, scales: Sequence[float], draw: str) -
     return float(rng.uniform(min(scales), max(scales)))
 
 
-def shift_hsv(image: Image.Image, shift: np.ndarray) -> Image.Image:
-    """Return an RGB picture with other hue, saturation and value.
-
-    ``shift`` is (3,) in OpenCV's units: hue in steps of 2 degrees, the others of 0..255, where they
-    are cut off. A grey pixel counts as red of saturation 0, so more saturation reddens it.
-    """
-    hue, saturation, value = image.convert("HSV").split()
-    turn = round(int(shift[0]) * PILLOW_HUES / HUES)
-    hue = hue.point([(level + turn) % PILLOW_HUES for level in range(256)])
-    saturation, value = (
-        channel.point([min(max(level + int(by), 0), 255) for level in range(256)])
-        for channel, by in zip((saturation, value), shift[1:], strict=True)
-    )
-    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-
-
 def random_pair(
-    image: Image.Image,
-    label: np.ndarray | None,
-    rng: np.random.Generator,
-    scale: float,
-    size: int,
-    resample: str = "bicubic",
+    image: Image.Image, label: np.ndarray | None, rng: np.random.Generator, scale: float, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return a resized, randomly mirrored and cropped or padded square of a picture and its label.
 
@@ -96,7 +85,6 @@ def random_pair(
         rng: the only source of chance; the number of draws does not depend on the picture.
         scale: factor of both sides.
         size: side of the window in pixels.
-        resample: filter of the picture, one of RESAMPLE.
 
     Returns:
         window: uint8 (3, size, size); zeros outside the picture, which the box tells apart.
@@ -105,11 +93,11 @@ def random_pair(
     """
     turn = -1 if rng.random() < 0.5 else 1  # mirrored, or as it is
     place = rng.random(2)
-    image = rescale(image, scale, resample)
+    image = rescale(image, scale)
     window, box = cut_window(np.asarray(image)[:, ::turn], place, size, fill=0)
     if label is not None:
         label = np.asarray(Image.fromarray(label).resize(image.size, Image.Resampling.NEAREST))
-        label, _ = cut_window(label[:, ::turn], place, size, fill=255)
+        label, _ = cut_window(label[:, ::turn], place, size, fill=UNSURE)
     return window.transpose(2, 0, 1), box, label
 
 
@@ -119,20 +107,240 @@ def cut_window(
     """Return a square out of a picture, or around it where the picture is smaller.
 
     Args:
-        pixels: uint8 (H, W, ...).
+        pixels: (H, W, ...).
         place: two numbers in [0, 1), of the window in the picture or of the picture in the window,
             vertically and horizontally; 0 is top left.
         size: side of the window in pixels.
         fill: value outside the picture.
 
     Returns:
-        window uint8 (size, size, ...) and box int64 (4,), see :func:`random_pair`.
+        window (size, size, ...) of the dtype of ``pixels``, and box int64 (4,), see
+        :func:`random_pair`.
+    """
+    slacks = [abs(size - side) for side in pixels.shape[:2]]
+    offsets = [min(int(at * (slack + 1)), slack) for at, slack in zip(place, slacks, strict=True)]
+    return cut_at(pixels, offsets, size, fill)
+
+
+def cut_at(
+    pixels: np.ndarray, offsets: Sequence[int], size: int, fill: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what :func:`cut_window` does, for a known place.
+
+    Args:
+        pixels, size, fill: see :func:`cut_window`.
+        offsets: vertically and horizontally, where the picture is larger the first row or column
+            that is taken, where it is smaller the one at which it is put.
     """
     sides = np.array(pixels.shape[:2])
-    slack = size - sides
-    offset = np.minimum((np.asarray(place) * (abs(slack) + 1)).astype(np.int64), abs(slack))
-    (y, x), (top, left) = np.where(slack < 0, offset, 0), np.where(slack < 0, 0, offset)
+    offset, larger = np.asarray(offsets).astype(np.int64), sides > size
+    (y, x), (top, left) = np.where(larger, offset, 0), np.where(larger, 0, offset)
     height, width = np.minimum(size, sides)
-    window = np.full((size, size, *pixels.shape[2:]), fill, dtype=np.uint8)
+    window = np.full((size, size, *pixels.shape[2:]), fill, dtype=pixels.dtype)
     window[top : top + height, left : left + width] = pixels[y : y + height, x : x + width]
     return window, np.array([top, left, top + height, left + width])
+
+
+# ---------------------------------------------------------------------------- step 3
+
+
+def shift_hsv(picture: np.ndarray, shift: Sequence[int]) -> np.ndarray:
+    """Return a picture with other hue, saturation and value, by OpenCV's 8-bit HSV.
+
+    The hue wraps, saturation and value are cut off at 0 and 255. A grey pixel counts as red of
+    saturation 0, so more saturation reddens it.
+
+    Args:
+        picture: uint8 (H, W, 3) RGB.
+        shift: (3,) integers: hue in steps of 2 degrees, the others of 0..255.
+    """
+    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV).astype(np.int64) + np.asarray(shift, np.int64)
+    hsv[..., 0] %= HUES
+    return cv2.cvtColor(hsv.clip(0, 255).astype(np.uint8), cv2.COLOR_HSV2RGB)
+
+
+def sides_of(pixels: np.ndarray, scale: float, whole: Callable[[float], int]) -> tuple[int, int]:
+    """Return (h, w) of a picture (H, W, ..) times a factor; sides below 1 become 1.
+
+    ``whole`` makes whole pixels: ``int`` for DeepLab v2, and ``round`` is OpenCV's rule.
+    """
+    height, width = (max(1, whole(side * scale)) for side in pixels.shape[:2])
+    check_sides(pixels.shape[1], pixels.shape[0], width, height)
+    return height, width
+
+
+def resize_by_factor(pixels: np.ndarray, scale: float, resample: int) -> np.ndarray:
+    """Return (h, w, ..) by a filter of OpenCV; positions are mapped by the factor itself."""
+    sides = sides_of(pixels, scale, round)
+    if min(pixels.shape[:2]) * scale <= 0.5:  # a side would round to 0, which OpenCV refuses
+        return opencv_resize(pixels, sides[::-1], resample)
+    return opencv_resize(pixels, None, resample, scale)
+
+
+def opencv_resize(
+    pixels: np.ndarray, size: tuple[int, int] | None, resample: int, scale: float = 0
+) -> np.ndarray:
+    """Return (h, w, ..) of ``size`` (w, h), or times ``scale``; no memory is a MemoryError."""
+    try:
+        return cv2.resize(pixels, size, fx=scale, fy=scale, interpolation=resample)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(str(error)) from error
+        raise
+
+
+def prepared(prepare: Callable[[Tensor], Tensor], pixels: np.ndarray) -> np.ndarray:
+    """Return what ``prepare`` makes of RGB pixels of 0..255, (H, W, 3) in and out."""
+    channels_first = torch.from_numpy(pixels).permute(2, 0, 1)
+    return np.ascontiguousarray(prepare(channels_first).permute(1, 2, 0).numpy())
+
+
+def deeplabv2_view(picture: np.ndarray, scale: float, resample: str = "bilinear") -> np.ndarray:
+    """Return a picture as DeepLab v2 takes it: BGR, the mean subtracted.
+
+    Args:
+        picture: uint8 (H, W, 3) RGB.
+        scale: factor of both sides, which are truncated to whole pixels.
+        resample: filter, one of RESAMPLE; without antialiasing, on float32, not rounded.
+
+    Returns:
+        float32 (3, h, w).
+    """
+    height, width = sides_of(picture, scale, int)
+    pixels = opencv_resize(picture.astype(np.float32), (width, height), RESAMPLE[resample])
+    return prepared(DeepLabV2_ResNet101_MSC.normalise, pixels).transpose(2, 0, 1)
+
+
+def deeplabv1_view(picture: np.ndarray, scale: float) -> np.ndarray:
+    """Return a picture as DeepLab v1 takes it for a test: normalised, then resized (bicubic).
+
+    Args:
+        picture: uint8 (H, W, 3) RGB.
+        scale: factor of both sides, which OpenCV rounds to whole pixels.
+
+    Returns:
+        float32 (3, h, w).
+    """
+    pixels = prepared(normalise, picture)
+    return resize_by_factor(pixels, scale, cv2.INTER_CUBIC).transpose(2, 0, 1)
+
+
+def deeplabv2_window(
+    picture: np.ndarray,
+    label: np.ndarray,
+    scale: float,
+    top: int,
+    left: int,
+    mirrored: bool,
+    size: int,
+    resample: str = "bilinear",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a training sample of DeepLab v2: resized, padded, cropped, and mirrored at last.
+
+    Args:
+        picture: uint8 (H, W, 3) RGB.
+        label: uint8 (H, W), resized by Pillow's nearest filter.
+        scale, resample: see :func:`deeplabv2_view`.
+        top, left: first row and column that are taken from the resized picture; a side that is
+            shorter than the window is padded at its end, and its offset is 0.
+        mirrored: from left to right.
+        size: side S of the window in pixels.
+
+    Returns:
+        window: float32 (3, S, S), as the network takes it; zeros in the padding.
+        label: uint8 (S, S), 255 in the padding.
+    """
+    pixels = deeplabv2_view(picture, scale, resample).transpose(1, 2, 0)
+    height, width = pixels.shape[:2]
+    ids = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
+    window, ids = (
+        cut_at(array, (top, left), size, fill)[0] for array, fill in ((pixels, 0), (ids, UNSURE))
+    )
+    if mirrored:
+        window, ids = window[:, ::-1], ids[:, ::-1]
+    return np.ascontiguousarray(window.transpose(2, 0, 1)), np.ascontiguousarray(ids)
+
+
+def deeplabv1_window(
+    picture: np.ndarray,
+    label: np.ndarray,
+    hsv_shift: Sequence[int] | None,
+    mirrored: bool,
+    scale: float,
+    top: int,
+    left: int,
+    size: int,
+    resample: str = "bicubic",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a training sample of DeepLab v1: recoloured, mirrored, resized, cropped or padded.
+
+    Args:
+        picture: uint8 (H, W, 3) RGB, also while it is resized.
+        label: uint8 (H, W), resized by OpenCV's nearest filter.
+        hsv_shift: see :func:`shift_hsv`; None leaves the colours.
+        mirrored: from left to right.
+        scale: factor of both sides, which OpenCV rounds to whole pixels.
+        top, left: see :func:`cut_at`.
+        size: side S of the window in pixels.
+        resample: filter, one of RESAMPLE.
+
+    Returns:
+        window: float32 (3, S, S), as the network takes it; zeros in the padding.
+        label: uint8 (S, S), 255 in the padding.
+    """
+    if hsv_shift is not None:
+        picture = shift_hsv(picture, hsv_shift)
+    if mirrored:
+        picture, label = (np.ascontiguousarray(array[:, ::-1]) for array in (picture, label))
+    pixels = prepared(normalise, resize_by_factor(picture, scale, RESAMPLE[resample]))
+    ids = resize_by_factor(label, scale, cv2.INTER_NEAREST)
+    window, ids = (
+        cut_at(array, (top, left), size, fill)[0] for array, fill in ((pixels, 0), (ids, UNSURE))
+    )
+    return np.ascontiguousarray(window.transpose(2, 0, 1)), ids
+
+
+def random_deeplabv2(
+    picture: np.ndarray,
+    label: np.ndarray,
+    rng: np.random.Generator,
+    scale: float,
+    hsv_shift: np.ndarray | None,
+    size: int,
+    resample: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return :func:`deeplabv2_window` at a random place of the padded picture, mirrored or not.
+
+    The published recipe does not shift colours; ``hsv_shift`` is as in :func:`deeplabv1_window`.
+    """
+    if hsv_shift is not None:
+        picture = shift_hsv(picture, hsv_shift)
+    mirrored = rng.random() < 0.5
+    top, left = (
+        int(rng.integers(max(0, side - size), endpoint=True))
+        for side in sides_of(picture, scale, int)
+    )
+    return deeplabv2_window(picture, label, scale, top, left, mirrored, size, resample)
+
+
+def random_deeplabv1(
+    picture: np.ndarray,
+    label: np.ndarray,
+    rng: np.random.Generator,
+    scale: float,
+    hsv_shift: np.ndarray | None,
+    size: int,
+    resample: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return :func:`deeplabv1_window` at a random place, mirrored or not."""
+    mirrored = rng.random() < 0.5
+    top, left = (
+        int(rng.integers(abs(side - size), endpoint=True))
+        for side in sides_of(picture, scale, round)
+    )
+    return deeplabv1_window(picture, label, hsv_shift, mirrored, scale, top, left, size, resample)
+
+
+# How --model takes its pictures: random windows to learn from, and views to test.
+WINDOWS = {"deeplabv2_resnet101": random_deeplabv2, "deeplabv1_resnet38": random_deeplabv1}
+VIEWS = {"deeplabv2_resnet101": deeplabv2_view, "deeplabv1_resnet38": deeplabv1_view}

@@ -25,6 +25,7 @@ TRAINING = {
     "resample": ("bilinear", "bicubic"),
     "hsv_shift": (0, 10),
 }
+SAMPLING = "opencv"  # what resizes the pictures; earlier versions did it with Pillow
 TEST = {
     "scales": ([1.0], [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]),
     "mirror": (False, True),
@@ -34,6 +35,7 @@ TEST = {
     "bilateral_sxy": (67.0, 32.0),
     "bilateral_srgb": (3.0, 13.0),
     "bilateral_weight": (4.0, 10.0),
+    "crf_picture": ("original", "original"),
 }
 
 

@@ -55,9 +55,13 @@ class SegmentationNetwork(nn.Module):
         return x if box is None else within(x, box)
 
     def resize(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return (B, C, h, w) maps at ``size``, bilinear; maps of that size as they are."""
+        """Return (B, C, h, w) maps at ``size``, bilinear; maps of that size as they are.
+
+        Half precision becomes float32 first: its steps would show in what is interpolated.
+        """
         if maps.shape[2:] == tuple(size):
             return maps
+        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         return F.interpolate(maps, size, mode="bilinear", align_corners=self.align_corners)
 
     def predict(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:

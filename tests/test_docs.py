@@ -68,6 +68,8 @@ def own_flags() -> set[str]:
             if not isinstance(call, ast.Call):
                 continue
             words = [word.value for word in call.args if isinstance(word, ast.Constant)]
+            if ast.unparse(call.func) == "add" and words:  # of step 3: a flag of the recipes
+                words[0] = f"--{words[0]}"
             own = {word for word in words if isinstance(word, str) and word.startswith("--")}
             flags |= own
             if any("BooleanOptionalAction" in ast.unparse(word) for word in call.keywords):

@@ -17,7 +17,8 @@ from data.loaders import (
 )
 from data.transforms import rescale
 from make_cam import infer
-from net.inputs import prepare
+from net.inputs import IMAGENET_MEAN, IMAGENET_STD, prepare
+from net.recipes import MODELS
 from tool.errors import InputError
 from tool.pictures import read_rgb
 
@@ -238,22 +239,22 @@ def test_a_number_of_steps_goes_through_as_many_epochs_as_it_takes():
 
 
 def segmentation_pictures(folder: Folder, tiny, **settings) -> SegmentationPictures:
-    recipe = {"scales": [0.5, 1.5], "scale_draw": "uniform", "resample": "bicubic"}
-    recipe |= {"hsv_shift": 0, "seed": 15, **settings}
-    return SegmentationPictures(folder, folder.ids("train"), tiny / "masks", SIZE, **recipe)
+    recipe = {"model": "deeplabv1_resnet38", "scales": [0.5, 1.5], "scale_draw": "uniform"}
+    recipe |= {"resample": "bicubic", "hsv_shift": 0, "seed": 15, **settings}
+    return SegmentationPictures(folder, folder.ids("train"), tiny / "masks", size=SIZE, **recipe)
 
 
-def test_segmentation_samples_are_functions_of_seed_epoch_and_index(folder, tiny):
-    pictures = segmentation_pictures(folder, tiny)
+@pytest.mark.parametrize("model", MODELS)
+def test_segmentation_samples_are_functions_of_seed_epoch_and_index(folder, tiny, model):
+    pictures = segmentation_pictures(folder, tiny, model=model)
     sample = pictures[2, 3]
     assert {name: (value.shape, value.dtype.name) for name, value in sample.items()} == {
-        "window": ((3, SIZE, SIZE), "uint8"),
-        "box": ((4,), "int64"),
+        "window": ((3, SIZE, SIZE), "float32"),
         "label": ((SIZE, SIZE), "uint8"),
     }
-    again = segmentation_pictures(folder, tiny)[2, 3]
+    again = segmentation_pictures(folder, tiny, model=model)[2, 3]
     assert all(np.array_equal(sample[name], again[name]) for name in sample)
-    for other in (pictures[3, 3], segmentation_pictures(folder, tiny, seed=1)[2, 3]):
+    for other in (pictures[3, 3], segmentation_pictures(folder, tiny, model=model, seed=1)[2, 3]):
         assert not np.array_equal(sample["window"], other["window"])
 
 
@@ -261,7 +262,8 @@ def test_colours_shift_and_stay_where_their_label_is(folder, tiny):
     reds = []
     for epoch in range(12):
         item = segmentation_pictures(folder, tiny, hsv_shift=10)[epoch, 0]
-        red = item["window"][:, item["label"] == 1].astype(int)
+        mean, deviation = (np.array(v)[:, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        red = (item["window"][:, item["label"] == 1] * deviation + mean) * 255
         if red.shape[1] > 20:
             reds.append(np.median(red, 1))
             assert (red[0] > red[1:].max(0) + 40).mean() > 0.85
@@ -282,3 +284,29 @@ def test_large_pictures_are_reduced_first(folder):
     assert np.array_equal(item["original"], np.array(reduced))
     assert item["pictures"][0].shape == (3, *item["original"].shape[:2]) == (3, 20, 24)
     assert np.array_equal(item["pictures"][1], channels_first(rescale(reduced, 0.5)))
+
+
+def test_hsv_shifts_are_whole_numbers_and_both_ends_occur(folder, tiny):
+    shifts = []
+    pictures = segmentation_pictures(folder, tiny, hsv_shift=10)
+    pictures.sample = lambda picture, label, rng, scale, shift, *rest: (shifts.append(shift), label)
+    for epoch in range(300):
+        pictures[epoch, 0]
+    for channel in np.array(shifts).T:
+        assert set(channel.tolist()) == set(range(-10, 11))
+
+
+def test_scales_are_drawn_as_the_recipes_say(folder, tiny):
+    drawn = {}
+    for model, recipe in MODELS.items():
+        settings = {name: recipe.training[name] for name in ("scales", "scale_draw")}
+        pictures = segmentation_pictures(folder, tiny, model=model, **settings)
+        scales = drawn[model] = []
+        pictures.sample = lambda *given, scales=scales: (scales.append(given[3]), given[1])
+        for epoch in range(200):
+            pictures[epoch, 0]
+    listed, between = drawn.values()
+    assert set(listed) == {0.5, 0.75, 1.0, 1.25, 1.5}
+    assert min(map(listed.count, listed)) > 20
+    assert 0.5 <= min(between) < 0.55
+    assert 1.45 < max(between) < 1.5

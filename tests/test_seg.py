@@ -22,9 +22,9 @@ import train_seg
 from data.archive import write_archive
 from data.folder import Folder
 from data.loaders import SegmentationPictures
+from data.transforms import VIEWS
 from data.voc import VOC
 from net import deeplabv1_resnet38
-from net.inputs import inside
 from net.recipes import MODELS
 from tool import checkpoint
 from tool.crf import crf_inference
@@ -116,16 +116,17 @@ def test_from_labels_to_miou(run, model, tiny):
 
 def test_it_learns(run, weights, tiny):
     """From a torchvision backbone, on plain colours."""
-    more = ["--initial", str(weights), "--iterations", "15", "--batch_size", "3", "--blocks"]
-    more += ["3", "4", "6", "3", "--lr", "1e-5", "--lr_every", "1", "--print_freq", "14"]
+    more = ["--initial", str(weights), "--iterations", "20", "--batch_size", "6", "--blocks"]
+    more += ["3", "4", "6", "3", "--optimizer", "adamw", "--lr", "3e-4", "--lr_every", "1"]
+    more += ["--crop_size", "49", "--scales", "1"]
     train_seg.main([*run["train"], *more])
     log = (session_of(run["train"]) / "run.log").read_text()
-    first, last = (
+    losses = [
         float(line.split("loss:")[1].split()[0])
         for line in log.splitlines()
         if line.startswith("step:")
-    )
-    assert last < 0.7 * first
+    ]
+    assert losses[-1] < 0.7 * min(losses[0], 4 * np.log(4))  # four outputs that know nothing
     assert "'stride_on': 'conv3x3'" in log
 
 
@@ -226,18 +227,16 @@ def test_an_update_is_the_plain_formula(run, model, tiny):
     net, _ = train_seg.build(args, 4, None)
     train_seg.synchronised(args, net, torch.device("cpu"))
     order = np.random.default_rng([15, 0]).permutation(6)[:4]
-    recipe = (args.scales, args.scale_draw, args.resample, args.hsv_shift, 15)
-    pictures = SegmentationPictures(Folder(tiny), list(IDS), tiny / "masks", 33, *recipe)
+    recipe = (model, 33, args.scales, args.scale_draw, args.resample, args.hsv_shift, 15)
+    pictures = SegmentationPictures(Folder(tiny), list(IDS), tiny / "masks", *recipe)
     items = [pictures[0, int(index)] for index in order]
-    window, box, label = (
-        torch.from_numpy(np.stack([item[name] for item in items]))
-        for name in ("window", "box", "label")
+    window, label = (
+        torch.from_numpy(np.stack([item[name] for item in items])) for name in ("window", "label")
     )
     seed_step(15, 0)
     terms = []
     for part in (slice(0, 2), slice(2, 4)):
-        img = net.prepare(window[part]) * inside(box[part], 33, 33)
-        outputs = net(img)
+        outputs = net(window[part])
         for logits in outputs if isinstance(outputs, list) else [outputs]:
             h, w = logits.shape[2:]
             small = np.stack(
@@ -376,9 +375,7 @@ def test_label_is_that_of_the_library(run, model, tiny):
         picture = image.convert("RGB")
     logits = []
     for scale in (1.0, 1.5):
-        size = round(picture.width * scale), round(picture.height * scale)
-        pixels = np.array(picture.resize(size, Image.Resampling.BICUBIC))
-        x = net.prepare(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+        x = torch.from_numpy(VIEWS[model](np.array(picture), scale))[None]
         with torch.no_grad():
             for turned in (False, True):
                 out = net(x.flip(3) if turned else x)
@@ -390,6 +387,63 @@ def test_label_is_that_of_the_library(run, model, tiny):
     label = read_mask(session_of(run["infer"]) / f"seg_{model}/d.png")
     assert (label == expected).mean() > 0.999
     assert len(np.unique(expected)) > 1
+
+
+@pytest.mark.parametrize("kind", ["original", "mean_subtracted"])
+def test_picture_of_the_crf(kind):
+    picture = np.array([[[122, 0, 255], [123, 117, 105], [124, 200, 103]]], np.uint8)
+    expected = {
+        "original": picture.tolist(),
+        # -0.675 and 0.325 become 0; -116.669 becomes -116, which is 140; -1.008 becomes -1.
+        "mean_subtracted": [[[0, 140, 150], [0, 0, 0], [1, 83, 255]]],
+    }
+    assert infer_seg.crf_picture(picture, kind).tolist() == expected[kind]
+    assert infer_seg.crf_picture(picture, kind).dtype == np.uint8
+
+
+def test_picture_of_the_crf_is_a_flag(trained, tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        infer_seg, "crf_inference", lambda img, probs, *more: seen.append(img) or probs
+    )
+    pixels = np.asarray(Image.open(tiny / "images/d.png").convert("RGB"))
+    for kind in ("original", "mean_subtracted"):
+        flags = [*trained["infer"], "--crf", "--restart", "--crf_picture", kind]
+        infer_seg.main(flags)
+        assert any(np.array_equal(img, infer_seg.crf_picture(pixels, kind)) for img in seen)
+        seen.clear()
+    with pytest.raises(InputError, match=r"crf_picture mean_subtracted, not original"):
+        infer_seg.main([*trained["infer"], "--crf", "--crf_picture", "original"])
+
+
+def test_classes_that_are_nowhere_likely_do_not_change_the_crf(monkeypatch):
+    """The labels are those of all classes, in both recipes."""
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    picture = np.array(smooth.resize((48, 40), Image.Resampling.BICUBIC))
+    few = F.interpolate(torch.from_numpy(rng.normal(0, 3, (1, 3, 5, 6))).float(), (40, 48))[0]
+    logits = torch.from_numpy(rng.normal(-12, 0.5, (21, 40, 48))).float()
+    logits[[0, 7, 15]] = few
+    probabilities = logits.softmax(0)
+    real, given = infer_seg.crf_inference, []
+
+    def seen(img, probs, *more):
+        given.append(len(probs))
+        return real(img, probs, *more)
+
+    monkeypatch.setattr(infer_seg, "crf_inference", seen)
+    for model in MODELS:
+        args = infer_seg.parse_arguments(["--model", model])
+        refined = infer_seg.refine(picture, probabilities, args)
+        assert refined.shape == probabilities.shape
+        monkeypatch.setattr(infer_seg, "ABSENT", -1)
+        whole = infer_seg.refine(picture, probabilities, args)
+        monkeypatch.undo()
+        monkeypatch.setattr(infer_seg, "crf_inference", seen)
+        assert torch.equal(refined.argmax(0), whole.argmax(0))
+        assert (refined - whole).abs().max() < 1e-3
+        assert not torch.equal(refined.argmax(0), probabilities.argmax(0))
+    assert given == [3, 21] * 2
 
 
 def test_files_that_exist_are_kept_and_settings_agree(trained):
@@ -615,6 +669,55 @@ def test_nan_loss_stops(run, monkeypatch):
         train_seg.main([*run["train"], "--save_freq", "1"])
     last = checkpoint.load(session_of(run["train"]) / f"ckpt/seg_{V2}_last.pth")
     assert last["step"] == 1
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_what_pillow_sampled_is_not_continued(trained, is_finished):
+    """Earlier versions resized with Pillow, and noted nothing about it."""
+    final = final_of(trained["train"])
+    infer_seg.main(trained["infer"])
+    last = final.with_name(f"seg_{V2}_last.pth")
+    for path in (final, last):
+        content = checkpoint.load(path)
+        assert content["settings"].pop("sampling") == "opencv"
+        checkpoint.save(path, content)
+    if not is_finished:
+        final.unlink()
+    with pytest.raises(InputError, match=r"Pillow resized.*--restart.*--session_name"):
+        train_seg.main(trained["train"])
+    train_seg.main([*trained["train"], "--restart"])
+    assert checkpoint.load(final)["settings"]["sampling"] == "opencv"
+
+    note = session_of(trained["infer"]) / f"seg_{V2}/settings.json"
+    content = json.loads(note.read_text())
+    assert content.pop("sampling") == "opencv"
+    note.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"sampling pillow, not opencv.*--restart"):
+        infer_seg.main(trained["infer"])
+    infer_seg.main([*trained["infer"], "--restart"])
+    assert json.loads(note.read_text())["sampling"] == "opencv"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_logits_are_resized_in_float32_under_autocast(run, model):
+    args = train_seg.parse_arguments(of_model(run["train"], model))
+    net = train_seg.build(args, 4, None)[0].eval()
+    x = torch.randn(1, 3, 41, 33)
+    coarse = []
+    (net.cls_conv if model == V1 else net.base).register_forward_hook(
+        lambda module, given, out: coarse.append(out)
+    )
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = net.predict(x)
+    assert coarse[0].dtype == torch.bfloat16
+    assert logits.dtype == torch.float32
+    assert len(logits.unique()) > 4 * coarse[0].numel()  # rounded ones would repeat
+    if model == V1:
+        expected = F.interpolate(
+            coarse[0].float(), x.shape[2:], mode="bilinear", align_corners=True
+        )
+        assert torch.equal(logits, expected)
+    assert net.resize(coarse[0].double(), (5, 5)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("model", MODELS)

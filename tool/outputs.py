@@ -26,6 +26,8 @@ MARKS = {
     "maps": "cam2ir",
 }
 
+EARLIER = {"revision": 0, "sampling": "pillow"}  # what held for notes that do not say it
+
 log = logging.getLogger(__name__)
 
 
@@ -100,12 +102,13 @@ class Outputs:
                 "of its own. Name another one."
             )
         clear_unfinished(self.folder)
-        different = [name for name, value in self.settings.items() if differ(before, name, value)]
+        now = self.settings.items() if before else ()
+        different = [name for name, value in now if differ(before, name, value)]
         listed = {self.path_of(image_id) for image_id in self.ids}
         if different and not restart:
             name = different[0]
             raise InputError(
-                f"The files in {self.folder} were made with {name} {_short(before[name])}, not "
+                f"The files in {self.folder} were made with {name} {_noted(before, name)}, not "
                 f"{_short(self.settings[name])}. Make them all again with --restart, or use "
                 "another --session_name."
             )
@@ -115,7 +118,7 @@ class Outputs:
                 raise InputError(
                     f"{self.folder} also holds {len(others)} files that are not on this list, such "
                     f"as {min(others).name}, made with {different[0]} "
-                    f"{_short(before[different[0]])}. --restart deletes only what is on the list: "
+                    f"{_noted(before, different[0])}. --restart deletes only what is on the list: "
                     "give the list that names them, or use another --session_name."
                 )
         revision = before.get("revision", 0)
@@ -155,7 +158,7 @@ def differ(before: dict[str, Any], name: str, value: Any) -> bool:
 
     Notes of notes, such as the settings of the maps that labels come from, are compared likewise.
     """
-    noted = before.get(name, 0 if name == "revision" else value)
+    noted = before.get(name, EARLIER.get(name, value))
     if isinstance(noted, dict) and isinstance(value, dict):
         return any(differ(noted, inner, one) for inner, one in value.items())
     return noted != value
@@ -190,6 +193,10 @@ def settings_of(folder: Path, class_names: Sequence[str]) -> dict[str, Any]:
             "--dataset and its classes, or make the files again in another --session_name."
         )
     return settings
+
+
+def _noted(before: dict[str, Any], name: str) -> str:
+    return _short(before.get(name, EARLIER.get(name)))
 
 
 def _short(value: Any) -> str:
