@@ -147,24 +147,29 @@ def restore(copy: Path, world: Path) -> Path:
     another one in its place, as the programs themselves do.
     """
     copy.mkdir(parents=True, exist_ok=True)
-    for folder, names, files in os.walk(copy, topdown=False):
-        for name in (*files, *names):
-            path = Path(folder, name)
-            twin = world / path.relative_to(copy)
-            if path.is_dir() and not path.is_symlink():
-                if not twin.is_dir():
-                    path.rmdir()
-            elif path.is_symlink() or not twin.is_file() or not path.samefile(twin):
-                path.unlink()
-    for folder, names, files in os.walk(world):
-        here = copy / Path(folder).relative_to(world)
-        for name in names:
-            (here / name).mkdir(exist_ok=True)
-        for name in files:
-            if name.endswith(GROWING[0]):
-                shutil.copyfile(Path(folder, name), here / name)
-            elif not (here / name).exists():
-                (here / name).hardlink_to(Path(folder, name))
+    with os.scandir(world) as entries:
+        there = {entry.name: entry for entry in entries}
+    with os.scandir(copy) as entries:
+        here = list(entries)
+    kept = set()
+    for entry in here:
+        twin = there.get(entry.name)
+        if entry.is_dir(follow_symlinks=False):
+            if twin and twin.is_dir():
+                continue
+            # A thread of TensorBoard, whose training failed, may still write there.
+            shutil.rmtree(entry.path, ignore_errors=True)
+        elif twin and twin.is_file() and entry.inode() == twin.inode():
+            kept.add(entry.name)
+        else:
+            os.unlink(entry.path)
+    for name, entry in there.items():
+        if entry.is_dir():
+            restore(copy / name, Path(entry.path))
+        elif name.endswith(GROWING[0]):
+            shutil.copyfile(entry.path, copy / name)
+        elif name not in kept:
+            os.link(entry.path, copy / name)
     return copy
 
 
@@ -235,20 +240,27 @@ DERIVED = ("coco/prepared", "voc/ImageSets/Segmentation/trainaug.txt", "run/eval
 
 
 @cache
-def digest(path: Path, *_: int) -> str:
+def digest(path: str, *_: int) -> str:
     """Return the SHA-256 of a file; what else is given tells it from others that lay there."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def snapshot(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file that a failing program must leave as it is."""
+    return _digests(folder, "")
+
+
+def _digests(folder: str | Path, within: str) -> dict[str, str]:
     found = {}
-    for path in sorted(folder.rglob("*")):
-        is_kept = not path.name.endswith(GROWING) and "runs" not in str(path.parent)
-        if is_kept and path.is_file() and not path.is_symlink():
-            about = path.stat()
-            name = str(path.relative_to(folder))
-            found[name] = digest(path, about.st_ino, about.st_mtime_ns, about.st_size)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = within + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if "runs" not in entry.name:
+                    found |= _digests(entry.path, f"{name}/")
+            elif entry.is_file(follow_symlinks=False) and not name.endswith(GROWING):
+                about = entry.stat()
+                found[name] = digest(entry.path, about.st_ino, about.st_mtime_ns, about.st_size)
     return found
 
 

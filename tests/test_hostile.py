@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy as copy_of
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from PIL import Image
 from tests import hostile, soak, sweep
 from tests.hostile import FILES, MODEL, PROGRAMS, STEPS
 from tests.processes import start
+from tool import weight_files
 from tool.errors import InputError
 
 pytestmark = [
@@ -717,6 +719,26 @@ def world(tmp_path_factory) -> Path:
 
 
 SNAPSHOTS: dict[Path, dict[str, str]] = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def weights_are_read_once(world):
+    """Weights that nobody harmed need not be read again for every row."""
+    read = weight_files._read_torch
+    unharmed = {path.stat().st_ino for path in world.rglob("*.pth")}
+    contents: dict[int, dict] = {}
+
+    def read_once(path: Path, head: bytes, size: int) -> dict:
+        number = path.stat().st_ino
+        if number not in unharmed:
+            return read(path, head, size)
+        if number not in contents:
+            contents[number] = read(path, head, size)
+        return copy_of(contents[number])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weight_files, "_read_torch", read_once)
+        yield
 
 
 @pytest.fixture(autouse=True)
