@@ -25,15 +25,12 @@ where |.| sums both components and eps = 1e-5.
 Letters in shapes: B pictures, h x w the map at stride 4, height x width the sources of pairs.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tool.indexing import LabelPairs, PathMaxima, on_area, search_paths, sources
+from net.irn_pairs import LOSS_EPS, by_group, by_offset
 
-LOSS_EPS = 1e-5  # added inside logarithms and to denominators
 CACHED = 1 << 14  # cells of edge maps, about one picture of the published setting
 
 
@@ -43,8 +40,8 @@ def loss_sums(
     """Return the numerators and denominators of the five losses of a batch.
 
     Both are (5,), float32 or wider, without eps, in the order bg_pos, fg_pos, neg, dp_fg, dp_bg,
-    and the numerators have a gradient. The pairs are taken offset by offset, and nothing that has
-    the size of all pairs is kept.
+    and the numerators have a gradient. The pairs are taken offset by offset, on CUDA some offsets
+    at a time, and nothing that has the size of all pairs is kept.
 
     Args:
         edge: (B, 1, h, w) logits, with gradient.
@@ -80,46 +77,15 @@ def total_loss(terms: Tensor) -> Tensor:
     return terms.sum() / 2
 
 
-class _Pairs:
-    """All pairs of one offset in some pictures, and what their losses are made of.
-
-    Attributes:
-        bg, fg, neg: (B, height, width), 1 for pairs of the kind and 0 for others.
-        probability: (B, height, width), 1 + eps - p of a pair of different classes, p + eps of any
-            other. Its -log is the affinity loss.
-        difference: (B, 2, height, width), D - (dy, dx) of a foreground pair, D of any other. Its
-            absolute value is the displacement loss. None without displacements.
-    """
-
-    def __init__(self, maxima, displacement, labels, path, area) -> None:
-        self.maxima, self.path, self.area = maxima, path, area
-        edge = maxima.over(path, area)  # 1 - p
-        bg, fg, neg = labels.kinds(path, area)
-        self.bg, self.fg, self.neg = (kind.to(edge.dtype) for kind in (bg, fg, neg))
-        self.probability = torch.where(neg, edge, 1 - edge).add_(LOSS_EPS)
-        self.difference = None
-        if displacement is not None:
-            end = path.dy, path.dx
-            self.difference = on_area(displacement, area) - on_area(displacement, area, *end)
-            for axis, distance in enumerate(end):
-                if distance:
-                    self.difference[:, axis].sub_(self.fg, alpha=distance)
-
-
-def _all_pairs(pictures, edge, displacement, label, num_classes, radius) -> Iterator[_Pairs]:
-    """Yield the pairs of some pictures of a batch, offset by offset."""
-    area = sources(*edge.shape[1:], radius)
-    maxima = PathMaxima(edge[pictures], radius)
-    labels = LabelPairs(label[pictures], num_classes)
-    displacement = None if displacement is None else displacement[pictures]
-    for path in search_paths(radius):
-        yield _Pairs(maxima, displacement, labels, path, area)
-
-
-def _parts(edge: Tensor) -> list[slice]:
-    """CUDA takes the batch at once; the CPU as many pictures as have their numbers in the cache."""
+def _parts(edge: Tensor, displacement: Tensor | None, label: Tensor, num_classes: int, radius):
+    """Yield slices of the batch and their pairs: all at once on CUDA, where kernels should be few;
+    on the CPU as many pictures as have their numbers in the cache."""
     step = len(edge) if edge.is_cuda else max(1, CACHED // edge[0].numel())
-    return [slice(start, start + step) for start in range(0, len(edge), step)]
+    pairs_of = by_group if edge.is_cuda else by_offset
+    for start in range(0, len(edge), step):
+        some = slice(start, start + step)
+        maps = edge[some], None if displacement is None else displacement[some], label[some]
+        yield some, pairs_of(*maps, num_classes, radius)
 
 
 class _LossSums(torch.autograd.Function):
@@ -133,8 +99,8 @@ class _LossSums(torch.autograd.Function):
         ctx.save_for_backward(edge, displacement, label)
         ctx.settings = num_classes, radius
         sums = edge.new_zeros(3, 3, dtype=torch.float64)  # kinds x (affinity, displacement, count)
-        for pictures in _parts(edge):
-            for pairs in _all_pairs(pictures, edge, displacement, label, num_classes, radius):
+        for _, offsets in _parts(edge, displacement, label, num_classes, radius):
+            for pairs in offsets:
                 losses = [-pairs.probability.log()]
                 if displacement is not None:
                     losses.append(pairs.difference.abs().sum(1))
@@ -155,18 +121,14 @@ class _LossSums(torch.autograd.Function):
         bg_pos, fg_pos, neg, dp_fg, dp_bg = grad.unbind()
         edge_grad = torch.empty_like(edge)
         dp_grad = None if displacement is None else torch.zeros_like(displacement)
-        for pictures in _parts(edge):
-            for pairs in _all_pairs(pictures, edge, displacement, label, *ctx.settings):
+        for pictures, offsets in _parts(edge, displacement, label, *ctx.settings):
+            for pairs in offsets:
                 # The edge is 1 - p, so that it raises the losses of bg and fg and lowers neg's.
                 weight = pairs.bg * bg_pos + pairs.fg * fg_pos - pairs.neg * neg
                 slope = weight.div_(pairs.probability)
-                pairs.maxima.send_back(slope, pairs.path, pairs.area)
-                if dp_grad is None:
-                    continue
-                weight = (pairs.fg * dp_fg + pairs.bg * dp_bg)[:, None]  # (B, 1, height, width)
-                slope = weight * pairs.difference.sign()
-                on_area(dp_grad[pictures], pairs.area).add_(slope)
-                end = pairs.path.dy, pairs.path.dx
-                on_area(dp_grad[pictures], pairs.area, *end).sub_(slope)
-            edge_grad[pictures] = pairs.maxima.gradient()
+                pairs.send_edge(slope)
+                if dp_grad is not None:
+                    weight = (pairs.fg * dp_fg + pairs.bg * dp_bg)[:, None]  # (B, 1, ...)
+                    pairs.send_displacement(dp_grad[pictures], weight * pairs.difference.sign())
+            edge_grad[pictures] = pairs.edge_gradient()
         return edge_grad, dp_grad, None, None, None

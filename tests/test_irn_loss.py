@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from net import irn_loss
+from net import irn_loss, irn_pairs
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from tests import reference
 from tests.reference import affinity_labels, gathered_maxima, pair_losses, relative
@@ -25,10 +25,24 @@ def gradients(loss: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
     return list(torch.autograd.grad(loss, inputs))
 
 
-@pytest.mark.parametrize("cached", [1, 150, 1 << 14])  # pictures at once: 1, 1 or 2, all
+def in_groups(monkeypatch, group: int) -> None:
+    """Take the form of CUDA on this processor too, some offsets at a time."""
+    monkeypatch.setattr(irn_pairs, "GROUP", group)
+    irn_pairs.groups.cache_clear()
+    monkeypatch.setattr(irn_loss, "by_offset", irn_loss.by_group)
+
+
+# Pictures at once: 1, 1 or 2, all; or offsets at once.
+@pytest.mark.parametrize(
+    "form", [("CACHED", 1), ("CACHED", 150), ("CACHED", 1 << 14), ("GROUP", 1), ("GROUP", 16)]
+)
 @pytest.mark.parametrize(("radius", "size"), [(3, (3, 7, 9)), (5, (2, 8, 13)), (10, (1, 12, 20))])
-def test_all_losses_and_gradients_against_gathering(radius, size, cached, monkeypatch):
-    monkeypatch.setattr(irn_loss, "CACHED", cached)
+def test_all_losses_and_gradients_against_gathering(radius, size, form, monkeypatch):
+    name, value = form
+    if name == "CACHED":
+        monkeypatch.setattr(irn_loss, "CACHED", value)
+    else:
+        in_groups(monkeypatch, value)
     edge, displacement, label = batch(size=size)
     weight = torch.arange(1, 6, dtype=torch.float64)
     labels = affinity_labels(label, 3, radius)
@@ -43,6 +57,26 @@ def test_all_losses_and_gradients_against_gathering(radius, size, cached, monkey
         gradients((fused[0] * weight).sum(), edge, displacement), plain_grads, strict=True
     ):
         torch.testing.assert_close(grad, plain, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_forms_agree_where_edges_are_equal_or_rough(dtype, monkeypatch):
+    """Of several largest cells one takes the gradient, so that its sum is the same."""
+    edge, displacement, label = batch(size=(2, 12, 20))
+    for logits in (edge.detach().to(dtype), torch.zeros_like(edge).to(dtype)):
+        logits.requires_grad_()
+        found = []
+        for group in (0, 16):
+            if group:
+                in_groups(monkeypatch, group)
+            sums = loss_sums(logits, displacement.to(dtype), label, 3, 10)
+            found.append((sums, gradients(total_loss(loss_terms(*sums)), logits)[0].double()))
+        monkeypatch.undo()
+        (one, grad), (other, other_grad) = found
+        assert torch.equal(one[1], other[1])
+        assert relative(other[0], one[0].detach()) < 1e-5
+        rounding = torch.finfo(dtype).eps * float(grad.abs().sum())
+        assert abs(float(other_grad.sum() - grad.sum())) < rounding
 
 
 def test_without_displacements_edges_get_the_same_sums_and_gradient():

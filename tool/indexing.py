@@ -226,7 +226,22 @@ class LabelPairs:
     def kinds(self, path: Path, area: Area) -> tuple[Tensor, Tensor, Tensor]:
         """Return bool (B, height, width) each: background, foreground, different."""
         end = path.dy, path.dx
-        same = on_area(self.source, area) == on_area(self.destination, area, *end)
-        background = same & on_area(self.background, area)
-        different = (on_area(self.known, area) & on_area(self.known, area, *end)) ^ same
-        return background, same ^ background, different
+        ends = (on_area(self.destination, area, *end), on_area(self.known, area, *end))
+        starts = (on_area(maps, area) for maps in (self.source, self.known, self.background))
+        return self._kinds(*starts, *ends)
+
+    def kinds_at(self, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same for positions of the map: sources (n,), destinations (G, n).
+
+        The kinds are bool (B, G, n) each.
+        """
+        flat = (maps.flatten(1) for maps in (self.source, self.known, self.background))
+        at_starts = (maps[:, None, starts] for maps in flat)
+        at_ends = (maps.flatten(1)[:, ends] for maps in (self.destination, self.known))
+        return self._kinds(*at_starts, *at_ends)
+
+    @staticmethod
+    def _kinds(source, known, background, destination, known_too):
+        same = source == destination
+        both_background = same & background
+        return both_background, same ^ both_background, (known & known_too) ^ same
