@@ -26,6 +26,7 @@ from data.drawings import draw_labels
 from data.loaders import one_by_one
 from data.transforms import reduce
 from tool import checkpoint, cli, distributed
+from tool.behind import Behind
 from tool.crf import crf_inference_views
 from tool.errors import InputError, naming
 from tool.maps import check_maps_exist, check_size, read_maps
@@ -81,16 +82,25 @@ def confident_areas(
         uint8 (H, W): the class where the view of objects sees one; 0 where both views see
         background; 255 elsewhere.
     """
-    share = np.ones((len(keys), 1, 1), is_cam.dtype)
+    return refined(img, views_of(is_cam), keys, t, gt_prob, device)
+
+
+def views_of(is_cam: np.ndarray) -> np.ndarray:
+    """Return uint8 (2, H, W), the largest of the maps (P, H, W) in the views of both sides."""
+    share = np.ones((len(is_cam), 1, 1), is_cam.dtype)
     share[0] = BACKGROUND_SHARE
-    views = np.stack([is_cam.argmax(0), (is_cam * share).argmax(0)])  # (2, H, W)
+    return np.stack([is_cam.argmax(0), (is_cam * share).argmax(0)]).astype(np.uint8)
+
+
+def refined(img, views: np.ndarray, keys: np.ndarray, t: int, gt_prob: float, device) -> np.ndarray:
+    """Return what :func:`confident_areas` does, from its views."""
     objects, ground = crf_inference_views(img, views, t, len(keys), gt_prob, device)
     sure = np.where((objects == 0) & (ground > 0), UNSURE, keys[objects])
     return sure.astype(np.uint8)
 
 
 class ConfidentAreas(TorchDataset):
-    """Every item is a picture: its label is computed, and written, where it is asked for."""
+    """Every item is a picture and its views; on the CPU, with the finished label."""
 
     def __init__(self, dataset: Dataset, ids: list[str], session: Path, args, device) -> None:
         self.dataset, self.ids = dataset, ids
@@ -100,21 +110,31 @@ class ConfidentAreas(TorchDataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> bool:
-        """Return whether the picture was reduced first."""
+    def __getitem__(self, index: int) -> dict:
+        """Return id, size (H, W) of the picture, ``reduced``; and ``label``, uint8 (h, w), or
+
+        ``picture``, uint8 (h, w, 3), ``views``, uint8 (2, h, w), ``keys``, int64 (P,).
+        """
         image_id, most = self.ids[index], self.args.max_pixels
         image = self.dataset.read(image_id)
         size = (image.height, image.width)
         img = np.array(reduce(image, most))
         npy = self.session / "npy"
         maps = read_maps(npy, image_id, self.args.allow_pickle, self.num_classes, most)
-        is_cam, keys = maps["IS_CAM"], maps["keys"]
-        check_size(image_id, is_cam, img)
+        check_size(image_id, maps["IS_CAM"], img)
+        item = {"picture": img, "views": views_of(maps["IS_CAM"]), "keys": maps["keys"]}
+        about = {"id": image_id, "size": size, "reduced": img.shape[:2] != size}
+        on_cpu = self.device.type == "cpu"
+        return {**about, "label": self.label_of({**about, **item})} if on_cpu else {**about, **item}
+
+    def label_of(self, item: dict) -> np.ndarray:
+        """Return the label of an item, uint8 (h, w)."""
+        if "label" in item:
+            return item["label"]
         settings = (self.args.crf_iterations, self.args.gt_prob, self.device)
-        with enough_memory(image_id, LOWER_PIXELS), naming(self.dataset.image_path(image_id)):
-            label = confident_areas(img, is_cam, keys, *settings)
-        save_label(self.session / "ir_label" / f"{image_id}.png", label, size)
-        return img.shape[:2] != size
+        path = self.dataset.image_path(item["id"])
+        with enough_memory(item["id"], LOWER_PIXELS), naming(path):
+            return refined(item["picture"], item["views"], item["keys"], *settings)
 
 
 def check_origin(session: Session, class_names: tuple[str, ...], network: str, ckpt: str) -> dict:
@@ -154,10 +174,15 @@ def main(arguments: list[str] | None = None) -> None:
     )
     todo = outputs.open(args.restart, device)
     areas = ConfidentAreas(dataset, todo, session.path, args, device)
-    # On the CPU one process a core; a process that shares a GPU would only wait for it.
-    workers = args.num_workers if device.type == "cpu" else 0
-    torch.set_num_threads(1 if device.type == "cpu" and workers else torch.get_num_threads())
-    reduced = sum(progress(one_by_one(areas, workers), len(todo), "cam2ir"))
+    # On the CPU, processes compute the CRF, one a core; a GPU has work from this one alone.
+    on_cpu = device.type == "cpu" and args.num_workers
+    torch.set_num_threads(1 if on_cpu else torch.get_num_threads())
+    reduced = 0
+    with Behind() as files:
+        for item in progress(one_by_one(areas, args.num_workers), len(todo), "cam2ir"):
+            label = areas.label_of(item)
+            files.call(save_label, folder / f"{item['id']}.png", label, item["size"])
+            reduced += item["reduced"]
     tell_reduced(reduced, args.max_pixels)
     if args.visualize:
         drawings = session.path / "visual_ir_label"

@@ -33,6 +33,7 @@ from data.transforms import VIEWS
 from net.deeplabv2 import MEAN_BGR
 from net.recipes import MODELS, SAMPLING, fill_in, told
 from tool import checkpoint, cli, distributed
+from tool.behind import Behind
 from tool.crf import crf_inference
 from tool.errors import InputError, naming
 from tool.memory import LOWER_PIXELS, enough_memory
@@ -255,13 +256,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     loader = one_by_one(pictures, args.num_workers)
     reduced = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), Behind() as files:
         for item in progress(loader, len(todo), "infer_seg"):
             path = dataset.image_path(item["id"])
             with enough_memory(item["id"], LOWER_PIXELS), naming(path):
                 label = segment(net, item, args, device)
             reduced += item["size"][0] * item["size"][1] > args.max_pixels
-            save_label(folder / f"{item['id']}.png", label)
+            files.call(save_label, folder / f"{item['id']}.png", label)
     tell_reduced(reduced, args.max_pixels)
     if args.visualize:
         drawings = session.path / f"visual_{folder.name}"

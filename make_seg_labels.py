@@ -26,6 +26,7 @@ from data.transforms import reduce
 from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from tool import checkpoint, cli, distributed
+from tool.behind import Behind
 from tool.crf import crf_inference_label
 from tool.errors import naming
 from tool.maps import check_maps_exist, check_size, read_maps
@@ -107,7 +108,8 @@ class MapsAndPictures(TorchDataset):
     def __getitem__(self, index: int) -> dict:
         """Return id and size (H, W) of the picture; and of the picture, reduced,
 
-        ``picture``: uint8 (h, w, 3), ``keys``: (P,), ``IS_CAM``: (P, h, w) or ``label``: (h, w).
+        ``picture``: uint8 (h, w, 3), ``keys``: (P,), and ``IS_CAM``: float32 (P, h, w); or with
+        crf, ``index``: uint8 (h, w), of the largest map, and on the CPU ``label``: uint8 (h, w).
         """
         image_id, most = self.ids[index], self.args.max_pixels
         image = self.dataset.read(image_id)
@@ -119,10 +121,20 @@ class MapsAndPictures(TorchDataset):
         item = {"id": image_id, "size": size, "picture": img, "keys": keys}
         if self.args.refine == "irn":
             return {**item, "IS_CAM": is_cam.astype(np.float32)}
-        settings = (self.args.crf_iterations, len(keys), self.args.gt_prob, self.crf_device)
-        with enough_memory(image_id, LOWER_PIXELS), naming(self.dataset.image_path(image_id)):
-            index = crf_inference_label(img, is_cam.argmax(0), *settings)
-        return {**item, "label": keys[index].astype(np.uint8)}
+        item["index"] = is_cam.argmax(0).astype(np.uint8)
+        if self.crf_device.type == "cpu":
+            item["label"] = self.by_crf(item)
+        return item
+
+    def by_crf(self, item: dict) -> np.ndarray:
+        """Return the label of an item, uint8 (h, w), by the CRF."""
+        if "label" in item:
+            return item["label"]
+        settings = (self.args.crf_iterations, len(item["keys"]), self.args.gt_prob, self.crf_device)
+        path = self.dataset.image_path(item["id"])
+        with enough_memory(item["id"], LOWER_PIXELS), naming(path):
+            index = crf_inference_label(item["picture"], item["index"], *settings)
+        return item["keys"][index].astype(np.uint8)
 
 
 def walk(net: EdgeDisplacement, item: dict, args, device: torch.device) -> np.ndarray:
@@ -165,17 +177,18 @@ def main(arguments: list[str] | None = None) -> None:
     todo = outputs.open(args.restart, device)
 
     pictures = MapsAndPictures(dataset, todo, npy, args, device)
-    # The CRF takes one process a core on the CPU; processes that share a GPU would wait for it.
-    on_gpu = args.refine == "crf" and device.type != "cpu"
-    loader = one_by_one(pictures, 0 if on_gpu else args.num_workers)
+    # On the CPU, processes compute the CRF, one a core; a GPU has work from this one alone.
+    loader = one_by_one(pictures, args.num_workers)
     reduced = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), Behind() as files:
         for item in progress(loader, len(todo), "make_seg_labels"):
             reduced += item["picture"].shape[:2] != item["size"]
-            by_walk = args.refine == "irn"
             with enough_memory(item["id"], LOWER_PIXELS):
-                label = walk(net, item, args, device) if by_walk else item["label"]
-            save_label(folder / f"{item['id']}.png", label, item["size"])
+                if args.refine == "irn":
+                    label = walk(net, item, args, device)
+                else:
+                    label = pictures.by_crf(item)
+            files.call(save_label, folder / f"{item['id']}.png", label, item["size"])
     tell_reduced(reduced, args.max_pixels)
     if args.visualize:
         drawings = session.path / f"visual_{folder.name}"
