@@ -21,20 +21,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from data.archive import ENDINGS, write_archive
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from data.drawings import draw_labels
-from data.loaders import ScaledPictures, one_by_one, to_device
-from data.transforms import VIEWS
-from net.deeplabv2 import MEAN_BGR
+from data.inference import CRF_PICTURES, enlarged_argmax, mean_logits, refine
+from data.loaders import ScaledPictures, one_by_one
 from net.recipes import MODELS, SAMPLING, fill_in, told
 from tool import checkpoint, cli, distributed
 from tool.behind import Behind
-from tool.crf import crf_inference
 from tool.errors import InputError, naming
 from tool.memory import LOWER_PIXELS, enough_memory
 from tool.outputs import Outputs
@@ -42,9 +39,6 @@ from tool.pictures import save_label
 from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
-
-CRF_PICTURES = ("original", "mean_subtracted")
-ABSENT = 1e-4  # a class whose probability is nowhere above that takes no part in the CRF
 
 log = logging.getLogger(__name__)
 
@@ -138,76 +132,6 @@ def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
     return net
 
 
-def mean_logits(
-    net: nn.Module, picture: np.ndarray, args: cli.Settings, device: torch.device
-) -> Tensor:
-    """Return logits averaged over scales, and mirrored pictures if asked, float32 (C, H, W).
-
-    Args:
-        net: evaluating.
-        picture: uint8 (H, W, 3) RGB.
-    """
-    total, number, size = 0.0, 0, picture.shape[:2]
-    for scale in args.scales:
-        view = VIEWS[args.model](picture, scale)  # (3, h, w)
-        for mirrored in (False, True) if args.mirror else (False,):
-            (x,) = to_device((view[None],), device)
-            x = (x.flip(3) if mirrored else x).contiguous(memory_format=cli.memory_format(args))
-            with cli.autocast(args, device):
-                logits = net.predict(x, size)[0].float()
-            total = total + (logits.flip(2) if mirrored else logits)
-            number += 1
-    return total / number
-
-
-def enlarged_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the argmax over C of scores (C, h, w) resized bilinearly, int64 (H, W).
-
-    One class at a time, so that memory does not grow with C * H * W. Ties go to the lower class.
-    """
-    best, label = None, torch.zeros(size, dtype=torch.int64, device=scores.device)
-    for k in range(len(scores)):
-        score = F.interpolate(scores[None, k : k + 1], size, mode="bilinear")[0, 0]
-        if best is not None:
-            label[score > best] = k
-        best = score if best is None else torch.maximum(best, score)
-    return label
-
-
-def crf_picture(picture: np.ndarray, kind: str) -> np.ndarray:
-    """Return the picture, uint8 (H, W, 3) RGB, whose colours the CRF compares.
-
-    Args:
-        picture: uint8 (H, W, 3) RGB.
-        kind: ``"original"``, or ``"mean_subtracted"`` for what deeplab-pytorch hands over: minus
-            the mean, cut to whole numbers towards 0, of which negative ones wrap around at 256.
-    """
-    if kind == "original":
-        return picture
-    return (picture - np.array(MEAN_BGR[::-1])).astype(np.int64).astype(np.uint8)
-
-
-def refine(picture: np.ndarray, probabilities: Tensor, args: cli.Settings) -> Tensor:
-    """Return class probabilities (C, H, W) after the CRF.
-
-    Its time grows with the classes, so those that are nowhere above ABSENT are left out, with 0.
-    """
-    absent = probabilities.flatten(1).amax(1) <= ABSENT  # NaN is not, and the CRF refuses it
-    classes = (~absent).nonzero()[:, 0]
-    refined = torch.zeros_like(probabilities)
-    refined[classes] = crf_inference(
-        crf_picture(picture, args.crf_picture),
-        probabilities[classes],
-        args.crf_iterations,
-        args.gaussian_sxy,
-        args.gaussian_weight,
-        args.bilateral_sxy,
-        args.bilateral_srgb,
-        args.bilateral_weight,
-    )
-    return refined
-
-
 def segment(net: nn.Module, item: dict, args, device: torch.device) -> np.ndarray:
     """Return the label of a picture, uint8 (H, W).
 
@@ -217,10 +141,7 @@ def segment(net: nn.Module, item: dict, args, device: torch.device) -> np.ndarra
     img = item["original"]
     probabilities = mean_logits(net, img, args, device).softmax(0)
     if args.crf:
-        try:
-            probabilities = refine(img, probabilities, args)
-        except ValueError as error:
-            raise InputError(f"{item['id']}: {error} See --*_sxy and --bilateral_srgb.") from error
+        probabilities = refine(img, probabilities, args)
     size = tuple(item["size"])
     same = size == img.shape[:2]
     label = probabilities.argmax(0) if same else enlarged_argmax(probabilities, size)

@@ -21,15 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.datasets import add_dataset_flags, open_dataset
 from data.drawings import draw_missing, map_drawing, visualize, visualize_stored
+from data.inference import infer, load_classifier
 from data.loaders import ScaledPictures, one_by_one, to_device
-from net.resnet50 import backbone_width, fold_batch_norm
 from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli, distributed
-from tool.errors import naming
 from tool.maps import FORMATS, LAYOUTS, fuse, maps_path, pack, read_keys, write_maps
 from tool.memory import enough_memory
 from tool.outputs import Outputs, read_settings
@@ -135,41 +134,6 @@ def settle_layout(args: cli.Settings, folder: Path) -> None:
     args.save_scale = args.save_scale or before.get("save_scale", 1.0)
 
 
-def infer(
-    net: nn.Module,
-    pictures: list[Tensor],
-    labels: Tensor,
-    memory_format: torch.memory_format = torch.contiguous_format,
-) -> list[list[Tensor]]:
-    """Return the maps of the present classes, at every scale, of pictures of one size.
-
-    Args:
-        net: :class:`net.resnet50_SIPE.CAM` or one like it; ``forward_pairs`` serves several
-            pictures.
-        pictures: uint8 (B, 3, h, w) a scale, on the network's device.
-        labels: (B, C) in {0, 1}, background 1, there too.
-        memory_format: what the network takes pictures in.
-
-    Returns:
-        Of each picture and scale (2P - 1, h', w'): IS-CAM of its P classes, background first, and
-        plain CAM of the P - 1 others. :func:`tool.maps.fuse` makes one map a class of them.
-    """
-    present = [label.nonzero()[:, 0] for label in labels]
-    maps: list[list[Tensor]] = [[] for _ in labels]
-    masks = labels[:, :, None, None].float()  # (B, C, 1, 1)
-    for one_scale in pictures:
-        img = net.prepare(one_scale)
-        pairs = torch.stack([img, img.flip(3)], 1)  # (B, 2, 3, h, w)
-        pairs = pairs.flatten(0, 1).contiguous(memory_format=memory_format)
-        if len(labels) == 1:
-            cams, is_cams = (maps[None] for maps in net(pairs, masks[0]))
-        else:
-            cams, is_cams = net.forward_pairs(pairs, masks)  # (B, C, h, w)
-        for i, keys in enumerate(present):
-            maps[i].append(torch.cat([is_cams[i, keys], cams[i, keys[1:]]]))
-    return maps
-
-
 def stored(maps: list[Tensor], keys: np.ndarray, size: tuple[int, int], args) -> dict:
     """Return what :func:`tool.maps.write_maps` takes.
 
@@ -261,19 +225,9 @@ def main(arguments: list[str] | None = None) -> None:
     ckpt = session.checkpoint(args.ckpt)
     content = checkpoint.load(ckpt)
     checkpoint.check_classes(ckpt, content, dataset.all_names)
-    with naming(ckpt):
-        state = checkpoint.state_dict_of(content)
-    net = cli.import_network(args.network).CAM(
-        dataset.num_classes,
-        pretrained=None,
-        width=backbone_width(state, ckpt),
-        seed_feature=args.seed_feature,
-        competitors=args.competitors,
-    )
-    checkpoint.load_weights(net, state, ckpt)
-    if args.fold_bn:
-        fold_batch_norm(net.eval())
-    cli.place(net, args, device).eval()
+    ways = {"seed_feature": args.seed_feature, "competitors": args.competitors}
+    net = load_classifier(ckpt, content, args.network, dataset.num_classes, args.fold_bn, **ways)
+    cli.place(net, args, device)
 
     folder = session.path / "npy"
     settings = {**cli.deciding(args), "ckpt_sha256": checkpoint.digest(ckpt)}

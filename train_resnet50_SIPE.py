@@ -28,6 +28,8 @@ from data.loaders import (
     to_device,
     training_loader,
 )
+from data.reading import reading_of
+from net.inputs import IMAGENET_MEAN, IMAGENET_STD
 from net.resnet50 import backbone_width
 from net.resnet50_SIPE import CAM_EPS, valid_mask
 from tool import cli, distributed
@@ -136,6 +138,12 @@ def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[st
     return {name: torch.stack(pictures) for name, pictures in drawn.items()}
 
 
+def about_input(args: cli.Settings) -> dict[str, list]:
+    """Return what the network learns to see, for those who use the checkpoint without the data."""
+    sizes = {"long_side": [args.resize_min, args.resize_max]}  # pixels
+    return {**sizes, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}  # of RGB in [0, 1]
+
+
 def build(args: cli.Settings, num_classes: int, begun: dict | None) -> nn.Module:
     """Return the network of ``--network`` with the weights that a training starts from.
 
@@ -165,6 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     training = Training(session, args, dataset.all_names, contents)
     if training.is_finished:
         return
+    training.about["input"] = {**about_input(args), **reading_of(dataset)}
 
     pictures = ClassificationPictures(
         dataset, ids, args.crop_size, args.resize_min, args.resize_max, args.seed

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from data.base import check_exist
 from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import Schedule, SegmentationPictures, to_device, training_loader
+from data.reading import reading_of
 from data.transforms import RESAMPLE
 from net.deeplabv2 import STRIDE_ON
 from net.recipes import MODELS, SAMPLING, fill_in, told
@@ -226,6 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_sampling(training)
     if training.is_finished:
         return
+    training.about["input"] = reading_of(dataset)
     settings_of(labels, dataset.all_names)  # of these classes, and in this order
     check_class_ids(files, dataset.num_classes)
     pictures = SegmentationPictures(

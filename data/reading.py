@@ -44,6 +44,12 @@ def agree_on_reading(dataset, args: Namespace) -> None:
     dataset.bands, dataset.value_range, dataset.reading_file = args.bands, args.value_range, path
 
 
+def reading_of(dataset) -> dict:
+    """Return how pictures are read, for checkpoints that are used without their dataset."""
+    values = dataset.value_range
+    return {"bands": dataset.bands, "value_range": values and list(values)}
+
+
 def settle(dataset, ids: list[str]) -> None:
     """Find the range of ``auto`` where no program did, and write how the pictures are read.
 

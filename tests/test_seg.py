@@ -19,6 +19,7 @@ from test_programs import Recording
 import eval_seg_labels
 import infer_seg
 import train_seg
+from data import inference
 from data.archive import write_archive
 from data.folder import Folder
 from data.loaders import SegmentationPictures
@@ -397,8 +398,8 @@ def test_picture_of_the_crf(kind):
         # -0.675 and 0.325 become 0; -116.669 becomes -116, which is 140; -1.008 becomes -1.
         "mean_subtracted": [[[0, 140, 150], [0, 0, 0], [1, 83, 255]]],
     }
-    assert infer_seg.crf_picture(picture, kind).tolist() == expected[kind]
-    assert infer_seg.crf_picture(picture, kind).dtype == np.uint8
+    assert inference.crf_picture(picture, kind).tolist() == expected[kind]
+    assert inference.crf_picture(picture, kind).dtype == np.uint8
 
 
 def test_picture_of_the_crf_is_a_flag(trained, tiny, monkeypatch):
@@ -410,7 +411,7 @@ def test_picture_of_the_crf_is_a_flag(trained, tiny, monkeypatch):
     for kind in ("original", "mean_subtracted"):
         flags = [*trained["infer"], "--crf", "--restart", "--crf_picture", kind]
         infer_seg.main(flags)
-        assert any(np.array_equal(img, infer_seg.crf_picture(pixels, kind)) for img in seen)
+        assert any(np.array_equal(img, inference.crf_picture(pixels, kind)) for img in seen)
         seen.clear()
     with pytest.raises(InputError, match=r"crf_picture mean_subtracted, not original"):
         infer_seg.main([*trained["infer"], "--crf", "--crf_picture", "original"])
@@ -425,21 +426,21 @@ def test_classes_that_are_nowhere_likely_do_not_change_the_crf(monkeypatch):
     logits = torch.from_numpy(rng.normal(-12, 0.5, (21, 40, 48))).float()
     logits[[0, 7, 15]] = few
     probabilities = logits.softmax(0)
-    real, given = infer_seg.crf_inference, []
+    real, given = inference.crf_inference, []
 
     def seen(img, probs, *more):
         given.append(len(probs))
         return real(img, probs, *more)
 
-    monkeypatch.setattr(infer_seg, "crf_inference", seen)
+    monkeypatch.setattr(inference, "crf_inference", seen)
     for model in MODELS:
         args = infer_seg.parse_arguments(["--model", model])
-        refined = infer_seg.refine(picture, probabilities, args)
+        refined = inference.refine(picture, probabilities, args)
         assert refined.shape == probabilities.shape
         monkeypatch.setattr(infer_seg, "ABSENT", -1)
-        whole = infer_seg.refine(picture, probabilities, args)
+        whole = inference.refine(picture, probabilities, args)
         monkeypatch.undo()
-        monkeypatch.setattr(infer_seg, "crf_inference", seen)
+        monkeypatch.setattr(inference, "crf_inference", seen)
         assert torch.equal(refined.argmax(0), whole.argmax(0))
         assert (refined - whole).abs().max() < 1e-3
         assert not torch.equal(refined.argmax(0), probabilities.argmax(0))
@@ -486,7 +487,7 @@ def test_enlarged_argmax_is_the_argmax_of_the_enlarged():
     scores[3] = scores[1]  # ties
     for size in ((31, 20), (7, 9), (1, 1)):
         expected = F.interpolate(scores[None], size, mode="bilinear")[0].argmax(0)
-        assert torch.equal(infer_seg.enlarged_argmax(scores, size), expected)
+        assert torch.equal(inference.enlarged_argmax(scores, size), expected)
 
 
 def test_pictures_of_one_pixel(trained, tiny):

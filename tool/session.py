@@ -79,21 +79,8 @@ class Session:
         self._save_settings()
 
     def checkpoint(self, name: str, required: bool = True) -> Path:
-        """Return the file that a ``--ckpt`` flag names: a path, or a file in <session>/ckpt.
-
-        Raises:
-            InputError: there is neither, and it is required.
-        """
-        places = (Path(name), self.path / "ckpt" / name)
-        for exists in (os.path.isfile, os.path.exists):  # a folder is found last
-            for place in filter(exists, places):
-                return place
-        if required:
-            raise InputError(
-                f"There is no checkpoint {name}, and no {places[1]}. Train first, or give another "
-                "path."
-            )
-        return places[0]
+        """Return what :func:`find_checkpoint` finds in this session."""
+        return find_checkpoint(self.path, name, required)
 
     def _start_log(self) -> None:
         root = logging.getLogger()
@@ -125,6 +112,23 @@ class Session:
         }
         everything[self.program] = {**self.settings, "versions": versions}
         write_json(path, everything)
+
+
+def find_checkpoint(session: Path, name: str, required: bool = True) -> Path:
+    """Return the file that a ``--ckpt`` flag names: a path, or a file in <session>/ckpt.
+
+    Raises:
+        InputError: there is neither, and it is required.
+    """
+    places = (Path(name), session / "ckpt" / name)
+    for exists in (os.path.isfile, os.path.exists):  # a folder is found last
+        for place in filter(exists, places):
+            return place
+    if required:
+        raise InputError(
+            f"There is no checkpoint {name}, and no {places[1]}. Train first, or give another path."
+        )
+    return places[0]
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,160 @@
+"""What trained networks say of single pictures: localization maps, and class probabilities.
+
+Shared by ``make_cam.py`` and ``infer_seg.py``, which work through a dataset, and ``predict.py``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.loaders import to_device
+from data.transforms import VIEWS
+from net.deeplabv2 import MEAN_BGR
+from net.resnet50 import backbone_width, fold_batch_norm
+from tool import checkpoint, cli
+from tool.crf import crf_inference
+from tool.errors import InputError, naming
+
+CRF_PICTURES = ("original", "mean_subtracted")
+ABSENT = 1e-4  # a class whose probability is nowhere above that takes no part in the CRF
+
+
+def load_classifier(
+    path: Path, content: dict[str, Any], network: str, num_classes: int, fold_bn: bool, **options
+) -> nn.Module:
+    """Return the network of step 1 at inference, evaluating, on the CPU.
+
+    Args:
+        path: of the checkpoint, for messages.
+        content: of :func:`tool.checkpoint.load`.
+        network: module with a class CAM, see :func:`tool.cli.import_network`.
+        num_classes: with background, C.
+        fold_bn: put batch normalisation into the convolutions.
+        options: of CAM.
+
+    Raises:
+        InputError: the weights do not fit.
+    """
+    with naming(path):
+        state = checkpoint.state_dict_of(content)
+    width = backbone_width(state, path)
+    net = cli.import_network(network).CAM(num_classes, pretrained=None, width=width, **options)
+    checkpoint.load_weights(net, state, path)
+    if fold_bn:
+        fold_batch_norm(net.eval())
+    return net.eval()
+
+
+def infer(
+    net: nn.Module,
+    pictures: list[Tensor],
+    labels: Tensor,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> list[list[Tensor]]:
+    """Return the maps of the present classes, at every scale, of pictures of one size.
+
+    Args:
+        net: :class:`net.resnet50_SIPE.CAM` or one like it; ``forward_pairs`` serves several
+            pictures.
+        pictures: uint8 (B, 3, h, w) a scale, on the network's device.
+        labels: (B, C) in {0, 1}, background 1, there too.
+        memory_format: what the network takes pictures in.
+
+    Returns:
+        Of each picture and scale (2P - 1, h', w'): IS-CAM of its P classes, background first, and
+        plain CAM of the P - 1 others. :func:`tool.maps.fuse` makes one map a class of them.
+    """
+    present = [label.nonzero()[:, 0] for label in labels]
+    maps: list[list[Tensor]] = [[] for _ in labels]
+    masks = labels[:, :, None, None].float()  # (B, C, 1, 1)
+    for one_scale in pictures:
+        img = net.prepare(one_scale)
+        pairs = torch.stack([img, img.flip(3)], 1)  # (B, 2, 3, h, w)
+        pairs = pairs.flatten(0, 1).contiguous(memory_format=memory_format)
+        if len(labels) == 1:
+            cams, is_cams = (maps[None] for maps in net(pairs, masks[0]))
+        else:
+            cams, is_cams = net.forward_pairs(pairs, masks)  # (B, C, h, w)
+        for i, keys in enumerate(present):
+            maps[i].append(torch.cat([is_cams[i, keys], cams[i, keys[1:]]]))
+    return maps
+
+
+def mean_logits(
+    net: nn.Module, picture: np.ndarray, args: cli.Settings, device: torch.device
+) -> Tensor:
+    """Return logits averaged over scales, and mirrored pictures if asked, float32 (C, H, W).
+
+    Args:
+        net: evaluating.
+        picture: uint8 (H, W, 3) RGB.
+    """
+    total, number, size = 0.0, 0, picture.shape[:2]
+    for scale in args.scales:
+        view = VIEWS[args.model](picture, scale)  # (3, h, w)
+        for mirrored in (False, True) if args.mirror else (False,):
+            (x,) = to_device((view[None],), device)
+            x = (x.flip(3) if mirrored else x).contiguous(memory_format=cli.memory_format(args))
+            with cli.autocast(args, device):
+                logits = net.predict(x, size)[0].float()
+            total = total + (logits.flip(2) if mirrored else logits)
+            number += 1
+    return total / number
+
+
+def enlarged_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the argmax over C of scores (C, h, w) resized bilinearly, int64 (H, W).
+
+    One class at a time, so that memory does not grow with C * H * W. Ties go to the lower class.
+    """
+    best, label = None, torch.zeros(size, dtype=torch.int64, device=scores.device)
+    for k in range(len(scores)):
+        score = F.interpolate(scores[None, k : k + 1], size, mode="bilinear")[0, 0]
+        if best is not None:
+            label[score > best] = k
+        best = score if best is None else torch.maximum(best, score)
+    return label
+
+
+def crf_picture(picture: np.ndarray, kind: str) -> np.ndarray:
+    """Return the picture, uint8 (H, W, 3) RGB, whose colours the CRF compares.
+
+    Args:
+        picture: uint8 (H, W, 3) RGB.
+        kind: ``"original"``, or ``"mean_subtracted"`` for what deeplab-pytorch hands over: minus
+            the mean, cut to whole numbers towards 0, of which negative ones wrap around at 256.
+    """
+    if kind == "original":
+        return picture
+    return (picture - np.array(MEAN_BGR[::-1])).astype(np.int64).astype(np.uint8)
+
+
+def refine(picture: np.ndarray, probabilities: Tensor, args: cli.Settings) -> Tensor:
+    """Return class probabilities (C, H, W) after the CRF.
+
+    Its time grows with the classes, so those that are nowhere above ABSENT are left out, with 0.
+
+    Raises:
+        InputError: the picture or the kernels are too large for the CRF.
+    """
+    absent = probabilities.flatten(1).amax(1) <= ABSENT  # NaN is not, and the CRF refuses it
+    classes = (~absent).nonzero()[:, 0]
+    refined = torch.zeros_like(probabilities)
+    try:
+        refined[classes] = crf_inference(
+            crf_picture(picture, args.crf_picture),
+            probabilities[classes],
+            args.crf_iterations,
+            args.gaussian_sxy,
+            args.gaussian_weight,
+            args.bilateral_sxy,
+            args.bilateral_srgb,
+            args.bilateral_weight,
+        )
+    except ValueError as error:
+        raise InputError(f"{error} See --*_sxy and --bilateral_srgb.") from error
+    return refined

@@ -1,0 +1,184 @@
+"""predict.py: single pictures, by what a checkpoint knows."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import infer_seg
+import make_cam
+import predict
+import train_resnet50_SIPE
+import train_seg
+from data.predictor import Prediction, Predictor
+from net.inputs import IMAGENET_MEAN, IMAGENET_STD
+from net.resnet50_SIPE import CAM
+from tests import tiny
+from tool.errors import InputError
+from tool.maps import read_maps
+from tool.pictures import read_mask
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Dataset, session with both trained networks, and the flags of step 1.2 and 3.2."""
+    folder = tmp_path_factory.mktemp("networks")
+    root, weights = tiny.make_folder(folder / "ds"), tiny.make_weights(folder / "narrow.pth")
+    flags = tiny.command_lines(root, folder / "run", weights)
+    train_resnet50_SIPE.main(flags["train_resnet50_SIPE"])
+    make_cam.main([*flags["make_cam"], "--save_cam"])
+    labels = ["--label_dir", str(root / "masks")]
+    train_seg.main([*flags["train_seg"], *labels])
+    infer_seg.main(flags["infer_seg"])
+    return root, folder / "run", flags
+
+
+def test_maps_are_those_of_make_cam(networks):
+    root, session, _ = networks
+    predictor = Predictor(session / "ckpt/final.pth", "cpu")
+    for image_id, labels in (("a", ["red"]), ("d", ["blue", "red"])):
+        prediction = predictor(root / f"images/{image_id}.png", labels)
+        stored = read_maps(session / "npy", image_id)
+        assert prediction.keys.tolist() == stored["keys"].tolist()
+        assert np.allclose(prediction.maps, stored["IS_CAM"], atol=1e-5)
+        assert not prediction.guessed
+        expected = prediction.keys[prediction.maps.argmax(0)]
+        assert np.array_equal(prediction.mask, expected)
+
+
+def test_masks_are_those_of_infer_seg(networks):
+    root, session, _ = networks
+    predictor = Predictor(session / "ckpt/seg_deeplabv2_resnet101.pth", "cpu")
+    mask = predictor(root / "images/b.png").mask
+    assert np.array_equal(mask, read_mask(session / "seg_deeplabv2_resnet101/b.png"))
+    only = predictor(root / "images/b.png", ["green"])
+    assert set(np.unique(only.mask)) <= {0, 2}
+    assert only.keys.tolist() == [0, 2]
+
+
+def test_checkpoints_tell_what_their_pictures_are(networks):
+    _, session, _ = networks
+    about = torch.load(session / "ckpt/final.pth", weights_only=True)["input"]
+    assert about["long_side"] == [40, 80]
+    assert (about["mean"], about["std"]) == (list(IMAGENET_MEAN), list(IMAGENET_STD))
+    assert about["bands"] is about["value_range"] is None
+
+
+def test_classes_are_guessed_from_scores_above_the_threshold(networks):
+    root, session, _ = networks
+    picture = root / "images/a.png"
+    scores = Predictor(session / "ckpt/final.pth", "cpu")(picture).scores
+    assert list(scores) == ["red", "green", "blue"]
+    middle = sorted(scores.values())[1]
+    for threshold in (middle - 1e-5, middle + 1e-5, 0.999999):
+        prediction = Predictor(session / "ckpt/final.pth", "cpu", threshold=threshold)(picture)
+        assert prediction.guessed
+        names = [name for name, score in scores.items() if score > threshold]
+        assert prediction.names == ["background", *names]
+    assert prediction.names == ["background"]  # of a picture that shows nothing
+    assert (prediction.mask == 0).all()
+
+
+@pytest.mark.parametrize("refine", ["none", "crf"])
+def test_large_pictures_are_reduced_and_labels_enlarged(networks, tmp_path, refine):
+    root, session, _ = networks
+    large = Image.open(root / "images/a.png").resize((480, 400))
+    large.save(tmp_path / "large.png")
+    ckpt = str(session / "ckpt/final.pth")
+    flags = ["--ckpt", ckpt, "--labels", "red", "--out_dir", str(tmp_path / "out")]
+    flags += ["--device", "cpu", "--refine", refine, "--max_pixels", "4800"]
+    predict.main([str(tmp_path / "large.png"), *flags])
+    mask = read_mask(tmp_path / "out/large_mask.png")
+    assert mask.shape == (400, 480)
+    about = json.loads((tmp_path / "out/large.json").read_text())
+    assert (about["height"], about["width"], about["labels"]) == (400, 480, "given")
+    (red,) = about["classes"]
+    rows, columns = (mask == 1).nonzero()
+    assert red["area_share"] == pytest.approx((mask == 1).mean(), abs=1e-3)
+    if len(rows):
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert np.allclose(red["box"], box, atol=1)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    endings = ("_mask.png", "_overlay.png", "_heat_red.png", ".json")
+    assert names == {f"large{ending}" for ending in endings}
+
+
+def test_boxes_and_shares_are_those_of_the_mask():
+    mask = np.zeros((4, 6), np.uint8)
+    mask[1:3, 2:5] = 2
+    prediction = Prediction(
+        picture=np.zeros((4, 6, 3), np.uint8),
+        size=(8, 18),
+        names=["background", "cat", "dog"],
+        keys=np.array([0, 1, 2]),
+        maps=np.zeros((3, 4, 6), np.float32),
+        mask=mask,
+        scores={"cat": 0.25, "dog": 0.75},
+        guessed=True,
+    )
+    cat, dog = prediction.about()["classes"]
+    assert (cat["box"], cat["area_share"]) == (None, 0)
+    assert dog == {"name": "dog", "id": 2, "score": 0.75, "box": [6, 2, 15, 6], "area_share": 0.25}
+    assert prediction.about()["labels"] == "guessed"
+
+
+def test_a_folder_is_taken_and_guesses_are_said_aloud(networks, tmp_path, caplog):
+    root, session, _ = networks
+    flags = ["--session_name", str(session), "--out_dir", str(tmp_path / "out")]
+    with caplog.at_level("INFO"):
+        predict.main([str(root / "images"), *flags, "--device", "cpu"])
+    assert {path.stem for path in (tmp_path / "out").glob("*.json")} == set("abcdef")
+    assert "GUESSED" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        predict.main([str(root / "images/a.png"), *flags, "--device", "cpu", "--labels", "none"])
+    assert "guessed" not in caplog.text.lower()
+    assert json.loads((tmp_path / "out/a.json").read_text())["classes"] == []
+
+
+def test_what_is_odd_is_named(networks, tmp_path):
+    root, session, _ = networks
+    here = ["--session_name", str(session), "--out_dir", str(tmp_path / "out"), "--device", "cpu"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.png").write_bytes((root / "images/a.png").read_bytes())
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    picture = str(root / "images/a.png")
+    for words, flags in (
+        (["empty", "no pictures"], [str(tmp_path / "empty")]),
+        (["a.png", "same files"], [picture, str(tmp_path / "a.png")]),
+        (["nothing.png"], [str(tmp_path / "nothing.png")]),
+        (["broken.png"], [str(tmp_path / "broken.png")]),
+        (["purple", "red, green, blue"], [picture, "--labels", "red,purple"]),
+        (["nowhere.pth"], [picture, "--ckpt", "nowhere.pth"]),
+    ):
+        with pytest.raises(InputError) as caught:
+            predict.main([*flags, *here])
+        assert all(word in str(caught.value) for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_without_names_take_published_or_given_ones(networks, tmp_path):
+    root, _, _ = networks
+    picture = root / "images/a.png"
+    for num_classes in (21, 4):
+        torch.manual_seed(0)
+        torch.save(CAM(num_classes, None, width=4).state_dict(), tmp_path / f"{num_classes}.pth")
+    assert Predictor(tmp_path / "21.pth", "cpu").all_names[8] == "cat"
+    with pytest.raises(InputError, match="--class_names"):
+        Predictor(tmp_path / "4.pth", "cpu")
+    named = Predictor(tmp_path / "4.pth", "cpu", class_names=["x", "y", "z"])
+    assert named(picture, ["y"]).names == ["background", "y"]
+
+
+@pytest.mark.parametrize(
+    "about",
+    [3, {"long_side": [1]}, {"long_side": "ab"}, {"bands": [1, 2]}, {"value_range": [3, 1]}],
+)
+def test_a_strange_note_of_the_input_is_named(networks, tmp_path, about):
+    _, session, _ = networks
+    content = torch.load(session / "ckpt/final.pth", weights_only=True)
+    torch.save({**content, "input": about}, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=r"odd\.pth"):
+        Predictor(tmp_path / "odd.pth", "cpu")
