@@ -405,7 +405,7 @@ def test_picture_of_the_crf(kind):
 def test_picture_of_the_crf_is_a_flag(trained, tiny, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        infer_seg, "crf_inference", lambda img, probs, *more: seen.append(img) or probs
+        inference, "crf_inference", lambda img, probs, *more: seen.append(img) or probs
     )
     pixels = np.asarray(Image.open(tiny / "images/d.png").convert("RGB"))
     for kind in ("original", "mean_subtracted"):
@@ -437,7 +437,7 @@ def test_classes_that_are_nowhere_likely_do_not_change_the_crf(monkeypatch):
         args = infer_seg.parse_arguments(["--model", model])
         refined = inference.refine(picture, probabilities, args)
         assert refined.shape == probabilities.shape
-        monkeypatch.setattr(infer_seg, "ABSENT", -1)
+        monkeypatch.setattr(inference, "ABSENT", -1)
         whole = inference.refine(picture, probabilities, args)
         monkeypatch.undo()
         monkeypatch.setattr(inference, "crf_inference", seen)
