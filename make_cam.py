@@ -12,9 +12,7 @@ import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 import logging
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from data.drawings import draw_missing, map_drawing, visualize, visualize_stored
 from data.inference import infer, load_classifier
 from data.loaders import ScaledPictures, one_by_one, to_device
 from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli, distributed
+from tool.behind import Behind
 from tool.maps import FORMATS, LAYOUTS, fuse, maps_path, pack, read_keys, write_maps
 from tool.memory import enough_memory
 from tool.outputs import Outputs, read_settings
@@ -169,45 +169,24 @@ def batches(items: Iterable[dict], most: int) -> Iterator[list[dict]]:
         yield run
 
 
-class Writer:
-    """Writes maps in threads while the network goes on, at most some pictures behind it.
+def write(files: Behind, session: Path, dataset: Dataset, item: dict, maps, args) -> None:
+    """Read the maps of a picture back, see :func:`data.inference.infer`, and write them behind.
 
     Args:
+        files: takes the writing.
         session: the session's folder.
-        class_names: of all C classes, for the names of drawings.
+        dataset: for the names of drawings.
+        item: of ScaledPictures, with the picture where it is to be drawn.
+        maps: of every scale.
         args: the settings.
-        behind: files that may be waiting.
     """
-
-    def __init__(self, session: Path, class_names: tuple[str, ...], args, behind: int) -> None:
-        self.session, self.class_names, self.args = session, class_names, args
-        self.behind = behind
-        self.threads = ThreadPoolExecutor(2)
-        self.pending: deque[Future] = deque()
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.threads.shutdown()
-
-    def add(self, item: dict, keys: np.ndarray, maps: list[Tensor]) -> None:
-        """Take the maps of one picture, see :func:`infer`, and its class ids (P,)."""
-        path = maps_path(self.session / "npy", item["id"], self.args.save_format)
-        content = stored(maps, keys, item["size"], self.args)
-        self.pending.append(self.threads.submit(write_maps, path, content))
-        if self.args.visualize:
-            names = [self.class_names[key] for key in keys]
-            picture = item["original"]
-            is_cam = fuse([m[: len(keys)].float() for m in maps], picture.shape[:2])
-            what = (self.session, item["id"], picture, names, is_cam.cpu().numpy())
-            self.pending.append(self.threads.submit(visualize, *what))
-        self.wait(self.behind)
-
-    def wait(self, left: int = 0) -> None:
-        """Wait until so many files are left, and raise what went wrong with the others."""
-        while len(self.pending) > left:
-            self.pending.popleft().result()
+    keys = np.pad(item["label"], (1, 0), constant_values=1).nonzero()[0]
+    path = maps_path(session / "npy", item["id"], args.save_format)
+    files.call(write_maps, path, stored(maps, keys, item["size"], args))
+    if args.visualize:
+        names = [dataset.all_names[key] for key in keys]
+        is_cam = fuse([m[: len(keys)].float() for m in maps], item["original"].shape[:2])
+        files.call(visualize, session, item["id"], item["original"], names, is_cam.cpu().numpy())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -253,20 +232,21 @@ def main(arguments: list[str] | None = None) -> None:
         dataset, todo, scales, with_original=args.visualize, max_pixels=args.max_pixels
     )
     loader = one_by_one(pictures, args.num_workers)
-    writer = Writer(session.path, dataset.all_names, args, WAITING * most)
-    with torch.inference_mode(), writer:
+    before: list[tuple[dict, list[Tensor]]] = []  # read back when a GPU has more to do
+    with torch.inference_mode(), Behind(WAITING * most) as files:
         for items in progress(batches(loader, most), len(todo), "make_cam", len):
             by_scale = zip(*(item["pictures"] for item in items), strict=True)
-            labels = np.stack([item["label"] for item in items])
-            labels, *scaled = to_device((labels, *map(np.stack, by_scale)), device)
-            labels = F.pad(labels, (1, 0), value=1)
+            labels = F.pad(torch.from_numpy(np.stack([i["label"] for i in items])), (1, 0), value=1)
+            scaled = to_device(map(np.stack, by_scale), device)
             names = ", ".join(item["id"] for item in items)
             with enough_memory(names, SMALLER), cli.autocast(args, device):
                 maps = infer(net, scaled, labels, cli.memory_format(args))
-            for item, of_scales in zip(items, maps, strict=True):
-                writer.add(item, keys[item["id"]], of_scales)
-                reduced += math.prod(item["size"]) > args.max_pixels
-        writer.wait()
+            for item, of_scales in before:
+                write(files, session.path, dataset, item, of_scales, args)
+            before = list(zip(items, maps, strict=True))
+            reduced += sum(math.prod(item["size"]) > args.max_pixels for item in items)
+        for item, of_scales in before:
+            write(files, session.path, dataset, item, of_scales, args)
     tell_reduced(reduced, args.max_pixels)
     if args.visualize:
         done = sorted(set(distributed.share(ids)).difference(todo))

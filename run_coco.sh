@@ -11,6 +11,7 @@
 #   REFINE     crf, as published; or irn (steps 2.1 to 2.3), which trains another network
 #   SEG_MODEL  deeplabv2_resnet101, deeplabv1_resnet38 (which needs SEG_FLAGS="--initial FILE"),
 #              or none to stop after the pseudo labels
+#   DOCTOR     0 starts without python -m tool.doctor, which looks at everything first
 #   PREPARE_FLAGS, TRAIN_FLAGS, CAM_FLAGS, EVAL_FLAGS, CAM2IR_FLAGS, IRN_FLAGS, LABEL_FLAGS, SCORE_FLAGS,
 #   SEG_FLAGS, INFER_FLAGS
 #              more flags of 0, 1.1, 1.2, 1.3, 2.1, 2.2, 2.3, 2.4, 3.1, 3.2; see --help of each program

@@ -61,7 +61,7 @@ def infer(
         net: :class:`net.resnet50_SIPE.CAM` or one like it; ``forward_pairs`` serves several
             pictures.
         pictures: uint8 (B, 3, h, w) a scale, on the network's device.
-        labels: (B, C) in {0, 1}, background 1, there too.
+        labels: (B, C) in {0, 1}, background 1; on the CPU, for a GPU would be waited for.
         memory_format: what the network takes pictures in.
 
     Returns:
@@ -70,7 +70,7 @@ def infer(
     """
     present = [label.nonzero()[:, 0] for label in labels]
     maps: list[list[Tensor]] = [[] for _ in labels]
-    masks = labels[:, :, None, None].float()  # (B, C, 1, 1)
+    masks = labels[:, :, None, None].float().to(pictures[0].device)  # (B, C, 1, 1)
     for one_scale in pictures:
         img = net.prepare(one_scale)
         pairs = torch.stack([img, img.flip(3)], 1)  # (B, 2, 3, h, w)

@@ -209,7 +209,7 @@ class Predictor:
         if keys is None:
             keys = ((scores > self.threshold).nonzero()[:, 0] + 1).tolist()
         keys = [0, *keys]
-        label = torch.zeros(1, len(self.all_names), device=self.device)
+        label = torch.zeros(1, len(self.all_names))
         label[0, keys] = 1
         (of_scales,) = infer(self.net, scaled, label, torch.channels_last)
         maps = fuse([maps[: len(keys)].float() for maps in of_scales], picture.shape[:2])

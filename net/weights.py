@@ -59,9 +59,18 @@ def read_pretrained(
     return {n: value for n, value in state.items() if with_classifier or not n.startswith("fc.")}
 
 
+def cached(architecture: str) -> Path:
+    """Return where torchvision's ImageNet weights lie, once they are fetched."""
+    return _cache_of(IMAGENET_URLS[architecture])
+
+
+def _cache_of(url: str) -> Path:
+    return Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+
+
 def _fetch(url: str) -> Path:
     """Return the file of a URL, fetched once, whose name holds the beginning of its SHA-256."""
-    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    path = _cache_of(url)
     beginning = path.stem.rpartition("-")[2]
     try:
         if not path.is_file():

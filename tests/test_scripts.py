@@ -98,6 +98,24 @@ def test_processes_share_what_can_be_shared(script, command_lines):
     assert [line[4:] if line in together else line for line in four] == one
 
 
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
+def test_the_doctor_looks_first_unless_told_not_to(script, command_lines):
+    train = "--pretrained '/my w.pth' --lr 1 --crop_size=64"
+    _, lines = command_lines(script, TRAIN_FLAGS=train)
+    (place,) = [number for number, line in enumerate(lines) if line[:2] == ["-m", "tool.doctor"]]
+    assert place == 1
+    flags = lines[place][2:]
+    assert flags[-3:] == ["--pretrained", "/my w.pth", "--crop_size=64"]
+    doctor = importlib.import_module("data.doctor.__main__")
+    args = doctor.parse_arguments(flags)
+    assert (args.dataset, args.pretrained, args.crop_size) == (script[4:-3], "/my w.pth", 64)
+    _, without = command_lines(script, TRAIN_FLAGS=train, DOCTOR="0")
+    assert without == lines[:1] + lines[2:]
+    end, lines = command_lines(script, FAIL="tool.doctor")
+    assert end.returncode == 1
+    assert lines[-1][1] == "tool.doctor"
+
+
 def test_another_launcher(command_lines, tmp_path):
     """Such as torchrun on several machines."""
     launcher = tmp_path / "torchrun"
@@ -175,7 +193,12 @@ def test_wrong_setting_is_found_before_anything_runs(script, name, value, comman
 def test_title_and_time_of_every_step(command_lines, tmp_path):
     end, _ = command_lines("run_voc.sh", SESSION=str(tmp_path / "s"))
     titles = [line.split()[1] for line in end.stdout.splitlines() if line.startswith("== ")]
-    assert titles == [*("0", "1.1", "1.2", "1.3", "2.1", "2.2", "2.3", "2.4"), "3.1", "3.2", "3.3"]
+    assert titles == [
+        *("0", "0.1", "1.1", "1.2", "1.3", "2.1", "2.2", "2.3", "2.4"),
+        "3.1",
+        "3.2",
+        "3.3",
+    ]
     times = (tmp_path / "s/seconds.txt").read_text().split()
     assert times[::2] == ["prepare", *STEPS_IRN, *STEPS_SEG[:2], "eval_seg"]
 

@@ -60,7 +60,25 @@ shared() { # shared TITLE PROGRAM FLAGS...: a step that $NPROC processes share
     step "$1" "$2" "${LAUNCHER[@]}" "$2.py" "${ALL[@]}" "${@:3}"
 }
 
+examine() { # looks at everything before hours of computing; some flags of 1.1 matter to it
+    local flags=() i
+    for ((i = 0; i < ${#TRAIN[@]}; i++)); do
+        case ${TRAIN[i]} in
+            --pretrained | --train_list | --batch_size | --crop_size)
+                flags+=("${TRAIN[@]:i:2}")
+                ;;
+            --pretrained=* | --train_list=* | --batch_size=* | --crop_size=*)
+                flags+=("${TRAIN[i]}")
+                ;;
+        esac
+    done
+    echo
+    echo "== 0.1  look at everything (DOCTOR=0 leaves this out)"
+    "$PYTHON" -m tool.doctor "${ALL[@]}" "${flags[@]}" || exit 1
+}
+
 run_steps() {
+    [ "${DOCTOR:-1}" = 0 ] || examine
     shared "1.1  train SIPE on $LEARNED -> $SESSION/ckpt/final.pth" train_resnet50_SIPE "${TRAIN[@]}"
     shared "1.2  localization maps of $LEARNED -> $SESSION/npy" make_cam "${CAM[@]}"
     alone "1.3  mIoU of the maps on $JUDGED -> $SESSION/eval_cam.json" eval_cam eval_cam "${EVAL[@]}"
