@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset, check_exist
 from data.datasets import add_dataset_flags, open_dataset
-from data.loaders import AffinityPictures, Schedule, one_by_one, to_device, training_loader
+from data.loaders import AffinityPictures, Schedule, batch_loader, to_device, training_loader
 from data.transforms import cut_window
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50 import backbone_width
@@ -76,28 +76,35 @@ class TopLeftWindows(TorchDataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,)."""
         pixels = np.asarray(self.dataset.read(self.ids[index]))
         window, box = cut_window(pixels, np.zeros(2), self.size, fill=0)
-        return window.transpose(2, 0, 1), box
+        return {"window": window.transpose(2, 0, 1), "box": box}
 
 
 @torch.no_grad()
 def store_mean_displacement(
-    net: AffinityDisplacementLoss, windows: TopLeftWindows, args: cli.Settings, device: torch.device
+    net: AffinityDisplacementLoss,
+    windows: TopLeftWindows,
+    args: cli.Settings,
+    device: torch.device,
+    at_once: int,
 ) -> None:
-    """Set the mean shift to the mean displacement over the windows of all processes."""
+    """Set the mean shift to the mean displacement over the windows, some at once, of all processes.
+
+    The number at once changes rounding alone.
+    """
     net.eval()
     mean = net.mean_shift.running_mean.zero_()
     total = torch.zeros(3, dtype=torch.float64, device=device)  # sum of dy, of dx, windows
-    loader = one_by_one(windows, args.num_workers)
-    for window, box in progress(loader, len(windows), "mean displacement"):
-        img = net.prepare(*to_device((window[None], box[None]), device))
+    loader = batch_loader(windows, at_once, args.num_workers)
+    for batch in progress(loader, len(windows), "mean displacement", lambda b: len(b["box"])):
+        img = net.prepare(*to_device(batch.values(), device))
         with cli.autocast(args, device):
             _, displacement = net(img.contiguous(memory_format=cli.memory_format(args)))
-        total[:2] += displacement[0].double().mean((1, 2))
-        total[2] += 1
+        total[:2] += displacement.double().mean((2, 3)).sum(0)
+        total[2] += len(displacement)
     total = distributed.total(total)
     mean.copy_(total[:2] / total[2])
 
@@ -179,7 +186,8 @@ def main(arguments: list[str] | None = None) -> None:
         training.save_when_due(step)
     if not args.edge_only:
         windows = TopLeftWindows(dataset, distributed.share(infer_ids), args.irn_crop_size)
-        store_mean_displacement(net, windows, args, device)
+        at_once = 1 if device.type == "cpu" else batch_size
+        store_mean_displacement(net, windows, args, device, at_once)
     training.finish()
 
 

@@ -111,6 +111,8 @@ def validate(
     ``make_cam.py``: about 54 against 58.9 on VOC.
     """
     matrix = ConfusionMatrix(dataset.num_classes)
+    benchmark = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False  # every picture has another size
     for item in progress(one_by_one(pictures, workers), len(pictures), "validation"):
         label, picture = to_device((item["label"], item["pictures"][0][None]), device)
         present = F.pad(label, (1, 0), value=1)  # (C,)
@@ -121,6 +123,7 @@ def validate(
         maps = maps / (maps.amax((1, 2), keepdim=True) + CAM_EPS)  # (P, H, W)
         prediction = keys[maps.argmax(0)].cpu().numpy()
         matrix.update_from(dataset.mask_path(item["id"]), prediction)
+    torch.backends.cudnn.benchmark = benchmark
     matrix.counts = distributed.total(torch.from_numpy(matrix.counts)).numpy()
     return matrix
 

@@ -288,6 +288,11 @@ def one_by_one(pictures: TorchDataset, num_workers: int) -> DataLoader:
     return DataLoader(pictures, batch_size=None, num_workers=num_workers, collate_fn=_itself)
 
 
+def batch_loader(pictures: TorchDataset, batch_size: int, num_workers: int) -> DataLoader:
+    """Return a loader that yields the items in order, in batches as :func:`training_loader` has."""
+    return DataLoader(pictures, batch_size, num_workers=num_workers, collate_fn=_stacked)
+
+
 def training_loader(pictures: TorchDataset, schedule: Schedule, num_workers: int) -> DataLoader:
     """Return a loader that yields the batches of ``schedule`` for the whole training.
 

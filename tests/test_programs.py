@@ -17,7 +17,7 @@ import eval_cam
 import make_cam
 import train_resnet50_SIPE as train
 from net.resnet50_SIPE import CAM, Net
-from tool import checkpoint
+from tool import checkpoint, cli
 from tool.errors import InputError
 from tool.maps import read_maps
 from tool.metrics import ConfusionMatrix
@@ -572,3 +572,39 @@ def test_pictures_of_any_kind_go_through(flags, tiny):
     maps = read_maps(session_of(flags["train"]) / "npy", "d")
     assert maps["IS_CAM"].shape == (3, 1, 1)
     assert np.isfinite(maps["IS_CAM"]).all()
+
+
+def test_validation_is_not_tuned_for_pictures_of_every_size(flags, monkeypatch):
+    """cudnn.benchmark would measure its algorithms anew for every one; training goes on with it."""
+    seen = []
+    real = train.progress
+    monkeypatch.setattr(
+        train,
+        "progress",
+        lambda items, *more: (
+            seen.append(torch.backends.cudnn.benchmark) or item for item in real(items, *more)
+        ),
+    )
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    train.main(with_flag(flags["train"], "--val_freq", "2"))
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cudnn.benchmark
+
+
+def test_files_are_written_while_the_next_batch_is_on_its_way(flags, monkeypatch):
+    """A GPU then never waits for a batch to be read back before it gets the next one."""
+    train.main(flags["train"])
+    events = []
+    infer, pack = make_cam.infer, make_cam.pack
+    monkeypatch.setattr(make_cam, "infer", lambda *a: events.append("queued") or infer(*a))
+    monkeypatch.setattr(make_cam, "pack", lambda maps: events.append("read") or pack(maps))
+    make_cam.main(flags["make_cam"])
+    assert events == ["queued", *["queued", "read"] * 5, "read"]
+
+
+def test_workers_are_as_many_as_cores(monkeypatch):
+    for cores, processes, expected in ((1, 1, 1), (6, 1, 6), (64, 1, 32), (64, 8, 8), (4, 8, 1)):
+        monkeypatch.setattr(cli.os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert make_cam.parse_arguments([]).num_workers == expected

@@ -19,12 +19,14 @@ import eval_seg_labels
 import make_seg_labels
 import train_irn
 from data.base import Dataset
+from data.folder import Folder
 from data.loaders import AffinityPictures
-from net.resnet50_irn import EdgeDisplacement
+from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from tests.tiny import KEYS
 from tool import checkpoint
 from tool.crf import crf_inference_label
 from tool.errors import InputError
+from tool.indexing import PathIndex
 from tool.lattice import TooWideError
 from tool.maps import write_maps
 from tool.metrics import ConfusionMatrix
@@ -202,6 +204,20 @@ def test_mean_displacement_is_that_of_every_picture(trained, tiny):
     stored = state["mean_shift.running_mean"]
     assert torch.allclose(torch.stack(means).mean(0), stored, atol=1e-5)
     assert stored.abs().max() > 1e-3
+
+
+def test_mean_displacement_in_batches(trained, tiny):
+    """As a GPU takes them; the last batch is a part of one."""
+    state = checkpoint.load(session_of(trained) / "ckpt/irn.pth")["net"]
+    net = AffinityDisplacementLoss(PathIndex(10, (20, 20)), None, width=4)
+    checkpoint.load_weights(net, state)
+    args = train_irn.parse_arguments(["--num_workers", "0"])
+    windows = train_irn.TopLeftWindows(Folder(tiny), list(KEYS), 80)
+    for at_once in (4, 6):
+        net.mean_shift.running_mean.zero_()
+        train_irn.store_mean_displacement(net, windows, args, torch.device("cpu"), at_once)
+        stored = state["mean_shift.running_mean"]
+        assert torch.allclose(net.mean_shift.running_mean, stored, atol=1e-6)
 
 
 def test_a_continued_training_gives_the_same_weights(run, monkeypatch):

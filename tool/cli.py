@@ -15,6 +15,7 @@ from tool import distributed
 from tool.errors import InputError
 
 NETWORK = "net.resnet50_SIPE"
+MOST_WORKERS = 32  # processes that read pictures, unless more are asked for
 LARGEST = 2**31 - 1  # of whole numbers: seeds and sizes stay within every library's integers
 
 
@@ -78,11 +79,18 @@ def make_parser(docstring: str) -> StepParser:
     parser.add_argument(
         "--num_workers",
         type=at_least(0),
-        default=min(8, max(1, (os.cpu_count() or 1) // distributed.local_world_size())),
+        default=max(1, min(MOST_WORKERS, cores() // distributed.local_world_size())),
         help="processes that read pictures, for each of torchrun's; no result depends on it",
     )
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda:N")
     return parser
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def add_network_flag(parser: StepParser) -> None:

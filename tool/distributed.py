@@ -12,6 +12,7 @@ averages gradients, a process weighs its loss by :func:`weight`.
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from inspect import signature
 from typing import TypeVar
 
@@ -23,6 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tool.errors import InputError
 
 Item = TypeVar("Item")
+# How long a process waits for the others, whose shares of the pictures may take hours longer. One
+# that ends is noticed by torchrun at once.
+PATIENCE = timedelta(days=2)
 
 
 def _number(name: str, default: int) -> int:
@@ -62,7 +66,8 @@ def is_main() -> bool:
 def start() -> None:
     """Meet the other processes, if there are any and it has not happened yet."""
     if world_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
 
 
 def stop() -> None:
