@@ -26,8 +26,15 @@ CODE = [
         for path in sorted((REPOSITORY / folder).rglob("*.py"))
     ),
 ]
-# Flags of torchrun and ruff.
-FOREIGN_FLAGS = {"--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--check"}
+# Flags of torchrun, ruff and pip.
+FOREIGN_FLAGS = {
+    "--no-build-isolation",
+    "--nproc_per_node",
+    "--nnodes",
+    "--rdzv_backend",
+    "--rdzv_endpoint",
+    "--check",
+}
 # What a document may name in `code` although no file of the project is called so.
 FILE = re.compile(r"^[\w./-]+\.(py|sh|md|svg|png|pth|csv|json|yml|toml|txt|cff)$")
 WRITTEN = (
