@@ -24,6 +24,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ def harm(path: Path, others: list[Path], rng: random.Random) -> str:
     elif path.suffix in TEXTS and rng.random() < 0.8:
         content = other_text(content, rng)
     elif content.startswith(b"PK") and rng.random() < 0.6:
-        content = damaged_within(content, rng)
+        with contextlib.suppress(zipfile.BadZipFile):  # likewise
+            content = damaged_within(content, rng)
     else:
         content = damaged(content, rng)
     hostile.text(content)(path)
