@@ -36,9 +36,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     add_dataset_flags(parser)
     parser.add_argument("--gt_path", type=Path, help="folder of masks; None is the dataset's own")
     parser.add_argument("--eval_list", help="list name or file; None is the dataset's own")
-    parser.add_argument(
-        "--allow_pickle", action="store_true", help="read .npy dicts; only if you made them"
-    )
+    pickles = "read .npy dicts; only if you made them"
+    parser.add_argument("--allow_pickle", action="store_true", help=pickles)
     return parser.parse_args(arguments)
 
 
@@ -47,16 +46,9 @@ def sweep_counts(
 ) -> np.ndarray:
     """Count one picture's (true, predicted) pixels for every background threshold in one pass.
 
-    A pixel is class argmax CAM where the largest CAM is above the threshold, else background.
-
-    Args:
-        truth: uint8 (H, W), 255 ignored.
-        keys: int64 (P - 1,), class ids of the maps.
-        cam: float (P - 1, H, W) in [0, 1].
-        num_classes: C.
-
-    Returns:
-        int64 (101, C, C + 1), one confusion matrix a threshold.
+    A pixel is class argmax CAM where the largest CAM is above the threshold, else background. The
+    truth is uint8 (H, W), 255 ignored, and ``cam`` float (P - 1, H, W) in [0, 1] of the class ids
+    ``keys``, int64 (P - 1,). Returned are int64 (101, C, C + 1), one confusion matrix a threshold.
     """
     known = truth != UNSURE
     truth = truth[known].astype(np.int64)
@@ -75,13 +67,7 @@ def sweep_counts(
 
 
 class ArgmaxOfMaps:
-    """The label of a picture from its maps, and the counts of its plain CAM where it has one.
-
-    Args:
-        npy: folder of the maps.
-        num_classes: with background, C.
-        allow_pickle: see :func:`tool.maps.read_maps`.
-    """
+    """The label of a picture from its maps in ``npy``, and the counts of its plain CAM if any."""
 
     def __init__(self, npy: Path, num_classes: int, allow_pickle: bool) -> None:
         self.npy, self.num_classes, self.allow_pickle = npy, num_classes, allow_pickle
@@ -116,11 +102,10 @@ def main(arguments: list[str] | None = None) -> None:
     result = result_of(matrix, dataset.all_names, len(ids), **about)
     log.info("%s", iou_table(dataset.all_names, matrix.iou()))
     if sweep is not None:
-        curve = miou_of(sweep)  # (101,)
+        curve = miou_of(sweep).tolist()  # 101 figures
         best = int(np.nanargmax(curve))
-        miou, threshold = float(curve[best]), float(THRESHOLDS[best])
-        everywhere = curve.tolist()
-        result["cam"] = {"miou": miou, "threshold": threshold, "miou_by_threshold": everywhere}
+        miou, threshold = curve[best], float(THRESHOLDS[best])
+        result["cam"] = {"miou": miou, "threshold": threshold, "miou_by_threshold": curve}
         message = "CAM      mIoU %.2f at its best background threshold %.2f"
         log.info(message, 100 * miou, threshold)
     write_json(session.path / "eval_cam.json", result)

@@ -32,9 +32,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
     add_dataset_flags(parser)
-    parser.add_argument(
-        "--label_dir", type=Path, help="folder of PNGs; None is <session>/pseudo_label"
-    )
+    labels = "folder of PNGs; None is <session>/pseudo_label"
+    parser.add_argument("--label_dir", type=Path, help=labels)
     parser.add_argument("--gt_path", type=Path, help="folder of masks; None is the dataset's own")
     parser.add_argument("--eval_list", help="list name or file; None is the dataset's own")
     return parser.parse_args(arguments)
@@ -77,26 +76,16 @@ def main(arguments: list[str] | None = None) -> None:
     eval_list = args.eval_list or dataset.eval_list
     ids = dataset.ids(eval_list)
     folder = args.label_dir or session.path / "pseudo_label"
-    check_exist(
-        [folder / f"{image_id}.png" for image_id in ids],
-        "labels",
-        "Make them (make_seg_labels.py), or name another --label_dir",
-    )
+    mend = "Make them (make_seg_labels.py), or name another --label_dir"
+    check_exist([folder / f"{image_id}.png" for image_id in ids], "labels", mend)
     masks = dataset.masks(ids, args.gt_path)
     settings = settings_of(folder, dataset.all_names)
-    predict = LabelsOfFolder(folder, dataset.num_classes)
-    matrix, unsure = evaluate(
-        "eval_seg_labels", ids, masks, dataset.num_classes, predict, args.num_workers
-    )
-    result = result_of(
-        matrix,
-        dataset.all_names,
-        len(ids),
-        split=str(eval_list),
-        source=str(folder),
-        unsure_pixels=int(unsure),
-        settings=settings,
-    )
+    num_classes, name = dataset.num_classes, "eval_seg_labels"
+    predict = LabelsOfFolder(folder, num_classes)
+    matrix, unsure = evaluate(name, ids, masks, num_classes, predict, args.num_workers)
+    about = {"split": str(eval_list), "source": str(folder)}
+    about |= {"unsure_pixels": int(unsure), "settings": settings}
+    result = result_of(matrix, dataset.all_names, len(ids), **about)
     log.info("%s", iou_table(dataset.all_names, matrix.iou()))
     if unsure:
         log.info("%d pixels are unsure (255) and count as wrong", unsure)

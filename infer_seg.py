@@ -48,61 +48,42 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser = cli.make_parser(__doc__)
     add_dataset_flags(parser)
     cli.add_speed_flags(parser)
-    parser.add_deciding("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
-    parser.add_argument(
-        "--ckpt", help="a path, or a file in <session>/ckpt; None is seg_<model>.pth"
-    )
-    parser.add_argument(
-        "--infer_list", help="list name or file; None is val, or all of a folder without it"
-    )
-    parser.add_argument("--out_dir", type=Path, help="folder to write; None: <session>/seg_<model>")
+    flag, decide, switch = parser.add_argument, parser.add_deciding, argparse.BooleanOptionalAction
+    decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
+    flag("--ckpt", help="a path, or a file in <session>/ckpt; None is seg_<model>.pth")
+    flag("--infer_list", help="list name or file; None is val, or all of a folder without it")
+    flag("--out_dir", type=Path, help="folder to write; None: <session>/seg_<model>")
 
-    def add(name: str, kind, help_text: str, **more) -> None:
-        parser.add_deciding(f"--{name}", type=kind, help=help_text + told("test", name), **more)
+    def add(name: str, help_text: str, **more) -> None:
+        decide(f"--{name}", help=help_text + told("test", name), **more)
 
-    add("scales", cli.above_zero, "factors of the picture's sides; logits are averaged", nargs="+")
-    parser.add_deciding(
-        "--mirror",
-        action=argparse.BooleanOptionalAction,
-        help="average with the logits of the mirrored picture" + told("test", "mirror"),
-    )
-    cli.add_max_pixels_flag(
-        parser,
+    number, weight, crf = {"type": cli.above_zero}, {"type": cli.number}, {"only": {"crf": True}}
+    add("scales", "factors of the picture's sides; logits are averaged", nargs="+", **number)
+    add("mirror", "average with the logits of the mirrored picture", action=switch)
+    reduced = (
         "larger pictures are segmented reduced to this many pixels, and the probabilities "
-        "enlarged; a matter of memory, and of objects being as large as in training",
+        "enlarged; a matter of memory, and of objects being as large as in training"
     )
-    crf = {"crf": True}
-    parser.add_deciding(
-        "--crf",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="refine by a dense CRF, in place of which --no-crf takes the largest logit",
-    )
-    number = cli.above_zero
-    add("crf_iterations", cli.at_least(0), "of the mean field", only=crf)
-    add("gaussian_sxy", number, "deviation of the kernel over position, pixels", only=crf)
-    add("gaussian_weight", cli.number, "of that kernel", only=crf)
-    add("bilateral_sxy", number, "deviation in position of the other kernel, pixels", only=crf)
-    add("bilateral_srgb", number, "its deviation in colour, grey levels", only=crf)
-    add("bilateral_weight", cli.number, "of that kernel", only=crf)
-    add(
-        "crf_picture",
-        str,
+    cli.add_max_pixels_flag(parser, reduced)
+    instead = "refine by a dense CRF, in place of which --no-crf takes the largest logit"
+    decide("--crf", action=switch, default=True, help=instead)
+    add("crf_iterations", "of the mean field", type=cli.at_least(0), **crf)
+    add("gaussian_sxy", "deviation of the kernel over position, pixels", **number, **crf)
+    add("gaussian_weight", "of that kernel", **weight, **crf)
+    add("bilateral_sxy", "deviation in position of the other kernel, pixels", **number, **crf)
+    add("bilateral_srgb", "its deviation in colour, grey levels", **number, **crf)
+    add("bilateral_weight", "of that kernel", **weight, **crf)
+    colours = (
         "whose colours the CRF compares; mean_subtracted is what deeplab-pytorch gave it, where "
-        "dark values wrap (mIoU 8.27, original 8.28, of a hardly trained network, 40 pictures)",
-        only=crf,
-        choices=CRF_PICTURES,
+        "dark values wrap (mIoU 8.27, original 8.28, of a hardly trained network, 40 pictures)"
     )
-    parser.add_deciding("--sampling", choices=(SAMPLING,), default=SAMPLING, help=argparse.SUPPRESS)
-    parser.add_argument("--archive", type=Path, help=f"file to pack all in; {', '.join(ENDINGS)}")
-    parser.add_argument(
-        "--archive_comp",
-        choices=("comp5", "comp6"),
-        default="comp6",
-        help="VOC's competition: comp5 is for networks trained on VOC alone",
-    )
+    add("crf_picture", colours, choices=CRF_PICTURES, **crf)
+    decide("--sampling", choices=(SAMPLING,), default=SAMPLING, help=argparse.SUPPRESS)
+    flag("--archive", type=Path, help=f"file to pack all in; {', '.join(ENDINGS)}")
+    alone = "VOC's competition: comp5 is for networks trained on VOC alone"
+    flag("--archive_comp", choices=("comp5", "comp6"), default="comp6", help=alone)
     cli.add_visualize_flag(parser, "labels over pictures in <session>/visual_<folder>")
-    parser.add_argument("--restart", action="store_true", help="make every file again")
+    flag("--restart", action="store_true", help="make every file again")
     args = parser.parse_args(arguments)
     fill_in(args, MODELS[args.model].test)
     if args.archive and not args.archive.name.endswith(ENDINGS):
@@ -111,11 +92,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
 
 
 def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
-    """Return the network of a checkpoint, evaluating.
-
-    Raises:
-        InputError: it is of another model, or for other classes.
-    """
+    """Return the trained network; one of another model, or for other classes, is an InputError."""
     content = checkpoint.load(ckpt)
     model = content.get("model", args.model)
     if isinstance(model, str) and model != args.model:  # other projects keep their weights there
@@ -133,11 +110,7 @@ def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
 
 
 def segment(net: nn.Module, item: dict, args, device: torch.device) -> np.ndarray:
-    """Return the label of a picture, uint8 (H, W).
-
-    Args:
-        item: of ScaledPictures, with the original.
-    """
+    """Return the label, uint8 (H, W), of an item of ScaledPictures, with the original."""
     img = item["original"]
     probabilities = mean_logits(net, img, args, device).softmax(0)
     if args.crf:
@@ -167,14 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     todo = outputs.open(args.restart, device)
 
-    pictures = ScaledPictures(
-        dataset,
-        todo,
-        scales=(),
-        with_original=True,
-        with_label=False,
-        max_pixels=args.max_pixels,
-    )
+    pictures = ScaledPictures(dataset, todo, (), True, with_label=False, max_pixels=args.max_pixels)
     loader = one_by_one(pictures, args.num_workers)
     reduced = 0
     with torch.inference_mode(), Behind() as files:

@@ -63,18 +63,10 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--max_epoches", "--max_epochs", type=count, default=5)
     decide("--lr", type=cli.number, default=0.1, help="of layer3 and layer4; heads 10x")
     decide("--wt_dec", type=cli.number, default=1e-4, help="weight decay")
-    decide(
-        "--momentum",
-        type=cli.number,
-        default=RELEASED_MOMENTUM,
-        help="as in the released code; with 0.9 lower --lr about ten times",
-    )
-    decide(
-        "--gsc_weight",
-        type=cli.number,
-        default=1.0,
-        help="of the consistency loss; 0: CAM alone",
-    )
+    momentum = "as in the released code; with 0.9 lower --lr about ten times"
+    decide("--momentum", type=cli.number, default=RELEASED_MOMENTUM, help=momentum)
+    gsc = "of the consistency loss; 0: CAM alone"
+    decide("--gsc_weight", type=cli.number, default=1.0, help=gsc)
     decide("--crop_size", type=count, default=512, help="training window, pixels")
     decide("--resize_min", type=count, default=320, help="shortest long side, pixels")
     decide("--resize_max", type=count, default=640, help="longest long side, pixels")
@@ -91,8 +83,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
 def validation_pictures(args: cli.Settings, dataset: Dataset) -> ScaledPictures:
     """Return this process's share of the pictures to validate on, at one scale.
 
-    Raises:
-        InputError: one of them has no mask.
+    One without a mask raises an InputError.
     """
     ids = dataset.ids(args.val_list or dataset.eval_list)
     masks = [dataset.mask_path(image_id) for image_id in ids]
@@ -150,10 +141,8 @@ def about_input(args: cli.Settings) -> dict[str, list]:
 def build(args: cli.Settings, num_classes: int, begun: dict | None) -> nn.Module:
     """Return the network of ``--network`` with the weights that a training starts from.
 
-    Args:
-        args: the settings.
-        num_classes: with background, C.
-        begun: the checkpoint to continue from, which brings weights of its own; or None.
+    Those are of ``begun``, the checkpoint to continue from, if there is one. ``num_classes`` counts
+    background.
     """
     network = cli.import_network(args.network)
     torch.manual_seed(args.seed)  # of the heads; nothing else here draws from torch

@@ -57,20 +57,16 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
     decide("--train_list", help="list name or file; None is the training list")
     decide("--label_dir", type=Path, help="folder of PNGs; None is <session>/pseudo_label")
-    decide(
-        "--pretrained",
-        "--initial",
-        help="a file, imagenet, or none; None is what the dataset starts from",
-    )
+    first = "a file, imagenet, or none; None is what the dataset starts from"
+    decide("--pretrained", "--initial", help=first)
     decide("--width", type=count, help="channels after the first convolution; None: of the weights")
     decide("--blocks", type=count, nargs=4, help="of the four stages; None: of the weights")
     decide("--stride_on", choices=STRIDE_ON, help="DeepLab v2 only; None: where the weights had it")
-    decide(
-        "--freeze_bn",
-        action="store_true",
-        help="batch normalisation by stored statistics, as DeepLab v2 always has it; v1 needs it "
-        "with several processes on CPUs",
+    freeze = (
+        "batch normalisation by stored statistics, as DeepLab v2 always has it; v1 needs it with "
+        "several processes on CPUs"
     )
+    decide("--freeze_bn", action="store_true", help=freeze)
 
     def add(name: str, kind, help_text: str, **more) -> None:
         decide(f"--{name}", type=kind, help=help_text + told("training", name), **more)
@@ -79,25 +75,14 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     add("batch_size", count, "pictures of a part, on all processes together")
     add("accumulate", count, "parts whose gradients make one update")
     add("lr", cli.number, "of the backbone")
-    add(
-        "head_lr",
-        cli.number,
-        "times --lr is the rate of the head's weights; its biases: twice it",
-    )
+    add("head_lr", cli.number, "times --lr is the rate of the head's weights; its biases: twice it")
     add("lr_every", count, "updates between changes of the learning rate")
     add("lr_past", chance, "iterations after the last one at which the rate would reach 0")
-    decide(
-        "--optimizer",
-        choices=OPTIMIZERS,
-        default=OPTIMIZERS[0],
-        help="of the recipes; adamw suits narrow networks that have not seen much, with a lower lr",
-    )
+    suits = "of the recipes; adamw suits narrow networks that have not seen much, with a lower lr"
+    decide("--optimizer", choices=OPTIMIZERS, default=OPTIMIZERS[0], help=suits)
     add("momentum", cli.number, "of SGD")
-    add(
-        "bn_momentum",
-        cli.fraction,
-        "of a batch in the statistics of batch normalisation; a short training wants more",
-    )
+    share = "of a batch in the statistics of batch normalisation; a short training wants more"
+    add("bn_momentum", cli.fraction, share)
     add("weight_decay", cli.number, "of all weights, not of biases")
     add("crop_size", count, "training window, pixels")
     add("scales", cli.above_zero, "factors of the picture's sides", nargs="+")
@@ -130,14 +115,12 @@ def build(args: cli.Settings, num_classes: int, begun: dict | None) -> tuple[nn.
 def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn.Module:
     """Return the network with batch statistics of the pictures of all processes.
 
-    Raises:
-        InputError: these processes cannot compute them, or the network never uses any.
+    An InputError says that these processes cannot compute them, or the network never uses any.
     """
     if args.model == "deeplabv2_resnet101":
         if args.bn_momentum is not None:
-            raise InputError(
-                f"--bn_momentum is of DeepLab v1; {args.model} freezes its statistics."
-            )
+            text = f"--bn_momentum is of DeepLab v1; {args.model} freezes its statistics."
+            raise InputError(text)
         return net
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -156,11 +139,7 @@ def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn
 
 
 def check_sampling(training: Training) -> None:
-    """Refuse to continue what Pillow sampled: those checkpoints do not note what did.
-
-    Raises:
-        InputError: it would be continued, or taken for finished.
-    """
+    """Refuse to continue what Pillow sampled: those checkpoints do not note what did."""
     if training.begun and "sampling" not in training.begun.get("settings", {}):
         raise InputError(
             f"{training.final} was begun on pictures that Pillow resized. OpenCV resizes now, as "
@@ -180,15 +159,9 @@ def accumulated_step(
 ) -> Tensor:
     """Add the gradients of a step, whose batch comes in ``--accumulate`` parts; return its loss.
 
-    Args:
-        model: the network, or its data parallel wrapper.
-        net: the network itself.
-        batch: window and label of all parts, one after the other.
-        args: the settings.
-        device: of this process.
-
-    Returns:
-        A scalar without gradient; summed over processes it is the loss of the whole batch.
+    ``model`` is the network ``net`` or its data parallel wrapper, and the batch holds window and
+    label of all parts, one after the other. The loss is a scalar without gradient; summed over
+    processes it is that of the whole batch.
     """
     world, total = distributed.world_size(), 0.0
     parts = zip(*(np.split(array, args.accumulate) for array in batch.values()), strict=True)
@@ -230,18 +203,8 @@ def main(arguments: list[str] | None = None) -> None:
     training.about["input"] = reading_of(dataset)
     settings_of(labels, dataset.all_names)  # of these classes, and in this order
     check_class_ids(files, dataset.num_classes)
-    pictures = SegmentationPictures(
-        dataset,
-        ids,
-        labels,
-        args.model,
-        args.crop_size,
-        args.scales,
-        args.scale_draw,
-        args.resample,
-        args.hsv_shift,
-        args.seed,
-    )
+    sampling = (args.crop_size, args.scales, args.scale_draw, args.resample, args.hsv_shift)
+    pictures = SegmentationPictures(dataset, ids, labels, args.model, *sampling, args.seed)
 
     torch.manual_seed(args.seed)  # of the head
     torch.backends.cudnn.benchmark = True  # every batch has the same size

@@ -29,9 +29,8 @@ def write_archive(
         dataset, ids: of the pictures; the archive holds exactly these, in this order.
         folder: of <id>.png.
 
-    Raises:
-        InputError: a file is missing, is no 8-bit palette PNG, has another size than its picture or
-            a class that the dataset does not have. No archive is written then.
+    A missing file raises an InputError before anything is written, and so does one that is no 8-bit
+    palette PNG, has another size than its picture, or a class that the dataset does not have.
     """
     files = [folder / f"{image_id}.png" for image_id in ids]
     check_exist(files, "label pictures", "Run infer_seg.py on the whole list")

@@ -25,30 +25,19 @@ log = logging.getLogger(__name__)
 
 
 class Dataset:
-    """Base of all datasets; a new one states only what is its own.
+    """Base of all datasets; a new one states only what is its own."""
 
-    Attributes:
-        name: as in ``--dataset``.
-        class_names: the K foreground classes; ids are 1..K in this order, 0 is background.
-        train_list, eval_list: the lists to learn from and to measure on when none is named.
-        test_list: the list that the segmentation network of step 3 is judged by.
-        pretrained: initial weights of the backbone when none are named.
-        list_of: id -> the list that named it last, for messages.
-        bands, value_range: how pictures are read, see :func:`tool.pictures.read_rgb`.
-        reading_file: where a session notes that, see :mod:`data.reading`.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
+    name: str  # as in --dataset
+    class_names: tuple[str, ...]  # the K foreground classes, of ids 1..K; background is 0
     default_root: str
-    train_list = "train"
-    eval_list = "train"
-    test_list = "val"
-    pretrained = "imagenet"
-    list_of: Mapping[str, str] = {}
-    bands: list[int] | None = None
+    train_list = "train"  # to learn from when no list is named
+    eval_list = "train"  # to measure on when no list is named
+    test_list = "val"  # which the segmentation network of step 3 is judged by
+    pretrained = "imagenet"  # initial weights of the backbone when none are named
+    list_of: Mapping[str, str] = {}  # id -> the list that named it last, for messages
+    bands: list[int] | None = None  # how pictures are read, see tool.pictures.read_rgb
     value_range: list[float] | str | None = None
-    reading_file: Path | None = None
+    reading_file: Path | None = None  # where a session notes that, see data.reading
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or self.default_root)
@@ -72,11 +61,7 @@ class Dataset:
         return ("background", *self.class_names)
 
     def list_ids(self, list_name: str) -> list[str]:
-        """Return the ids of a list that belongs to the dataset, by name.
-
-        Raises:
-            InputError: there is no such list.
-        """
+        """Return the ids of the dataset's list of that name; an unknown name is an InputError."""
         raise NotImplementedError
 
     def image_path(self, image_id: str) -> Path:
@@ -90,17 +75,15 @@ class Dataset:
     def labels(self, ids: list[str]) -> np.ndarray:
         """Return image-level labels, uint8 (len(ids), K) in {0, 1}.
 
-        Raises:
-            InputError: an id has no label, or names an unknown class.
+        An id without a label, or with an unknown class, raises an InputError.
         """
         raise NotImplementedError
 
     def ids(self, list_name: str | Path) -> list[str]:
         """Return the ids of a list, given by name or as a text file, in its order.
 
-        Raises:
-            InputError: there is no such list, it is empty, it repeats an id, or an id is none that
-                files can be named by.
+        An InputError says that there is no such list, that it is empty or repeats an id, or that an
+        id is none that files can be named by.
         """
         path = Path(list_name)
         is_file = os.path.isfile(path) and (path.suffix or len(path.parts) > 1)
@@ -118,7 +101,8 @@ class Dataset:
                     f"The id {image_id[:30]}... has more than {LONGEST_ID} bytes, too many for the "
                     "files that are named by it. Give the picture a shorter name."
                 )
-            if not _is_file_name(image_id):
+            unfit = any(part in image_id for part in ("/", "\\", "\0", ".."))
+            if unfit or image_id.startswith("."):  # <id>.png is a file of its folder everywhere
                 raise InputError(
                     f"The list {list_name} names {image_id[:60]!r}. Maps and labels are named by "
                     "ids, so an id has no /, \\, NUL or .., and begins with no dot. Rename the "
@@ -132,15 +116,10 @@ class Dataset:
         return strip_ending(name)
 
     def training_ids(self, list_name: str | Path, at_least: int, flag: str) -> list[str]:
-        """Return the ids of a list to learn from, whose pictures are all there.
+        """Return the ids of a list to learn from, see :meth:`ids`, whose pictures are all there.
 
-        Args:
-            list_name: see :meth:`ids`.
-            at_least: pictures of a step.
-            flag: that says so, for the message.
-
-        Raises:
-            InputError: a picture is missing, or there are too few.
+        A missing picture raises an InputError, and so do fewer than the ``at_least`` of a step,
+        which ``flag`` asks for.
         """
         ids = self.ids(list_name)
         self.check_pictures(ids)
@@ -149,14 +128,9 @@ class Dataset:
         return ids
 
     def masks(self, ids: list[str], folder: Path | None = None) -> list[Path]:
-        """Return the files of the ground truth, which are all there.
+        """Return the files of the ground truth; a missing one raises an InputError.
 
-        Args:
-            ids: of the pictures.
-            folder: of masks with the names of the dataset's own; None is the dataset's.
-
-        Raises:
-            InputError: a mask is missing.
+        ``folder`` holds masks with the names of the dataset's own, and None stands for those.
         """
         masks = [self.mask_path(image_id) for image_id in ids]
         masks = [folder / path.name for path in masks] if folder else masks
@@ -164,31 +138,15 @@ class Dataset:
         return masks
 
     def check_pictures(self, ids: list[str]) -> None:
-        """Find missing pictures before hours are spent, and settle how all are read.
-
-        Raises:
-            InputError: some picture does not exist, or no range of values is found.
-        """
+        """Settle how all pictures are read; a missing one, or no range of values, is an error."""
         lists = {self.list_of[image_id] for image_id in ids if image_id in self.list_of}
         off = f", or take them off the list {', '.join(sorted(lists))}" if lists else ""
-        check_exist(
-            [self.image_path(image_id) for image_id in ids], "pictures", f"Complete the set{off}"
-        )
+        check_exist([self.image_path(i) for i in ids], "pictures", f"Complete the set{off}")
         settle(self, ids)
 
     def read(self, image_id: str) -> Image.Image:
-        """Return a picture as RGB, upright, by the bands and the range that the flags name.
-
-        Raises:
-            InputError: see :func:`tool.pictures.read_rgb`.
-        """
+        """Return a picture as RGB, upright, by the flags; see :func:`tool.pictures.read_rgb`."""
         return read_rgb(self.image_path(image_id), self.bands, self.value_range)
-
-
-def _is_file_name(image_id: str) -> bool:
-    """Tell whether ``<id>.png`` is a file of its folder, in every system."""
-    unfit = any(part in image_id for part in ("/", "\\", "\0", ".."))
-    return not unfit and not image_id.startswith(".")
 
 
 def check_exist(paths: list[Path], what: str, mend: str) -> None:
@@ -198,9 +156,8 @@ def check_exist(paths: list[Path], what: str, mend: str) -> None:
         try:
             os.stat(missing[0])
         except PermissionError as error:
-            raise InputError(
-                f"{missing[0]}: permission denied. Give yourself the right."
-            ) from error
+            denied = f"{missing[0]}: permission denied. Give yourself the right."
+            raise InputError(denied) from error
         except (OSError, ValueError):  # it is missing
             pass
         there = _alike(missing[0])
@@ -223,9 +180,8 @@ def _alike(path: Path) -> str:
 def warn_constant_labels(labels: np.ndarray, names: Sequence[str]) -> None:
     """Warn of classes that every picture shows: no classifier learns what is never absent.
 
-    Args:
-        labels: of all training pictures, (n, K) in {0, 1}.
-        names: of the K classes.
+    ``labels`` are those of all training pictures, (n, K) in {0, 1}, and ``names`` those of the K
+    classes.
     """
     constant = [name for name, always in zip(names, labels.all(0), strict=True) if always]
     if constant and distributed.is_main():
@@ -237,17 +193,13 @@ def warn_constant_labels(labels: np.ndarray, names: Sequence[str]) -> None:
 
 
 def check_prepared(path: Path, ids: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
-    """Refuse prepared image labels that cannot be.
+    """Refuse prepared image labels that cannot be, with an InputError.
 
     Args:
         path: of the file, ``<root>/prepared/<split>_labels.npz``.
-        ids: (N,), strings.
-        labels: (N, num_classes), integers or booleans, in {0, 1}.
+        ids: (N,), strings, each of them once.
+        labels: (N, num_classes), integers or booleans in {0, 1}, of at least one class a row.
         num_classes: without background, K.
-
-    Raises:
-        InputError: they have another shape or type, hold other values, an id stands there twice,
-            or a picture has no class.
     """
     fault = None
     if labels.ndim != 2 or labels.shape[1] != num_classes:
@@ -267,11 +219,7 @@ def check_prepared(path: Path, ids: np.ndarray, labels: np.ndarray, num_classes:
 
 
 def labels_from_names(names: list[set[str]], ids: list[str], dataset: Dataset) -> np.ndarray:
-    """Return uint8 (len(ids), K) from the class names of every picture.
-
-    Raises:
-        InputError: a name is no class of the dataset.
-    """
+    """Return uint8 (len(ids), K) from every picture's class names; unknown ones are InputErrors."""
     columns = {plain(name): column for column, name in enumerate(dataset.class_names)}
     labels = np.zeros((len(ids), len(columns)), dtype=np.uint8)
     for row, (image_id, present) in enumerate(zip(ids, names, strict=True)):

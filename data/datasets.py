@@ -20,27 +20,17 @@ DATASET_CHOICES = "{" + ",".join([*sorted(DATASETS), "module:Class"]) + "}"
 
 def add_dataset_flags(parser: StepParser) -> None:
     """Add ``--dataset``, ``--dataset_root``, and how its pictures are read."""
-    parser.add_deciding(
-        "--dataset", type=dataset_name, metavar=DATASET_CHOICES, default="voc", help="what to read"
+    decide, kinds = parser.add_deciding, {"type": dataset_name, "metavar": DATASET_CHOICES}
+    decide("--dataset", **kinds, default="voc", help="what to read")
+    place = "its folder; None is the dataset's usual place, see the README"
+    parser.add_argument("--dataset_root", help=place)
+    bands = "bands of TIFFs that are red, green and blue, counted from 1; None are their colours"
+    decide("--bands", type=at_least(1), nargs=3, metavar=("R", "G", "B"), help=bands)
+    values = (
+        "values that are black and white, for pictures of more than 8 bits or of real numbers; "
+        "auto takes percentiles 1 and 99 of the list; None: 0 to 255, or to 65535"
     )
-    parser.add_argument(
-        "--dataset_root", help="its folder; None is the dataset's usual place, see the README"
-    )
-    parser.add_deciding(
-        "--bands",
-        type=at_least(1),
-        nargs=3,
-        metavar=("R", "G", "B"),
-        help="bands of TIFFs that are red, green and blue, counted from 1; None are their colours",
-    )
-    parser.add_deciding(
-        "--value_range",
-        action=_ValueRange,
-        nargs="+",
-        metavar="LOW HIGH",
-        help="values that are black and white, for pictures of more than 8 bits or of real "
-        "numbers; auto takes percentiles 1 and 99 of the list; None: 0 to 255, or to 65535",
-    )
+    decide("--value_range", action=_ValueRange, nargs="+", metavar="LOW HIGH", help=values)
 
 
 def open_dataset(args: Settings) -> Dataset:
@@ -68,12 +58,9 @@ class _ValueRange(argparse.Action):
 def dataset_class(name: str) -> type[Dataset]:
     """Return the class that ``--dataset`` names.
 
-    Args:
-        name: a key of DATASETS, or ``module:Class`` such as ``examples.own_dataset:ClassFolders``:
-            a subclass of :class:`data.base.Dataset` in a module that Python can import.
-
-    Raises:
-        InputError: there is no such dataset, module or class, or the class is no dataset.
+    The name is a key of DATASETS, or ``module:Class`` such as
+    ``examples.own_dataset:ClassFolders``: a subclass of :class:`data.base.Dataset` in a module that
+    Python can import. Anything else raises an InputError.
     """
     if name in DATASETS:
         return DATASETS[name]
@@ -103,11 +90,7 @@ def dataset_class(name: str) -> type[Dataset]:
 
 
 def dataset_name(text: str) -> str:
-    """Return ``text``, the type of the flag ``--dataset``: checked, and kept as it was written.
-
-    Raises:
-        argparse.ArgumentTypeError: :func:`dataset_class` finds nothing under that name.
-    """
+    """Return the value of ``--dataset`` as it was written, if it names a dataset."""
     try:
         dataset_class(text)
     except InputError as error:

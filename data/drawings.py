@@ -43,11 +43,8 @@ def draw_missing(
 ) -> None:
     """Draw the files whose drawing is missing or older than they are, and say how many.
 
-    Args:
-        ids: of the files.
-        source, target: where the file of an id lies, and its drawing.
-        draw: makes the drawing of an id; it must be picklable.
-        num_workers: processes that draw, 0 for this one.
+    ``source`` and ``target`` tell where the file of an id lies, and its drawing; ``draw``, which
+    must be picklable, makes it. With ``num_workers`` 0 this process draws.
     """
     missing = [image_id for image_id in ids if _is_older(target(image_id), source(image_id))]
     if missing:
@@ -61,14 +58,9 @@ def draw_labels(
     dataset: Dataset, ids: list[str], labels: Path, folder: Path, num_workers: int
 ) -> None:
     """Lay the labels of a folder over their pictures, in another folder, where none are yet."""
+    target = partial(drawing_path, folder)
     draw = partial(_draw_label, dataset, labels, folder)
-    draw_missing(
-        ids,
-        lambda image_id: labels / f"{image_id}.png",
-        lambda image_id: drawing_path(folder, image_id),
-        draw,
-        num_workers,
-    )
+    draw_missing(ids, lambda image_id: labels / f"{image_id}.png", target, draw, num_workers)
 
 
 def drawing_path(folder: Path, image_id: str) -> Path:

@@ -21,18 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data import lists
 from data.base import Dataset, labels_from_names
-from data.lists import (
-    PICTURE_ENDINGS,
-    find_list,
-    picture_name,
-    plain,
-    read_lines,
-    read_list,
-    read_text,
-    strip_ending,
-    visible,
-)
 from tool.errors import InputError
 
 MOST_CLASSES = 254  # 255 is "unsure" in an 8-bit mask, 0 is background
@@ -52,12 +42,12 @@ class Folder(Dataset):
         path = self.root / "classes.txt"
         if not os.path.exists(path):
             raise InputError(f"There is no {path}: one class name a line, without background.")
-        self.class_names = tuple(read_lines(path))
+        self.class_names = tuple(lists.read_lines(path))
         if not 1 <= len(self.class_names) <= MOST_CLASSES:
             raise InputError(f"{path} has {len(self.class_names)} classes; 1 to 254 are possible.")
         before: dict[str, str] = {}
         for number, name in enumerate(self.class_names):
-            key = plain(name).casefold()
+            key = lists.plain(name).casefold()
             if key in NOT_NAMED or key.strip("_- ") in NOT_NAMED:
                 agree = "those behind it move up by one: compare them with the masks' ids"
                 if number == 0:
@@ -81,10 +71,10 @@ class Folder(Dataset):
         """Id -> file, for every picture in images/."""
         pictures: dict[str, Path] = {}
         taken: dict[str, Path] = {}
-        for path in visible(self.root / "images"):
-            if path.suffix.lower() in PICTURE_ENDINGS and not path.is_dir():
+        for path in lists.visible(self.root / "images"):
+            if path.suffix.lower() in lists.PICTURE_ENDINGS and not path.is_dir():
                 # cat.jpg.png has the id cat.jpg, which looks like the file name of cat.
-                for key in (plain(path.stem), plain(strip_ending(path.stem))):
+                for key in (lists.plain(path.stem), lists.plain(lists.strip_ending(path.stem))):
                     if taken.setdefault(key, path) != path:
                         raise InputError(
                             f"{path} and {taken[key].name} have the same id. Rename one."
@@ -97,12 +87,13 @@ class Folder(Dataset):
     @cached_property
     def _ids(self) -> dict[str, str]:
         """Id in Unicode's form NFC -> id as the file is named."""
-        return {plain(image_id): image_id for image_id in self._pictures}
+        return {lists.plain(image_id): image_id for image_id in self._pictures}
 
     def id_of(self, name: str) -> str:
         """Return the id of the picture that is called ``name``; ``name`` itself where none is."""
-        name = plain(name)
-        return self._ids.get(name) or self._ids.get(strip_ending(name), strip_ending(name))
+        name = lists.plain(name)
+        stem = lists.strip_ending(name)
+        return self._ids.get(name) or self._ids.get(stem, stem)
 
     @cached_property
     def _rows(self) -> dict[str, set[str]]:
@@ -112,7 +103,7 @@ class Folder(Dataset):
             raise InputError(f"There is no {path} with a header image,labels and a row a picture.")
         rows: dict[str, set[str]] = {}
         for where, image, cell in _read_labels(path):
-            image_id = self.id_of(picture_name(image))
+            image_id = self.id_of(lists.picture_name(image))
             if image_id in rows:
                 raise InputError(f"{where}: {image_id!r} stands there twice.")
             if not cell.strip("".join(NAME_SEPARATORS) + " "):
@@ -126,8 +117,8 @@ class Folder(Dataset):
         """Return the classes that a cell of labels.csv names, by the rule of this module."""
         readings = [cell.split(), [cell]]
         readings += [cell.split(separator) for separator in NAME_SEPARATORS if separator in cell]
-        readings = [{plain(name.strip()) for name in names} - {""} for names in readings]
-        known = {plain(name): name for name in self.class_names}
+        readings = [{lists.plain(name.strip()) for name in names} - {""} for names in readings]
+        known = {lists.plain(name): name for name in self.class_names}
         fitting = [names for names in readings if names and names <= known.keys()]
         if any(names != fitting[0] for names in fitting):
             raise InputError(
@@ -148,7 +139,7 @@ class Folder(Dataset):
         folder = self.root / "splits"
         if list_name == self.train_list and not os.path.lexists(folder):
             return list(self._pictures)
-        return read_list(find_list(folder, list_name), self.id_of)
+        return lists.read_list(lists.find_list(folder, list_name), self.id_of)
 
     def image_path(self, image_id: str) -> Path:
         """Return the picture's file; one that does not exist for an unknown id."""
@@ -157,13 +148,13 @@ class Folder(Dataset):
     def mask_path(self, image_id: str) -> Path:
         """Return masks/<id>.png; the ending may be in capitals, the id in any Unicode form."""
         path = self.root / "masks" / f"{image_id}.png"
-        return path if os.path.isfile(path) else self._odd_masks.get(plain(image_id), path)
+        return path if os.path.isfile(path) else self._odd_masks.get(lists.plain(image_id), path)
 
     @cached_property
     def _odd_masks(self) -> dict[str, Path]:
         """Id in Unicode's form NFC -> mask."""
-        masks = (p for p in visible(self.root / "masks") if p.suffix.lower() == ".png")
-        return {plain(path.stem): path for path in masks}
+        masks = (p for p in lists.visible(self.root / "masks") if p.suffix.lower() == ".png")
+        return {lists.plain(path.stem): path for path in masks}
 
     def labels(self, ids: list[str]) -> np.ndarray:
         """Return the classes that labels.csv names."""
@@ -180,10 +171,9 @@ class Folder(Dataset):
 def _read_labels(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (where, image, labels) of every row of labels.csv, the cells without outer space.
 
-    Raises:
-        InputError: the file is no text or no table with the columns image and labels.
+    A file that is no text or no table with the columns image and labels raises an InputError.
     """
-    text = read_text(path)
+    text = lists.read_text(path)
     first = text.splitlines()[0] if text.strip() else ""
     for separator in COLUMN_SEPARATORS:
         header = [name.strip(' "').lower() for name in first.split(separator)]

@@ -25,12 +25,8 @@ FIRST_PICTURE = re.compile(rf".*?\.(?:{'|'.join(e[1:] for e in PICTURE_ENDINGS)}
 def read_list(path: Path, id_of: Callable[[str], str] | None = None) -> list[str]:
     """Return the ids in a text file, one a line, as :func:`picture_name` finds them.
 
-    Args:
-        path: of the list.
-        id_of: gives the id of a picture's name; None is :func:`strip_ending`.
-
-    Raises:
-        InputError: there is no such file, or it is no text.
+    ``id_of`` gives the id of a picture's name, and is :func:`strip_ending` by default. A missing
+    file, or one that is no text, raises an InputError.
     """
     return [(id_of or strip_ending)(picture_name(line)) for line in read_lines(path)]
 
@@ -73,10 +69,7 @@ def plain(name: str) -> str:
 def visible(folder: Path) -> list[Path]:
     """Return what a folder holds, sorted by name, without names that start with a dot.
 
-    Returns nothing where there is no such folder.
-
-    Raises:
-        InputError: the folder may not be read.
+    A folder that does not exist holds nothing; one that may not be read raises an InputError.
     """
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -87,11 +80,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def find_list(folder: Path, list_name: str) -> Path:
-    """Return ``<folder>/<list_name>.txt``.
-
-    Raises:
-        InputError: there is no such file; the message names every place where the list could be.
-    """
+    """Return ``<folder>/<list_name>.txt``; an InputError tells which lists there are instead."""
     path = folder / f"{list_name}.txt"
     if os.path.isfile(path):
         return path
@@ -104,35 +93,23 @@ def find_list(folder: Path, list_name: str) -> Path:
             f"There is no list {path}; that folder has {known}. If you mean the file {given}, "
             "write its whole path."
         )
+    fault = f"{list_name}, neither as the file {given} nor as {path}; that folder"
     if list_name.endswith(".txt"):
-        raise InputError(
-            f"There is no list {given}. Lists of the dataset are named without folder and ending; "
-            f"{folder} has {known}."
-        )
-    raise InputError(
-        f"There is no list {list_name}, neither as the file {given} nor as {path}; that folder has "
-        f"{known}."
-    )
+        fault = f"{given}. Lists of the dataset are named without folder and ending; {folder}"
+    raise InputError(f"There is no list {fault} has {known}.")
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file without surrounding space.
+    """Return the lines of a UTF-8 text file without surrounding space, see :func:`read_text`.
 
     Empty lines are left out, and remarks: lines that begin with ``#`` and a space.
-
-    Raises:
-        InputError: there is no such file, or it is no text.
     """
     lines = (line.strip() for line in io.StringIO(read_text(path), newline=None))
     return [line for line in lines if line and not re.match(r"#\s|#$", line)]
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 text file, with or without byte order marks.
-
-    Raises:
-        InputError: there is no such file, or it is no text.
-    """
+    """Return a UTF-8 text file without byte order marks; any other file raises an InputError."""
     content = read_bytes(path, LARGEST_TEXT)
     check_beginning(path, content[:BEGINNING])
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and len(content) % 2 == 0:
@@ -151,11 +128,7 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path, largest: int) -> bytes:
-    """Return the content of a file of at most ``largest`` bytes.
-
-    Raises:
-        InputError: there is no such file, it is a folder, it is larger, or it may not be read.
-    """
+    """Return the content of a file of at most ``largest`` bytes; else raise an InputError."""
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             raise InputError(f"{path} is a folder or a device, not a file.")

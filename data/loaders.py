@@ -19,8 +19,8 @@ from tool.memory import LOWER_PIXELS, REDUCE, enough_memory
 from tool.pictures import check_label, read_mask
 
 
-class ClassificationPictures(TorchDataset):
-    """Random views of pictures with their image-level labels.
+class RandomViews(TorchDataset):
+    """Random views of the pictures of a list.
 
     An item is asked for by (epoch, index), and its augmentation is a function of (seed, epoch,
     index) alone: workers, processes and restarts do not change it.
@@ -28,60 +28,79 @@ class ClassificationPictures(TorchDataset):
     Args:
         dataset: where pictures and labels come from.
         ids: the list to learn from.
-        size: side of the training window in pixels.
-        smallest, largest: range of the long side of the resized picture in pixels.
+        size: side S of the training window in pixels.
         seed: of all chance.
+        folder: of label PNGs, 255 unsure, where every pixel has a label.
+    """
+
+    mend: str  # what to do after deleting a label that does not fit its picture
+
+    def __init__(
+        self, dataset: Dataset, ids: list[str], size: int, seed: int, folder: Path | None = None
+    ) -> None:
+        self.dataset, self.ids, self.size, self.seed, self.folder = dataset, ids, size, seed, folder
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+        epoch, index = key
+        return self.view(index, np.random.default_rng([self.seed, epoch, index]))
+
+    def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return an item, whose only source of chance is ``rng``."""
+        raise NotImplementedError
+
+    def read_pair(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """Return a picture and its label, uint8 (H, W).
+
+        A file that is missing or broken, or a label of another size or of other classes, raises an
+        InputError.
+        """
+        image, path = self.dataset.read(self.ids[index]), self.folder / f"{self.ids[index]}.png"
+        label = read_mask(path)
+        if label.shape != (image.height, image.width):
+            raise InputError(
+                f"{path} is {label.shape[1]}x{label.shape[0]}, its picture "
+                f"{image.width}x{image.height}. Delete it and {self.mend}."
+            )
+        check_label(path, label, self.dataset.num_classes)
+        return image, label
+
+
+class ClassificationPictures(RandomViews):
+    """Random views of pictures with their image-level labels.
+
+    The long side of the resized picture has from ``smallest`` to ``largest`` pixels; for the other
+    arguments see :class:`RandomViews`.
     """
 
     def __init__(
         self, dataset: Dataset, ids: list[str], size: int, smallest: int, largest: int, seed: int
     ) -> None:
-        self.dataset, self.ids = dataset, ids
+        super().__init__(dataset, ids, size, seed)
         self.labels = dataset.labels(ids)  # (n, K)
-        self.size, self.smallest, self.largest, self.seed = size, smallest, largest, seed
+        self.smallest, self.largest = smallest, largest
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+    def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (K,)."""
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
         image = self.dataset.read(self.ids[index])
         window, box = random_view(image, rng, self.smallest, self.largest, self.size)
         return {"window": window, "box": box, "label": self.labels[index]}
 
 
-class AffinityPictures(TorchDataset):
-    """Random views of pictures with their confident areas, for IRN.
+class AffinityPictures(RandomViews):
+    """Random views of pictures with their confident areas, for IRN; see :class:`RandomViews`."""
 
-    An item is asked for by (epoch, index), see :class:`ClassificationPictures`.
-
-    Args:
-        dataset: where pictures come from.
-        ids: the list to learn from.
-        labels: folder of label PNGs, 255 unsure.
-        size: side of the training window in pixels.
-        seed: of all chance.
-    """
-
+    mend = "run cam2ir.py"
     scales = (0.5, 1.5)
 
     def __init__(self, dataset: Dataset, ids: list[str], labels: Path, size: int, seed: int):
-        self.dataset, self.ids = dataset, ids
-        self.labels = [labels / f"{image_id}.png" for image_id in ids]
-        self.num_classes = dataset.num_classes
-        self.size, self.seed = size, seed
+        super().__init__(dataset, ids, size, seed, labels)
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+    def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S / 4, S / 4)."""
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image, label = read_pair(self.dataset, self.ids[index], self.labels[index], "run cam2ir.py")
-        check_label(self.labels[index], label, self.num_classes)
+        image, label = self.read_pair(index)
         scale = random_scale(rng, self.scales, "uniform")
         window, box, label = random_pair(image, label, rng, scale, self.size)
         small = -(-self.size // STRIDE)
@@ -89,23 +108,20 @@ class AffinityPictures(TorchDataset):
         return {"window": window, "box": box, "label": label.numpy()}
 
 
-class SegmentationPictures(TorchDataset):
+class SegmentationPictures(RandomViews):
     """Random views of pictures with the label of every pixel, for step 3.
 
-    An item is asked for by (epoch, index), see :class:`ClassificationPictures`.
-
     Args:
-        dataset: where pictures come from, and how many classes there are.
-        ids: the list to learn from.
+        dataset, ids, size, seed: see :class:`RandomViews`.
         labels: folder of label PNGs, 0..C-1, 255 unsure.
         model: whose recipe samples the pictures, a key of ``data.transforms.WINDOWS``.
-        size: side of the training window in pixels.
         scales, scale_draw: factors of both sides, see :func:`data.transforms.random_scale`.
         resample: filter of the picture, one of ``data.transforms.RESAMPLE``.
         hsv_shift: hue, saturation and value each move by an integer drawn from -hsv_shift to
             hsv_shift, in OpenCV's units, see :func:`data.transforms.shift_hsv`; 0 leaves them.
-        seed: of all chance.
     """
+
+    mend = "make it again"
 
     def __init__(
         self,
@@ -120,25 +136,16 @@ class SegmentationPictures(TorchDataset):
         hsv_shift: int,
         seed: int,
     ) -> None:
-        self.dataset, self.ids = dataset, ids
-        self.labels = [labels / f"{image_id}.png" for image_id in ids]
-        self.num_classes = dataset.num_classes
-        self.sample = WINDOWS[model]
+        super().__init__(dataset, ids, size, seed, labels)
+        self.sample, self.hsv_shift = WINDOWS[model], hsv_shift
         self.scales, self.scale_draw, self.resample = scales, scale_draw, resample
-        self.size, self.hsv_shift, self.seed = size, hsv_shift, seed
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+    def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return window float32 (3, S, S), as the network takes it, and label uint8 (S, S).
 
         That is 13 bytes a pixel: 1.3 MB at DeepLab v2's 321, 2.6 MB at v1's 448.
         """
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image, label = read_pair(self.dataset, self.ids[index], self.labels[index], "make it again")
-        check_label(self.labels[index], label, self.num_classes)
+        image, label = self.read_pair(index)
         scale, shift = random_scale(rng, self.scales, self.scale_draw), None
         if self.hsv_shift:
             shift = rng.integers(-self.hsv_shift, self.hsv_shift, 3, endpoint=True)
@@ -146,28 +153,6 @@ class SegmentationPictures(TorchDataset):
             np.array(image), label, rng, scale, shift, self.size, self.resample
         )
         return {"window": window, "label": label}
-
-
-def read_pair(
-    dataset: Dataset, image_id: str, label: Path, mend: str
-) -> tuple[Image.Image, np.ndarray]:
-    """Return a picture and its label, uint8 (H, W).
-
-    Args:
-        dataset, image_id: of the picture.
-        label: its file.
-        mend: what to do after deleting a label that does not fit.
-
-    Raises:
-        InputError: a file is missing or broken, or the label is of another size.
-    """
-    image, ids = dataset.read(image_id), read_mask(label)
-    if ids.shape != (image.height, image.width):
-        raise InputError(
-            f"{label} is {ids.shape[1]}x{ids.shape[0]}, its picture {image.width}x{image.height}. "
-            f"Delete it and {mend}."
-        )
-    return image, ids
 
 
 class Schedule:
@@ -196,8 +181,8 @@ class Schedule:
         rows: slice | np.ndarray = slice(None),
         total: int | None = None,
     ) -> None:
-        self.pictures, self.batch_size, self.seed, self.start = pictures, batch_size, seed, start
-        self.rows = rows
+        self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
+        self.start, self.rows = start, rows
         self.steps_per_epoch = pictures // batch_size
         self.total = self.steps_per_epoch * epochs if total is None else total
         self._epoch, self._order = -1, np.empty(0, np.int64)
@@ -239,9 +224,8 @@ class ScaledPictures(TorchDataset):
         with_label: bool = True,
         max_pixels: float = math.inf,
     ) -> None:
-        self.dataset, self.ids = dataset, ids
+        self.dataset, self.ids, self.scales, self.max_pixels = dataset, ids, scales, max_pixels
         self.labels = dataset.labels(ids) if with_label else None
-        self.scales, self.max_pixels = scales, max_pixels
         self.with_original = with_original
         self.mend = LOWER_PIXELS if max_pixels < math.inf else REDUCE
 
@@ -298,9 +282,8 @@ def training_loader(pictures: TorchDataset, schedule: Schedule, num_workers: int
 
     A batch is a dict of what the items have, numpy arrays with the pictures along the first axis.
     """
-    return DataLoader(
-        pictures, batch_sampler=schedule, num_workers=num_workers, collate_fn=_stacked
-    )
+    workers = {"num_workers": num_workers, "collate_fn": _stacked}
+    return DataLoader(pictures, batch_sampler=schedule, **workers)
 
 
 def _itself(item):

@@ -24,11 +24,9 @@ MOST_PICTURES, MOST_VALUES = 200, 50_000  # looked at, of a list and of a pictur
 def agree_on_reading(dataset, args: Namespace) -> None:
     """Set how a dataset reads its pictures: as the flags say, and as its session did before.
 
-    ``args.bands`` and ``args.value_range`` become those of the session where they are None. A
-    program without ``--session_name`` reads as its flags say.
-
-    Raises:
-        InputError: the session's pictures were read in another way.
+    ``args.bands`` and ``args.value_range`` become those of the session where they are None; others
+    than the session's raise an InputError. A program without ``--session_name`` reads as its flags
+    say.
     """
     path = Path(args.session_name) / FILE if hasattr(args, "session_name") else None
     known = _read(path) if path else {}
@@ -53,35 +51,27 @@ def reading_of(dataset) -> dict:
 def settle(dataset, ids: list[str]) -> None:
     """Find the range of ``auto`` where no program did, and write how the pictures are read.
 
-    All processes of a program meet here.
-
-    Raises:
-        InputError: a picture cannot be read, or all values are equal.
+    All processes of a program meet here. It raises what :func:`find_range` does.
     """
-    path = dataset.reading_file
-    if dataset.bands is None and dataset.value_range is None:
+    path, given = dataset.reading_file, dataset.value_range
+    if dataset.bands is None and given is None:
         return
     if path is None:
-        if dataset.value_range == AUTO:
-            dataset.value_range = find_range(dataset, ids)
+        dataset.value_range = find_range(dataset, ids) if given == AUTO else given
         return
     if distributed.is_main() and not path.exists():
-        about = {"bands": dataset.bands, "value_range": dataset.value_range}
-        if dataset.value_range == AUTO:
-            about["found"] = find_range(dataset, ids)
-        write_json(path, about)
+        found = {"found": find_range(dataset, ids)} if given == AUTO else {}
+        write_json(path, {"bands": dataset.bands, "value_range": given, **found})
     distributed.barrier()
-    dataset.value_range = _read(path).get("found", dataset.value_range)
+    dataset.value_range = _read(path).get("found", given)
 
 
 def find_range(dataset, ids: list[str]) -> tuple[float, float]:
     """Return the 1st and the 99th percentile of the values of some pictures of a list.
 
     They are up to MOST_PICTURES pictures, evenly spread over the list, and of each up to some
-    MOST_VALUES values, evenly spread too.
-
-    Raises:
-        InputError: a picture cannot be read or holds NaN, or all values are equal.
+    MOST_VALUES values, evenly spread too. A picture that cannot be read or holds NaN, or values
+    that are all equal, raise an InputError.
     """
     found = []
     for image_id in ids[:: -(-len(ids) // MOST_PICTURES)]:

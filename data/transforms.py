@@ -6,6 +6,7 @@ OpenCV, as the published recipes of its two networks do, and what comes out is f
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -47,9 +48,8 @@ def rescale(image: Image.Image, scale: float) -> Image.Image:
 
 def reduce(image: Image.Image, max_pixels: float) -> Image.Image:
     """Return a picture, reduced to so many pixels by the bicubic filter if it has more."""
-    size = (image.height, image.width)
-    smaller = reduced_size(size, max_pixels)
-    return image if smaller == size else resize(image, *smaller)
+    smaller = reduced_size((image.height, image.width), max_pixels)
+    return image if smaller[::-1] == image.size else resize(image, *smaller)
 
 
 def random_view(
@@ -58,7 +58,7 @@ def random_view(
     """Return what :func:`random_pair` returns of a picture without a label: window and box.
 
     The long side becomes an integer drawn uniformly from ``smallest`` to ``largest`` pixels, both
-    included. The resize is bicubic.
+    included.
     """
     long_side = int(rng.integers(smallest, largest, endpoint=True))
     return random_pair(image, None, rng, long_side / max(image.size), size)[:2]
@@ -104,7 +104,7 @@ def random_pair(
 def cut_window(
     pixels: np.ndarray, place: np.ndarray, size: int, fill: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a square out of a picture, or around it where the picture is smaller.
+    """Return a square out of a picture, or around it where the picture is smaller, and its box.
 
     Args:
         pixels: (H, W, ...).
@@ -113,9 +113,7 @@ def cut_window(
         size: side of the window in pixels.
         fill: value outside the picture.
 
-    Returns:
-        window (size, size, ...) of the dtype of ``pixels``, and box int64 (4,), see
-        :func:`random_pair`.
+    The window is (size, size, ...) of the dtype of ``pixels``, the box that of :func:`random_pair`.
     """
     slacks = [abs(size - side) for side in pixels.shape[:2]]
     offsets = [min(int(at * (slack + 1)), slack) for at, slack in zip(place, slacks, strict=True)]
@@ -127,10 +125,8 @@ def cut_at(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what :func:`cut_window` does, for a known place.
 
-    Args:
-        pixels, size, fill: see :func:`cut_window`.
-        offsets: vertically and horizontally, where the picture is larger the first row or column
-            that is taken, where it is smaller the one at which it is put.
+    ``offsets`` are vertical and horizontal: where the picture is larger, of the first row or column
+    that is taken, and where it is smaller, of the one at which it is put.
     """
     sides = np.array(pixels.shape[:2])
     offset, larger = np.asarray(offsets).astype(np.int64), sides > size
@@ -145,14 +141,11 @@ def cut_at(
 
 
 def shift_hsv(picture: np.ndarray, shift: Sequence[int]) -> np.ndarray:
-    """Return a picture with other hue, saturation and value, by OpenCV's 8-bit HSV.
+    """Return a picture, uint8 (H, W, 3) RGB, with other colours, by OpenCV's 8-bit HSV.
 
-    The hue wraps, saturation and value are cut off at 0 and 255. A grey pixel counts as red of
-    saturation 0, so more saturation reddens it.
-
-    Args:
-        picture: uint8 (H, W, 3) RGB.
-        shift: (3,) integers: hue in steps of 2 degrees, the others of 0..255.
+    The hue, in steps of 2 degrees, wraps; saturation and value are cut off at 0 and 255. A grey
+    pixel counts as red of saturation 0, so more saturation reddens it. ``shift`` are three
+    integers.
     """
     hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV).astype(np.int64) + np.asarray(shift, np.int64)
     hsv[..., 0] %= HUES
@@ -196,15 +189,12 @@ def prepared(prepare: Callable[[Tensor], Tensor], pixels: np.ndarray) -> np.ndar
 
 
 def deeplabv2_view(picture: np.ndarray, scale: float, resample: str = "bilinear") -> np.ndarray:
-    """Return a picture as DeepLab v2 takes it: BGR, the mean subtracted.
+    """Return a picture as DeepLab v2 takes it: BGR, the mean subtracted, float32 (3, h, w).
 
     Args:
         picture: uint8 (H, W, 3) RGB.
         scale: factor of both sides, which are truncated to whole pixels.
         resample: filter, one of RESAMPLE; without antialiasing, on float32, not rounded.
-
-    Returns:
-        float32 (3, h, w).
     """
     height, width = sides_of(picture, scale, int)
     pixels = opencv_resize(picture.astype(np.float32), (width, height), RESAMPLE[resample])
@@ -214,12 +204,8 @@ def deeplabv2_view(picture: np.ndarray, scale: float, resample: str = "bilinear"
 def deeplabv1_view(picture: np.ndarray, scale: float) -> np.ndarray:
     """Return a picture as DeepLab v1 takes it for a test: normalised, then resized (bicubic).
 
-    Args:
-        picture: uint8 (H, W, 3) RGB.
-        scale: factor of both sides, which OpenCV rounds to whole pixels.
-
-    Returns:
-        float32 (3, h, w).
+    The picture is uint8 (H, W, 3) RGB, the result float32 (3, h, w) of sides that OpenCV rounds to
+    whole pixels.
     """
     pixels = prepared(normalise, picture)
     return resize_by_factor(pixels, scale, cv2.INTER_CUBIC).transpose(2, 0, 1)
@@ -251,14 +237,9 @@ def deeplabv2_window(
         label: uint8 (S, S), 255 in the padding.
     """
     pixels = deeplabv2_view(picture, scale, resample).transpose(1, 2, 0)
-    height, width = pixels.shape[:2]
-    ids = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
-    window, ids = (
-        cut_at(array, (top, left), size, fill)[0] for array, fill in ((pixels, 0), (ids, UNSURE))
-    )
-    if mirrored:
-        window, ids = window[:, ::-1], ids[:, ::-1]
-    return np.ascontiguousarray(window.transpose(2, 0, 1)), np.ascontiguousarray(ids)
+    sides = pixels.shape[1::-1]  # width, height
+    ids = np.asarray(Image.fromarray(label).resize(sides, Image.Resampling.NEAREST))
+    return _sample(pixels, ids, (top, left), size, mirrored)
 
 
 def deeplabv1_window(
@@ -274,19 +255,10 @@ def deeplabv1_window(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a training sample of DeepLab v1: recoloured, mirrored, resized, cropped or padded.
 
-    Args:
-        picture: uint8 (H, W, 3) RGB, also while it is resized.
-        label: uint8 (H, W), resized by OpenCV's nearest filter.
-        hsv_shift: see :func:`shift_hsv`; None leaves the colours.
-        mirrored: from left to right.
-        scale: factor of both sides, which OpenCV rounds to whole pixels.
-        top, left: see :func:`cut_at`.
-        size: side S of the window in pixels.
-        resample: filter, one of RESAMPLE.
-
-    Returns:
-        window: float32 (3, S, S), as the network takes it; zeros in the padding.
-        label: uint8 (S, S), 255 in the padding.
+    The picture is uint8 while it is resized, the label is resized by OpenCV's nearest filter, and
+    OpenCV rounds the sides to whole pixels. For ``hsv_shift`` see :func:`shift_hsv`, None leaves
+    the colours; for ``top`` and ``left`` :func:`cut_at`; for the rest, and for what is returned,
+    :func:`deeplabv2_window`.
     """
     if hsv_shift is not None:
         picture = shift_hsv(picture, hsv_shift)
@@ -294,13 +266,22 @@ def deeplabv1_window(
         picture, label = (np.ascontiguousarray(array[:, ::-1]) for array in (picture, label))
     pixels = prepared(normalise, resize_by_factor(picture, scale, RESAMPLE[resample]))
     ids = resize_by_factor(label, scale, cv2.INTER_NEAREST)
-    window, ids = (
-        cut_at(array, (top, left), size, fill)[0] for array, fill in ((pixels, 0), (ids, UNSURE))
-    )
-    return np.ascontiguousarray(window.transpose(2, 0, 1)), ids
+    return _sample(pixels, ids, (top, left), size)
 
 
-def random_deeplabv2(
+def _sample(
+    pixels: np.ndarray, ids: np.ndarray, place: tuple[int, int], size: int, mirrored: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the windows of a picture, channels first, and its label, see :func:`cut_at`."""
+    turn = -1 if mirrored else 1
+    window, _ = cut_at(pixels, place, size, 0)
+    ids, _ = cut_at(ids, place, size, UNSURE)
+    window = window[:, ::turn].transpose(2, 0, 1)
+    return np.ascontiguousarray(window), np.ascontiguousarray(ids[:, ::turn])
+
+
+def random_window(
+    model: str,
     picture: np.ndarray,
     label: np.ndarray,
     rng: np.random.Generator,
@@ -309,38 +290,22 @@ def random_deeplabv2(
     size: int,
     resample: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return :func:`deeplabv2_window` at a random place of the padded picture, mirrored or not.
+    """Return the training sample of a model at a random place, mirrored or not.
 
-    The published recipe does not shift colours; ``hsv_shift`` is as in :func:`deeplabv1_window`.
+    It is :func:`deeplabv1_window`, or :func:`deeplabv2_window` of the padded picture; the published
+    recipe of v2 does not shift colours, and ``hsv_shift`` has the same meaning where it is given.
     """
-    if hsv_shift is not None:
-        picture = shift_hsv(picture, hsv_shift)
+    is_v2 = model == "deeplabv2_resnet101"
     mirrored = rng.random() < 0.5
-    top, left = (
-        int(rng.integers(max(0, side - size), endpoint=True))
-        for side in sides_of(picture, scale, int)
-    )
-    return deeplabv2_window(picture, label, scale, top, left, mirrored, size, resample)
-
-
-def random_deeplabv1(
-    picture: np.ndarray,
-    label: np.ndarray,
-    rng: np.random.Generator,
-    scale: float,
-    hsv_shift: np.ndarray | None,
-    size: int,
-    resample: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return :func:`deeplabv1_window` at a random place, mirrored or not."""
-    mirrored = rng.random() < 0.5
-    top, left = (
-        int(rng.integers(abs(side - size), endpoint=True))
-        for side in sides_of(picture, scale, round)
-    )
+    differences = [side - size for side in sides_of(picture, scale, int if is_v2 else round)]
+    slacks = [max(0, difference) if is_v2 else abs(difference) for difference in differences]
+    top, left = (int(rng.integers(slack, endpoint=True)) for slack in slacks)
+    if is_v2:
+        picture = picture if hsv_shift is None else shift_hsv(picture, hsv_shift)
+        return deeplabv2_window(picture, label, scale, top, left, mirrored, size, resample)
     return deeplabv1_window(picture, label, hsv_shift, mirrored, scale, top, left, size, resample)
 
 
-# How --model takes its pictures: random windows to learn from, and views to test.
-WINDOWS = {"deeplabv2_resnet101": random_deeplabv2, "deeplabv1_resnet38": random_deeplabv1}
+# How --model takes its pictures: views to test, and random windows to learn from.
 VIEWS = {"deeplabv2_resnet101": deeplabv2_view, "deeplabv1_resnet38": deeplabv1_view}
+WINDOWS = {model: partial(random_window, model) for model in VIEWS}

@@ -20,7 +20,7 @@ import numpy as np
 from data.base import Dataset, check_exist, labels_from_names
 from data.lists import find_list, read_bytes, read_list, visible
 from tool.errors import InputError
-from tool.files import write_atomic
+from tool.files import write_lines
 from tool.run import run
 
 LISTS = "ImageSets/Segmentation"
@@ -108,12 +108,10 @@ def find_trainaug(root: Path, sbd_root: Path | None = None) -> list[str]:
     """Return the ids of trainaug from what the user has.
 
     In this order: a list file; the names in SegmentationClassAug without val; the devkit's train
-    and SBD's train and val without the devkit's val.
-
-    Raises:
-        InputError: nothing of that is there, a list is empty, contains pictures of val or names
-            hidden files.
+    and SBD's train and val without the devkit's val. Nothing of that, or a list that is empty,
+    contains pictures of val or names hidden files, raises an InputError.
     """
+    command = f"python -m data.voc --dataset_root {shlex.quote(str(root))}"
     val_file = root / LISTS / "val.txt"
     path = trainaug_file(root)
     if path:
@@ -128,10 +126,7 @@ def find_trainaug(root: Path, sbd_root: Path | None = None) -> list[str]:
         hidden = [image_id for image_id in ids if image_id.startswith(".")]
         if hidden or not ids:
             fault = f"names hidden files, such as {hidden[0]}" if hidden else "is empty"
-            raise InputError(
-                f"{path} {fault}. {mend}: python -m data.voc --dataset_root "
-                f"{shlex.quote(str(root))}"
-            )
+            raise InputError(f"{path} {fault}. {mend}: {command}")
         return ids
     masks = root / "SegmentationClassAug"
     if os.path.isdir(masks):
@@ -146,7 +141,7 @@ def find_trainaug(root: Path, sbd_root: Path | None = None) -> list[str]:
     raise InputError(
         f"The list trainaug (10,582 ids) is not part of the VOC devkit. Put trainaug.txt into "
         f"{root / LISTS}, or a folder SegmentationClassAug into {root}, or make the list from SBD: "
-        f"python -m data.voc --dataset_root {shlex.quote(str(root))} --sbd_root PATH_TO_SBD"
+        f"{command} --sbd_root PATH_TO_SBD"
     )
 
 
@@ -170,24 +165,19 @@ def main(arguments: list[str] | None = None) -> None:
     voc = VOC(args.dataset_root)
     path = trainaug_file(voc.root)
     ids = find_trainaug(voc.root, args.sbd_root)
-    check_exist(
-        [voc.image_path(image_id) for image_id in ids],
-        "pictures",
-        f"Complete JPEGImages, or delete {path} and prepare it anew" if path else "Complete them",
-    )
+    mend = f"Complete JPEGImages, or delete {path} and prepare it anew" if path else "Complete them"
+    check_exist([voc.image_path(image_id) for image_id in ids], "pictures", mend)
     if path is None:
         voc.labels(ids)  # a list is written when everything that it names is there
         path = voc.root / TRAINAUG_FILES[0]
-        write_atomic(path, lambda file: file.write("".join(f"{i}\n" for i in ids).encode()))
+        write_lines(path, ids)
         log.info("%s written", path)
     for list_name, published in PUBLISHED_COUNTS.items():
         ids = voc.ids(list_name)
         voc.check_pictures(ids)
-        positives = voc.labels(ids).sum()
-        log.info(
-            "%-8s %6d pictures (published %d), %.2f classes a picture",
-            *(list_name, len(ids), published, positives / len(ids)),
-        )
+        mean = voc.labels(ids).sum() / len(ids)
+        text = "%-8s %6d pictures (published %d), %.2f classes a picture"
+        log.info(text, list_name, len(ids), published, mean)
 
 
 if __name__ == "__main__":

@@ -74,10 +74,8 @@ def parse_log(lines: Iterable[str]) -> Curves:
     """Return the curves in the lines of a log; all other lines are passed over.
 
     Where the steps go back, the run was started again: the line of that step replaces the earlier
-    one, and what was logged after it is dropped.
-
-    Raises:
-        ValueError: no line reports a training step.
+    one, and what was logged after it is dropped. A log in which no line reports a training step
+    raises a ValueError.
     """
     curves = Curves()
     classes: dict[str, float] = {}
@@ -101,11 +99,7 @@ def parse_log(lines: Iterable[str]) -> Curves:
 
 
 def read_log(path: Path) -> Curves:
-    """Return the curves of a log file.
-
-    Raises:
-        ValueError: the file cannot be read, or is no training log; the message names it.
-    """
+    """Return the curves of a log file; a ValueError names one that is no training log."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return parse_log(file)
@@ -121,9 +115,8 @@ def read_published(name: str) -> Curves:
     curves = Curves(total_steps=RUNS[name].total_steps)
     with open(FOLDER / f"published_{name}_training.csv", newline="") as file:
         for row in csv.DictReader(file):
-            step = int(row["step"])
             for column in ("loss_cls", "loss_gsc", "learning_rate"):
-                getattr(curves, column)[step] = float(row[column])
+                getattr(curves, column)[int(row["step"])] = float(row[column])
     validation = FOLDER / f"published_{name}_validation.csv"
     if validation.exists():
         with open(validation, newline="") as file:
@@ -195,9 +188,8 @@ def smooth(curve: dict[int, float]) -> tuple[list[int], list[float]]:
 def draw(ours: Curves, published: Curves, name: str, out: Path) -> None:
     """Draw both losses and the mIoU of both runs into the picture ``out``.
 
-    Raises:
-        ValueError: matplotlib is missing, the ending is no picture format, or ``out`` cannot be
-            written.
+    A ValueError says that matplotlib is missing, that the ending is no picture format, or that
+    ``out`` cannot be written.
     """
     try:
         from matplotlib.figure import Figure

@@ -3,10 +3,7 @@
 Backbone: Wu et al., "Wider or Deeper: Revisiting the ResNet Model for Visual Recognition", 2016.
 Head and training: "seamv1" of YudeWang/semantic-segmentation-codebase; tensors carry that project's
 names. Letters in shapes: B pictures, C classes with background at index 0, H x W the picture, h x w
-the map at stride 8.
-
-``net.deeplabv1_weights`` makes the network from files: ``build`` to train it, ``restore`` where it
-has been trained.
+the map at stride 8. ``net.deeplabv1_weights`` makes the network from files.
 """
 
 import importlib
@@ -40,11 +37,8 @@ class BatchDropout(nn.Module):
 
     Processes share the pictures of a batch among themselves. Each has the same seed
     (:func:`tool.training.seed_step`), draws the mask of the whole batch, and uses the rows of the
-    pictures that it has; so every picture loses the same values as if one process had them all.
-
-    Args:
-        p: probability to drop.
-        channels: whole channels instead of single values.
+    pictures that it has; so every picture loses the same values as if one process had them all. It
+    drops with probability ``p``, whole ``channels`` or single values.
 
     Attributes:
         batch_size: pictures on all processes together; None stands for those of the input.
@@ -60,19 +54,15 @@ class BatchDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        batch_size = self.batch_size or len(x)
-        size = (batch_size, x.shape[1], 1, 1) if self.channels else (batch_size, *x.shape[1:])
-        kept = x.new_empty(size).bernoulli_(1 - self.p)
+        one = (x.shape[1], 1, 1) if self.channels else x.shape[1:]
+        kept = x.new_empty(self.batch_size or len(x), *one).bernoulli_(1 - self.p)
         return x * (kept[self.rows] / (1 - self.p))
 
 
 class Block(nn.Module):
-    """Pre-activation block of two 3x3 convolutions.
+    """Pre-activation block of two 3x3 convolutions, with channels before, between and after them.
 
-    Args:
-        inputs, middle, outputs: channels before, between and after the convolutions.
-        stride: of the first convolution and the shortcut.
-        dilations: of the two convolutions.
+    ``stride`` is that of the first convolution and the shortcut.
     """
 
     def __init__(

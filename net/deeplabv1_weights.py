@@ -40,10 +40,8 @@ def build(
     """Return a network to train, and a record of it, see :func:`net.segmentation.start`.
 
     ``pretrained`` is a file, the MXNet ``.params`` (layout "mxnet") or one of PyTorch with the
-    published names ("pytorch"), or ``"none"`` for random weights ("random").
-
-    Raises:
-        InputError: the file is unreadable or does not fit; the message names it.
+    published names ("pytorch"), or ``"none"`` for random weights ("random"). An InputError names a
+    file that is unreadable or does not fit.
     """
     if source_of(pretrained) == "imagenet":
         raise InputError(
@@ -58,8 +56,8 @@ def build(
 def restore(content: dict[str, Any]) -> DeepLabV1_ResNet38:
     """Return the trained network, evaluating, of what ``tool.checkpoint.load`` read.
 
-    Raises:
-        InputError: there is no such network in it, or a tensor is missing or left over.
+    Where there is no such network in it, or a tensor is missing or left over, it raises an
+    InputError.
     """
     return trained_network(DeepLabV1_ResNet38, recognise(checkpoint.state_dict_of(content)))
 
@@ -68,10 +66,8 @@ def recognise(state: dict[str, Tensor]) -> Weights:
     """Give our names to the tensors of MXNet, whose names tell them, or of PyTorch.
 
     A file of PyTorch (layout ``"pytorch"``) holds a trained network, or the backbone of one, and
-    maybe other projects' classifiers; for MXNet's (``"mxnet"``) see :func:`from_mxnet`.
-
-    Raises:
-        InputError: they are not those of a ResNet-38.
+    maybe other projects' classifiers; for MXNet's (``"mxnet"``) see :func:`from_mxnet`. Tensors
+    that are not those of a ResNet-38 raise an InputError.
     """
     if any(name.startswith(("arg:", "aux:")) for name in state):
         layout, (named, left_out) = "mxnet", from_mxnet(state)
@@ -85,17 +81,12 @@ def recognise(state: dict[str, Tensor]) -> Weights:
 
 
 def from_mxnet(arrays: dict[str, np.ndarray | Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename the arrays of the published MXNet file.
+    """Rename the arrays of the published MXNet file, which ``tool.mxnet_params.load`` reads.
 
     ``arg:res2a_branch2a_weight`` is b2's first convolution, ``arg:res2b1_...`` b2_1's,
-    ``aux:bn2a_branch2a_moving_mean`` a running mean; gamma is the scale, beta the shift.
-
-    Args:
-        arrays: of ``tool.mxnet_params.load``.
-
-    Returns:
-        ``backbone.*`` tensors, float32, and the names of the ImageNet classifier; see
-        :func:`net.segmentation.rename`.
+    ``aux:bn2a_branch2a_moving_mean`` a running mean; gamma is the scale, beta the shift. The result
+    is ``backbone.*`` tensors, float32, and the names of the ImageNet classifier; see
+    :func:`net.segmentation.rename`.
     """
     tensors = {name: torch.as_tensor(array).float() for name, array in arrays.items()}
     return rename(tensors, _from_mxnet_name, "arg:linear1000_")

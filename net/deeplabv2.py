@@ -3,10 +3,7 @@
 Chen et al., "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution,
 and Fully Connected CRFs", TPAMI 2018, as kazuto1011/deeplab-pytorch computes it; tensors carry that
 project's names. Letters in shapes: B pictures, C classes with background at index 0, H x W the
-picture, h x w the map at stride 8.
-
-``net.deeplabv2_weights`` makes the network from files: ``build`` to train it, ``restore`` where it
-has been trained.
+picture, h x w the map at stride 8. ``net.deeplabv2_weights`` makes the network from files.
 """
 
 import importlib

@@ -38,10 +38,8 @@ def build(
     ``pretrained`` is a file with the names of deeplab-pytorch (layout "deeplab") or torchvision
     ("torchvision"), ``"imagenet"`` for torchvision's ResNet-101 (fetched once, checksum verified),
     or ``"none"`` for random weights ("random"). Where ``stride_on`` is None, the stride is where
-    the weights had it: ``"conv3x3"`` for torchvision's.
-
-    Raises:
-        InputError: the file is unreadable or does not fit; the message names it.
+    the weights had it: ``"conv3x3"`` for torchvision's. An InputError names a file that is
+    unreadable or does not fit.
     """
     state = read_pretrained(pretrained, "resnet101", with_classifier=True)
     chosen = {"num_classes": num_classes, "width": width, "blocks": blocks, "stride_on": stride_on}
@@ -52,10 +50,8 @@ def restore(content: dict[str, Any]) -> DeepLabV2_ResNet101_MSC:
     """Return the trained network, evaluating, of what ``tool.checkpoint.load`` read.
 
     The file is ours or one of deeplab-pytorch. The place of the stride comes from its ``config``,
-    and is the published one where there is none.
-
-    Raises:
-        InputError: there is no such network in it, or a tensor is missing or left over.
+    and is the published one where there is none. Where there is no such network in it, or a tensor
+    is missing or left over, it raises an InputError.
     """
     weights = recognise(checkpoint.state_dict_of(content))
     config = content.get("config")
@@ -72,10 +68,7 @@ def recognise(state: dict[str, Tensor]) -> Weights:
 
     A file of deeplab-pytorch (layout ``"deeplab"``) holds an initialisation or a trained network,
     and maybe ``fc.*``, the classifier of a ResNet or of DeepLab v1; for torchvision's
-    (``"torchvision"``) see :func:`from_torchvision`.
-
-    Raises:
-        InputError: it is neither.
+    (``"torchvision"``) see :func:`from_torchvision`. Where it is neither, it raises an InputError.
     """
     state = checkpoint.without_wrappers(state)
     if "conv1.weight" in state:
@@ -109,12 +102,9 @@ def from_torchvision(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[
     would be 58 times smaller and their gradients 58 times larger, and the first step of a training
     would destroy them.
 
-    Returns:
-        ``base.*`` tensors, and the names of the classifier, ``fc.*``, of a network of any width and
-        depth; see :func:`net.segmentation.rename`.
-
-    Raises:
-        InputError: the first convolution or its normalisation is missing.
+    Returned are ``base.*`` tensors, and the names of the classifier, ``fc.*``, of a network of any
+    width and depth; see :func:`net.segmentation.rename`. Where the first convolution or its
+    normalisation is missing, it raises an InputError.
     """
     named, left_out = rename(state, _from_torchvision_name, "fc.")
     stem = (f"{STEM}.conv.weight", f"{STEM}.bn.running_mean", f"{STEM}.bn.running_var")

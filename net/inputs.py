@@ -19,16 +19,13 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def inside(box: Tensor, size: int, samples: int) -> Tensor:
-    """Return 1 where a window is picture and 0 where it is padding.
+    """Return 1 where a window is picture and 0 where it is padding, float32 (B, 1, s, s).
 
     Args:
         box: int64 (B, 4) top, left, bottom, right in pixels, end exclusive.
         size: side of the window in pixels.
-        samples: side of the result. Position i looks at pixel floor(i * size / samples), which is
+        samples: side s of the result. Position i looks at pixel floor(i * size / samples), which is
             nearest sampling: the top-left pixel of each cell.
-
-    Returns:
-        float32 (B, 1, samples, samples) on the device of ``box``.
     """
     at = torch.arange(samples, device=box.device) * size // samples
     rows = (at >= box[:, 0:1]) & (at < box[:, 2:3])  # (B, samples)
@@ -47,10 +44,8 @@ def within(img: Tensor, box: Tensor) -> Tensor:
 def prepare(pictures: Tensor, box: Tensor | None = None) -> Tensor:
     """Return what the networks on an ImageNet backbone take, float32 (B, 3, H, W), normalised.
 
-    Args:
-        pictures: uint8 (B, 3, H, W) RGB.
-        box: int64 (B, 4) of the pictures in square windows, see :func:`inside`, which are zero
-            outside then; None where there is no padding.
+    The pictures are uint8 (B, 3, H, W) RGB. Where ``box`` tells how they fill square windows, see
+    :func:`within`, the padding is zero.
     """
     img = normalise(pictures)
     return img if box is None else within(img, box)

@@ -49,10 +49,7 @@ def loss_sums(
         label: (B, h, w) class ids at stride 4 on the same device, uint8 or another integer type,
             255 unknown; see :func:`tool.indexing.reduce_label`.
         num_classes: C with background; labels of C and above are unknown.
-        radius: r of the pairs.
-
-    Raises:
-        InputError: the map holds no pairs.
+        radius: r of the pairs; an InputError says that the map holds none.
     """
     with torch.autocast(edge.device.type, enabled=False):  # logarithms want float32
         dtype = torch.promote_types(edge.dtype, torch.float32)

@@ -68,10 +68,9 @@ class Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """The five stages of ResNet-50: stem, layer1, .. layer4.
 
-    Args:
-        width: channels after conv1. 64 is ResNet-50; the demo uses 16.
-        frozen_stages: index of the last stage that does not learn (0 the stem, 4 everything).
-            Frozen stages have ``requires_grad`` off and build no graph.
+    ``width`` is the channels after conv1: 64 is ResNet-50, the demo uses 16. ``frozen_stages`` is
+    the index of the last stage that does not learn (0 the stem, 4 everything); frozen stages have
+    ``requires_grad`` off and build no graph.
     """
 
     def __init__(self, width: int = 64, frozen_stages: int = 2) -> None:
@@ -134,16 +133,13 @@ def fold_batch_norm(net: nn.Module) -> nn.Module:
 
 
 def build_backbone(pretrained: Pretrained, width: int | None, frozen_stages: int) -> ResNet50:
-    """Return a backbone.
+    """Return a backbone; weights that do not fit, or contradict ``width``, raise an InputError.
 
     Args:
         pretrained: see :func:`net.weights.read_pretrained`. ``None`` is for code that loads weights
             afterwards; any other word for random weights gives a warning.
         width: channels after conv1; ``None`` reads it off the weights (64 without any).
         frozen_stages: as in :class:`ResNet50`.
-
-    Raises:
-        InputError: the weights do not fit, or a file contradicts ``width``.
     """
     state = read_pretrained(pretrained)
     if width is None:
@@ -172,12 +168,8 @@ def backbone_name(name: str, stem: int) -> str:
 def backbone_width(state_dict: dict[str, Tensor], source: Pretrained = None) -> int:
     """Return the channels after conv1 of any state dict that holds this backbone.
 
-    Args:
-        state_dict: tensors by any of the names in use.
-        source: file that they come from, for the message.
-
-    Raises:
-        InputError: there is no ``conv1.weight``, or far fewer numbers than go with its width.
+    The tensors may have any of the names in use. Where there is no ``conv1.weight``, or far fewer
+    numbers than go with its width, an InputError names their ``source``.
     """
     numbers = sum(value.numel() for value in state_dict.values())
     for name, value in state_dict.items():

@@ -126,9 +126,7 @@ def consistency_loss(cam: Tensor, is_cam: Tensor) -> Tensor:
 class Net(nn.Module):
     """Classifier, hierarchical feature and IPE, as used in training.
 
-    Args:
-        num_classes: with background, C.
-        pretrained, width: see :func:`net.resnet50.build_backbone`.
+    ``num_classes`` is C, with background; for the rest see :func:`net.resnet50.build_backbone`.
     """
 
     @also_accept(num_cls="num_classes")
@@ -176,9 +174,8 @@ class Net(nn.Module):
     def forward_features(self, img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what one pass of the backbone gives for (B, 3, H, W), normalised.
 
-        Returns:
-            logits (B, K, h, w), hierarchical feature F_h (B, 768, h, w), x4 (B, 2048, h, w);
-            float32 also where autocast runs the convolutions in less.
+        They are logits (B, K, h, w), hierarchical feature F_h (B, 768, h, w) and x4 (B, 2048, h,
+        w); float32 also where autocast runs the convolutions in less.
         """
         _, *stages = self.resnet50(img)  # x1..x4
         size = stages[2].shape[2:]
@@ -268,15 +265,10 @@ class CAM(Net):
         self.seed_feature, self.competitors = seed_feature, competitors
 
     def forward(self, pair: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both maps of one picture at one scale.
+        """Return CAM and IS-CAM of one picture at one scale, (C, h, w) in [0, 1].
 
-        Args:
-            pair: (2, 3, H, W), the normalised picture and its mirror image.
-            label: (C, 1, 1) in {0, 1}, background 1.
-
-        Returns:
-            cam: (C, h, w) in [0, 1], absent classes included.
-            IS_cam: (C, h, w) in [0, 1], zero for absent classes.
+        The pair (2, 3, H, W) is the normalised picture and its mirror image, the label (C, 1, 1) in
+        {0, 1}, background 1. CAM includes absent classes, of which IS-CAM is zero.
         """
         cam, is_cam = self.forward_pairs(pair, label[None])
         return cam[0], is_cam[0]

@@ -30,8 +30,8 @@ NO_WEIGHTS = re.compile(r"(path_indices\w*|indices_\w+|disp_target|(resnet50\.)?
 
 def branch(in_channels: int, out_channels: int, groups: int, upsample: int) -> nn.Sequential:
     """Return 1x1 convolution, group normalisation, bilinear upsampling when above 1, ReLU."""
-    layers = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False))
-    layers.append(nn.GroupNorm(groups, out_channels))
+    conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+    layers = nn.Sequential(conv, nn.GroupNorm(groups, out_channels))
     if upsample > 1:
         layers.append(nn.Upsample(scale_factor=upsample, mode="bilinear", align_corners=False))
     return layers.append(nn.ReLU(inplace=True))
@@ -43,11 +43,7 @@ def cut(x: Tensor, like: Tensor) -> Tensor:
 
 
 class MeanShift(nn.Module):
-    """Subtract a stored mean, in evaluation mode only.
-
-    Nothing here updates it: the training program measures the mean over the training pictures and
-    fills ``running_mean`` at its end.
-    """
+    """Subtract a mean, in evaluation mode only; the training program measures it at its end."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,8 +56,7 @@ class MeanShift(nn.Module):
 class Net(nn.Module):
     """Edge and displacement branches on a backbone that does not learn.
 
-    Args:
-        pretrained, width: see :func:`net.resnet50.build_backbone`.
+    For the arguments see :func:`net.resnet50.build_backbone`.
     """
 
     def __init__(self, pretrained: Pretrained, width: int | None) -> None:
@@ -128,11 +123,9 @@ class Net(nn.Module):
 class AffinityDisplacementLoss(Net):
     """The network in training; :func:`net.irn_loss.loss_sums` takes its maps.
 
-    Args:
-        path_index: the pairs that the loss compares, kept as ``path_index``.
-        pretrained, width: as in :class:`Net`.
-        edge_only: leave the displacement branches as they start. The two kinds of branches share
-            nothing that learns, so edges come out the same.
+    It keeps the pairs that the loss compares as ``path_index``. With ``edge_only``, the
+    displacement branches stay as they start; the two kinds of branches share nothing that learns,
+    so edges come out the same.
     """
 
     def __init__(
@@ -159,14 +152,11 @@ class AffinityDisplacementLoss(Net):
 
 
 class EdgeDisplacement(Net):
-    """The network at inference: a picture and its mirror image.
+    """The network at inference: a picture and its mirror image, maps at ``stride``.
 
-    Args:
-        crop_size: pictures are zero-padded right and below to at least this many pixels a side,
-            since the group statistics were learnt on such windows. Larger sides go to the next
-            multiple of 16; nothing is ever cut off.
-        stride: of the result.
-        pretrained, width: as in :class:`Net`.
+    Pictures are zero-padded right and below to at least ``crop_size`` pixels a side, since the
+    group statistics were learnt on such windows. Larger sides go to the next multiple of 16;
+    nothing is ever cut off.
     """
 
     def __init__(

@@ -67,8 +67,7 @@ class SegmentationNetwork(nn.Module):
     def predict(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return the logits at pixels, (B, C, *size); at the size of ``x`` by default.
 
-        Raises:
-            RuntimeError: the network is in training mode.
+        A network in training mode raises a RuntimeError.
         """
         if self.training:
             raise RuntimeError("predict needs the evaluation mode: call eval() first")
@@ -147,7 +146,6 @@ def mean_loss(sums: Tensor, counts: Tensor) -> Tensor:
     """Return the sum over n outputs of the mean cross entropy of each, a scalar.
 
     An output whose every pixel is 255 gives zero and a zero gradient; the usual mean would be NaN.
-
     The (n,) sums are of a network's ``loss_sums``, the (n,) counts of pixels of all processes
     together. A process among several multiplies its own sums by their number: data parallel
     training averages gradients over processes, and their mean is then that of the whole batch.
@@ -169,6 +167,8 @@ def rename(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Give tensors other names; batch counters are dropped.
 
+    Two tensors with different values that get one name raise an InputError.
+
     Args:
         state: tensors by name.
         name_of: returns our name, and a name of another kind as it is, for ``load_weights`` to
@@ -178,9 +178,6 @@ def rename(
     Returns:
         named: tensors by our names.
         left_out: names, as in ``state``, of those of no use.
-
-    Raises:
-        InputError: two tensors with different values get one name.
     """
     state = {name: v for name, v in state.items() if not name.endswith(checkpoint.COUNTER)}
     named: dict[str, Tensor] = {}
@@ -198,15 +195,14 @@ def architecture_of(
 ) -> dict[str, Any]:
     """Return the arguments that make a network: ``width``, ``blocks``, with a head ``num_classes``.
 
+    Where the first convolution or a stage is missing, or there are fewer numbers in all tensors
+    than such a network has at the least, it raises an InputError.
+
     Args:
         named: tensors under our names.
         stem, head: names of the weights of the first and the last convolution.
         block: beginning of a block's names, a regular expression with the stage (2 to 5) as group.
         network: what the weights should be of, for the message.
-
-    Raises:
-        InputError: the first convolution or a stage is missing, or there are fewer numbers in all
-            tensors than such a network has at the least.
     """
     misfit = InputError(f"These weights are not those of a {network}.")
     stages = {str(number): set() for number in (2, 3, 4, 5)}
@@ -230,7 +226,12 @@ def start(
     recognise: Callable[[dict[str, Any]], Weights],
     chosen: dict[str, Any],
 ) -> tuple[SegmentationNetwork, dict[str, Any]]:
-    """Return a network to train, and a record of what it starts from.
+    """Return a network to train, on the CPU, and a record of what it starts from.
+
+    The record holds plain values for the log and ``args.json``: ``pretrained``, ``layout``
+    ("random" or that of the weights), ``fresh`` (names of tensors that start from random numbers,
+    "all" without weights), ``left_out`` (names in the file without use), and ``config``. Weights
+    that do not fit raise an InputError, which names their source.
 
     Args:
         network: class.
@@ -239,15 +240,6 @@ def start(
         recognise: gives the tensors of ``state`` our names.
         chosen: arguments of ``network``; those that are None are read off the weights, or have
             their default where there are none.
-
-    Returns:
-        net: in training mode, on the CPU.
-        record: plain values for the log and ``args.json``: ``pretrained``, ``layout`` ("random" or
-            that of the weights), ``fresh`` (names of tensors that start from random numbers, "all"
-            without weights), ``left_out`` (names in the file without use), and ``config``.
-
-    Raises:
-        InputError: the weights do not fit; the message names their source.
     """
     source = str(source_of(pretrained))
     chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -269,10 +261,8 @@ def load_except_head(net: SegmentationNetwork, named: dict[str, Tensor]) -> list
     """Load weights into a network whose head may be absent from them or made for other classes.
 
     The head is taken as a whole if every tensor of it is there and fits. Else it stays as it is,
-    and the names of its tensors are returned.
-
-    Raises:
-        InputError: outside the head a tensor is missing, left over or of another shape.
+    and the names of its tensors are returned. Outside the head, a tensor that is missing, left over
+    or of another shape raises an InputError.
     """
     own = net.state_dict()
     head = [name for name in own if net.is_head(name) and not name.endswith(checkpoint.COUNTER)]
@@ -287,8 +277,7 @@ def load_except_head(net: SegmentationNetwork, named: dict[str, Tensor]) -> list
 def trained_network(network: type[SegmentationNetwork], weights: Weights) -> SegmentationNetwork:
     """Return the network that the weights of a finished training make, evaluating.
 
-    Raises:
-        InputError: there is no head, or a tensor is missing or left over.
+    Where there is no head, or a tensor is missing or left over, it raises an InputError.
     """
     if "num_classes" not in weights.architecture:
         head = network.head[-1]

@@ -31,18 +31,15 @@ def read_pretrained(
 ) -> dict[str, Tensor] | None:
     """Return the weights that a network starts from, under the names of their file.
 
+    They come without what data parallel and compiled networks put before names; None stands for
+    random weights. A file that does not exist or holds something else, or a missing network, raises
+    an InputError.
+
     Args:
         pretrained: a file of PyTorch, safetensors or MXNet, or another ``Pretrained``. The weights
             of ImageNet are torchvision's; they are fetched once, and their checksum is verified.
         architecture: whose ImageNet weights, a key of ``IMAGENET_URLS``.
         with_classifier: keep the last layer of a ResNet, ``fc.*``.
-
-    Returns:
-        State dict, without what data parallel and compiled networks put before names; ``None``
-        for random weights.
-
-    Raises:
-        InputError: the file does not exist or holds something else, or there is no network.
     """
     source = source_of(pretrained)
     if source == "none":

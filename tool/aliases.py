@@ -5,11 +5,7 @@ from collections.abc import Callable
 
 
 def also_accept(**names: str) -> Callable[[Callable], Callable]:
-    """Return a decorator that lets keyword arguments keep their earlier names.
-
-    Args:
-        names: earlier name = name today.
-    """
+    """Return a decorator that lets keyword arguments keep their names: earlier = today's."""
 
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)

@@ -15,19 +15,8 @@ from tool.weight_files import save as save
 
 # Keys under which files in use keep their state dict, ours first; the first one there is taken.
 CONTAINERS = (
-    "net",
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "weights",
-    "network",
-    "params",
-    "teacher",
-    "student",
-    "ema",
-    "model_ema",
-    "state_dict_ema",
-    "module",
+    *("net", "state_dict", "model", "model_state_dict", "weights", "network", "params"),
+    *("teacher", "student", "ema", "model_ema", "state_dict_ema", "module"),
 )
 DEEPEST = 3  # containers within containers
 # What data parallel, compiled, sharded and checkpointed modules put between the parts of a name.
@@ -36,6 +25,7 @@ WRAPPERS = re.compile(rf"^(?:(?:module|{WITHIN})\.)+|(?<=\.)(?:{WITHIN})\.")
 # Batch normalisation and averaged models count here; nothing of ours reads it.
 COUNTER = ("num_batches_tracked", "n_averaged")
 WEIGHTS = ("weight", "bias", "mean", "var", "gamma", "beta")  # endings of what must be a number
+VARIANCES = ("running_var", "moving_var")  # ends of the names of stored variances
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHOWN = 5  # names that a message lists before it says "and N more"
 # What a checkpoint to continue from holds; a finished one needs no optimiser.
@@ -43,11 +33,7 @@ BEGUN = {"net": dict, "settings": dict, "step": int, "optimizer": dict}
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict in a file, see :func:`load` and :func:`state_dict_of`.
-
-    Raises:
-        InputError: there is none; the message names the file.
-    """
+    """Return the state dict in a file, see :func:`load` and :func:`state_dict_of`."""
     with naming(path):
         return state_dict_of(load(path))
 
@@ -61,10 +47,7 @@ def state_dict_of(content: dict[str, Any]) -> dict[str, Tensor]:
     """Return the state dict inside a checkpoint, or the checkpoint if it is one itself.
 
     The first of ``CONTAINERS`` that holds tensors is taken; what stands beside tensors and is none
-    is left out.
-
-    Raises:
-        InputError: there is none, or a tensor cannot be a weight; see :func:`check_weights`.
+    is left out. An InputError says that there is none, or what :func:`check_weights` says.
     """
     for _ in range(DEEPEST):
         inner = (content[key] for key in CONTAINERS if _holds_tensors(content.get(key)))
@@ -80,18 +63,11 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(v, Tensor | dict) for v in value.values())
 
 
-VARIANCES = ("running_var", "moving_var")  # ends of the names of stored variances
-
-
 def check_weights(state: dict[str, Tensor]) -> None:
     """Refuse tensors that would be converted to wrong weights without a word.
 
-    Args:
-        state: tensors by any names. Weights are dense, finite, and of a floating dtype of 16 to 64
-            bits; indices and counters may be whole numbers.
-
-    Raises:
-        InputError: a tensor is something else; the message names it.
+    Weights, by any names, are dense, finite, and of a floating dtype of 16 to 64 bits; indices and
+    counters may be whole numbers. An InputError names the tensor that is something else.
     """
     for name, value in state.items():
         if value.is_meta:
@@ -123,8 +99,7 @@ def check_weights(state: dict[str, Tensor]) -> None:
 def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a state dict under the names that a network has outside DDP, FSDP and torch.compile.
 
-    Raises:
-        InputError: two names become one, and their tensors differ.
+    Where two names become one and their tensors differ, it raises an InputError.
     """
     plain: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -150,14 +125,9 @@ def load_weights(
     tensors do not fit. What data parallel and compiled networks add to names is dropped, batch
     counters are ignored, and any floating dtype is converted.
 
-    Args:
-        model: whose weights are replaced.
-        state_dict: of :func:`state_dict_of`.
-        source: file that the weights come from, for the message.
-
     Raises:
         InputError: a tensor is missing, left over, of another shape, or two aliases disagree. The
-            model is unchanged then.
+            message names ``source``, the file of the weights. The model is unchanged then.
     """
     own = {name: value for name, value in model.state_dict().items() if not name.endswith(COUNTER)}
     rename = getattr(model, "canonical_name", lambda name, shape: name)
@@ -190,17 +160,16 @@ def load_weights(
         for name, value in given.items()
         if own[name].is_floating_point() and not value.is_floating_point()
     ]
-    explain = getattr(model, "explain_misfit", lambda given: None)
-    problems = [reason for reason in (explain(given),) if reason]
-    for what, names in (
-        ("missing", missing),
-        ("left over", left_over),
-        ("of another shape", misshapen),
-        ("no floating-point numbers", whole_numbers),
-        ("given twice with different values", contradicting),
-    ):
-        if names:
-            problems.append(f"{what}: {some(names)}")
+    faults = {
+        "missing": missing,
+        "left over": left_over,
+        "of another shape": misshapen,
+        "no floating-point numbers": whole_numbers,
+        "given twice with different values": contradicting,
+    }
+    reason = getattr(model, "explain_misfit", lambda given: None)(given)
+    problems = [reason] if reason else []
+    problems += [f"{what}: {some(names)}" for what, names in faults.items() if names]
     if problems:
         weights = "These weights" if source is None else f"The weights in {source}"
         raise InputError(f"{weights} do not fit {type(model).__name__}; {'; '.join(problems)}.")
@@ -221,8 +190,7 @@ def load_counters(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
 def class_names_of(path: str | Path, content: dict[str, Any]) -> list[str] | None:
     """Return the class names in a checkpoint, background first; None where it holds none.
 
-    Raises:
-        InputError: they are no list of words.
+    Names that are no list of words raise an InputError.
     """
     names = content.get("class_names")
     if names is None:
@@ -233,15 +201,10 @@ def class_names_of(path: str | Path, content: dict[str, Any]) -> list[str] | Non
 
 
 def check_classes(path: str | Path, content: dict[str, Any], class_names: Sequence[str]) -> None:
-    """Compare the class names in a checkpoint, if it holds any, with those of the dataset.
+    """Refuse a checkpoint, of :func:`load`, that has other class names than the dataset.
 
-    Args:
-        path: of the checkpoint, for the message.
-        content: of :func:`load`; files of other projects and earlier versions have no names.
-        class_names: of the C classes, background first.
-
-    Raises:
-        InputError: the names or their order differ.
+    The names count in their order, background first. Files of other projects and earlier versions
+    have none, and pass. The InputError names the file ``path``.
     """
     names = class_names_of(path, content)
     if names is not None and names != list(class_names):
@@ -253,15 +216,9 @@ def check_classes(path: str | Path, content: dict[str, Any], class_names: Sequen
 
 
 def check_begun(path: str | Path, content: dict[str, Any], finished: bool = False) -> None:
-    """Check that a checkpoint holds what continues a training, or ends it.
+    """Refuse a checkpoint, of :func:`load`, that holds too little to continue a training.
 
-    Args:
-        path: of the checkpoint, for the message.
-        content: of :func:`load`.
-        finished: the training is over, so there need be no optimiser.
-
-    Raises:
-        InputError: something is missing or of another kind.
+    One that is ``finished`` needs no optimiser. The InputError names the file ``path``.
     """
     wanted = {name: kind for name, kind in BEGUN.items() if not (finished and name == "optimizer")}
     wrong = [name for name, kind in wanted.items() if not isinstance(content.get(name), kind)]
@@ -284,9 +241,8 @@ def check_begun(path: str | Path, content: dict[str, Any], finished: bool = Fals
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(value is None or isinstance(one, str | int | float) for one in value)
-    return value is None or isinstance(value, str | int | float)
+    values = value if isinstance(value, list | tuple) else [value]
+    return value is None or all(isinstance(one, str | int | float) for one in values)
 
 
 def _is_optimizer(state: dict[str, Any]) -> bool:

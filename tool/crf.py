@@ -54,16 +54,11 @@ def gaussian_kernel(height: int, width: int, sxy: float, device: torch.device) -
 
 @torch.no_grad()
 def bilateral_kernel(img: np.ndarray, sxy: float, srgb: float, device: torch.device) -> Lattice:
-    """Return K of the features (x / sxy, y / sxy, R / srgb, G / srgb, B / srgb).
+    """Return K of the features (x / sxy, y / sxy, R / srgb, G / srgb, B / srgb), on the device.
 
-    Args:
-        img: (H, W, 3) uint8 RGB.
-        sxy, srgb: standard deviations in pixels and in grey levels.
-        device: where the kernel shall be.
-
-    Raises:
-        ValueError: the picture is something else, a standard deviation is not positive, or
-            :func:`tool.lattice.build_lattice` refuses.
+    The picture is (H, W, 3) uint8 RGB, the standard deviations are in pixels and in grey levels.
+    Anything else, or one that is not positive, raises a ValueError, and so does what
+    :func:`tool.lattice.build_lattice` refuses.
     """
     height, width = _check_picture(img)
     pixels = torch.tensor(np.ascontiguousarray(img), device=device)
@@ -75,12 +70,8 @@ def bilateral_kernel(img: np.ndarray, sxy: float, srgb: float, device: torch.dev
 def mean_field(unary: Tensor, kernels: Sequence[tuple[float, Lattice]], t: int) -> Tensor:
     """Return Q after t times Q <- softmax(-U + sum_m w_m K_m Q), from softmax(-U).
 
-    Q is (V, C, N) float32 and sums to 1 over C.
-
-    Args:
-        unary: (V, C, N) float32 energies U.
-        kernels: pairs of w_m and K_m, shared by all views.
-        t: number of iterations, 0 or more.
+    The energies U are (V, C, N) float32, and so is Q, which sums to 1 over C. The kernels are pairs
+    of w_m and K_m, shared by all views; t is 0 or more.
     """
     q = (-unary).softmax(1)
     rows = -unary.flatten(0, 1).t().contiguous()  # (N, V * C): a lattice moves whole rows
@@ -102,11 +93,11 @@ def crf_inference_label(
     device: str | torch.device = "cpu",
     n_labels: int | None = None,
 ) -> np.ndarray:
-    """Return the label map, refined by the CRF; no label is taken as "unsure".
+    """Return the label map, (H, W) int64, refined by the CRF; no label is taken as "unsure".
 
     U = -log(gt_prob) for a pixel's own label, -log((1 - gt_prob) / (num_classes - 1)) for the
     others; a Gaussian kernel (3 pixels, weight 3) and a bilateral one (50 pixels, 5 grey levels,
-    weight 10); the result is the argmax of Q.
+    weight 10); the result is the argmax of Q. Arguments that are not as below raise a ValueError.
 
     Args:
         img: (H, W, 3) uint8 RGB.
@@ -116,12 +107,6 @@ def crf_inference_label(
         gt_prob: in (0, 1), the trust in ``labels``.
         device: where to compute.
         n_labels: published name of ``num_classes``, which it replaces.
-
-    Returns:
-        (H, W) int64 in 0..num_classes - 1. The arguments stay as they are.
-
-    Raises:
-        ValueError: an argument is not as above.
     """
     num_classes = num_classes if n_labels is None else n_labels
     _check_labels(labels, 2, "(H, W)", num_classes)
@@ -173,7 +158,8 @@ def crf_inference(
 ) -> Tensor:
     """Return class probabilities, refined by the CRF with U = -log(max(probs, 1e-5)).
 
-    The defaults are those of DeepLab v2. The CRF is computed on the device of ``probs``.
+    They are (C, H, W) float32 that sums to 1 over C. The defaults are those of DeepLab v2. The CRF
+    is computed on the device of ``probs``. Arguments that are not as below raise a ValueError.
 
     Args:
         img: (H, W, 3) uint8 RGB.
@@ -182,12 +168,6 @@ def crf_inference(
         gaussian_sxy, gaussian_weight: of the kernel over position; standard deviation in pixels.
         bilateral_sxy, bilateral_srgb, bilateral_weight: of the kernel over position and colour;
             standard deviations in pixels and in grey levels.
-
-    Returns:
-        (C, H, W) float32 that sums to 1 over C.
-
-    Raises:
-        ValueError: an argument is not as above.
     """
     if probs.ndim != 3 or not len(probs) or not probs.is_floating_point():
         got = f"{tuple(probs.shape)} {probs.dtype}"

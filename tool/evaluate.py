@@ -51,6 +51,9 @@ def evaluate(
 ) -> tuple[ConfusionMatrix, np.ndarray | None]:
     """Return the confusion matrix of predictions, and the sum of what else ``predict`` counts.
 
+    The sum is None where there was nothing to count for some picture. Masks that do not fit, or of
+    which none holds a class, raise an InputError.
+
     Args:
         name: of the work, for its progress.
         ids: of the pictures.
@@ -58,12 +61,6 @@ def evaluate(
         num_classes: with background, C.
         predict: called where the files are read; it must be picklable.
         num_workers: processes that count, 0 for this one.
-
-    Returns:
-        The matrix, and the sum; None where there was nothing to sum for some picture.
-
-    Raises:
-        InputError: no mask holds a class, or one does not fit.
     """
     counts = _Counts(ids, masks, num_classes, predict)
     loader = DataLoader(counts, batch_size=None, num_workers=num_workers)
@@ -77,14 +74,9 @@ def evaluate(
 
 
 def check_class_ids(files: Sequence[Path], num_classes: int) -> None:
-    """Look whether label pictures hold class ids, until one does.
+    """Raise an InputError where no label picture holds the id of a class, 1 to ``num_classes`` - 1.
 
-    Args:
-        files: of which at most MOST_LOOKED_AT are read, spread over the list.
-        num_classes: with background, C.
-
-    Raises:
-        InputError: none of them has an id in 1..C-1.
+    At most MOST_LOOKED_AT are read, spread over the list, until one does.
     """
     step = -(-len(files) // MOST_LOOKED_AT)
     some = files[::step]
@@ -92,8 +84,8 @@ def check_class_ids(files: Sequence[Path], num_classes: int) -> None:
         label = read_mask(file)
         if ((label > 0) & (label < num_classes)).any():
             return
-    looked_at = f"{len(some)} label pictures looked at, of {len(files)},"
-    raise InputError(_without_classes(f"the {looked_at}", files[0], num_classes))
+    looked_at = f"the {len(some)} label pictures looked at, of {len(files)},"
+    raise InputError(_without_classes(looked_at, files[0], num_classes))
 
 
 def _without_classes(what: str, first: Path, num_classes: int) -> str:
@@ -107,13 +99,11 @@ def _without_classes(what: str, first: Path, num_classes: int) -> str:
 def result_of(
     matrix: ConfusionMatrix, class_names: Sequence[str], images: int, **about: Any
 ) -> dict[str, Any]:
-    """Return what an evaluation file holds: figures as fractions, and what they are of.
+    """Return what an evaluation file holds: figures as fractions, and what they are ``about``.
 
-    Args:
-        matrix: of all pictures.
-        class_names: of the C classes, background first.
-        images: number of pictures.
-        about: further entries, such as the list and the settings of the files that were judged.
+    The matrix is that of all ``images`` pictures, the class names those of the C classes,
+    background first; further entries are, say, the list, and the settings of the files that were
+    judged.
     """
     iou = dict(zip(class_names, matrix.iou().tolist(), strict=True))
     return {"miou": matrix.miou(), "iou": iou, "images": images, **about}

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,10 +27,8 @@ LONGEST_NAME = 100  # bytes of a name that is made of a text
 def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     """Call ``write(file)`` on a temporary neighbour of ``path``, then rename it to ``path``.
 
-    A killed process leaves the old file, or none, and never half of one. Folders are made.
-
-    Raises:
-        InputError: the disk is full or the folder cannot be written.
+    A killed process leaves the old file, or none, and never half of one. Folders are made. A full
+    disk, or a folder that cannot be written, raises an InputError.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -46,6 +44,11 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
             temporary.unlink()
 
 
+def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Write a text file of these lines, atomically."""
+    write_atomic(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
+
+
 def digest_of(*parts: bytes) -> str:
     """Return the SHA-256 of some bytes, as text that says what it is."""
     digest = hashlib.sha256()
@@ -57,13 +60,10 @@ def digest_of(*parts: bytes) -> str:
 def check_readable(path: str | Path, missing: str) -> bytes:
     """Return the first bytes of a file that can be read and is no stand-in for another.
 
-    Args:
-        path: of the file.
-        missing: the message where there is none.
-
     Raises:
-        InputError: the path is missing, a folder, empty, not allowed to be read, a web page, a
-            git-LFS pointer, or an archive to be unpacked.
+        InputError: the path is a folder, empty, not allowed to be read, a web page, a git-LFS
+            pointer, or an archive to be unpacked; or there is no file, for which ``missing`` is the
+            message.
     """
     if os.path.isdir(path):
         raise InputError(f"{path} is a folder. Give a file in it.")
@@ -96,10 +96,8 @@ def check_beginning(path: str | Path, head: bytes) -> None:
 def claim(path: str | Path) -> BinaryIO:
     """Return an open file that belongs to this process until it is closed or the process ends.
 
-    The lock is the operating system's, so a killed process leaves none.
-
-    Raises:
-        BlockingIOError: another process has claimed the file.
+    The lock is the operating system's, so a killed process leaves none. A BlockingIOError says that
+    another process has claimed the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,12 +138,8 @@ def clear_unfinished(folder: str | Path, name: str = "*") -> None:
 def read_json(path: str | Path, mend: str) -> dict[str, Any]:
     """Return the JSON object in a file.
 
-    Args:
-        path: of the file.
-        mend: what to do about a broken one, a sentence.
-
-    Raises:
-        InputError: the file cannot be read, or holds something else.
+    A file that cannot be read or holds something else raises an InputError; ``mend`` is a sentence
+    on what to do about it.
     """
     if not os.path.isfile(path):
         raise InputError(f"{path} is no file that can be read. {mend}")

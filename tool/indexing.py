@@ -85,8 +85,7 @@ def _path(dy: int, dx: int) -> Path:
 def sources(height: int, width: int, radius: float) -> Area:
     """Return the rectangle of sources from which every offset stays on the map.
 
-    Raises:
-        InputError: the map is too small for a single one.
+    A map that is too small for a single one raises an InputError.
     """
     m = reach(radius)
     if height <= m or width <= 2 * m:
@@ -207,9 +206,8 @@ class LabelPairs:
 
     A pair is of no kind where the label of an end is unknown, which means ``num_classes`` or above.
 
-    Args:
-        label: uint8 (B, h, w) or another integer type, class ids and 255.
-        num_classes: C with background; more than 255 raise a ValueError.
+    The label is uint8 (B, h, w) or another integer type, class ids and 255; more than 255
+    ``num_classes``, which count background, raise a ValueError.
     """
 
     def __init__(self, label: Tensor, num_classes: int) -> None:

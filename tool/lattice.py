@@ -62,15 +62,10 @@ class Lattice:
 def build_lattice(features: Tensor) -> Lattice:
     """Return the lattice whose ``filter`` is F, a Gaussian of standard deviation 1 over features.
 
-    F is not normalised: F 1 is n. A feature's position is y = E f, E's rows scaled by
-    sqrt(2/3) (d + 1) / sqrt((i + 1) (i + 2)) for dimension i = 0..d-1.
-
-    Args:
-        features: (d, N) float32, N > 0, divided by their standard deviations.
-
-    Raises:
-        TooWideError: the features are not finite, or span too many cells: beyond +-2^15 along an
-            axis of the lattice, or more than 62 bits can number.
+    F is not normalised: F 1 is n. A feature's position is y = E f, E's rows scaled by sqrt(2/3) (d
+    + 1) / sqrt((i + 1) (i + 2)) for dimension i = 0..d-1. The features are (d, N) float32, N > 0,
+    divided by their standard deviations. A TooWideError says that they are not finite, or span too
+    many cells: beyond +-2^15 along an axis of the lattice, or more than 62 bits can number.
     """
     remainder, rank, weights = _simplices(features)
     keys, steps, period = _vertex_keys(remainder, rank)
@@ -147,8 +142,7 @@ def _vertex_keys(remainder: Tensor, rank: Tensor) -> tuple[Tensor, list[int], in
     direction j, which is -1 away in every coordinate but +d in coordinate j and belongs to
     remainder r - 1, has its key at a fixed offset modulo (d + 1) * B.
 
-    Returns:
-        keys, (d + 1, N) int64 of the corners 0..d; the d + 1 offsets; and (d + 1) * B.
+    Returned are keys, (d + 1, N) int64 of the corners 0..d; the d + 1 offsets; and (d + 1) * B.
     """
     d = len(remainder) - 1
     # Corners and their neighbours are at most 2 d away from the corner 0 in each coordinate.

@@ -39,17 +39,10 @@ def maps_path(folder: Path, image_id: str, save_format: str = "npz") -> Path:
 
 
 def fuse(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Return maps that are fused over scales.
+    """Return maps that are fused over scales, (M, H, W) in [0, 1], of ``size`` (H, W).
 
-    Each scale's maps are resized bilinearly (align_corners=False) and summed; every map is divided
-    by (its maximum + 1e-5).
-
-    Args:
-        maps: (M, h, w) a scale, at least 0.
-        size: (H, W) of the result.
-
-    Returns:
-        (M, H, W) in [0, 1].
+    Each scale's maps, (M, h, w) of at least 0, are resized bilinearly (align_corners=False) and
+    summed; every map is divided by (its maximum + 1e-5).
     """
     rows = [F.interpolate(m[None], (m.shape[1], size[1]), mode="bilinear")[0] for m in maps]
     identities = [torch.eye(m.shape[1], dtype=m.dtype, device=m.device)[None, None] for m in maps]
@@ -62,8 +55,7 @@ def fuse(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 def pack(maps: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """Return the maps of all scales, (M, h, w) each, side by side, and their shapes.
 
-    Returns:
-        float32 (M, n), n the sum of all h * w; int64 (S, 2), h and w of each scale.
+    They are float32 (M, n), n the sum of all h * w, and int64 (S, 2), h and w of each scale.
     """
     flat = torch.cat([scale.flatten(1) for scale in maps], 1).float().cpu().numpy()
     return flat, np.array([scale.shape[1:] for scale in maps])
@@ -98,7 +90,9 @@ def read_maps(
     """Return the fused maps of a picture: keys, IS_CAM (P, H, W) and, if stored, CAM (P - 1, H, W).
 
     They have the size of the picture. Maps of scales go through :func:`fuse`, and fused ones that
-    were stored smaller are resized bilinearly (align_corners=False), both to float32.
+    were stored smaller are resized bilinearly (align_corners=False), both to float32. An InputError
+    says that there are no maps, that the file is damaged, or that its values cannot be maps of
+    these classes.
 
     Args:
         folder: ``<session>/npy``.
@@ -106,10 +100,6 @@ def read_maps(
         allow_pickle: also read a pickled ``.npy``, which executes code of whoever made the file.
         num_classes: with background; keys must be below it. None is what a label can hold, 255.
         max_pixels: of a larger picture, the maps have the size of :func:`reduced_size`.
-
-    Raises:
-        InputError: there are no maps for the picture, the file is damaged, or its values cannot be
-            maps of these classes.
     """
     path, pickled = (maps_path(folder, image_id, ending) for ending in FORMATS)
     missing = f"There are no maps {path}. Run make_cam.py on a list that has them."
@@ -120,6 +110,7 @@ def read_maps(
                 "you made it yourself, or make the maps again as npz."
             )
         path = pickled
+    again = "Delete it and run make_cam.py."
     check_readable(path, missing)
     try:
         maps = _read_pickled(path) if path == pickled else _read_arrays(path)
@@ -132,16 +123,14 @@ def read_maps(
     except InputError:
         raise
     except Exception as error:  # damaged bytes can raise anything in zip, numpy and pickle
-        raise InputError(
-            f"{path} is damaged ({reason_of(error)}). Delete it and run make_cam.py."
-        ) from error
+        raise InputError(f"{path} is damaged ({reason_of(error)}). {again}") from error
     maps = {name: maps[name] for name in ARRAYS if name in maps}
     if not _is_whole(maps):
         layout = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in maps.items())
         raise InputError(
             f"{path} holds {layout}; maps are keys int (P,) from 0 on, IS_CAM float (P, H, W), "
             "CAM (P - 1, H, W) or none, size int (2,) or none; or IS_CAM (P, n), CAM (P - 1, n) or "
-            "none, shapes int (S, 2), size. Delete it and run make_cam.py."
+            f"none, shapes int (S, 2), size. {again}"
         )
     maps["keys"] = keys = keys.astype(np.int64)
     limit = num_classes or NUM_CLASSES
@@ -153,13 +142,10 @@ def read_maps(
         )
     shapes, size = maps.pop("shapes", None), maps.pop("size", None)
     most = 1 if shapes is None else LARGEST_VALUE
-    names = [name for name in ("IS_CAM", "CAM") if name in maps]
+    names = [name for name in maps if name != "keys"]
     for name in names:
         if not ((maps[name] >= -SLACK) & (maps[name] <= most + SLACK)).all():
-            raise InputError(
-                f"{path}: {name} has NaN or values outside [0, {most:g}]. Delete it and run "
-                "make_cam.py."
-            )
+            raise InputError(f"{path}: {name} has NaN or values outside [0, {most:g}]. {again}")
     stored = maps["IS_CAM"].shape[1:]
     wanted = reduced_size(stored if size is None else size.tolist(), max_pixels)
     if size is not None or wanted != stored:
@@ -176,11 +162,7 @@ def read_maps(
 
 
 def check_maps_exist(folder: Path, ids: list[str]) -> None:
-    """Find pictures without maps, of any format, before hours are spent.
-
-    Raises:
-        InputError: some picture has none.
-    """
+    """Raise an InputError for pictures without maps, of any format, before hours are spent."""
     there = {path.stem for path in folder.glob("*") if path.suffix[1:] in FORMATS}
     missing = [image_id for image_id in ids if image_id not in there]
     if missing:
@@ -263,12 +245,12 @@ def _is_whole(maps: dict[str, np.ndarray]) -> bool:
 
 
 def _is_fused(is_cam: np.ndarray, size: np.ndarray) -> bool:
-    """Return whether maps are (P, H, W), and not too small for the picture."""
+    """Tell whether maps are (P, H, W), and not too small for the picture."""
     return is_cam.ndim == 3 and all(size.tolist() <= np.multiply(is_cam.shape[1:], SMALLEST_SCALE))
 
 
 def _is_packed(is_cam: np.ndarray, shapes: np.ndarray, size: np.ndarray) -> bool:
-    """Return whether maps (P, n) are those of scales of such shapes, which take little to fuse."""
+    """Tell whether maps (P, n) are those of scales of such shapes, which take little to fuse."""
     if shapes.ndim != 2 or shapes.shape[1] != 2 or shapes.dtype.kind not in "iu":
         return False
     longest = int(shapes.max(initial=1))

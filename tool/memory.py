@@ -14,14 +14,9 @@ WORDS = ("out of memory", "not enough memory", "allocate memory")  # of torch's 
 
 @contextmanager
 def enough_memory(what: str, mend: str) -> Iterator[None]:
-    """Name a picture where the memory ends.
+    """Turn a lack of memory, of the processor or of the GPU, into an InputError.
 
-    Args:
-        what: is being worked on, such as the id of a picture.
-        mend: a sentence.
-
-    Raises:
-        InputError: the memory of the processor or of the GPU does not suffice.
+    It names ``what`` is being worked on, such as the id of a picture; ``mend`` is a sentence.
     """
     try:
         yield

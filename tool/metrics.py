@@ -26,8 +26,7 @@ class ConfusionMatrix:
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Add one picture, (H, W) class ids both; where the truth is 255 it is ignored.
 
-        Raises:
-            ValueError: the shapes differ, or the truth has ids that are no class.
+        A ValueError says that the shapes differ, or that the truth has ids that are no class.
         """
         if truth.shape != prediction.shape:
             raise ValueError(f"the mask is {truth.shape}, the prediction {prediction.shape}")
@@ -43,8 +42,7 @@ class ConfusionMatrix:
     def update_from(self, mask_path: Path, prediction: np.ndarray) -> None:
         """Add one picture whose ground truth lies in a file.
 
-        Raises:
-            InputError: the mask is missing, of another size, or has ids that are no class.
+        A mask that is missing, of another size, or has ids that are no class, raises an InputError.
         """
         truth = read_mask(mask_path)
         try:

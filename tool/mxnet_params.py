@@ -18,6 +18,7 @@ Nothing in a file is executed. No size that a file announces is believed before 
 with the bytes that are left, so a damaged file costs no memory.
 """
 
+import math
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -96,14 +97,9 @@ class _Reader:
         if code not in ELEMENT_TYPES:
             raise self.wrong(f"{what} has the unknown element type {code}")
         dtype = np.dtype(ELEMENT_TYPES[code])
-        count = 1
-        for length in shape:  # in Python's integers, which do not overflow
-            count *= length
+        count = math.prod(shape)  # in Python's integers, which do not overflow
         self.claim(count * dtype.itemsize, f"{what} of shape {shape}")
-        values = np.fromfile(self.file, dtype, count)
-        if len(values) != count:
-            raise self.wrong(f"{what} ends early")
-        return values.reshape(shape)
+        return np.fromfile(self.file, dtype, count).reshape(shape)
 
     def name(self, what: str) -> str:
         length = self.number("Q", what)
@@ -122,17 +118,11 @@ def is_params(path: str | Path) -> bool:
 
 
 def load(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the named arrays of an MXNet file.
+    """Return the named arrays of an MXNet file, usually ``*.params``.
 
-    Args:
-        path: usually ``*.params``.
-
-    Returns:
-        Arrays by name, in the order of the file, of the shapes and dtypes in it. MXNet puts
-        ``arg:`` before the names of weights and ``aux:`` before those of running statistics.
-
-    Raises:
-        InputError: there is no such file, it was cut off, or it is something else.
+    They are in the order of the file, of the shapes and dtypes in it. MXNet puts ``arg:`` before
+    the names of weights and ``aux:`` before those of running statistics. A file that is missing,
+    cut off, or something else raises an InputError.
     """
     path = Path(path)
     check_readable(path, f"There is no file {path}. Download it, or give another path.")

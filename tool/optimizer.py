@@ -23,12 +23,8 @@ def parameter_group(
 ) -> dict[str, Any]:
     """Return one parameter group of ``torch.optim``, which keeps ``name`` and ``lr_scale`` too.
 
-    Args:
-        name: for people.
-        params: those that learn are taken.
-        lr: learning rate of the network; the group's own is ``lr_scale`` times that.
-        lr_scale: how many times faster than the network the group learns.
-        weight_decay: of the group.
+    Those of ``params`` that learn are taken, at ``lr_scale`` times the network's learning rate
+    ``lr``.
     """
     return {
         "name": name,

@@ -25,7 +25,6 @@ MARKS = {
     "model": "infer_seg",
     "maps": "cam2ir",
 }
-
 EARLIER = {"revision": 0, "sampling": "pillow"}  # what held for notes that do not say it
 
 log = logging.getLogger(__name__)
@@ -64,25 +63,21 @@ class Outputs:
     ) -> list[str]:
         """Check the folder, and return what this process has to do of the list.
 
-        All processes meet here; the first one looks, deletes and writes.
+        All processes meet here; the first one looks, deletes and writes. A folder that holds files
+        of another program, of other settings, or of nobody that is known, raises an InputError.
 
         Args:
             restart: make the files of the list again.
             device: for the message.
             is_outdated: tells of a file and its id whether it must be made again.
-
-        Raises:
-            InputError: the folder holds files of another program, of other settings, or of nobody
-                that is known.
         """
         if distributed.is_main():
             self._claim(restart, is_outdated)
         distributed.barrier()
         mine = distributed.share(self.ids)
         todo = [image_id for image_id in mine if not self.path_of(image_id).exists()]
-        share = len(self.ids)
-        if distributed.world_size() > 1:
-            share = f"{len(mine)} of the {len(self.ids)}"
+        parted = distributed.world_size() > 1
+        share = f"{len(mine)} of the {len(self.ids)}" if parted else len(self.ids)
         log.info("%s pictures, %d of them done before, on %s", share, len(mine) - len(todo), device)
         return todo
 
@@ -112,15 +107,14 @@ class Outputs:
                 f"{_short(self.settings[name])}. Make them all again with --restart, or use "
                 "another --session_name."
             )
-        if different:
-            others = there - listed
-            if others:
-                raise InputError(
-                    f"{self.folder} also holds {len(others)} files that are not on this list, such "
-                    f"as {min(others).name}, made with {different[0]} "
-                    f"{_noted(before, different[0])}. --restart deletes only what is on the list: "
-                    "give the list that names them, or use another --session_name."
-                )
+        others = there - listed
+        if different and others:
+            raise InputError(
+                f"{self.folder} also holds {len(others)} files that are not on this list, such as "
+                f"{min(others).name}, made with {different[0]} {_noted(before, different[0])}. "
+                "--restart deletes only what is on the list: give the list that names them, or use "
+                "another --session_name."
+            )
         revision = before.get("revision", 0)
         old = list(listed & there) if restart else []
         if is_outdated and not restart:
@@ -128,20 +122,15 @@ class Outputs:
             old = [path for path, image_id in done if path in there and is_outdated(path, image_id)]
             if old:
                 revision += 1  # files that were made from the outdated ones no longer agree
-                log.info(
-                    "%d files are outdated, such as %s, and are made again", len(old), min(old).name
-                )
+                text = "%d files are outdated, such as %s, and are made again"
+                log.info(text, len(old), min(old).name)
         for path in old:
             path.unlink()
         content = {"program": self.program, **self.settings}
         write_json(self.folder / "settings.json", {**content, "revision": revision})
 
     def finish(self) -> None:
-        """Wait until all processes have done their share, and check that every file is there.
-
-        Raises:
-            InputError: some file is not there.
-        """
+        """Wait until all processes have done their share; a missing file raises an InputError."""
         distributed.barrier()
         if distributed.is_main():
             missing = [i for i in self.ids if not self.path_of(i).exists()]
@@ -165,11 +154,7 @@ def differ(before: dict[str, Any], name: str, value: Any) -> bool:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Return what a program noted in a folder; nothing where there is no note.
-
-    Raises:
-        InputError: the note is no JSON object.
-    """
+    """Return what a program noted in a folder, or nothing; other than JSON raises an InputError."""
     path = folder / "settings.json"
     mend = "Put back the file that was there, or make the folder's files again in another one."
     settings = read_json(path, mend) if path.exists() else {}
@@ -181,8 +166,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def settings_of(folder: Path, class_names: Sequence[str]) -> dict[str, Any]:
     """Return what a program noted in a folder that is read; nothing where there is no note.
 
-    Raises:
-        InputError: the note is no JSON object, or the files are of other classes.
+    A note that is no JSON object, or of other classes, raises an InputError.
     """
     settings = read_settings(folder)
     names = settings.get("class_names")

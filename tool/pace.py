@@ -19,10 +19,8 @@ class Report(NamedTuple):
 class Pace:
     """How fast a training goes, and when it will be done.
 
-    Args:
-        start: the step it begins with; a continued run counts from there.
-        total: steps of the whole training.
-        batch_size: pictures a step.
+    It counts from ``start``, the step it begins with, to ``total``, at ``batch_size`` pictures a
+    step.
     """
 
     def __init__(self, start: int, total: int, batch_size: int) -> None:
@@ -33,8 +31,7 @@ class Pace:
     def report(self, done: int) -> tuple[float, str]:
         """Return pictures a second since the last report, and the date and time of the end.
 
-        Args:
-            done: steps done by now, more than at the last report.
+        ``done`` steps are done by now, more than at the last report.
         """
         now = time.time()
         pictures = (done - self.reported) * self.batch_size

@@ -39,9 +39,8 @@ def open_picture(
 ) -> Image.Image:
     """Open a picture, and decode its first frame.
 
-    Raises:
-        InputError: the file is missing, may not be read, is of no format in ``formats``, has more
-            than MOST_PIXELS or none, or is damaged.
+    An InputError says that the file is missing, may not be read, is of no format in ``formats``,
+    has more than MOST_PIXELS or none, or is damaged.
     """
     with in_one_sentence(path, formats):
         image = Image.open(path, formats=formats)

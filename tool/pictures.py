@@ -39,7 +39,9 @@ def read_rgb(
     """Read the first frame of a picture in one of FORMATS as RGB, upright as viewers show it.
 
     Grey, 16-bit, palette and CMYK pictures are converted, transparent ones laid on white, and the
-    EXIF orientation is applied.
+    EXIF orientation is applied. An InputError says that the file is missing, is not a whole
+    picture, or has more than MOST_PIXELS, or that its samples are no colours and no argument says
+    how to make some.
 
     Args:
         path: of the file.
@@ -47,10 +49,6 @@ def read_rgb(
             picture those of its RGB. Where a page has one band, the pages are the bands.
         value_range: (low, high), samples that become 0 and 255, linearly; others are cut off. None
             takes 8 bits as they are and 16 bits from 0 to 65535.
-
-    Raises:
-        InputError: the file is missing or is not a whole picture, has more than MOST_PIXELS, or its
-            samples are no colours and no argument says how to make some.
     """
     with in_one_sentence(path, FORMATS):
         if bands or value_range:
@@ -71,11 +69,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def stored_size(path: str | Path) -> tuple[int, int]:
-    """Return (width, height) of a picture as stored, from its header alone.
-
-    Raises:
-        InputError: the file is missing or is not a picture.
-    """
+    """Return (width, height) of a picture as stored, from its header alone; or an InputError."""
     with in_one_sentence(path, FORMATS):
         layout = tiff_layout(path)
         return layout.size if layout else open_picture(path, decode=False).size
@@ -84,10 +78,8 @@ def stored_size(path: str | Path) -> tuple[int, int]:
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a label picture in one of MASK_FORMATS: uint8 (H, W) of class ids, 255 where unknown.
 
-    Its EXIF orientation is applied, as to the picture that it belongs to.
-
-    Raises:
-        InputError: the file is missing, broken, or holds colours or other numbers instead of ids.
+    Its EXIF orientation is applied, as to the picture that it belongs to. A file that is missing or
+    broken, or holds colours or other numbers instead of ids, raises an InputError.
     """
     with in_one_sentence(path, MASK_FORMATS):
         layout = tiff_layout(path)
@@ -105,23 +97,12 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def _no_mask(path: str | Path, what: str) -> InputError:
-    return InputError(
-        f"{path} is {what}; a mask is an 8-bit palette or grey PNG whose pixel "
-        "values are class ids."
-    )
+    form = "a mask is an 8-bit palette or grey PNG whose pixel values are class ids."
+    return InputError(f"{path} is {what}; {form}")
 
 
 def check_label(path: str | Path, label: np.ndarray, num_classes: int) -> None:
-    """Refuse a label that was made for other classes.
-
-    Args:
-        path: of the label, for the message.
-        label: uint8 (H, W).
-        num_classes: with background, C.
-
-    Raises:
-        InputError: it has an id that is neither below C nor 255.
-    """
+    """Raise an InputError of a label, uint8 (H, W), with an id that is neither below C nor 255."""
     known = label[label != UNSURE]
     if known.size and known.max() >= num_classes:
         raise InputError(
@@ -136,9 +117,8 @@ def voc_palette() -> np.ndarray:
     palette = np.zeros((256, 3), dtype=np.uint8)
     for bit in range(8):
         for channel in range(3):
-            palette[:, channel] |= (((ids >> (3 * bit + channel)) & 1) << (7 - bit)).astype(
-                np.uint8
-            )
+            bits = ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
+            palette[:, channel] |= bits.astype(np.uint8)
     return palette
 
 
@@ -151,10 +131,8 @@ def reduced_size(size: Sequence[int], max_pixels: float) -> tuple[int, int]:
 def save_label(path: str | Path, label: np.ndarray, size: Sequence[int] | None = None) -> None:
     """Write uint8 (H, W) class ids as an 8-bit palette PNG with the VOC colours, atomically.
 
-    Args:
-        path: of the file.
-        label: of the picture, or of a reduced one.
-        size: (H, W) of the picture, to which the label is enlarged by the nearest pixel.
+    A label of a reduced picture is enlarged by the nearest pixel to ``size``, (H, W) of the
+    picture.
     """
     image = Image.fromarray(label.astype(np.uint8), "P")
     image = image.resize(size[::-1], Image.Resampling.NEAREST) if size else image
@@ -184,12 +162,9 @@ def overlay(picture: np.ndarray, colours: np.ndarray, strength: float = 0.6) -> 
 def label_overlay(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Return uint8 (H, W, 3): a grey picture, every region in a clear tint with a line around it.
 
-    Only the brightness of the picture shows, under the VOC colour of the class, made lighter. The
-    line is one pixel wide, on the region's own side of its border.
-
-    Args:
-        picture: uint8 (H, W, 3).
-        label: uint8 (H, W); 0 has no tint, 255 (unsure) is nearly white.
+    Only the brightness of the picture, uint8 (H, W, 3), shows, under the VOC colour of the class,
+    made lighter. The line is one pixel wide, on the region's own side of its border. Of the label,
+    uint8 (H, W), 0 has no tint, and 255 (unsure) is nearly white.
     """
     colours = np.minimum(LIGHTER + 1.2 * voc_palette(), 255)  # (256, 3)
     colours[0] = GREY

@@ -29,38 +29,23 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a fault becomes one 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the header of a TIFF's first page says.
+    """What the header of a TIFF's first page says."""
 
-    Attributes:
-        size: (width, height) as stored.
-        bands: samples a pixel, transparency included.
-        colours: those of them that a viewer shows.
-        has_alpha: the band after the colours is transparency.
-        kind, bits: of a sample, as in KINDS.
-        photometric, separate, orientation: as TIFF's tags say.
-        pages: of the file, which may be the bands of one picture.
-    """
-
-    size: tuple[int, int]
-    bands: int
-    colours: int
-    has_alpha: bool
-    kind: str
-    bits: int
-    photometric: int
-    separate: bool
+    size: tuple[int, int]  # (width, height) as stored
+    bands: int  # samples a pixel, transparency included
+    colours: int  # those of them that a viewer shows
+    has_alpha: bool  # the band after the colours is transparency
+    kind: str  # of a sample, one of KINDS
+    bits: int  # of a sample
+    photometric: int  # a tag of TIFF, as are the next two
+    separate: bool  # bands are stored one after the other
     orientation: int
-    pages: int
+    pages: int  # of the file, which may be the bands of one picture
 
     @property
     def is_deep(self) -> bool:
         """Whether samples are anything but whole numbers from 0 to 255."""
         return self.kind != "unsigned" or self.bits > 8
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether samples are brightnesses, not inks or indices."""
-        return self.photometric in COLOURS
 
     @property
     def is_read_by_pillow(self) -> bool:
@@ -91,8 +76,7 @@ class Layout:
 def tiff_layout(path: str | Path) -> Layout | None:
     """Return what a TIFF's header says; None of other formats, and of a header that is broken.
 
-    Raises:
-        OSError: the file cannot be read.
+    A file that cannot be read raises an OSError.
     """
     with open(path, "rb") as file:
         if file.read(4) not in TIFF_BEGINS:
@@ -104,11 +88,10 @@ def tiff_layout(path: str | Path) -> Layout | None:
             page = file.pages[0]
             extra = tuple(page.extrasamples)
             orientation = page.tags.get(ORIENTATION)
-            colours = COLOURS.get(page.photometric, page.samplesperpixel)
             return Layout(
                 size=(page.imagewidth, page.imagelength),
                 bands=page.samplesperpixel,
-                colours=colours,
+                colours=COLOURS.get(page.photometric, page.samplesperpixel),
                 has_alpha=bool(extra) and extra[0] in ALPHAS,
                 kind=KINDS.get(page.sampleformat, "mixed"),
                 bits=page.bitspersample,
@@ -122,11 +105,7 @@ def tiff_layout(path: str | Path) -> Layout | None:
 
 
 def check_bands(path: str | Path, bands: tuple[int, ...], number: int) -> list[int]:
-    """Return ``--bands`` counted from 0.
-
-    Raises:
-        InputError: the picture has fewer bands.
-    """
+    """Return ``--bands`` counted from 0; an InputError says that a picture has fewer bands."""
     if max(bands) > number:
         raise InputError(f"{path} has {number} bands; --bands names band {max(bands)}.")
     return [band - 1 for band in bands]
@@ -135,14 +114,9 @@ def check_bands(path: str | Path, bands: tuple[int, ...], number: int) -> list[i
 def read_tiff(path: str | Path, layout: Layout, bands: tuple[int, ...] | None) -> np.ndarray:
     """Return the samples of the first page as they are stored, (H, W, S) of the file's dtype.
 
-    Args:
-        path: of a TIFF.
-        layout: of :func:`tiff_layout`.
-        bands: counted from 1; None are the colours, and transparency behind them. Where a page
-            has one band, the pages are the bands.
-
-    Raises:
-        InputError: there are fewer bands, or a package is missing that decompresses the file.
+    ``bands`` count from 1; None are the colours, and transparency behind them. Where a page has one
+    band, the pages are the bands. Fewer bands, or a missing package that decompresses the file,
+    raise an InputError.
     """
     import imageio.v3 as iio  # slow to import, and only needed here
 
@@ -166,19 +140,12 @@ def read_tiff(path: str | Path, layout: Layout, bands: tuple[int, ...] | None) -
 
 
 class Samples(NamedTuple):
-    """A picture as it is stored, before its samples become 8-bit colours.
+    """A picture as it is stored, before its samples become 8-bit colours."""
 
-    Attributes:
-        values: (H, W, 3), or (H, W, 1) of grey, of the file's dtype.
-        orientation: of EXIF.
-        alpha: float64 (H, W, 1) in [0, 1], or None.
-        inverts: samples are dark where they are large.
-    """
-
-    values: np.ndarray
-    orientation: int
-    alpha: np.ndarray | None = None
-    inverts: bool = False
+    values: np.ndarray  # (H, W, 3), or (H, W, 1) of grey, of the file's dtype
+    orientation: int  # of EXIF
+    alpha: np.ndarray | None = None  # float64 (H, W, 1) in [0, 1]
+    inverts: bool = False  # samples are dark where they are large
 
     def to_rgb(self, path: str | Path, value_range: tuple[float, float] | None) -> Image.Image:
         """Return RGB as stored, laid on white; see :func:`to_eight_bits` for the range."""
@@ -193,15 +160,14 @@ class Samples(NamedTuple):
 def read_samples(path: str | Path, bands: tuple[int, ...] | None) -> Samples:
     """Return the samples of a picture whose ``bands``, counted from 1, are red, green and blue.
 
-    Samples of 8 bits are those of its RGB. None as ``bands`` takes the colours of the file.
-
-    Raises:
-        InputError: as :func:`tool.pictures.read_rgb`.
+    Samples of 8 bits are those of its RGB. None as ``bands`` takes the colours of the file. It
+    raises what :func:`tool.pictures.read_rgb` does.
     """
     layout = tiff_layout(path)
     if layout:
         layout.check(path, bands, value_range=True)
-        if layout.is_plain and (bands or not layout.is_read_by_pillow):
+        is_plain = layout.photometric in COLOURS  # brightnesses, not inks or indices
+        if is_plain and (bands or not layout.is_read_by_pillow):
             values, alpha = read_tiff(path, layout, bands), None
             if layout.has_alpha and not bands:
                 values, alpha = values[..., :-1], values[..., -1:]
@@ -231,8 +197,7 @@ def read_samples(path: str | Path, bands: tuple[int, ...] | None) -> Samples:
 def to_rgb(path: str | Path, image: Image.Image, layout: Layout | None) -> Image.Image:
     """Return RGB, as stored, of what Pillow decoded; 16 bits count from 0 to 65535.
 
-    Raises:
-        InputError: 16 bits hold no more than 12.
+    Where they hold no more than 12, it raises an InputError.
     """
     if is_deep_grey(image):
         grey = np.asarray(image)[..., None]
@@ -240,11 +205,8 @@ def to_rgb(path: str | Path, image: Image.Image, layout: Layout | None) -> Image
             grey = grey.astype(np.uint16)
         return Samples(grey, 1, inverts=bool(layout and layout.inverts)).to_rgb(path, None)
     if (layout.bits if layout else bits_of(path, image)) > 8:
-        largest = max(
-            high
-            for name, (_, high) in zip(image.getbands(), _extrema(image), strict=True)
-            if name != "A"
-        )
+        bands = (image.getchannel(name) for name in image.getbands() if name != "A")
+        largest = max(band.getextrema()[1] for band in bands)
         # Pillow keeps the highest 8 bits of colours; those of PPM it rounds.
         if largest < HIGH_BYTES + (image.format == "PPM"):
             raise too_dark(path)
@@ -257,12 +219,6 @@ def to_rgb(path: str | Path, image: Image.Image, layout: Layout | None) -> Image
 def is_deep_grey(image: Image.Image) -> bool:
     """Tell whether samples are grey of more than 8 bits, which ``convert`` would clip at 255."""
     return image.mode.startswith("I") or image.mode == "F"
-
-
-def _extrema(image: Image.Image) -> tuple[tuple[int, int], ...]:
-    """Return (smallest, largest) of every band of an 8-bit picture."""
-    extrema = image.getextrema()
-    return extrema if isinstance(extrema[0], tuple) else (extrema,)
 
 
 def _png_of_16_bits(path: str | Path) -> np.ndarray:
@@ -285,16 +241,12 @@ def _png_of_16_bits(path: str | Path) -> np.ndarray:
 def to_eight_bits(
     path: str | Path, values: np.ndarray, value_range: tuple[float, float] | None
 ) -> np.ndarray:
-    """Return samples as uint8 of the same shape.
+    """Return samples, of any shape and dtype, as uint8.
 
-    Args:
-        path: for messages.
-        values: any shape and dtype.
-        value_range: (low, high) become 0 and 255, linearly, rounded to the nearest, and what lies
-            outside is cut off. None leaves 8 bits as they are and takes 16 bits from 0 to 65535.
-
-    Raises:
-        InputError: there is a NaN, or only a range could tell what is black and white.
+    The ``value_range`` (low, high) becomes 0 and 255, linearly, rounded to the nearest, and what
+    lies outside is cut off. None leaves 8 bits as they are and takes 16 bits from 0 to 65535. An
+    InputError, which names the file ``path``, says that there is a NaN, or that only a range could
+    tell what is black and white.
     """
     if value_range is not None:
         if np.isnan(values).any():

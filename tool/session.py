@@ -46,15 +46,10 @@ class _LogFile(logging.FileHandler):
 
 
 class Session:
-    """One run's folder, ``<session>/``.
+    """One run's folder, ``<session>/``, a name (a folder in the working directory) or a path.
 
-    Args:
-        name: a name (a folder in the working directory) or a path.
-        program: name of the step script, for the log and ``args.json``.
-        args: the settings; written to ``args.json`` beside those of the other programs.
-
-    Raises:
-        InputError: the folder cannot be made or written.
+    The log and ``args.json`` tell the settings ``args`` beside those of the other programs. A
+    folder that cannot be made or written raises an InputError.
     """
 
     def __init__(self, name: str | Path, program: str, args: argparse.Namespace) -> None:
@@ -105,11 +100,8 @@ class Session:
             return
         path = self.path / "args.json"
         everything = read_json(path, "Delete it.") if path.exists() else {}
-        versions = {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        }
+        versions = {"python": platform.python_version()}
+        versions |= {"torch": torch.__version__, "numpy": np.__version__}
         everything[self.program] = {**self.settings, "versions": versions}
         write_json(path, everything)
 

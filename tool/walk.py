@@ -34,25 +34,21 @@ BLOCK = 2**15 - 1
 
 
 @lru_cache(maxsize=32)
-def power_series(n: int, error: float = SERIES_ERROR) -> tuple[int, tuple[float, ...]]:
+def power_series(n: int) -> tuple[int, tuple[float, ...]]:
     """Return the Chebyshev series of x^n, cut: x^n = sum over k of c_k T_k(x).
 
     For n > 0, the coefficients of the whole series are c_k = 2^(1-n) C(n, (n-k)/2) for k of n's
     parity, and half of that at k = 0. They are positive and sum to 1. The series is cut at the
-    first K whose rest sums to at most ``error``, where K <= sqrt(2 n log(2 / error)) (Hoeffding),
-    and what remains is scaled to sum to 1 again.
-
-    Returns:
-        The parity of n, and (c_parity, c_parity+2, .., c_K). On [-1, 1] the cut series differs
-        from x^n by at most twice ``error``.
+    first K whose rest sums to at most e = SERIES_ERROR, where K <= sqrt(2 n log(2 / e))
+    (Hoeffding), and what remains is scaled to sum to 1 again. On [-1, 1] it differs from x^n by at
+    most 2 e. Returned are the parity of n, and (c_parity, c_parity+2, .., c_K).
     """
     parity = n % 2
     terms, k = [1.0 if parity else 0.5], parity
     while k < n and terms[-1] > 1e-25:  # terms that follow are below double precision
-        ratio = (n - k) / (n + k + 2)
-        terms.append((terms[-1] if k else 1.0) * ratio)
+        terms.append((terms[-1] if k else 1.0) * ((n - k) / (n + k + 2)))
         k += 2
-    left_out = error * math.fsum(terms)
+    left_out = SERIES_ERROR * math.fsum(terms)
     rest = 0.0
     while len(terms) > 1 and rest + terms[-1] <= left_out:
         rest += terms.pop()
@@ -191,22 +187,17 @@ def propagate_to_edge(
 ) -> Tensor:
     """Spread maps by a random walk that edges stop: (x (1 - edge)) T^(2^exp_times).
 
-    T is that of the module's docstring; W_ij is 1 for i = j and 0 for pairs beyond the radius.
+    T is that of the module's docstring; W_ij is 1 for i = j and 0 for pairs beyond the radius. The
+    result is (P, 1, h, w) of the dtype of ``x`` (float32 for half precision), computed in float64.
+    With norm(y)² = sum of y_i² / D_i, D the column sums of W, it is off by at most 2e-6 times
+    norm(x (1 - edge)).
 
     Args:
         x: (P, 1, h, w) or (P, h, w) of any range.
         edge: (1, h, w) or (h, w), probabilities in [0, 1], on the same device.
         radius: r in cells.
-        beta: above 0; higher values stop the walk at weaker edges.
-        exp_times: t of at least 0; the walk takes 2^t steps.
-
-    Returns:
-        (P, 1, h, w) of the dtype of ``x`` (float32 for half precision), computed in float64. With
-        norm(y)² = sum of y_i² / D_i, D the column sums of W, the result is off by at most 2e-6
-        times norm(x (1 - edge)).
-
-    Raises:
-        ValueError: beta or exp_times is out of its range.
+        beta: above 0; higher values stop the walk at weaker edges. Others raise a ValueError.
+        exp_times: t of at least 0; the walk takes 2^t steps. Others raise a ValueError.
     """
     if beta <= 0 or exp_times < 0:
         raise ValueError(f"beta is above 0 and exp_times at least 0, not {beta} and {exp_times}")

@@ -46,13 +46,9 @@ def _save_torch(content: dict[str, Any], file: BinaryIO) -> None:
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without executing anything in it.
 
-    Args:
-        path: of a file that PyTorch wrote, or safetensors: such a file gives ``net`` and, by
-            their names, the values in its metadata.
-
-    Raises:
-        InputError: the file is missing, damaged, or holds more than tensors and plain values; or
-            this version of PyTorch is not safe.
+    The file is of PyTorch, or safetensors: such a one gives ``net`` and, by their names, the values
+    in its metadata. An InputError says that it is missing, damaged, or holds more than tensors and
+    plain values; or that this version of PyTorch is not safe.
     """
     path = Path(path)
     missing = f"There is no checkpoint {path}. Train first, or give another path."

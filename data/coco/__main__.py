@@ -33,7 +33,7 @@ from data.coco.dataset import COCO, PUBLISHED_PICTURES, SPLITS
 from data.coco.masks import CROWD, Picture, draw_all
 from tool.cli import at_least
 from tool.errors import InputError
-from tool.files import read_json, write_atomic, write_json
+from tool.files import read_json, write_atomic, write_json, write_lines
 from tool.run import run
 
 SAMPLE = 1000  # pictures in train_sample
@@ -42,11 +42,7 @@ log = logging.getLogger("data.coco")
 
 
 def link(root: Path, target: Path) -> Path:
-    """Make a root of links to the pictures and annotations of one that cannot be written.
-
-    Raises:
-        InputError: links cannot be made there.
-    """
+    """Make a root of links to those folders of one that cannot be written; or an InputError."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         for name in ("annotations", "images", *(f"{split}2014" for split in SPLITS)):
@@ -60,9 +56,8 @@ def link(root: Path, target: Path) -> Path:
 def prepare(coco: COCO, split: str, args: Namespace) -> None:
     """Write masks, labels and list of one split, in this order.
 
-    Raises:
-        InputError: the annotations or pictures are not as they must be, or masks are there that
-            other settings made.
+    Annotations or pictures that are not as they must be raise an InputError, and so do masks that
+    other settings made.
     """
     path = coco.root / "annotations" / f"instances_{split}2014.json"
     if not path.is_file():
@@ -81,11 +76,9 @@ def prepare(coco: COCO, split: str, args: Namespace) -> None:
     kept = [picture for picture in annotated if f"{picture.image_id}.jpg" in there]
     if len(kept) < len(annotated):
         if not args.allow_missing:
-            check_exist(
-                [coco.image_path(picture.image_id) for picture in annotated],
-                f"pictures of {split}2014",
-                "Complete them, or go on without those: --allow_missing",
-            )
+            files = [coco.image_path(picture.image_id) for picture in annotated]
+            mend = "Complete them, or go on without those: --allow_missing"
+            check_exist(files, f"pictures of {split}2014", mend)
         log.warning("%d pictures are missing and left out", len(annotated) - len(kept))
     if not kept:
         raise InputError(f"None of the pictures of {split}2014 is in {folder}.")
@@ -118,15 +111,15 @@ def write_prepared(coco: COCO, split: str, ids: list[str], labels: np.ndarray) -
         lambda file: np.savez_compressed(file, ids=np.array(ids, "S"), labels=labels),
     )
     if split == "train":
-        write_list(coco.prepared / "train_sample.txt", ids[:: max(1, len(ids) // SAMPLE)][:SAMPLE])
-    write_list(coco.prepared / f"{split}.txt", ids)
+        sample = ids[:: max(1, len(ids) // SAMPLE)][:SAMPLE]
+        write_lines(coco.prepared / "train_sample.txt", sample)
+    write_lines(coco.prepared / f"{split}.txt", ids)
 
 
 def keep_settings(coco: COCO, split: str, settings: dict[str, Any], restart: bool) -> None:
     """Note what decides the masks of a split, so that one folder has masks of one kind only.
 
-    Raises:
-        InputError: masks of other settings are there; ``restart`` deletes them instead.
+    Masks of other settings raise an InputError, or are deleted with ``restart``.
     """
     path = coco.prepared / f"{split}.json"
     masks = list((coco.prepared / "masks").glob(f"COCO_{split}2014_*.png"))
@@ -143,37 +136,24 @@ def keep_settings(coco: COCO, split: str, settings: dict[str, Any], restart: boo
     write_json(path, settings)
 
 
-def write_list(path: Path, ids: list[str]) -> None:
-    """Write one id a line, atomically."""
-    write_atomic(path, lambda file: file.write("".join(f"{i}\n" for i in ids).encode()))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Prepare MS COCO."""
     parser = ArgumentParser(
         prog="python -m data.coco", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset_root", default=COCO.default_root, help="the folder of MS COCO")
-    parser.add_argument(
-        "--link_root",
-        type=Path,
-        help="where --dataset_root cannot be written: a folder to make, with links to what is "
-        "there; it is the --dataset_root of all that follows",
+    add = parser.add_argument
+    add("--dataset_root", default=COCO.default_root, help="the folder of MS COCO")
+    links = (
+        "where --dataset_root cannot be written: a folder to make, with links to what is there; it "
+        "is the --dataset_root of all that follows"
     )
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS)
-    parser.add_argument(
-        "--crowd", choices=CROWD, default=CROWD[0], help="what crowds become, see above (keep)"
-    )
-    parser.add_argument(
-        "--allow_missing", action="store_true", help="leave out pictures that are not there"
-    )
-    parser.add_argument(
-        "--num_workers",
-        type=at_least(0),
-        default=min(8, os.cpu_count() or 1),
-        help="processes that draw; 0 draws in this one",
-    )
-    parser.add_argument("--restart", action="store_true", help="draw all masks anew")
+    add("--link_root", type=Path, help=links)
+    add("--splits", nargs="+", choices=SPLITS, default=SPLITS)
+    add("--crowd", choices=CROWD, default=CROWD[0], help="what crowds become, see above (keep)")
+    add("--allow_missing", action="store_true", help="leave out pictures that are not there")
+    workers, cores = "processes that draw; 0 draws in this one", os.cpu_count() or 1
+    add("--num_workers", type=at_least(0), default=min(8, cores), help=workers)
+    add("--restart", action="store_true", help="draw all masks anew")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 

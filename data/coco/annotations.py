@@ -63,14 +63,8 @@ class _Shallow:
 def read_items(path: Path, kind: str) -> Iterator[dict[str, Any]]:
     """Yield the entries of one list at the top of an annotation file, in the file's order.
 
-    Whole numbers are int, all others float.
-
-    Args:
-        path: a file such as instances_train2014.json.
-        kind: the list's key, one of FORMS.
-
-    Raises:
-        InputError: the file is missing, is not whole JSON, or an entry lacks what FORMS asks for.
+    ``kind`` is the list's key, one of FORMS. Whole numbers are int, all others float. An InputError
+    says that the file is missing or not whole JSON, or that an entry lacks what FORMS asks for.
     """
     twice: list[str] = []
     try:
@@ -107,12 +101,10 @@ def _check_form(path: Path, kind: str, place: int, entry: Any) -> None:
 def read_annotations(path: Path, split: str) -> list[Picture]:
     """Read all pictures of instances_<split>2014.json, in ascending order of their numbers.
 
-    The file is gone through once for each of its three lists, which may stand in any order.
-
-    Raises:
-        InputError: the file is missing or broken, has other categories than COCO, names an unknown
-            picture or category, has a region that does not fit its picture, or is the published one
-            and has another number of annotated pictures.
+    The file is gone through once for each of its three lists, which may stand in any order. An
+    InputError says that it is missing or broken, has other categories than COCO, names an unknown
+    picture or category, has a region that does not fit its picture, or is the published one and has
+    another number of annotated pictures.
     """
     classes = _read_categories(path)
     pictures = _read_pictures(path, split)
@@ -147,15 +139,10 @@ def read_annotations(path: Path, split: str) -> list[Picture]:
 
 
 def read_region(entry: dict[str, Any], class_id: int, height: int, width: int) -> Region:
-    """Return the region of one annotation.
+    """Return the region of one annotation, of class 1..80, on a picture of that size in pixels.
 
-    Args:
-        entry: of the list of annotations; ``iscrowd`` may be missing and is 0 then.
-        class_id: 1..80.
-        height, width: of the picture in pixels.
-
-    Raises:
-        ValueError: the region does not fit the picture, or ``iscrowd`` is neither 0 nor 1.
+    ``iscrowd`` may be missing and is 0 then. A region that does not fit the picture raises a
+    ValueError, and so does an ``iscrowd`` that is neither 0 nor 1.
     """
     is_crowd = entry.get("iscrowd", 0)
     if type(is_crowd) not in (int, bool) or is_crowd not in (0, 1):

@@ -40,19 +40,15 @@ class Picture(NamedTuple):
 
 
 def encode(segmentation: Any, height: int, width: int) -> bytes | None:
-    """Return an annotation's region as pycocotools' compressed run lengths.
+    """Return an annotation's region as what pycocotools calls ``counts``, compressed run lengths.
+
+    It is None where there is no area, which is so for polygons of less than three points. A region
+    that is of no form as below, or does not fit the picture, raises a ValueError.
 
     Args:
         segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or a dict of ``size``
             [height, width] and ``counts``, a list of run lengths or COCO's text for it.
         height, width: of the picture.
-
-    Returns:
-        What pycocotools calls ``counts``; None where there is no area, which is so for polygons of
-        less than three points.
-
-    Raises:
-        ValueError: the region is of no such form or does not fit the picture.
     """
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
@@ -88,11 +84,8 @@ def run_lengths(text: str) -> list[int]:
     """Return the run lengths in COCO's compressed text.
 
     A character holds 5 bits and whether more follow; from the fourth on, numbers are differences to
-    the last but one.
-
-    Raises:
-        ValueError: the text is cut off, has other characters, or has a number of more than
-            LONGEST_NUMBER of them.
+    the last but one. A ValueError says that the text is cut off, has other characters, or has a
+    number of more than LONGEST_NUMBER of them.
     """
     counts: list[int] = []
     number = shift = 0
@@ -117,13 +110,9 @@ def draw_mask(
 ) -> np.ndarray:
     """Draw the regions of one picture, larger areas first, so that small objects stay visible.
 
-    Args:
-        regions: of the picture; of two equal areas the later is on top.
-        height, width: of the picture in pixels.
-        crowd: one of CROWD: crowds as their class, as 255, or not at all.
-
-    Returns:
-        uint8 (height, width): 0 background, class ids, and 255 in ignored crowds.
+    Of two equal areas the later is on top. ``crowd``, one of CROWD, draws crowds as their class, as
+    255, or not at all. The result is uint8 (height, width) in pixels: 0 background, class ids, and
+    255 in ignored crowds.
     """
     drawn = []
     for region in regions:
@@ -141,8 +130,7 @@ def draw_mask(
 def draw_files(coco: COCO, pictures: list[Picture], crowd: str) -> int:
     """Write the masks of some pictures, each whole or not at all; return how many.
 
-    Raises:
-        InputError: a picture is damaged, or does not fit its annotation.
+    A picture that is damaged, or does not fit its annotation, raises an InputError.
     """
     for picture in pictures:
         turn = TURNS.get(check_picture(coco, picture))
@@ -154,10 +142,9 @@ def draw_files(coco: COCO, pictures: list[Picture], crowd: str) -> int:
 
 
 def check_picture(coco: COCO, picture: Picture) -> int:
-    """Compare a picture with its annotation; return its EXIF orientation, 1 where it has none.
+    """Return a picture's EXIF orientation, 1 where it has none.
 
-    Raises:
-        InputError: it is no picture, or its size is not the annotated one.
+    A picture that cannot be read, or whose size is not the annotated one, raises an InputError.
     """
     path = coco.image_path(picture.image_id)
     with open_picture(path, decode=False) as image:
@@ -174,15 +161,13 @@ def check_picture(coco: COCO, picture: Picture) -> int:
 def draw_all(coco: COCO, pictures: list[Picture], crowd: str, num_workers: int, what: str) -> None:
     """Write masks with ``num_workers`` processes, 0 for this one, and show progress as ``what``.
 
-    Raises:
-        InputError: see :func:`draw_files`; or a process was killed.
+    It raises what :func:`draw_files` does, and an InputError where a process was killed.
     """
     jobs = [pictures[i : i + JOB] for i in range(0, len(pictures), JOB)]
     total = len(pictures)
     if not num_workers:
-        done = (draw_files(coco, job, crowd) for job in jobs)
-        for _ in progress(done, total, what, lambda count: count):
-            pass
+        for job in progress(jobs, total, what, len):
+            draw_files(coco, job, crowd)
         return
     context = get_context("spawn")  # a copy of this process would copy its threads' state too
     ignored = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is left to the process that waits

@@ -1,7 +1,6 @@
 """The dataset of the demo: a folder of drawn pictures, made on first use."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from data.folder import Folder
 from data.lists import visible
 from tool import distributed
 from tool.errors import InputError
-from tool.files import write_atomic, write_json
+from tool.files import write_json, write_lines
 from tool.pictures import save_label, save_rgb
 
 NUM_TRAIN, NUM_VAL = 300, 80
@@ -36,12 +35,9 @@ class Demo(Folder):
 def generate(root: str | Path) -> None:
     """Write the demo: images/, masks/, labels.csv, classes.txt, splits/train.txt and val.txt.
 
-    Takes seconds. ``made.json`` claims the folder at first and tells at last that it is whole, so
-    that one that was left half made is noticed by :func:`is_complete`, and made whole by calling
-    this again.
-
-    Raises:
-        InputError: somebody else's files are there, or the folder cannot be written.
+    It takes seconds. ``made.json`` claims the folder at first and tells at last that it is whole,
+    so that :func:`is_complete` notices one that was left half made, and another call makes it
+    whole. Somebody else's files, or a folder that cannot be written, raise an InputError.
     """
     root = Path(root)
     if visible(root) and not (root / "made.json").is_file():
@@ -58,10 +54,10 @@ def generate(root: str | Path) -> None:
         save_label(root / "masks" / f"{name}.png", mask)
         present = [CLASS_NAMES[k - 1] for k in np.unique(mask) if k > 0]
         rows.append(f"{name}.png,{' '.join(present)}")
-    _write_lines(root / "labels.csv", rows)
-    _write_lines(root / "classes.txt", CLASS_NAMES)
-    _write_lines(root / "splits" / "train.txt", names[:NUM_TRAIN])
-    _write_lines(root / "splits" / "val.txt", names[NUM_TRAIN:])
+    write_lines(root / "labels.csv", rows)
+    write_lines(root / "classes.txt", CLASS_NAMES)
+    write_lines(root / "splits" / "train.txt", names[:NUM_TRAIN])
+    write_lines(root / "splits" / "val.txt", names[NUM_TRAIN:])
     write_json(root / "made.json", MADE)
 
 
@@ -71,7 +67,3 @@ def is_complete(root: str | Path) -> bool:
         return json.loads((Path(root) / "made.json").read_text()) == MADE
     except (OSError, ValueError):
         return False
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    write_atomic(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))

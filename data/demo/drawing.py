@@ -277,11 +277,9 @@ def to_image(canvas: np.ndarray) -> np.ndarray:
 
 
 def make_picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return one picture of the demo.
+    """Return one picture of the demo, (H, W, 3) uint8 RGB of one of SIZES, and its mask.
 
-    Returns:
-        image: (H, W, 3) uint8, RGB; the sides are those of SIZES.
-        mask: (H, W) uint8; 0 is ground, k the k-th of CLASS_NAMES counted from 1.
+    In the mask, (H, W) uint8, 0 is ground and k the k-th of CLASS_NAMES counted from 1.
     """
     rng = random.Random(f"demo {seed}")
     h, w = rng.choice(SIZES)

@@ -46,19 +46,18 @@ log = logging.getLogger(__name__)
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the settings of this program."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    count = cli.at_least(1)
-    parser.add_argument("--out", type=Path, default=Path(Demo.pretrained), help="file to write")
-    parser.add_argument("--pictures", type=count, default=6000, help="how many are drawn")
-    parser.add_argument("--steps", type=count, default=650, help="updates of the weights")
-    parser.add_argument("--batch_size", type=count, default=32, help="pictures of a step")
-    parser.add_argument("--lr", type=float, default=2e-3, help="AdamW's, at the warm-up's end")
-    parser.add_argument("--num_workers", type=cli.at_least(0), default=2, help="drawing processes")
-    parser.add_argument("--seed", type=int, default=0, help="of pictures, weights and batches")
-    parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="bf16 may be faster")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    add, count = parser.add_argument, cli.at_least(1)
+    add("--out", type=Path, default=Path(Demo.pretrained), help="file to write")
+    add("--pictures", type=count, default=6000, help="how many are drawn")
+    add("--steps", type=count, default=650, help="updates of the weights")
+    add("--batch_size", type=count, default=32, help="pictures of a step")
+    add("--lr", type=float, default=2e-3, help="AdamW's, at the warm-up's end")
+    add("--num_workers", type=cli.at_least(0), default=2, help="drawing processes")
+    add("--seed", type=int, default=0, help="of pictures, weights and batches")
+    add("--amp", choices=("off", "bf16"), default="off", help="bf16 may be faster")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     return parser.parse_args(arguments)
 
 

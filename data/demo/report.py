@@ -6,7 +6,6 @@ Try     python -m data.demo.report --session_name demo --plain demo/cam_only
 """
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from tool import cli
 from tool.errors import InputError
-from tool.files import write_json
+from tool.files import read_json, write_json
 from tool.maps import read_maps
 from tool.pictures import heat, label_overlay, overlay, read_mask, save_rgb
 from tool.run import run
@@ -27,6 +26,7 @@ LABELS = {"crf_label": ("crf", "CRF"), "pseudo_label": ("irn", "IRN and walk")}
 SEGMENTATION = "seg_deeplabv2_resnet101"  # folder of the pictures of val
 PICTURES = 4  # rows of the picture
 COLUMNS = ("picture", "CAM", "IS-CAM", "label (IRN)", "truth")
+MEND = "Run run_demo.sh again."
 SIDE, GAP, MARGIN, HEAD, FONT = 160, 4, 64, 26, 15  # pixels; the whole is 880 wide
 
 log = logging.getLogger(__name__)
@@ -39,24 +39,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--plain", type=Path, required=True, help="session without GSC")
     parser.set_defaults(dataset="demo")
     return parser.parse_args(arguments)
-
-
-def read_result(path: Path) -> dict:
-    """Return an evaluation file.
-
-    Raises:
-        InputError: it is not there, or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Run run_demo.sh again.") from error
-
-
-def read_seconds(path: Path) -> dict[str, int]:
-    """Return the seconds of every step, in the order in which they ran first."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {name: int(seconds) for name, seconds in (line.split() for line in lines)}
 
 
 def one_of_each(dataset: Dataset, ids: list[str], most: int) -> list[str]:
@@ -83,9 +65,8 @@ def columns(dataset: Dataset, image_id: str, session: Path, plain: Path) -> list
 def draw(rows: list[list[np.ndarray]], names: list[list[str]]) -> np.ndarray:
     """Return a grid of pictures, uint8 (H, W, 3), with COLUMNS above it and class names beside it.
 
-    Args:
-        rows: pictures, uint8 (h, w, 3), of one size in a row; they are scaled to a width of SIDE.
-        names: of the classes of every row.
+    The pictures of a row, uint8 (h, w, 3), have one size, and are scaled to a width of SIDE;
+    ``names`` are those of the classes of every row.
     """
     heights = [round(SIDE * row[0].shape[0] / row[0].shape[1]) for row in rows]
     lefts = [MARGIN + column * (SIDE + GAP) for column in range(len(COLUMNS))]
@@ -110,8 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     dataset = open_dataset(args)
     session = Session(args.session_name, "demo_report", args)
-    plain = read_result(args.plain / "eval_cam.json")
-    ours = read_result(session.path / "eval_cam.json")
+    plain = read_json(args.plain / "eval_cam.json", MEND)
+    ours = read_json(session.path / "eval_cam.json", MEND)
     if "cam" not in plain:
         raise InputError(f"{args.plain} has no plain CAM. Run make_cam.py there with --save_cam.")
     threshold = plain["cam"]["threshold"]
@@ -120,18 +101,16 @@ def main(arguments: list[str] | None = None) -> None:
         "is_cam": (ours["miou"], "IS-CAM of SIPE, no threshold"),
     }
     for folder, (name, what) in LABELS.items():
-        result = read_result(session.path / f"eval_{folder}.json")
+        result = read_json(session.path / f"eval_{folder}.json", MEND)
         rows[name] = (result["miou"], f"pseudo labels by {what}")
-    segmented = read_result(session.path / f"eval_{SEGMENTATION}.json")
-    rows["seg"] = (
-        segmented["miou"],
-        f"DeepLab v2 on the {segmented['images']} pictures of val, which no step has seen",
-    )
-    seconds = read_seconds(session.path / "seconds.txt")
-    write_json(
-        session.path / "results.json",
-        {"miou": {name: miou for name, (miou, _) in rows.items()}, "seconds": seconds},
-    )
+    segmented = read_json(session.path / f"eval_{SEGMENTATION}.json", MEND)
+    what = f"DeepLab v2 on the {segmented['images']} pictures of val, which no step has seen"
+    rows["seg"] = (segmented["miou"], what)
+    times = session.path / "seconds.txt"  # of every step, in the order in which they ran first
+    lines = times.read_text().splitlines() if times.exists() else []
+    seconds = {name: int(number) for name, number in map(str.split, lines)}
+    results = {"miou": {name: miou for name, (miou, _) in rows.items()}, "seconds": seconds}
+    write_json(session.path / "results.json", results)
     examples = one_of_each(dataset, dataset.ids(dataset.train_list), PICTURES)
     present = (np.flatnonzero(row) for row in dataset.labels(examples))
     names = [[dataset.class_names[k] for k in classes] for classes in present]
@@ -139,10 +118,12 @@ def main(arguments: list[str] | None = None) -> None:
     save_rgb(session.path / "demo.png", draw(pictures, names))
     lines = [f"mIoU on the {ours['images']} training pictures, whose masks no step has learnt from"]
     lines += [f"  {name:<8} {100 * miou:6.2f}   {what}" for name, (miou, what) in rows.items()]
-    lines.append(f"all steps together: {sum(seconds.values())} s")
-    lines.append(f"pictures that show why: {session.path / 'demo.png'}")
-    lines.append(f"heat maps of every picture: {session.path / 'visual'}")
-    lines.append(f"the same figures: {session.path / 'results.json'}")
+    lines += [
+        f"all steps together: {sum(seconds.values())} s",
+        f"pictures that show why: {session.path / 'demo.png'}",
+        f"heat maps of every picture: {session.path / 'visual'}",
+        f"the same figures: {session.path / 'results.json'}",
+    ]
     log.info("%s", "\n".join(lines))
 
 
