@@ -34,6 +34,7 @@ from tool import checkpoint, cli, distributed
 from tool.behind import Behind
 from tool.errors import InputError, naming
 from tool.memory import LOWER_PIXELS, enough_memory
+from tool.onnx_file import write_onnx
 from tool.outputs import Outputs
 from tool.pictures import save_label
 from tool.progress import progress, tell_reduced
@@ -82,6 +83,9 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     flag("--archive", type=Path, help=f"file to pack all in; {', '.join(ENDINGS)}")
     alone = "VOC's competition: comp5 is for networks trained on VOC alone"
     flag("--archive_comp", choices=("comp5", "comp6"), default="comp6", help=alone)
+    flag("--export", type=Path, help="write the network as this ONNX file, and segment nothing")
+    sides = {"type": cli.at_least(1), "nargs": 2, "metavar": ("H", "W"), "default": [513, 513]}
+    flag("--export_size", help="of the pictures that it takes", **sides)
     cli.add_visualize_flag(parser, "labels over pictures in <session>/visual_<folder>")
     flag("--restart", action="store_true", help="make every file again")
     args = parser.parse_args(arguments)
@@ -131,7 +135,10 @@ def main(arguments: list[str] | None = None) -> None:
     ids = dataset.ids(infer_list)
     dataset.check_pictures(ids)
     ckpt = session.checkpoint(args.ckpt or f"seg_{args.model}.pth")
-    net = cli.place(load_network(args, ckpt, dataset), args, device)
+    net = load_network(args, ckpt, dataset)
+    if args.export:
+        return write_onnx(args.export, net, tuple(args.export_size), list(dataset.all_names))
+    net = cli.place(net, args, device)
 
     folder = args.out_dir or session.path / f"seg_{args.model}"
     settings = {**cli.deciding(args), "sha256": checkpoint.digest(ckpt)}

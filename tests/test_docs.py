@@ -47,6 +47,8 @@ WRITTEN = (
     "ir_label/",
     "pseudo_label/",
     "value_range",
+    "labelmap.txt",
+    "data.yaml",
     "settings.json",
 )
 USERS = ("cat.jpg", "classes.txt", "labels.csv", "resnet50.pth", "trainaug.txt", "train_aug.txt")

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -30,6 +31,7 @@ from net.recipes import MODELS
 from tool import checkpoint
 from tool.crf import crf_inference
 from tool.errors import InputError
+from tool.onnx_file import write_onnx
 from tool.outputs import read_settings
 from tool.pictures import read_mask, save_label
 from tool.training import seed_step
@@ -345,6 +347,7 @@ def test_every_flag_is_read(run, monkeypatch, tmp_path):
         more = ["--crf", "--archive", str(tmp_path / "x.tgz")] if name == "infer" else []
         program.main([*run[name], *more])
         unread[name] = set(vars(recordings[0])) - recordings[0]._read
+    unread["infer"] -= {"export_size"}  # with --export, which segments nothing
     assert unread == {name: set() for name in PROGRAMS}
 
 
@@ -480,6 +483,50 @@ def test_large_pictures_are_reduced_and_their_labels_enlarged(trained, tiny, mon
     assert read_mask(session / f"seg_{V2}/d.png").shape == (430, 480)
     assert Image.open(session / f"visual_seg_{V2}/d.png").size == (480, 430)
     assert "1 pictures of more than 2500 pixels were reduced" in (session / "run.log").read_text()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_onnx_gives_the_logits_of_pytorch(model, tiny, tmp_path, caplog):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    small = {"width": 4, "blocks": [1, 1, 1, 1]} if model == "deeplabv2_resnet101" else {"width": 4}
+    torch.manual_seed(0)
+    net, record = MODELS[model].module.build(4, "none", **small)
+    names = ["background", "red", "green", "blue"]
+    content = {"net": net.state_dict(), "model": model, "config": net.config, "record": record}
+    checkpoint.save(tmp_path / "net.pth", {**content, "class_names": names})
+    flags = [
+        "--dataset",
+        "folder",
+        "--dataset_root",
+        str(tiny),
+        "--model",
+        model,
+        "--device",
+        "cpu",
+    ]
+    flags += ["--session_name", str(tmp_path / "run"), "--ckpt", str(tmp_path / "net.pth")]
+    with caplog.at_level("INFO"):
+        infer_seg.main([*flags, "--export", str(tmp_path / "x.onnx"), "--export_size", "65", "81"])
+    assert "differ from PyTorch's by" in caplog.text
+    assert not list((tmp_path / "run").glob("seg_*"))
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["class_names"]) == names
+    rng = np.random.default_rng(1)
+    picture = rng.integers(0, 256, (1, 3, 65, 81)).astype(np.float32)
+    (found,) = session.run(["logits"], {"picture": picture})
+    with torch.no_grad():
+        x = net.eval().prepare(torch.from_numpy(picture))
+        expected = net.predict(x).numpy()
+    assert found.shape == (1, 4, 65, 81)
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_without_onnx_a_sentence_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match="pip install onnx"):
+        write_onnx(tmp_path / "x.onnx", None, (9, 9), [])
 
 
 def test_enlarged_argmax_is_the_argmax_of_the_enlarged():
