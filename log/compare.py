@@ -4,6 +4,7 @@ Reads:  the log of ``train_resnet50_SIPE.py`` and the ``published_*.csv`` tables
 Writes: a table on the screen and, with ``--out``, a picture of the curves (needs matplotlib).
 
     python log/compare.py exp/exp.log
+    python log/compare.py exp/exp.log --check
     python log/compare.py exp/exp.log --against coco_repository_run --out curves.png --classes
 
 It takes a second or two, and also works on the log of a run that is still going.
@@ -14,6 +15,7 @@ import csv
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -40,12 +42,15 @@ RUNS = {
 SAMPLE = "step:  510/ 3305 lossCLS:0.0994 lossGSC:0.0159 imps:36.6 lr: 0.0430"
 NUMBER = r"([-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf))"
 TRAINING_LINE = re.compile(
-    rf"\bstep:\s*(\d+)\s*/\s*(\d+)\s+lossCLS:\s*{NUMBER}\s+lossGSC:\s*{NUMBER}"
+    rf"\bstep:\s*(\d+)\s*/\s*(\d+)\s+loss(?:CLS|C):\s*{NUMBER}\s+loss(?:GSC|L1):\s*{NUMBER}"
     rf"\s+imps:\s*{NUMBER}\s+lr:\s*{NUMBER}"
 )
 CLASS_LINE = re.compile(rf"\biou (.+?):\s*{NUMBER}\s*$")
+# What the released code prints of a validation, on one line or several: {'iou': .., 'miou': ..}.
+PRINTED = re.compile(rf"['\"]miou['\"]:\s*(?:np\.float\d+\()?{NUMBER}")
 VALIDATION_LINE = re.compile(rf"\bvalidation step:\s*(\d+)\s+miou:\s*{NUMBER}")
 
+VALIDATED = 500  # steps between two validations of the released code
 SMOOTH = 11  # rows in the running mean that the picture draws over the raw losses
 
 
@@ -91,6 +96,9 @@ def parse_log(lines: Iterable[str]) -> Curves:
         elif match := VALIDATION_LINE.search(line):
             step = int(match[1])
             curves.miou[step], curves.iou[step], classes = float(match[2]), classes, {}
+        elif (match := PRINTED.search(line)) and curves.loss_cls:
+            last = max(curves.loss_cls)
+            curves.miou[VALIDATED * round(last / VALIDATED) or last] = float(match[1])
         elif match := CLASS_LINE.search(line):
             classes[match[1]] = float(match[2])
     if not curves.loss_cls:
@@ -223,12 +231,35 @@ def draw(ours: Curves, published: Curves, name: str, out: Path) -> None:
             temporary.unlink()
 
 
+def check_run(log: Path, ours: Curves, name: str | None) -> int:
+    """Print whether a run follows the published one of that name, and return the exit status."""
+    sys.path.insert(0, str(FOLDER))
+    import check
+
+    why, findings = None, []
+    name = name or check.published_run(ours, RUNS)
+    if name is None:
+        lengths = ", ".join(f"{steps} ({dataset})" for dataset, (_, steps) in check.LISTED.items())
+        why = f"it is set to {ours.total_steps} steps, and the published ones made {lengths}"
+    else:
+        print(f"{log} beside {name}")
+        published = read_published(name)
+        findings = list(check.examine(ours, published, name, RUNS[name].spacing, log))
+    text, status = check.report(findings, ours, why)
+    print(text)
+    return status
+
+
 def main(argv: list[str] | None = None) -> None:
     """Print the comparison and draw it when asked; a file that is no log ends in status 2."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("log", type=Path, help="log of a training run, <session>/<session>.log")
-    run = "published run; our defaults are those of the repository runs (default: %(default)s)"
-    parser.add_argument("--against", choices=RUNS, default="voc_repository_run", help=run)
+    run = "published run; our defaults are those of the repository runs (default: that of VOC, and "
+    run += "with --check that of the log's length and learning rate)"
+    parser.add_argument("--against", choices=RUNS, help=run)
+    check = "say stage by stage whether the run follows the published one; the exit status is 0 "
+    check += "where it does, 1 where not, 2 where that cannot be told"
+    parser.add_argument("--check", action="store_true", help=check)
     picture = "also draw the curves of both runs into this picture (.png, .svg)"
     parser.add_argument("--out", type=Path, help=picture)
     classes = "also list the IoU of each class at the last validation that both runs made"
@@ -236,6 +267,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         ours = read_log(args.log)
+        if args.check:
+            sys.exit(check_run(args.log, ours, args.against))
+        args.against = args.against or "voc_repository_run"
         published = read_published(args.against)
         print(f"{args.log} and {args.against}; losses are means since the row above.")
         print(comparison_table(ours, published, RUNS[args.against].spacing))
