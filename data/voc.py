@@ -19,6 +19,7 @@ import numpy as np
 
 from data.base import Dataset, check_exist, labels_from_names
 from data.lists import find_list, read_bytes, read_list, visible
+from tool.cli import Parser
 from tool.errors import InputError
 from tool.files import write_lines
 from tool.run import run
@@ -154,9 +155,7 @@ def _without_val(ids: Iterable[str], val_file: Path, source: Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Check the devkit and write trainaug.txt where there is none."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_root", default=VOC.default_root, help="the folder VOC2012")
     parser.add_argument("--sbd_root", type=Path, help="the folder of SBD that holds dataset/")
     args = parser.parse_args(arguments)

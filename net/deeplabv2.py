@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from net.resnet50 import EXPANSION, FixedBatchNorm
 from net.segmentation import Blocks, SegmentationNetwork
 from tool.aliases import also_accept
+from tool.constants import constant
 
 BLOCKS = (3, 4, 23, 3)
 STRIDES = (1, 2, 1, 1)  # of layer2..layer5, which torchvision calls layer1..layer4
@@ -143,8 +144,8 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
     @staticmethod
     def normalise(pictures: Tensor) -> Tensor:
         """Return BGR minus the mean, float32, of RGB pictures (.., 3, H, W) of 0..255."""
-        mean = torch.tensor(MEAN_BGR, device=pictures.device)[:, None, None]
-        return pictures.flip(-3).float() - mean
+        mean = constant(MEAN_BGR, pictures.device)
+        return pictures.flip(-3).float() - mean[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Return logits of (B, 3, H, W) from ``prepare``.

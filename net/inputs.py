@@ -7,15 +7,16 @@ the device of their arguments.
 import torch
 from torch import Tensor
 
+from tool.constants import constant
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(pixels: Tensor) -> Tensor:
     """Return (x / 255 - mean) / deviation of ImageNet, float32, of uint8 RGB (..., 3, H, W)."""
-    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
-    return (pixels.float() / 255 - mean) / std
+    mean, std = (constant(values, pixels.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 
 def inside(box: Tensor, size: int, samples: int) -> Tensor:

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -396,7 +396,7 @@ def redrawn(change: Callable[[Image.Image], Image.Image], **options: Any) -> Cal
 
 # ------------------------------------------------------------------------------ numbers
 
-NOT_NUMBERS = ("", "x", "nan", "inf", "-inf", "1e400", "-1", "1.5.2", "0x10", "1,5")
+NOT_NUMBERS = ("", "x", "nan", "inf", "-inf", "1e38", "-1", "1.5.2", "0x10", "1,5")
 ODD_NUMBERS = ("0", "1e-9", "9" * 30)
 
 
@@ -404,6 +404,7 @@ class _Found(Exception):
     pass
 
 
+@cache
 def parser_of(program: str) -> argparse.ArgumentParser:
     """Return the parser that a program's ``main`` makes."""
     real = argparse.ArgumentParser.parse_known_args
@@ -421,8 +422,10 @@ def parser_of(program: str) -> argparse.ArgumentParser:
     raise AssertionError(f"{program} has no parser")
 
 
-def numeric_flags(program: str) -> Iterator[tuple[str, argparse.Action]]:
-    """Yield the flags of a program whose type takes numbers."""
+@cache
+def numeric_flags(program: str) -> list[tuple[str, argparse.Action]]:
+    """Return the flags of a program whose type takes numbers."""
+    found = []
     for action in parser_of(program)._actions:
         if action.type is None or not action.option_strings:
             continue
@@ -432,8 +435,9 @@ def numeric_flags(program: str) -> Iterator[tuple[str, argparse.Action]]:
             except (ValueError, TypeError, argparse.ArgumentTypeError):
                 continue
             if isinstance(value, int | float):
-                yield action.option_strings[0], action
+                found.append((action.option_strings[0], action))
                 break
+    return found
 
 
 def refused_by(action: argparse.Action, value: str) -> bool:

@@ -21,6 +21,7 @@ import resource
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -242,6 +243,7 @@ def in_a_process(work: Callable[[], None]) -> int:
 def run_chunk(world: Path, folder: Path, seeds: list[str], report: Path) -> None:
     """Run cases one after the other, and write a line about each."""
     warnings.simplefilter("ignore")
+    threading.excepthook = lambda _: None  # TensorBoard's threads, whose folders have gone
     signal.signal(signal.SIGALRM, late)
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -149,6 +149,16 @@ def test_torchrun_starts_a_program(flags, tmp_path):
     assert (result.stdout + result.stderr).count("3 of the 6 pictures, 0 of them done before") == 1
 
 
+def test_several_processes_end_with_a_sentence_and_no_traceback(flags):
+    command = [sys.executable, "-m", "tool.launch", "--standalone", "--nproc_per_node=2"]
+    command += ["train_resnet50_SIPE.py", *flags["train"], "--batch_size", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert "error: A batch of 1 cannot be shared by 2 processes" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 # ------------------------------------------------------------------------------ who does what
 
 

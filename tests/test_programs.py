@@ -17,7 +17,7 @@ import eval_cam
 import make_cam
 import train_resnet50_SIPE as train
 from net.resnet50_SIPE import CAM, Net
-from tool import checkpoint, cli
+from tool import checkpoint
 from tool.errors import InputError
 from tool.maps import read_maps
 from tool.metrics import ConfusionMatrix
@@ -605,6 +605,6 @@ def test_files_are_written_while_the_next_batch_is_on_its_way(flags, monkeypatch
 
 def test_workers_are_as_many_as_cores(monkeypatch):
     for cores, processes, expected in ((1, 1, 1), (6, 1, 6), (64, 1, 32), (64, 8, 8), (4, 8, 1)):
-        monkeypatch.setattr(cli.os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)))
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert make_cam.parse_arguments([]).num_workers == expected

@@ -142,3 +142,39 @@ def test_an_odd_environment_is_named(name, monkeypatch):
     function = getattr(distributed, name.lower())
     with pytest.raises(InputError, match=rf"{name} is 'abc'.*Unset it"):
         function()
+
+
+def with_shared_memory(size: str, command: list[str]) -> subprocess.CompletedProcess:
+    """Run a command beside a /dev/shm of a size, where a test may mount one."""
+    mount = f"mount -t tmpfs -o size={size} none /dev/shm"
+    private = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+    try:
+        if subprocess.run([*private, mount], capture_output=True).returncode:
+            pytest.skip("no file system may be mounted here")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    whole = [*private, f'{mount} && exec "$@"', "sh", *command]
+    return subprocess.run(whole, capture_output=True, text=True, timeout=100, cwd=REPOSITORY)
+
+
+def test_no_shared_memory_at_all_is_said(flags):
+    """Not even the semaphores of processes that read pictures have room."""
+    command = [sys.executable, "train_resnet50_SIPE.py", *flags["train"], "--num_workers", "2"]
+    done = with_shared_memory("16k", command)
+    assert done.returncode == 2
+    assert "The shared memory (/dev/shm) is too small" in done.stdout
+    assert "--num_workers 0" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_pictures_do_not_pass_through_shared_memory(tiny):
+    """Containers have 64 MB of it, which a full queue of tensors would exceed."""
+    code = (
+        "from data.folder import Folder\nfrom data.loaders import ScaledPictures, one_by_one\n"
+        f"dataset = Folder({str(tiny)!r})\n"
+        "pictures = ScaledPictures(dataset, dataset.ids('train'), (8.0,))\n"
+        "items = list(one_by_one(pictures, 8))\n"
+        "print(len(items), sum(p.nbytes for i in items for p in i['pictures']) > 2_000_000)"
+    )
+    done = with_shared_memory("1m", [sys.executable, "-W", "ignore", "-c", code])
+    assert (done.stdout, done.stderr) == ("6 True\n", "")

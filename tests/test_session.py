@@ -18,6 +18,7 @@ from data.folder import Folder
 from data.loaders import ScaledPictures, one_by_one
 from tool import cli
 from tool import progress as progress_module
+from tool.cores import cores
 from tool.errors import InputError
 from tool.files import write_atomic, write_json
 from tool.outputs import read_settings
@@ -155,7 +156,31 @@ def test_shared_flags_and_their_defaults():
     args = parser.parse_args([])
     assert (args.dataset, args.dataset_root, args.session_name) == ("voc", None, "exp")
     assert args.device == "auto"
-    assert 0 <= args.num_workers <= 8
+    assert args.num_workers == min(cores(), cli.MOST_WORKERS)
+
+
+@pytest.mark.parametrize(
+    ("bound", "files", "expected"),
+    [
+        ({0, 3, 5}, {}, 3),
+        (set(range(8)), {"cpu.max": "max 100000"}, 8),
+        (set(range(8)), {"cpu.max": "250000 100000"}, 2),
+        (set(range(8)), {"cpu.max": "50000 100000"}, 1),
+        ({0, 1}, {"cpu.max": "1600000 100000"}, 2),
+        (set(range(8)), {"cpu.max": "odd"}, 8),
+        (set(range(8)), {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        (set(range(8)), {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+    ],
+)
+def test_cores_are_those_that_this_process_may_use(bound, files, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: bound)
+    monkeypatch.setattr("tool.cores.CGROUP", tmp_path)
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    assert cores() == expected
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert cli.make_parser("").parse_args([]).num_workers == max(1, expected // 2)
 
 
 def test_docstring_is_the_help_with_every_default(capsys):

@@ -22,6 +22,18 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step():
             training.check_finite(losses, 7, lambda step: [f"p{step}"])
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_an_update_that_is_not_finite_is_not_written(bad):
+    """Also the last one, after which no loss is computed."""
+    net = torch.nn.Linear(2, 3)
+    training.check_weights(net, 7)
+    net.bias.data[1] = bad
+    with pytest.raises(
+        InputError, match=r"weights bias became NaN or infinite in step 7\. The last"
+    ):
+        training.check_weights(net, 7)
+
+
 def test_pace_counts_what_this_run_did(monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(pace.time, "time", lambda: clock[0])

@@ -252,6 +252,7 @@ def _is_optimizer(state: dict[str, Any]) -> bool:
         and all(isinstance(values, dict) for values in state["state"].values())
         and isinstance(groups, list)
         and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
+        and all(isinstance(place, int) for g in groups for place in g["params"])
     )
 
 

@@ -2,8 +2,6 @@
 
 import argparse
 import importlib
-import math
-import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -12,11 +10,13 @@ import torch
 from torch import nn
 
 from tool import distributed
+from tool.cores import cores
 from tool.errors import InputError
 
 NETWORK = "net.resnet50_SIPE"
 MOST_WORKERS = 32  # processes that read pictures, unless more are asked for
 LARGEST = 2**31 - 1  # of whole numbers: seeds and sizes stay within every library's integers
+LARGEST_REAL = 1e15  # products of two such numbers, a rate and its factor, stay within float32
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -29,7 +29,18 @@ class Settings(argparse.Namespace):
     __slots__ = ("deciding",)
 
 
-class StepParser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses words with a zero byte, which no path may hold."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Return what ``argparse`` returns."""
+        for word in args or ():
+            if "\0" in word:
+                self.error(f"{word!r} holds a zero byte, which no name may hold")
+        return super().parse_known_args(args, namespace)
+
+
+class StepParser(Parser):
     """A parser whose flags can declare that they decide what a program computes.
 
     Files of an earlier run are continued only where all deciding flags agree, see
@@ -84,13 +95,6 @@ def make_parser(docstring: str) -> StepParser:
     )
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda:N")
     return parser
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def add_network_flag(parser: StepParser) -> None:
@@ -241,18 +245,18 @@ def at_least(smallest: int, largest: int = LARGEST) -> Callable[[str], int]:
 
 
 def number(text: str) -> float:
-    """An argparse type: a finite number of at least 0."""
+    """An argparse type: a number from 0 to LARGEST_REAL."""
     value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"at least 0 and finite, not {value}")
+    if not 0 <= value <= LARGEST_REAL:
+        raise argparse.ArgumentTypeError(f"from 0 to {LARGEST_REAL:g}, not {value}")
     return value
 
 
 def above_zero(text: str) -> float:
-    """An argparse type: a finite number above 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"above 0 and finite, not {value}")
+    """An argparse type: a number above 0, and up to LARGEST_REAL."""
+    value = number(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"above 0, not {value}")
     return value
 
 

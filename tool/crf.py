@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tool.constants import constant
 from tool.lattice import Lattice, build_lattice, normalise
 
 # The label CRF of the IRN and SIPE releases; standard deviations in pixels and in grey levels.
@@ -43,7 +44,7 @@ def _divide(values: Tensor, by: float, name: str) -> Tensor:
     if not 0 < by < math.inf:
         raise ValueError(f"The standard deviation {name} must be positive, not {by}.")
     # CUDA multiplies by the reciprocal of a plain number, which rounds differently.
-    return values / torch.tensor(by, dtype=torch.float32, device=values.device)
+    return values / constant(by, values.device)
 
 
 @lru_cache(CACHED_SIZES)

@@ -5,8 +5,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,8 +37,6 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
         with open(temporary, "wb") as file:
             write(file)
         os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path} could not be written: {error.strerror or error}.") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -47,6 +45,20 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
     """Write a text file of these lines, atomically."""
     write_atomic(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what keeps ``path`` from being written into an InputError that names it.
+
+    That may be a full disk, a folder that cannot be written, or a name that is not UTF-8 where a
+    library takes no other.
+    """
+    try:
+        yield
+    except (OSError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} could not be written: {reason}.") from error
 
 
 def digest_of(*parts: bytes) -> str:

@@ -4,13 +4,21 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from tool.checkpoint import FLOATS
+from tool.errors import InputError
 
 POWER = 0.9  # of the polynomial schedule
 # The released code passes the weight decay in the momentum position of torch.optim.SGD, and the
 # published numbers were made so.
 RELEASED_MOMENTUM = 1e-4
 OPTIMIZERS = ("sgd", "adamw")
+# What an optimiser holds of a parameter: momenta of its shape, and a step that is one number.
+HELD = {
+    torch.optim.SGD: {"momentum_buffer"},
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+}
 
 
 def learning_rate(start: float, step: int, total: int) -> float:
@@ -59,3 +67,42 @@ def make_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(groups, **options)
     return torch.optim.SGD(groups, momentum=momentum, **options)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimiser's momenta; what its groups were constructed with stays.
+
+    A continued run so obeys its own ``--fused``, and a checkpoint that does not know a group's
+    ``lr_scale`` can be continued.
+
+    Args:
+        optimizer: one of HELD.
+        state: of a checkpoint that :func:`tool.checkpoint.check_begun` has seen.
+
+    Raises:
+        InputError: the momenta are not those of these parameters.
+    """
+    own = optimizer.state_dict()
+    places = [group["params"] for group in own["param_groups"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    fits = places == [group["params"] for group in state["param_groups"]] and all(
+        place in range(len(parameters))
+        and values.keys() == HELD[type(optimizer)]
+        and all(_is_held(name, value, parameters[place]) for name, value in values.items())
+        for place, values in state["state"].items()
+    )
+    if not fits:
+        raise InputError("Its optimizer is that of another network. --restart begins anew.")
+    optimizer.load_state_dict({**own, "state": state["state"]})
+
+
+def _is_held(name: str, value: Any, parameter: Tensor) -> bool:
+    shape = () if name == "step" else parameter.shape
+    return (
+        isinstance(value, Tensor)
+        and value.shape == shape
+        and value.dtype in FLOATS
+        and value.layout == torch.strided
+        and not value.is_meta
+        and bool(value.isfinite().all())
+    )

@@ -1,10 +1,13 @@
 """How a program ends: well, by a wrong input, by what the machine lacks, or interrupted."""
 
+import errno
 import logging
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from tool import distributed
 from tool.errors import InputError
@@ -48,10 +51,18 @@ def sentence_of(error: BaseException) -> str | None:
         for words, sentence in LACKS:
             if any(word in text for word in words):
                 return sentence
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and _in_multiprocessing(error):
+        return LACKS[0][1]
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}. Nothing that was finished is lost."
     return None
+
+
+def _in_multiprocessing(error: OSError) -> bool:
+    """Tell whether semaphores and the like, which lie in /dev/shm, raised an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "multiprocessing" in Path(frames[-1].filename).parts
 
 
 def _thread_ended(args: threading.ExceptHookArgs) -> None:
@@ -82,6 +93,7 @@ def run(main: Callable[[], None]) -> None:
             raise
         log.error("error: %s", sentence)
         if not isinstance(error, InputError):
+            sys.unraisablehook = lambda _: None  # half-made loaders complain when they are deleted
             log.debug("where it came from", exc_info=True)  # in the log file alone
         sys.exit(2)
     distributed.stop()

@@ -92,7 +92,7 @@ class Session:
         if distributed.is_main():
             # Every record is flushed, so the file is complete at any moment.
             path = self.path / f"{self.path.resolve().name}.log"
-            root.addHandler(_LogFile(path, encoding="utf-8"))
+            root.addHandler(_LogFile(path, encoding="utf-8", errors="backslashreplace"))
         logging.captureWarnings(True)
 
     def _save_settings(self) -> None:

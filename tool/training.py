@@ -13,7 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError, naming
-from tool.files import check_readable, claim, clear_unfinished, digest_of
+from tool.files import check_readable, claim, clear_unfinished, digest_of, writing
+from tool.optimizer import load_optimizer
 from tool.pace import Pace, Report
 from tool.session import Session
 
@@ -127,7 +128,7 @@ class Training:
             self.start = self.begun["step"]
             log.info("continuing %s at step %d", self.last, self.start)
         distributed.agree(self.start, "steps to continue from")
-        self.board = open_board(self.board_folder, self.start)
+        self.board = Board(self.board_folder, self.start)
         if distributed.is_main():
             self._claim()
             for path in (self.last, self.final, self.final.with_suffix(".safetensors")):
@@ -243,28 +244,6 @@ def contents_of(
     return contents
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimiser's momenta; what its groups were constructed with stays.
-
-    A continued run so obeys its own ``--fused``, and a checkpoint that does not know a group's
-    ``lr_scale`` can be continued.
-
-    Raises:
-        InputError: the momenta are not those of these parameters.
-    """
-    constructed = [dict(group) for group in optimizer.param_groups]
-    sizes = [len(group["params"]) for group in optimizer.param_groups]
-    fits = sizes == [len(group["params"]) for group in state["param_groups"]]
-    if fits:
-        optimizer.load_state_dict(state)
-        held = ((p, value) for p, values in optimizer.state.items() for value in values.values())
-        fits = all(v.shape in ((), p.shape) for p, v in held if isinstance(v, Tensor))
-    if not fits:
-        raise InputError("Its optimizer is that of another network. --restart begins anew.")
-    for group, own in zip(optimizer.param_groups, constructed, strict=True):
-        group.update(own)
-
-
 DIVERGED = (
     "The last checkpoint stays as it is; train again with a lower --lr (--restart begins anew)."
 )
@@ -303,16 +282,26 @@ def check_weights(net: nn.Module, step: int) -> None:
             )
 
 
-class _NoBoard:
-    """Takes what a TensorBoard writer takes, and writes nothing."""
+class Board:
+    """A TensorBoard writer that continues at a step; process 0 alone writes.
 
-    def __getattr__(self, name: str):
-        return lambda *args, **kwargs: None
+    Raises:
+        InputError: the disk is full or the folder cannot be written; the methods too, when what an
+            earlier call gave them could not be written.
+    """
 
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder = folder
+        with writing(folder):
+            self.writer = SummaryWriter(folder, purge_step=step) if distributed.is_main() else None
 
-def open_board(folder: Path, step: int):
-    """Return a TensorBoard writer that continues at a step; process 0 alone writes."""
-    return SummaryWriter(folder, purge_step=step) if distributed.is_main() else _NoBoard()
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def call(*args: Any, **options: Any) -> None:
+            if self.writer is not None:
+                with writing(self.folder):
+                    getattr(self.writer, name)(*args, **options)
+
+        return call
 
 
 def seed_step(seed: int, step: int) -> None:

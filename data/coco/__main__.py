@@ -21,7 +21,7 @@ in all three.
 import logging
 import os
 import shlex
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from data.base import check_exist
 from data.coco.annotations import read_annotations
 from data.coco.dataset import COCO, PUBLISHED_PICTURES, SPLITS
 from data.coco.masks import CROWD, Picture, draw_all
-from tool.cli import at_least
+from tool.cli import Parser, at_least
 from tool.errors import InputError
 from tool.files import read_json, write_atomic, write_json, write_lines
 from tool.run import run
@@ -138,7 +138,7 @@ def keep_settings(coco: COCO, split: str, settings: dict[str, Any], restart: boo
 
 def main(arguments: list[str] | None = None) -> None:
     """Prepare MS COCO."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="python -m data.coco", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     add = parser.add_argument
