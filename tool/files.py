@@ -33,10 +33,11 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                write(file)
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink()
