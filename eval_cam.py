@@ -16,12 +16,12 @@ import numpy as np
 
 from data.datasets import add_dataset_flags, open_dataset
 from tool import cli
-from tool.evaluate import evaluate, result_of
+from tool.evaluate import Read, evaluate, result_of
 from tool.files import write_json
 from tool.maps import check_maps_exist, read_maps
 from tool.metrics import ConfusionMatrix, iou_table, miou_of
 from tool.outputs import settings_of
-from tool.pictures import UNSURE, read_mask
+from tool.pictures import UNSURE
 from tool.run import run
 from tool.session import Session
 
@@ -46,10 +46,19 @@ def sweep_counts(
 ) -> np.ndarray:
     """Count one picture's (true, predicted) pixels for every background threshold in one pass.
 
-    A pixel is class argmax CAM where the largest CAM is above the threshold, else background. The
-    truth is uint8 (H, W), 255 ignored, and ``cam`` float (P - 1, H, W) in [0, 1] of the class ids
-    ``keys``, int64 (P - 1,). Returned are int64 (101, C, C + 1), one confusion matrix a threshold.
+    A pixel is class argmax CAM where the largest CAM is above the threshold, else background.
+
+    Args:
+        truth: uint8 (H, W), 255 ignored.
+        keys: int64 (P - 1,), class ids of the maps; of a picture without class there are none.
+        cam: float (P - 1, H, W) in [0, 1].
+        num_classes: C.
+
+    Returns:
+        int64 (101, C, C + 1), one confusion matrix a threshold.
     """
+    if not len(keys):  # a map of zeros is above no threshold, so background wins at every one
+        keys, cam = np.zeros(1, np.int64), np.zeros((1, *truth.shape), np.float32)
     known = truth != UNSURE
     truth = truth[known].astype(np.int64)
     best = cam[:, known].max(0)
@@ -67,10 +76,18 @@ def sweep_counts(
 
 
 class ArgmaxOfMaps:
-    """The label of a picture from its maps in ``npy``, and the counts of its plain CAM if any."""
+    """The label of a picture from its maps, and the counts of its plain CAM where it has one.
 
-    def __init__(self, npy: Path, num_classes: int, allow_pickle: bool) -> None:
-        self.npy, self.num_classes, self.allow_pickle = npy, num_classes, allow_pickle
+    Args:
+        npy: folder of the maps.
+        num_classes: with background, C.
+        allow_pickle: see :func:`tool.maps.read_maps`.
+        read: reads a mask.
+    """
+
+    def __init__(self, npy: Path, num_classes: int, allow_pickle: bool, read: Read) -> None:
+        self.npy, self.num_classes = npy, num_classes
+        self.allow_pickle, self.read = allow_pickle, read
 
     def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray | None]:
         """Return int64 (H, W) class ids, and int64 (101, C, C + 1) of :func:`sweep_counts`."""
@@ -79,8 +96,9 @@ class ArgmaxOfMaps:
         label = keys[maps["IS_CAM"].argmax(0)]
         if "CAM" not in maps:
             return label, None
-        ConfusionMatrix(self.num_classes).update_from(mask, label)  # raises where they do not fit
-        return label, sweep_counts(read_mask(mask), keys[1:], maps["CAM"], self.num_classes)
+        matrix = ConfusionMatrix(self.num_classes)
+        matrix.update_from(mask, label, self.read)  # raises where they do not fit
+        return label, sweep_counts(self.read(mask), keys[1:], maps["CAM"], self.num_classes)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,8 +114,9 @@ def main(arguments: list[str] | None = None) -> None:
     npy = session.path / "npy"
     settings = settings_of(npy, dataset.all_names)
     check_maps_exist(npy, ids)
-    predict = ArgmaxOfMaps(npy, dataset.num_classes, args.allow_pickle)
-    matrix, sweep = evaluate("eval_cam", ids, masks, dataset.num_classes, predict, args.num_workers)
+    classes, read = dataset.num_classes, dataset.read_mask
+    predict = ArgmaxOfMaps(npy, classes, args.allow_pickle, read)
+    matrix, sweep = evaluate("eval_cam", ids, masks, classes, predict, args.num_workers, read)
     about = {"split": str(eval_list), "source": str(npy), "settings": settings}
     result = result_of(matrix, dataset.all_names, len(ids), **about)
     log.info("%s", iou_table(dataset.all_names, matrix.iou()))

@@ -82,7 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
     settings = settings_of(folder, dataset.all_names)
     num_classes, name = dataset.num_classes, "eval_seg_labels"
     predict = LabelsOfFolder(folder, num_classes)
-    matrix, unsure = evaluate(name, ids, masks, num_classes, predict, args.num_workers)
+    matrix, unsure = evaluate(
+        name, ids, masks, num_classes, predict, args.num_workers, dataset.read_mask
+    )
     about = {"split": str(eval_list), "source": str(folder)}
     about |= {"unsure_pixels": int(unsure), "settings": settings}
     result = result_of(matrix, dataset.all_names, len(ids), **about)

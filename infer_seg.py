@@ -172,6 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
             "--session_name": session.path,
             "--label_dir": folder,
             "--eval_list": infer_list,
+            **({"--negative_class": args.negative_class} if args.negative_class else {}),
         }
         words = [str(word) for pair in flags.items() for word in pair]
         log.info("mIoU: python eval_seg_labels.py %s", shlex.join(words))

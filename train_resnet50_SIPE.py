@@ -88,7 +88,7 @@ def validation_pictures(args: cli.Settings, dataset: Dataset) -> ScaledPictures:
     ids = dataset.ids(args.val_list or dataset.eval_list)
     masks = [dataset.mask_path(image_id) for image_id in ids]
     check_exist(masks, "validation masks", "Complete them, or train without: --val_freq 0")
-    check_class_ids(masks, dataset.num_classes)
+    check_class_ids(masks, dataset.num_classes, dataset.read_mask)
     return ScaledPictures(dataset, distributed.share(ids), scales=(1.0,))
 
 
@@ -113,18 +113,21 @@ def validate(
         maps = F.interpolate(is_cam[:, keys], item["size"], mode="bilinear")[0]
         maps = maps / (maps.amax((1, 2), keepdim=True) + CAM_EPS)  # (P, H, W)
         prediction = keys[maps.argmax(0)].cpu().numpy()
-        matrix.update_from(dataset.mask_path(item["id"]), prediction)
+        matrix.update_from(dataset.mask_path(item["id"]), prediction, dataset.read_mask)
     torch.backends.cudnn.benchmark = benchmark
     matrix.counts = distributed.total(torch.from_numpy(matrix.counts)).numpy()
     return matrix
 
 
 def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return, for TensorBoard, CAM and IS-CAM of each picture's first class over the picture."""
+    """Return, for TensorBoard, CAM and IS-CAM of each picture's first class over the picture.
+
+    Of a picture without class they are those of background.
+    """
     drawn: dict[str, list[Tensor]] = {"CAM": [], "IS-CAM": []}
     for i in range(min(PICTURES_SHOWN, len(windows))):
         picture = windows[i].permute(1, 2, 0).cpu().numpy()
-        k = int(label[i].argmax()) + 1
+        k = int(label[i].argmax() + 1) if label[i].any() else 0
         for name, maps in (("CAM", out["cam"]), ("IS-CAM", out["IS_cam"])):
             one = F.interpolate(maps[i : i + 1, k : k + 1], windows.shape[2:])[0, 0]
             one = (one / (one.max() + CAM_EPS)).detach()

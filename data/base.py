@@ -17,7 +17,7 @@ from data.lists import plain, read_list, strip_ending, visible
 from data.reading import settle
 from tool import distributed
 from tool.errors import InputError
-from tool.pictures import read_rgb
+from tool.pictures import read_mask, read_rgb
 
 LONGEST_ID = 210  # bytes; files are named by ids, with up to 45 bytes more, and 255 are possible
 
@@ -75,7 +75,10 @@ class Dataset:
     def labels(self, ids: list[str]) -> np.ndarray:
         """Return image-level labels, uint8 (len(ids), K) in {0, 1}.
 
-        An id without a label, or with an unknown class, raises an InputError.
+        The row of a picture without class is zero.
+
+        Raises:
+            InputError: an id has no label, or names an unknown class.
         """
         raise NotImplementedError
 
@@ -147,6 +150,14 @@ class Dataset:
     def read(self, image_id: str) -> Image.Image:
         """Return a picture as RGB, upright, by the flags; see :func:`tool.pictures.read_rgb`."""
         return read_rgb(self.image_path(image_id), self.bands, self.value_range)
+
+    def read_mask(self, path: Path) -> np.ndarray:
+        """Return a mask of the ground truth, uint8 (H, W): class ids, 255 where not judged.
+
+        Raises:
+            InputError: see :func:`tool.pictures.read_mask`.
+        """
+        return read_mask(path)
 
 
 def check_exist(paths: list[Path], what: str, mend: str) -> None:

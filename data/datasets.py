@@ -8,6 +8,7 @@ from data.base import Dataset
 from data.coco import COCO
 from data.demo import Demo
 from data.folder import Folder
+from data.folder.sources import NEGATIVES
 from data.reading import AUTO, agree_on_reading
 from data.voc import VOC
 from tool.cli import Settings, StepParser, at_least
@@ -20,22 +21,52 @@ DATASET_CHOICES = "{" + ",".join([*sorted(DATASETS), "module:Class"]) + "}"
 
 def add_dataset_flags(parser: StepParser) -> None:
     """Add ``--dataset``, ``--dataset_root``, and how its pictures are read."""
-    decide, kinds = parser.add_deciding, {"type": dataset_name, "metavar": DATASET_CHOICES}
-    decide("--dataset", **kinds, default="voc", help="what to read")
-    place = "its folder; None is the dataset's usual place, see the README"
-    parser.add_argument("--dataset_root", help=place)
-    bands = "bands of TIFFs that are red, green and blue, counted from 1; None are their colours"
-    decide("--bands", type=at_least(1), nargs=3, metavar=("R", "G", "B"), help=bands)
-    values = (
-        "values that are black and white, for pictures of more than 8 bits or of real numbers; "
-        "auto takes percentiles 1 and 99 of the list; None: 0 to 255, or to 65535"
+    parser.add_deciding(
+        "--dataset", type=dataset_name, metavar=DATASET_CHOICES, default="voc", help="what to read"
     )
-    decide("--value_range", action=_ValueRange, nargs="+", metavar="LOW HIGH", help=values)
+    parser.add_argument(
+        "--dataset_root", help="its folder; None is the dataset's usual place, see the README"
+    )
+    add_folder_flags(parser)
+
+
+def add_folder_flags(parser: StepParser) -> None:
+    """Add what tells how pictures and labels of the user's own are read."""
+    parser.add_deciding(
+        "--negative_class",
+        help="what --dataset folder calls pictures without a class, in a table or as a folder; "
+        f"None is {', '.join(NEGATIVES)}",
+    )
+    parser.add_deciding(
+        "--bands",
+        type=at_least(1),
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help="bands of TIFFs that are red, green and blue, counted from 1; None are their colours",
+    )
+    parser.add_deciding(
+        "--value_range",
+        action=_ValueRange,
+        nargs="+",
+        metavar="LOW HIGH",
+        help="values that are black and white, for pictures of more than 8 bits or of real "
+        "numbers; auto takes percentiles 1 and 99 of the list; None: 0 to 255, or to 65535",
+    )
 
 
 def open_dataset(args: Settings) -> Dataset:
-    """Return the dataset that the flags of :func:`add_dataset_flags` name."""
-    dataset = dataset_class(args.dataset)(args.dataset_root)
+    """Return the dataset that the flags of :func:`add_dataset_flags` name.
+
+    Raises:
+        InputError: it is none, or ``--negative_class`` is given for another one than ``folder``.
+    """
+    kind = dataset_class(args.dataset)
+    if kind is Folder:
+        dataset = Folder(args.dataset_root, args.negative_class)
+    elif args.negative_class:
+        raise InputError(f"--negative_class is for --dataset folder, not for {args.dataset}.")
+    else:
+        dataset = kind(args.dataset_root)
     agree_on_reading(dataset, args)
     return dataset
 

@@ -51,7 +51,8 @@ WRITTEN = (
     "data.yaml",
     "settings.json",
 )
-USERS = ("cat.jpg", "classes.txt", "labels.csv", "resnet50.pth", "trainaug.txt", "train_aug.txt")
+USERS = ("cat.jpg", "classes.txt", "labels.csv", "annotations.json", "colours.csv")
+USERS += ("resnet50.pth", "trainaug.txt", "train_aug.txt", "images/cat/x.jpg")
 
 
 @pytest.fixture(params=DOCUMENTS, ids=NAMES)

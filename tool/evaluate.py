@@ -14,18 +14,19 @@ from tool.pictures import UNSURE, read_mask
 from tool.progress import progress
 
 CHUNK = 32  # pictures that a worker counts before it hands its counts over
-MOST_LOOKED_AT = 300  # label pictures that are looked at before a training
+SPREAD = 16  # label pictures are looked at in steps of so many, until one holds a class
 
 # Of a picture's id and mask file: the label, integer (H, W), and further counts or None.
 Predict = Callable[[str, Path], tuple[np.ndarray, np.ndarray | None]]
+Read = Callable[[Path], np.ndarray]  # a mask as uint8 (H, W) of class ids, 255 unknown
 
 
 class _Counts(TorchDataset):
     """Counts of chunks of pictures."""
 
-    def __init__(self, ids: list[str], masks: list[Path], num_classes: int, predict: Predict):
+    def __init__(self, ids, masks, num_classes: int, predict: Predict, read: Read) -> None:
         files = list(zip(ids, masks, strict=True))
-        self.num_classes, self.predict = num_classes, predict
+        self.num_classes, self.predict, self.read = num_classes, predict, read
         self.chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
 
     def __len__(self) -> int:
@@ -36,7 +37,7 @@ class _Counts(TorchDataset):
         matrix, further = ConfusionMatrix(self.num_classes), 0
         for image_id, mask in self.chunks[index]:
             prediction, more = self.predict(image_id, mask)
-            matrix.update_from(mask, prediction)
+            matrix.update_from(mask, prediction, self.read)
             further = None if further is None or more is None else further + more
         return len(self.chunks[index]), matrix.counts, further
 
@@ -48,6 +49,7 @@ def evaluate(
     num_classes: int,
     predict: Predict,
     num_workers: int,
+    read: Read = read_mask,
 ) -> tuple[ConfusionMatrix, np.ndarray | None]:
     """Return the confusion matrix of predictions, and the sum of what else ``predict`` counts.
 
@@ -61,8 +63,15 @@ def evaluate(
         num_classes: with background, C.
         predict: called where the files are read; it must be picklable.
         num_workers: processes that count, 0 for this one.
+        read: reads a mask; it must be picklable too.
+
+    Returns:
+        The matrix, and the sum; None where there was nothing to sum for some picture.
+
+    Raises:
+        InputError: no mask holds a class, or one does not fit.
     """
-    counts = _Counts(ids, masks, num_classes, predict)
+    counts = _Counts(ids, masks, num_classes, predict, read)
     loader = DataLoader(counts, batch_size=None, num_workers=num_workers)
     matrix, further = ConfusionMatrix(num_classes), 0
     for _, chunk, more in progress(loader, len(ids), name, lambda item: item[0]):
@@ -73,19 +82,22 @@ def evaluate(
     return matrix, further
 
 
-def check_class_ids(files: Sequence[Path], num_classes: int) -> None:
-    """Raise an InputError where no label picture holds the id of a class, 1 to ``num_classes`` - 1.
+def check_class_ids(files: Sequence[Path], num_classes: int, read: Read = read_mask) -> None:
+    """Look whether label pictures hold class ids, until one does.
 
-    At most MOST_LOOKED_AT are read, spread over the list, until one does.
+    Args:
+        files: looked at in an order that is spread over the list.
+        num_classes: with background, C.
+        read: reads one.
+
+    Raises:
+        InputError: none of them has an id in 1..C-1.
     """
-    step = -(-len(files) // MOST_LOOKED_AT)
-    some = files[::step]
-    for file in some:
-        label = read_mask(file)
+    for file in (file for start in range(SPREAD) for file in files[start::SPREAD]):
+        label = read(file)
         if ((label > 0) & (label < num_classes)).any():
             return
-    looked_at = f"the {len(some)} label pictures looked at, of {len(files)},"
-    raise InputError(_without_classes(looked_at, files[0], num_classes))
+    raise InputError(_without_classes(f"the {len(files)} label pictures", files[0], num_classes))
 
 
 def _without_classes(what: str, first: Path, num_classes: int) -> str:

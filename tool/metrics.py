@@ -4,6 +4,7 @@ The definition is that of the VOC devkit: 255 in the ground truth is ignored,
 IoU_c = M_cc / (row c + column c - M_cc), mIoU = mean over classes, NaN left out.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,17 @@ class ConfusionMatrix:
         joint = truth * (self.num_classes + 1) + prediction
         self.counts += np.bincount(joint, minlength=self.counts.size).reshape(self.counts.shape)
 
-    def update_from(self, mask_path: Path, prediction: np.ndarray) -> None:
-        """Add one picture whose ground truth lies in a file.
+    def update_from(
+        self,
+        mask_path: Path,
+        prediction: np.ndarray,
+        read: Callable[[Path], np.ndarray] = read_mask,
+    ) -> None:
+        """Add one picture whose ground truth lies in a file, which ``read`` makes class ids of.
 
         A mask that is missing, of another size, or has ids that are no class, raises an InputError.
         """
-        truth = read_mask(mask_path)
+        truth = read(mask_path)
         try:
             self.update(truth, prediction)
         except ValueError as error:

@@ -60,10 +60,11 @@ def read_rgb(
                 layout.check(path, bands, value_range)
             image = open_picture(path)
             rgb, orientation = to_rgb(path, image, layout), orientation_of(image)
-        return _upright(rgb, orientation)
+        return upright(rgb, orientation)
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Return a picture turned as its EXIF orientation says."""
     turn = TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
@@ -93,7 +94,7 @@ def read_mask(path: str | Path) -> np.ndarray:
             raise _no_mask(path, f"a grey picture of {bits} bits, whose values are stretched")
         if layout and layout.photometric == WHITE_IS_ZERO:
             raise _no_mask(path, "a TIFF whose 0 is white, so that its values are turned round")
-        return np.array(_upright(image, orientation_of(image)), dtype=np.uint8)
+        return np.array(upright(image, orientation_of(image)), dtype=np.uint8)
 
 
 def _no_mask(path: str | Path, what: str) -> InputError:

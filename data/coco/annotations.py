@@ -5,7 +5,7 @@ codes of some hundred bytes each.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ CHUNK = 1 << 14  # bytes of a file that are read at once
 DEEPEST = 1000  # brackets that are open at the end of a chunk
 LARGEST_SIDE = 65535  # pixels of a JPEG
 
+DOWNLOAD = "Download or unpack it again."
 # The lists of a file that are read, with what each of their entries must have.
 FORMS = {
     "categories": {"id": int, "name": str},
@@ -60,11 +61,18 @@ class _Shallow:
         return chunk
 
 
-def read_items(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+def read_items(path: Path, kind: str, mend: str = DOWNLOAD) -> Iterator[dict[str, Any]]:
     """Yield the entries of one list at the top of an annotation file, in the file's order.
 
-    ``kind`` is the list's key, one of FORMS. Whole numbers are int, all others float. An InputError
-    says that the file is missing or not whole JSON, or that an entry lacks what FORMS asks for.
+    Whole numbers are int, all others float.
+
+    Args:
+        path: a file such as instances_train2014.json.
+        kind: the list's key, one of FORMS.
+        mend: what to do about a fault.
+
+    Raises:
+        InputError: the file is missing, is not whole JSON, or an entry lacks what FORMS asks for.
     """
     twice: list[str] = []
     try:
@@ -74,7 +82,7 @@ def read_items(path: Path, kind: str) -> Iterator[dict[str, Any]]:
             for place, entry in enumerate(items, 1):
                 if twice:
                     raise ValueError(f"the key {shortened(twice[0])} stands twice in one object")
-                _check_form(path, kind, place, entry)
+                _check_form(path, kind, place, entry, mend)
                 yield entry
     except OSError as error:
         raise InputError(f"The annotation file {path} cannot be read ({error}).") from error
@@ -82,19 +90,18 @@ def read_items(path: Path, kind: str) -> Iterator[dict[str, Any]]:
         why = error.args[0]
         why = why.decode("latin-1") if isinstance(why, bytes) else str(why)
         raise InputError(
-            f"{path} is not whole JSON (before byte {file.position}: {why.splitlines()[0]}). "
-            "Download or unpack it again."
+            f"{path} is not whole JSON (before byte {file.position}: {why.splitlines()[0]}). {mend}"
         ) from error
 
 
-def _check_form(path: Path, kind: str, place: int, entry: Any) -> None:
+def _check_form(path: Path, kind: str, place: int, entry: Any, mend: str) -> None:
     if not isinstance(entry, dict):
         raise InputError(f"{path}: {shortened(entry)} in {kind} is no object.")
     for key, form in FORMS[kind].items():
         if type(entry.get(key)) is not form:
             raise InputError(
                 f"{path}: entry {place} of {kind} is incomplete: its {key} is "
-                f"{shortened(entry[key]) if key in entry else 'missing'}. Download the file again."
+                f"{shortened(entry[key]) if key in entry else 'missing'}. {mend}"
             )
 
 
@@ -108,22 +115,12 @@ def read_annotations(path: Path, split: str) -> list[Picture]:
     """
     classes = _read_categories(path)
     pictures = _read_pictures(path, split)
-    numbers: set[int] = set()
-    for entry in read_items(path, "annotations"):
-        number, image, category = entry["id"], entry["image_id"], entry["category_id"]
-        name = f"{path}: annotation {number}"
-        for what, value, known in (("picture", image, pictures), ("category", category, classes)):
-            if value not in known:
-                raise InputError(
-                    f"{name} is of {what} {value}, which is not in the file. Download it again."
-                )
-        if number in numbers:
-            raise InputError(f"{name} stands there twice. Download the file again.")
-        numbers.add(number)
-        picture = pictures[image]
+    for entry in read_links(path, pictures, classes):
+        picture, class_id = pictures[entry["image_id"]], classes[entry["category_id"]]
         try:
-            region = read_region(entry, classes[category], picture.height, picture.width)
+            region = read_region(entry, class_id, picture.height, picture.width)
         except ValueError as error:
+            name = f"{path}: annotation {entry['id']}"
             raise InputError(f"{name} has {error} ({picture.image_id}).") from error
         picture.regions.append(region)
 
@@ -138,16 +135,49 @@ def read_annotations(path: Path, split: str) -> list[Picture]:
     return [pictures[number] for number in sorted(pictures)]
 
 
+def read_links(
+    path: Path, pictures: Container[int], categories: Container[int], mend: str = DOWNLOAD
+) -> Iterator[dict[str, Any]]:
+    """Yield the annotations of a file, which are of such pictures and categories, by their numbers.
+
+    Raises:
+        InputError: see :func:`read_items`; or an annotation is of another picture or category,
+            stands there twice, or is neither a crowd nor none.
+    """
+    numbers: set[int] = set()
+    for entry in read_items(path, "annotations", mend):
+        name = f"{path}: annotation {entry['id']}"
+        image, category = entry["image_id"], entry["category_id"]
+        for what, value, known in (
+            ("picture", image, pictures),
+            ("category", category, categories),
+        ):
+            if value not in known:
+                raise InputError(f"{name} is of {what} {value}, which is not in the file. {mend}")
+        if entry["id"] in numbers:
+            raise InputError(f"{name} stands there twice. {mend}")
+        numbers.add(entry["id"])
+        crowd = entry.get("iscrowd", 0)
+        if type(crowd) not in (int, bool) or crowd not in (0, 1):
+            raise InputError(
+                f"{name} has an iscrowd of {shortened(crowd)}, which is neither 0 nor 1. {mend}"
+            )
+        yield entry
+
+
 def read_region(entry: dict[str, Any], class_id: int, height: int, width: int) -> Region:
     """Return the region of one annotation, of class 1..80, on a picture of that size in pixels.
 
-    ``iscrowd`` may be missing and is 0 then. A region that does not fit the picture raises a
-    ValueError, and so does an ``iscrowd`` that is neither 0 nor 1.
+    Args:
+        entry: of :func:`read_links`; ``iscrowd`` may be missing and is 0 then.
+        class_id: 1..80.
+        height, width: of the picture in pixels.
+
+    Raises:
+        ValueError: the region does not fit the picture.
     """
-    is_crowd = entry.get("iscrowd", 0)
-    if type(is_crowd) not in (int, bool) or is_crowd not in (0, 1):
-        raise ValueError(f"an iscrowd of {shortened(is_crowd)}, which is neither 0 nor 1")
-    return Region(class_id, bool(is_crowd), encode(entry.get("segmentation"), height, width))
+    is_crowd = bool(entry.get("iscrowd", 0))
+    return Region(class_id, is_crowd, encode(entry.get("segmentation"), height, width))
 
 
 def _read_categories(path: Path) -> dict[int, int]:

@@ -13,7 +13,7 @@ from data.reading import settle
 from net.weights import IMAGENET_URLS, cached, read_pretrained
 from tool import cli
 from tool.errors import InputError
-from tool.pictures import UNSURE, check_label, read_mask, stored_size
+from tool.pictures import UNSURE, check_label, stored_size
 
 SAMPLE = 48  # pictures, and masks, that are decoded
 TAILS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB\x60\x82"}  # of whole JPEGs and PNGs
@@ -92,7 +92,7 @@ def masks(args: cli.Settings, dataset: Dataset, ids: list[str]) -> Iterator[Find
 
     def read(image_id: str) -> None:
         path = dataset.mask_path(image_id)
-        mask = read_mask(path)
+        mask = dataset.read_mask(path)
         check_label(path, mask, dataset.num_classes)
         if {*np.unique(mask)} - {0, UNSURE} != {*known[image_id].nonzero()[0] + 1}:
             differ.append(image_id)

@@ -1,0 +1,249 @@
+"""The dataset ``folder``: pictures of the user's own, laid out as :mod:`data.folder` says."""
+
+import logging
+import os
+from collections.abc import Container, Iterable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from data.base import Dataset, labels_from_names
+from data.folder.sources import NEGATIVES, Source, find_sources
+from data.folder.tables import Colours, check_names
+from data.lists import (
+    PICTURE_ENDINGS,
+    find_list,
+    picture_name,
+    plain,
+    read_lines,
+    read_list,
+    strip_ending,
+    visible,
+)
+from tool import distributed
+from tool.errors import InputError
+from tool.pictures import read_mask
+
+CLASSES_TOLD = 10  # of which the line of what is found has the names
+
+log = logging.getLogger(__name__)
+
+
+class Folder(Dataset):
+    """Pictures of the user's own.
+
+    Args:
+        root: the folder.
+        negative_class: what a table or a folder calls pictures without a class, in place of
+            NEGATIVES; a name in classes.txt is a class all the same.
+    """
+
+    name = "folder"
+    default_root = "pictures"
+
+    def __init__(self, root: str | Path | None = None, negative_class: str | None = None) -> None:
+        super().__init__(root)
+        self.no_class = (plain(negative_class),) if negative_class else NEGATIVES
+        path = self.root / "classes.txt"
+        if os.path.exists(path):
+            self.class_names = tuple(read_lines(path))
+        else:
+            path, self.class_names = self._classes_of_sources(path)
+        check_names(path, self.class_names)
+
+    def _classes_of_sources(self, missing: Path) -> tuple[str, tuple[str, ...]]:
+        """Return the source that names the classes in place of classes.txt, and its classes.
+
+        Raises:
+            InputError: there is none, or two have them in another order.
+        """
+        naming = [s for s in find_sources(self.root, self._folders) if s.classes is not None]
+        if not naming:
+            raise InputError(f"There is no {missing}: one class name a line, without background.")
+        first, *others = (self._classes_in(source.classes, ()) for source in naming)
+        for source, other in zip(naming[1:], others, strict=True):
+            if source.ordered and other != first and set(other) == set(first):
+                raise InputError(
+                    f"{naming[0].name} and {source.name} of {self.root} have the classes in "
+                    f"another order. Write them to {missing}, in the order of their ids."
+                )
+        return f"{self.root}: {naming[0].name}", tuple(first)
+
+    def _classes_in(self, names: Iterable[str], known: Container[str]) -> list[str]:
+        """Return the names that are known, or do not mean that there is no class."""
+        none = {name.casefold() for name in self.no_class}
+        return [name for name in names if name in known or name.casefold() not in none]
+
+    @property
+    def _known(self) -> set[str]:
+        """The classes in Unicode's form NFC, as the sources name them."""
+        return set(map(plain, self.class_names))
+
+    @cached_property
+    def pictures(self) -> dict[str, Path]:
+        """Id -> file, for every picture in images/ and in the folders there."""
+        pictures: dict[str, Path] = {}
+        taken: dict[str, Path] = {}
+        images = self.root / "images"
+        for path in (p for one in visible(images) for p in (visible(one) or [one])):
+            if path.suffix.lower() in PICTURE_ENDINGS and not path.is_dir():
+                # cat.jpg.png has the id cat.jpg, which looks like the file name of cat.
+                for key in (plain(path.stem), plain(strip_ending(path.stem))):
+                    if taken.setdefault(key, path) != path:
+                        other = taken[key].relative_to(images)
+                        raise InputError(f"{path} and {other} have the same id. Rename one.")
+                pictures[path.stem] = path
+        if not pictures:
+            raise InputError(f"There are no pictures in {images}.")
+        return pictures
+
+    @property
+    def _folders(self) -> dict[str, list[Path]]:
+        """Name of a folder in images/ -> the pictures in it."""
+        folders: dict[str, list[Path]] = {}
+        for path in self.pictures.values():
+            if path.parent != self.root / "images":
+                folders.setdefault(path.parent.name, []).append(path)
+        return folders
+
+    @cached_property
+    def _ids(self) -> dict[str, str]:
+        """Id in Unicode's form NFC -> id as the file is named."""
+        return {plain(image_id): image_id for image_id in self.pictures}
+
+    def id_of(self, name: str) -> str:
+        """Return the id of the picture that is called ``name``; ``name`` itself where none is."""
+        name = plain(name)
+        return self._ids.get(name) or self._ids.get(strip_ending(name), strip_ending(name))
+
+    def _sources(self) -> list[Source]:
+        """Return where labels are; folders that no class names are no source beside another one.
+
+        Raises:
+            InputError: there is none, or one has other classes.
+        """
+        sources, known = find_sources(self.root, self._folders), self._known
+        if not sources:
+            raise InputError(
+                f"There is no {self.root / 'labels.csv'} with a header image,labels and a row a "
+                "picture, no annotations.json, and no folder of a class in images."
+            )
+        for source in sources[:]:
+            if source.classes is None:
+                continue
+            names = set(self._classes_in(source.classes, known))
+            if len(sources) > 1 and not source.ordered and known.isdisjoint(source.classes):
+                sources.remove(source)
+            elif names - known:
+                raise InputError(
+                    f"{self.root}: {min(names - known)!r} of {source.name} is no class; the "
+                    f"classes are {', '.join(self.class_names)}. Mend the name, or say with "
+                    "--negative_class what pictures without a class are called."
+                )
+            elif source.ordered and known - names:
+                raise InputError(
+                    f"{self.root}: the class {min(known - names)!r} is not in {source.name}. Add "
+                    "it, or take it out of classes.txt."
+                )
+        return sources
+
+    @cached_property
+    def rows(self) -> dict[str, set[str]]:
+        """Id -> class names, for every picture of which a source tells.
+
+        Raises:
+            InputError: there is no source of labels, one has other classes, a row cannot be, or two
+                sources disagree.
+        """
+        rows: dict[str, set[str]] = {}
+        known = self._known
+        told: dict[str, str] = {}  # id -> the source
+        sources = self._sources()
+        self.source_names = " and ".join(source.name for source in sources)
+        for source in sources:
+            own: dict[str, set[str]] = {}
+            for where, image, names in source.rows((*self.class_names, *self.no_class)):
+                image_id = self.id_of(picture_name(image))
+                if image_id in own:
+                    raise InputError(f"{where}: {image_id!r} stands there twice.")
+                if image_id not in self.pictures:
+                    raise InputError(f"{where}: there is no picture {image_id!r} in images/.")
+                own[image_id] = classes = set(self._classes_in(names, known))
+                none = names - classes - {"background"}
+                if classes and none:
+                    raise InputError(
+                        f"{where}: {image_id!r} is {min(none)!r}, which means no class, and shows "
+                        f"{_listed(classes)}."
+                    )
+                if rows.get(image_id, classes) != classes:
+                    raise InputError(
+                        f"{image_id!r} in {self.root} shows {_listed(rows[image_id])} by "
+                        f"{told[image_id]}, and {_listed(classes)} by {source.name}. Mend one of "
+                        "them, or take it away."
+                    )
+            rows.update(own)
+            told.update(dict.fromkeys(own, source.name))
+        if distributed.is_main():
+            names = [*self.class_names[:CLASSES_TOLD], ".."][: len(self.class_names)]
+            log.info(
+                "labels of %s: %d pictures, %d of them without a class; %d classes: %s",
+                self.source_names,
+                len(rows),
+                sum(not classes for classes in rows.values()),
+                len(self.class_names),
+                ", ".join(names),
+            )
+        return rows
+
+    def list_ids(self, list_name: str) -> list[str]:
+        """Return the ids of splits/<list_name>.txt; without it, ``train`` is every picture."""
+        folder = self.root / "splits"
+        if list_name == self.train_list and not os.path.lexists(folder):
+            return list(self.pictures)
+        return read_list(find_list(folder, list_name), self.id_of)
+
+    def image_path(self, image_id: str) -> Path:
+        """Return the picture's file; one that does not exist for an unknown id."""
+        return self.pictures.get(image_id, self.root / "images" / image_id)
+
+    def mask_path(self, image_id: str) -> Path:
+        """Return masks/<id>.png; the ending may be in capitals, the id in any Unicode form."""
+        path = self.root / "masks" / f"{image_id}.png"
+        return path if os.path.isfile(path) else self._odd_masks.get(plain(image_id), path)
+
+    @cached_property
+    def _odd_masks(self) -> dict[str, Path]:
+        """Id in Unicode's form NFC -> mask."""
+        masks = (p for p in visible(self.root / "masks") if p.suffix.lower() == ".png")
+        return {plain(path.stem): path for path in masks}
+
+    @cached_property
+    def _colours(self) -> Colours | None:
+        path = self.root / "colours.csv"
+        return Colours(path, self.class_names) if os.path.exists(path) else None
+
+    def read_mask(self, path: Path) -> np.ndarray:
+        """Return a mask, uint8 (H, W), whose colours are those of colours.csv where there is one.
+
+        Raises:
+            InputError: see :func:`tool.pictures.read_mask` and :class:`data.folder.tables.Colours`.
+        """
+        return self._colours.read(path) if self._colours else read_mask(path)
+
+    def labels(self, ids: list[str]) -> np.ndarray:
+        """Return the classes that the sources of labels name."""
+        for image_id in ids:
+            if image_id not in self.rows:
+                of = f", which the list {self.list_of[image_id]} names" * (image_id in self.list_of)
+                row = f"the row {self.image_path(image_id).name},<its classes, which may be none>"
+                raise InputError(
+                    f"In {self.source_names} of {self.root} is no row for {image_id!r}{of}. Add "
+                    f"{row if 'labels.csv' in self.source_names else 'one'}, or take it off the "
+                    "list."
+                )
+        return labels_from_names([self.rows[image_id] for image_id in ids], ids, self)
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "no class"

@@ -1,0 +1,209 @@
+"""The texts of a folder of pictures: tables of labels and of colours, and names of classes."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.lists import plain, read_text
+from tool.errors import InputError
+from tool.picture_files import (
+    MASK_FORMATS,
+    bits_of,
+    in_one_sentence,
+    open_picture,
+    orientation_of,
+)
+from tool.pictures import UNSURE, upright
+
+MOST_CLASSES = 254  # 255 is "unsure" in an 8-bit mask, 0 is background
+BACKGROUND = ("background", "bg", "__ignore__")
+VOID = ("void", "ignore", "ignored", "unsure", "unlabeled", "unlabelled")  # 255 in colours.csv
+COLUMN_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+NAME_SEPARATORS = (";", ",", "|")
+SHIFTS = np.array([1 << 16, 1 << 8, 1], np.uint32)  # make one number of red, green and blue
+
+
+def check_names(where: str | Path, names: Sequence[str]) -> None:
+    """Refuse names of classes that are none.
+
+    Raises:
+        InputError: there are none or too many, or one is background, has odd spaces, or stands
+            there twice.
+    """
+    if not 1 <= len(names) <= MOST_CLASSES:
+        raise InputError(f"{where} has {len(names)} classes; 1 to {MOST_CLASSES} are possible.")
+    before: dict[str, str] = {}
+    for number, name in enumerate(names):
+        key = plain(name).casefold()
+        if key in BACKGROUND or key.strip("_- ") in BACKGROUND:
+            agree = "those behind it move up by one: compare them with the masks' ids"
+            if number == 0:
+                agree = "the ids of the others are then 1, 2, ... as in masks with background 0"
+            raise InputError(
+                f"{where}: take {name} off, it is class 0 without being named; {agree}."
+            )
+        if " ".join(name.split()) != name or not name:
+            raise InputError(f"{where}: {name!r} has a tab, two spaces in a row, or no letter.")
+        if key in before:
+            raise InputError(f"{where}: {name!r} stands twice, as {before[key]!r} before.")
+        before[key] = name
+
+
+def read_header(
+    path: Path, text: str, is_header: Callable[[list[str]], bool], form: str
+) -> tuple[str, list[str]]:
+    """Return the separator of a table's columns, and their names.
+
+    Raises:
+        InputError: the first line has no form that ``is_header`` accepts; ``form`` tells it.
+    """
+    first = text.splitlines()[0] if text.strip() else ""
+    for separator in COLUMN_SEPARATORS:
+        try:
+            (cells,) = csv.reader([first], delimiter=separator, skipinitialspace=True)
+        except (csv.Error, ValueError):
+            continue
+        names = [plain(name.strip(' "')) for name in cells]
+        names = [n.lower() if n.lower() in ("image", "labels") else n for n in names]
+        if is_header(names):
+            return separator, names
+    raise InputError(f"{path} has no header line {form}.")
+
+
+def read_rows(
+    path: Path, text: str, separator: str, header: list[str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (where, {column: cell}) of every row below the header, the cells without outer space.
+
+    Cells that a row lacks at its end are not in its dict.
+
+    Raises:
+        InputError: the rows are no table with these columns.
+    """
+    lines = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    begin = 1
+    try:
+        for cells in lines:
+            begin, where = lines.line_num + 1, f"{path}, line {lines.line_num}"
+            if lines.line_num == 1 or not any(cell.strip() for cell in cells):
+                continue
+            if any(cell.strip() for cell in cells[len(header) :]):
+                many = COLUMN_SEPARATORS[separator]
+                raise InputError(f"{where}: too many {many}. Put spaces between class names.")
+            row = dict(zip(header, [cell.strip() for cell in cells], strict=False))
+            named = row.get("image", "") + row.get("labels", "")  # a remark may have lines
+            if "\n" in named or "\r" in named:
+                raise InputError(f"{where}: a quotation mark is open from an earlier line on.")
+            yield where, row
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {begin}: a quotation mark is not closed, or stands inside a cell "
+            f"({error}). Close it, or leave it out."
+        ) from error
+
+
+def names_in(cell: str, where: str, classes: Sequence[str]) -> set[str]:
+    """Return the classes that a cell of labels.csv names, by the rule of docs/own_pictures.md.
+
+    They are in Unicode's form NFC.
+
+    Raises:
+        InputError: none of the readings gives classes only, or two give different ones.
+    """
+    if not cell.strip("".join(NAME_SEPARATORS) + " "):
+        return set()
+    readings = [cell.split(), [cell]]
+    readings += [cell.split(separator) for separator in NAME_SEPARATORS if separator in cell]
+    readings = [{plain(name.strip()) for name in names} - {""} for names in readings]
+    known = set(map(plain, classes))
+    fitting = [names for names in readings if names and names <= known]
+    if any(names != fitting[0] for names in fitting):
+        raise InputError(
+            f"{where}: {cell!r} can be read in two ways. Put ; behind every class name."
+        )
+    if fitting:
+        return fitting[0]
+    tried = readings[0] if len(readings) == 2 else readings[2]
+    name = min(tried - known)
+    near = next((n for n in classes if n.casefold() == name.casefold()), None)
+    mend = f"; {near!r} is" if near else ""
+    if any(" " in n for n in classes):
+        mend += "; names with spaces need a ; behind each name"
+    raise InputError(f"{where}: {name!r} is not in classes.txt{mend}.")
+
+
+class Colours:
+    """The colours of masks, from a table ``name,r,g,b``.
+
+    Names are those of classes, of background, and of VOID, which becomes 255.
+
+    Args:
+        path: of the table.
+        classes: the K foreground classes.
+
+    Raises:
+        InputError: it is no such table, names an unknown class, or a colour stands there twice.
+    """
+
+    columns = ("name", "r", "g", "b")
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        self.path = path
+        text = read_text(path)
+        table = read_header(
+            path, text, lambda names: set(self.columns) <= set(names), ",".join(self.columns)
+        )
+        ids = {plain(name): number for number, name in enumerate(classes, 1)}
+        ids = dict.fromkeys(VOID, UNSURE) | dict.fromkeys(BACKGROUND, 0) | ids
+        found: dict[int, int] = {}  # colour -> id
+        for where, row in read_rows(path, text, *table):
+            name, *colour = (row.get(column, "") for column in self.columns)
+            name = plain(name)
+            if not all(re.fullmatch(r"\d{1,3}", part) and int(part) <= 255 for part in colour):
+                raise InputError(f"{where}: {','.join(colour)} is no red,green,blue of 0 to 255.")
+            number = ids.get(name, ids.get(name.casefold()))
+            if number is None:
+                raise InputError(
+                    f"{where}: {name!r} is no class, nor background or void; the classes are "
+                    f"{', '.join(classes)}."
+                )
+            code = int(np.array(colour, np.uint32) @ SHIFTS)
+            if found.setdefault(code, number) != number:
+                raise InputError(f"{where}: the colour {','.join(colour)} has another name above.")
+        if not found:
+            raise InputError(f"{path} has no colour.")
+        self.codes = np.array(sorted(found), np.uint32)
+        self.ids = np.array([found[code] for code in sorted(found)], np.uint8)
+
+    def read(self, path: Path) -> np.ndarray:
+        """Return a coloured mask as class ids, uint8 (H, W), 255 where not judged, upright.
+
+        Transparency is left out, and a palette's numbers become its colours.
+
+        Raises:
+            InputError: it is no such picture, or has a colour that is not in the table.
+        """
+        with in_one_sentence(path, MASK_FORMATS):
+            image = open_picture(path, MASK_FORMATS)
+            if bits_of(path, image) > 8:
+                raise InputError(f"{path} has more than 8 bits; colours of masks are of 8 bits.")
+            codes = (
+                np.asarray(upright(image, orientation_of(image)).convert("RGB"), np.uint32) @ SHIFTS
+            )
+        place = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
+        unknown = self.codes[place] != codes
+        if unknown.any():
+            y, x = np.argwhere(unknown)[0].tolist()
+            colour = ",".join(str(codes[y, x] >> shift & 255) for shift in (16, 8, 0))
+            raise InputError(
+                f"{path} has the colour {colour} at column {x}, row {y}, and {unknown.sum():,} "
+                f"pixels in all of colours that are not in {self.path}. Add them to the table, or "
+                "draw the mask without soft edges."
+            )
+        return self.ids[place]

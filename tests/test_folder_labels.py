@@ -1,0 +1,423 @@
+"""Labels of a folder of pictures from tables, class folders and COCO's format; coloured masks."""
+
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from tiny import COLOURS, LABELS
+
+import cam2ir
+import eval_cam
+import eval_seg_labels
+import make_cam
+import make_seg_labels
+import train_resnet50_SIPE
+from data.datasets import add_dataset_flags, open_dataset
+from data.folder import Folder
+from tool import cli
+from tool.errors import InputError
+from tool.pictures import read_mask
+
+IDS = list(LABELS)
+
+
+def refused(message: str):
+    return pytest.raises(InputError, match=message)
+
+
+def labels_of(root: Path, negative_class: str | None = None) -> dict[str, list[int]]:
+    folder = Folder(root, negative_class)
+    return dict(zip(IDS, folder.labels(IDS).tolist(), strict=True))
+
+
+EXPECTED = {
+    "a": [1, 0, 0],
+    "b": [0, 1, 0],
+    "c": [0, 0, 1],
+    "d": [1, 0, 1],
+    "e": [0, 1, 0],
+    "f": [0, 0, 0],
+}
+
+
+@pytest.fixture
+def bare(tiny):
+    """The tiny folder without any label."""
+    (tiny / "labels.csv").unlink()
+    (tiny / "classes.txt").unlink()
+    return tiny
+
+
+def one_hot(root: Path, names=("red", "green", "blue"), rows=EXPECTED) -> None:
+    columns = [list(COLOURS).index(name) for name in names]
+    lines = [",".join([f"{i}.png", *(str(row[c]) for c in columns)]) for i, row in rows.items()]
+    (root / "labels.csv").write_text("\n".join([",".join(["image", *names]), *lines]) + "\n")
+
+
+def annotations(root: Path, rows=EXPECTED, **more) -> dict:
+    """Write boxes, regions and crowds without any, of categories whose numbers have gaps."""
+    numbers = {"red": 3, "green": 7, "blue": 20}
+    content = {
+        "categories": [{"id": number, "name": name} for name, number in numbers.items()][::-1],
+        "images": [
+            {"id": n, "file_name": f"images/{i}.png", "height": 40 + n, "width": 48}
+            for n, i in enumerate(rows)
+        ],
+        "annotations": [],
+        **more,
+    }
+    forms = {"bbox": [1, 2, 3, 4]}, {"segmentation": [[1, 1, 9, 1, 9, 9]]}, {"iscrowd": 1}
+    for n, row in enumerate(rows.values()):
+        for k, number in enumerate(numbers.values()):
+            if row[k]:
+                place = len(content["annotations"])
+                entry = {"id": place, "image_id": n, "category_id": number, **forms[place % 3]}
+                content["annotations"].append(entry)
+    (root / "annotations.json").write_text(json.dumps(content))
+    return content
+
+
+def into_folders(root: Path, folders: dict[str, str]) -> None:
+    for image_id, name in folders.items():
+        (root / "images" / name).mkdir(exist_ok=True)
+        shutil.move(root / f"images/{image_id}.png", root / "images" / name)
+
+
+ONE_EACH = {"a": "red", "b": "green", "c": "blue", "d": "red", "e": "green", "f": "good"}
+
+# -------------------------------------------------------------------------------- labels.csv
+
+
+@pytest.mark.parametrize("cell", ["", '""', " ", "none", "good", "background"])
+def test_empty_cell_is_a_picture_without_a_class(tiny, cell, caplog):
+    text = (tiny / "labels.csv").read_text()
+    (tiny / "labels.csv").write_text(text.replace("f.png,red", f"f.png,{cell}"))
+    with caplog.at_level(logging.INFO):
+        assert labels_of(tiny) == EXPECTED
+    (line,) = [r.message for r in caplog.records if "labels" in r.message]
+    assert line == (
+        "labels of labels.csv: 6 pictures, 1 of them without a class; 3 classes: red, green, blue"
+    )
+
+
+def test_name_for_no_class(tiny):
+    text = (tiny / "labels.csv").read_text().replace("f.png,red", "f.png,intact leaf;")
+    (tiny / "labels.csv").write_text(text)
+    assert labels_of(tiny, "intact leaf") == EXPECTED
+    with refused("line 7: 'intact leaf' is not in classes"):
+        labels_of(tiny)
+    (tiny / "labels.csv").write_text(text.replace("d.png,red blue", "d.png,red;intact leaf;"))
+    with refused("line 5: 'd' is 'intact leaf', which means no class, and shows red"):
+        labels_of(tiny, "intact leaf")
+    (tiny / "classes.txt").write_text("red\ngreen\nblue\ngood\n")
+    (tiny / "labels.csv").write_text(text.replace("intact leaf;", "good"))
+    assert labels_of(tiny)["f"] == [0, 0, 0, 1]  # what classes.txt names is a class
+
+
+def test_flag_reaches_the_folder_and_no_other_dataset(bare):
+    into_folders(bare, {**ONE_EACH, "f": "fine"})
+    parser = cli.make_parser("A program.")
+    add_dataset_flags(parser)
+    flags = ["--dataset_root", str(bare), "--negative_class", "fine"]
+    dataset = open_dataset(parser.parse_args([*flags, "--dataset", "folder"]))
+    assert dataset.class_names == ("blue", "green", "red")
+    with refused("--negative_class is for --dataset folder, not for voc"):
+        open_dataset(parser.parse_args([*flags, "--dataset", "voc"]))
+
+
+# -------------------------------------------------------------------------------- one-hot tables
+
+
+def test_one_hot_table_names_the_classes_in_its_order(bare):
+    one_hot(bare, ("green", "red", "blue"))
+    folder = Folder(bare)
+    assert folder.class_names == ("green", "red", "blue")
+    assert folder.labels(["a", "d", "f"]).tolist() == [[0, 1, 0], [0, 1, 1], [0, 0, 0]]
+
+
+def test_order_of_classes_txt_counts(tiny):
+    one_hot(tiny, ("blue", "green", "red"))
+    assert labels_of(tiny) == EXPECTED
+
+
+def test_one_hot_table_as_programs_write_it(bare):
+    text = 'image;"traffic light";good\na.png;1.0;0\nb.png;0;1.0\nc;True;False\n'
+    (bare / "labels.csv").write_text(text)
+    folder = Folder(bare)
+    assert folder.class_names == ("traffic light",)
+    assert folder.labels(["a", "b", "c"]).tolist() == [[1], [0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("b.png,0,1,0", "b.png,0,2,0", "line 3: '2' in the column green is neither 0 nor 1"),
+        ("b.png,0,1,0", "b.png,0,green,0", "'green' in the column green .* a column called labels"),
+        ("b.png,0,1,0", "b.png,0,1", "line 3: '' in the column blue is neither 0 nor 1"),
+        ("b.png,0,1,0", "z.png,0,1,0", "line 3: there is no picture 'z'"),
+        ("b.png,0,1,0", "a.png,0,1,0", "line 3: 'a' stands there twice"),
+        ("b.png,0,1,0\n", "", "labels.csv of .* no row for 'b'"),
+        ("image,red", "image,rot", "'rot' of the 0 and 1 of labels.csv is no class"),
+        (",blue", "", "the class 'blue' is not in the 0 and 1 of labels.csv"),
+    ],
+)
+def test_one_hot_table_with_a_mistake(tiny, old, new, message):
+    one_hot(tiny)
+    text = (tiny / "labels.csv").read_text()
+    assert old in text
+    (tiny / "labels.csv").write_text(text.replace(old, new))
+    with refused(message):
+        labels_of(tiny)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("image,red,red", "'red' stands twice"),
+        ("image,red,", "no letter"),
+        ("image,good,none", "has 0 classes"),
+    ],
+)
+def test_columns_that_are_no_classes(bare, header, message):
+    (bare / "labels.csv").write_text(f"{header}\na,1,0\n")
+    with refused(rf"labels\.csv.*{message}"):
+        Folder(bare)
+
+
+# -------------------------------------------------------------------------------- class folders
+
+
+def test_class_folders(bare):
+    into_folders(bare, ONE_EACH)
+    folder = Folder(bare)
+    assert folder.class_names == ("blue", "green", "red")
+    assert folder.ids("train") == ["c", "f", "b", "e", "a", "d"]
+    assert folder.image_path("a") == bare / "images/red/a.png"
+    assert folder.mask_path("a") == bare / "masks/a.png"
+    assert folder.labels(["a", "b", "f"]).tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 0]]
+    (bare / "classes.txt").write_text("red\ngreen\nblue\nyellow\n")
+    assert Folder(bare).labels(["a", "f"]).tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_class_folders_with_names_of_several_words(bare):
+    into_folders(bare, {**ONE_EACH, "a": "traffic light"})
+    folder = Folder(bare)
+    assert folder.class_names[-1] == "traffic light"
+    assert folder.labels(["a"]).tolist() == [[0, 0, 0, 1]]
+
+
+def test_class_folders_that_cannot_be_used(bare):
+    into_folders(bare, {i: name for i, name in ONE_EACH.items() if i != "b"})
+    with refused("the folders in images of .* no row for 'b'. Add one, or take it off"):
+        labels_of(bare)
+    (bare / "classes.txt").write_text("red\ngreen\n")
+    with refused("'blue' of the folders in images is no class; .*--negative_class"):
+        labels_of(bare)
+    shutil.copy(bare / "images/red/a.png", bare / "images/blue/a.png")
+    with refused(r"images/red/a\.png and blue/a\.png have the same id. Rename one"):
+        Folder(bare).ids("train")
+
+
+def test_folders_of_no_class_are_no_labels(tiny):
+    into_folders(tiny, dict.fromkeys("abc", "monday") | dict.fromkeys("def", "tuesday"))
+    assert labels_of(tiny)["a"] == [1, 0, 0]
+    shutil.move(tiny / "images/monday", tiny / "images/red")
+    with refused("'tuesday' of the folders in images is no class"):
+        labels_of(tiny)
+
+
+# -------------------------------------------------------------------------------- COCO's format
+
+
+def test_annotations(bare):
+    annotations(bare)
+    folder = Folder(bare)
+    assert folder.class_names == ("red", "green", "blue")  # by their numbers
+    assert labels_of(bare) == EXPECTED
+    (bare / "classes.txt").write_text("blue\nred\ngreen\n")
+    assert Folder(bare).labels(["a", "f"]).tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: c["images"][0].update(file_name="z.png"), "picture 0: there is no picture 'z'"),
+        (lambda c: c["images"].pop(), "annotations.json of .* no row for 'f'"),
+        (lambda c: c["images"][1].update(id=0), "names the picture 0 twice"),
+        (lambda c: c["images"][1].update(file_name="a.png"), "'a' stands there twice"),
+        (lambda c: c["images"][0].pop("file_name"), "its file_name is missing. Write it again"),
+        (lambda c: c["categories"][0].update(id=3), "names the category 3 twice"),
+        (lambda c: c["categories"][0].update(name="rot"), "'rot' of annotations.json is no class"),
+        (lambda c: c["annotations"][0].update(image_id=99), "annotation 0 is of picture 99"),
+        (lambda c: c["annotations"][0].update(category_id=99), "annotation 0 is of category 99"),
+        (lambda c: c["annotations"][0].update(iscrowd=2), "annotation 0 has an iscrowd of 2"),
+        (lambda c: c["annotations"][1].update(id=0), "annotation 0 stands there twice"),
+    ],
+)
+def test_annotations_with_a_mistake(tiny, edit, message):
+    (tiny / "labels.csv").unlink()
+    content = annotations(tiny)
+    edit(content)
+    (tiny / "annotations.json").write_text(json.dumps(content))
+    with refused(message):
+        labels_of(tiny)
+
+
+def test_annotations_that_are_no_json(tiny):
+    (tiny / "annotations.json").write_text('{"images": [')
+    with refused(r"annotations\.json is not whole JSON .* or take it away"):
+        labels_of(tiny)
+
+
+def test_category_of_background_is_no_class(bare):
+    content = annotations(bare)
+    content["categories"].append({"id": 0, "name": "Background"})
+    content["annotations"].append({"id": 99, "image_id": 0, "category_id": 0})
+    (bare / "annotations.json").write_text(json.dumps(content))
+    assert labels_of(bare) == EXPECTED
+
+
+# -------------------------------------------------------------------------------- two sources
+
+
+def test_sources_that_agree(bare, caplog):
+    single = {**EXPECTED, "d": [1, 0, 0]}
+    one_hot(bare, rows=single)
+    annotations(bare, rows=single)
+    into_folders(bare, ONE_EACH)
+    with caplog.at_level(logging.INFO):
+        assert labels_of(bare) == single
+    assert "the 0 and 1 of labels.csv and annotations.json and the folders in im" in caplog.text
+
+
+def test_sources_that_disagree(bare):
+    annotations(bare)
+    one_hot(bare, rows={**EXPECTED, "d": [1, 0, 0]})
+    with refused(
+        "'d' in .* shows red by the 0 and 1 of labels.csv, and blue, red by annotations.json"
+    ):
+        labels_of(bare)
+    one_hot(bare)
+    into_folders(bare, {**ONE_EACH, "f": "red"})
+    with refused("'d' in .* shows blue, red by .*, and red by the folders in images"):
+        labels_of(bare)
+
+
+def test_sources_with_the_classes_in_another_order(bare):
+    annotations(bare)
+    one_hot(bare, ("blue", "green", "red"))
+    with refused(r"have the classes in another order\. Write them to .*classes\.txt"):
+        Folder(bare)
+    (bare / "classes.txt").write_text("red\ngreen\nblue\n")
+    assert labels_of(bare) == EXPECTED
+
+
+def test_one_source_may_complete_another(tiny):
+    text = (tiny / "labels.csv").read_text()
+    (tiny / "labels.csv").write_text(text.replace("f.png,red\n", ""))
+    annotations(tiny)
+    assert labels_of(tiny) == EXPECTED
+
+
+def test_no_source(tiny):
+    (tiny / "labels.csv").unlink()
+    with refused("no .*labels.csv with a header .* no annotations.json, and no folder of a class"):
+        labels_of(tiny)
+
+
+# -------------------------------------------------------------------------------- coloured masks
+
+TABLE = "name,r,g,b\nbackground,0,0,0\nred,128,0,0\ngreen,0,128,0\nblue,0,0,255\nvoid,9,9,9\n"
+COLOUR_OF = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0], [0, 0, 255], [9, 9, 9]], np.uint8)
+
+
+@pytest.fixture
+def coloured(tiny):
+    """The tiny folder with masks in colours; that of ``a`` has a row that is not judged."""
+    (tiny / "colours.csv").write_text(TABLE)
+    for path in sorted((tiny / "masks").iterdir()):
+        mask = read_mask(path)
+        mask[0] = 4 if path.stem == "a" else mask[0]
+        Image.fromarray(COLOUR_OF[mask]).save(path)
+    return tiny
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_coloured_mask_is_read(coloured, mode):
+    path = coloured / "masks/a.png"
+    expected = np.zeros((40, 48), np.uint8)
+    expected[6:30, 4:22] = 1
+    expected[0] = 255
+    image = Image.open(path)
+    (image.quantize(5) if mode == "P" else image.convert(mode)).save(path)
+    np.testing.assert_array_equal(Folder(coloured).read_mask(path), expected)
+
+
+def test_colour_that_is_not_in_the_table(coloured):
+    path = coloured / "masks/b.png"
+    pixels = np.array(Image.open(path))
+    pixels[7, 3] = 1, 2, 3
+    pixels[8, 3] = 255, 255, 255
+    Image.fromarray(pixels).save(path)
+    with refused(
+        r"masks/b\.png has the colour 1,2,3 at column 3, row 7, and 2 pixels in all .*colours\.csv"
+    ):
+        Folder(coloured).read_mask(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name,r,g,b", "name,red,green,blue", "no header line name,r,g,b"),
+        ("green,", "grass,", "line 4: 'grass' is no class, nor background or void"),
+        ("128,0,0", "128,0,256", "line 3: 128,0,256 is no red,green,blue of 0 to 255"),
+        ("128,0,0", "128,0", "line 3: 128,0, is no red"),
+        ("128,0,0", "0,0,0", "line 3: the colour 0,0,0 has another name above"),
+        (TABLE[11:], "", "has no colour"),
+    ],
+)
+def test_table_of_colours_with_a_mistake(coloured, old, new, message):
+    assert old in TABLE
+    (coloured / "colours.csv").write_text(TABLE.replace(old, new, 1))
+    with refused(rf"colours\.csv.*{re.escape(message)}"):
+        Folder(coloured).read_mask(coloured / "masks/a.png")
+
+
+def test_evaluations_read_coloured_masks(coloured, flags, run, tmp_path):
+    train_resnet50_SIPE.main([*flags["train"], "--val_freq", "2"])
+    shutil.rmtree(tmp_path / "run/npy")
+    make_cam.main([*flags["make_cam"], "--save_cam", "--scales", "1.0"])
+    eval_cam.main(flags["eval_cam"])
+    make_seg_labels.main([*run["make_seg_labels"], "--refine", "crf"])
+    eval_seg_labels.main(run["eval_seg_labels"])
+    for name in ("eval_cam", "eval_pseudo_label"):
+        result = json.loads((tmp_path / f"run/{name}.json").read_text())
+        assert 0 < result["miou"] < 1
+
+
+# -------------------------------------------------------------------------------- deep pictures
+
+
+@pytest.mark.parametrize(("dtype", "low", "high"), [("uint16", 0, 4080), ("float32", -1, 1)])
+def test_deep_tiffs_in_class_folders(bare, flags, run, tmp_path, dtype, low, high):
+    into_folders(bare, ONE_EACH)
+    for path in sorted((bare / "images").rglob("*.png")):
+        shares = np.asarray(Image.open(path))[..., ::-1] / 255
+        values = (low + shares * (high - low)).astype(dtype)
+        values = np.concatenate([values, np.zeros_like(values[..., :1])], -1)
+        tifffile.imwrite(
+            path.with_suffix(".tif"), values, planarconfig="contig", photometric="minisblack"
+        )
+        path.unlink()
+    read = ["--bands", "3", "2", "1", "--value_range", str(low), str(high)]
+    train_resnet50_SIPE.main([*flags["train"], *read])
+    shutil.rmtree(tmp_path / "run/npy")
+    make_cam.main([*flags["make_cam"], "--scales", "1.0"])  # the session knows how to read
+    cam2ir.main(run["cam2ir"])
+    assert not read_mask(tmp_path / "run/ir_label/f.png").any()

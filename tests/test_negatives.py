@@ -1,0 +1,133 @@
+"""Pictures without a class: every program, and the formulas."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from tiny import command_lines
+
+import cam2ir
+import eval_cam
+import eval_seg_labels
+import infer_seg
+import make_cam
+import make_seg_labels
+import train_irn
+import train_resnet50_SIPE
+import train_seg
+from data.folder import Folder
+from eval_cam import THRESHOLDS, sweep_counts
+from net.irn_loss import loss_sums, loss_terms, total_loss
+from net.resnet50_SIPE import Net, valid_mask
+from tool.maps import read_maps
+from tool.pictures import read_mask, save_label
+
+WITHOUT = "bce"  # the pictures that do not show red
+
+
+@pytest.fixture
+def one_class(tiny):
+    """The tiny folder with the class red alone, which three of six pictures show."""
+    (tiny / "classes.txt").write_text("red\n")
+    rows = [f"{i}.png,{'' if i in WITHOUT else 'red'}" for i in "abcdef"]
+    (tiny / "labels.csv").write_text("\n".join(["image,labels", *rows]) + "\n")
+    for image_id in "abcdef":
+        path = tiny / f"masks/{image_id}.png"
+        save_label(path, read_mask(path) == 1)
+    return tiny
+
+
+@pytest.mark.parametrize("layout", ["scales", "full"])
+def test_one_class_with_negatives_from_end_to_end(one_class, weights, tmp_path, layout):
+    session = tmp_path / "run"
+    lines = command_lines(one_class, session, weights)
+    train_resnet50_SIPE.main([*lines["train_resnet50_SIPE"], "--val_freq", "2"])
+    cam = ["--save_cam", "--visualize", "--scales", "1.0", "0.5", "--save_layout", layout]
+    make_cam.main([*lines["make_cam"], *cam])
+    eval_cam.main(lines["eval_cam"])
+    cam2ir.main(lines["cam2ir"])
+    train_irn.main(lines["train_irn"])
+    make_seg_labels.main([*lines["make_seg_labels"], "--visualize"])
+    eval_seg_labels.main(lines["eval_seg_labels"])
+    crf = ["--refine", "crf", "--out_dir", str(session / "crf")]
+    make_seg_labels.main([*lines["make_seg_labels"], *crf])
+    train_seg.main(lines["train_seg"])
+    infer_seg.main(lines["infer_seg"])
+
+    for image_id in "abcdef":
+        maps = read_maps(session / "npy", image_id)
+        keys = [0] if image_id in WITHOUT else [0, 1]
+        assert maps["keys"].tolist() == keys
+        size = read_mask(one_class / f"masks/{image_id}.png").shape
+        assert maps["IS_CAM"].shape == (len(keys), *size)
+        assert maps["CAM"].shape == (len(keys) - 1, *size)
+        for folder in ("ir_label", "pseudo_label", "crf", "seg_deeplabv2_resnet101"):
+            label = read_mask(session / folder / f"{image_id}.png")
+            assert label.shape == size
+            if image_id in WITHOUT and not folder.startswith("seg"):
+                assert not label.any()  # confident background
+    for name in ("eval_cam", "eval_pseudo_label"):
+        result = json.loads((session / f"{name}.json").read_text())
+        assert list(result["iou"]) == ["background", "red"]
+        assert 0 < result["miou"] < 1
+    sweep = json.loads((session / "eval_cam.json").read_text())["cam"]
+    assert len(sweep["miou_by_threshold"]) == len(THRESHOLDS)
+
+
+def test_one_class_in_every_picture_is_warned_of(one_class, weights, tmp_path, caplog):
+    (one_class / "labels.csv").write_text(
+        "image,labels\n" + "".join(f"{i},red\n" for i in "abcdef")
+    )
+    lines = command_lines(one_class, tmp_path / "run", weights)["train_resnet50_SIPE"]
+    with caplog.at_level(logging.WARNING):
+        train_resnet50_SIPE.main(lines)
+    assert "every picture of the training list shows red" in caplog.text
+
+
+def test_label_of_a_negative_is_zero(one_class):
+    labels = Folder(one_class).labels(list("abc"))
+    assert (labels.dtype, labels.tolist()) == (np.uint8, [[1], [0], [0]])
+
+
+def test_training_loss_without_a_class_is_finite_and_foreground_zero():
+    torch.manual_seed(0)
+    net = Net(3, None, width=4).train()
+    label = torch.zeros(2, 2, dtype=torch.uint8)
+    box = torch.tensor([[0, 0, 64, 64]] * 2)
+    out = net(torch.randn(2, 3, 64, 64), valid_mask(box, 64, label))
+    assert not out["cam"][:, 1:].any()
+    assert not out["IS_cam"][:, 1:].any()
+    assert out["seeds"][:, 0].all()  # no other class has a map, so that all is background
+    terms = net.losses(out, label)
+    sum(terms.values()).backward()
+    for term in terms.values():
+        assert torch.isfinite(term)
+        assert term > 0
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_loss_of_irn_on_background_alone():
+    torch.manual_seed(0)
+    edge = torch.randn(1, 1, 24, 24, requires_grad=True)
+    displacement = torch.randn(1, 2, 24, 24, requires_grad=True)
+    label = torch.zeros(1, 24, 24, dtype=torch.uint8)
+    terms = loss_terms(*loss_sums(edge, displacement, label, 2, 5))
+    pos, neg, dp_fg, dp_bg = terms.tolist()
+    assert (neg, dp_fg) == (0, 0)
+    assert pos > 0
+    assert dp_bg > 0
+    total_loss(terms).backward()
+    assert torch.isfinite(edge.grad).all()
+    assert torch.isfinite(displacement.grad).all()
+
+
+def test_thresholds_count_background_where_there_is_no_map():
+    truth = np.array([[0, 0, 1], [255, 1, 1]], np.uint8)
+    counts = sweep_counts(truth, np.zeros(0, np.int64), np.zeros((0, 2, 3), np.float32), 2)
+    assert counts.shape == (len(THRESHOLDS), 2, 3)
+    for one in counts:
+        assert one.tolist() == [[2, 0, 0], [3, 0, 0]]
