@@ -180,7 +180,7 @@ def test_one_hot_table_with_a_mistake(tiny, old, new, message):
     ("header", "message"),
     [
         ("image,red,red", "'red' stands twice"),
-        ("image,red,", "no letter"),
+        ("image,red,", "a name is empty"),
         ("image,good,none", "has 0 classes"),
     ],
 )
@@ -389,7 +389,7 @@ def test_table_of_colours_with_a_mistake(coloured, old, new, message):
         Folder(coloured).read_mask(coloured / "masks/a.png")
 
 
-def test_evaluations_read_coloured_masks(coloured, flags, run, tmp_path):
+def test_evaluations_read_coloured_masks(flags, run, coloured, tmp_path):
     train_resnet50_SIPE.main([*flags["train"], "--val_freq", "2"])
     shutil.rmtree(tmp_path / "run/npy")
     make_cam.main([*flags["make_cam"], "--save_cam", "--scales", "1.0"])

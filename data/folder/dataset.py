@@ -52,6 +52,11 @@ class Folder(Dataset):
             path, self.class_names = self._classes_of_sources(path)
         check_names(path, self.class_names)
 
+    @property
+    def test_list(self) -> str:
+        """``val`` where there is such a list, else the training list."""
+        return "val" if os.path.isfile(self.root / "splits" / "val.txt") else self.train_list
+
     def _classes_of_sources(self, missing: Path) -> tuple[str, tuple[str, ...]]:
         """Return the source that names the classes in place of classes.txt, and its classes.
 
@@ -170,7 +175,7 @@ class Folder(Dataset):
                 if image_id not in self.pictures:
                     raise InputError(f"{where}: there is no picture {image_id!r} in images/.")
                 own[image_id] = classes = set(self._classes_in(names, known))
-                none = names - classes - {"background"}
+                none = {n for n in names - classes if n.casefold() != "background"}
                 if classes and none:
                     raise InputError(
                         f"{where}: {image_id!r} is {min(none)!r}, which means no class, and shows "
@@ -235,7 +240,8 @@ class Folder(Dataset):
         """Return the classes that the sources of labels name."""
         for image_id in ids:
             if image_id not in self.rows:
-                of = f", which the list {self.list_of[image_id]} names" * (image_id in self.list_of)
+                named = self.list_of.get(image_id)
+                of = f", which the list {named} names" if named else ""
                 row = f"the row {self.image_path(image_id).name},<its classes, which may be none>"
                 raise InputError(
                     f"In {self.source_names} of {self.root} is no row for {image_id!r}{of}. Add "

@@ -46,8 +46,10 @@ def check_names(where: str | Path, names: Sequence[str]) -> None:
             raise InputError(
                 f"{where}: take {name} off, it is class 0 without being named; {agree}."
             )
-        if " ".join(name.split()) != name or not name:
-            raise InputError(f"{where}: {name!r} has a tab, two spaces in a row, or no letter.")
+        if not name:
+            raise InputError(f"{where}: a name is empty.")
+        if " ".join(name.split()) != name:
+            raise InputError(f"{where}: {name!r} has a tab, or two spaces in a row.")
         if key in before:
             raise InputError(f"{where}: {name!r} stands twice, as {before[key]!r} before.")
         before[key] = name
