@@ -116,7 +116,10 @@ def main(arguments: list[str] | None = None) -> None:
     check_maps_exist(npy, ids)
     classes, read = dataset.num_classes, dataset.read_mask
     predict = ArgmaxOfMaps(npy, classes, args.allow_pickle, read)
-    matrix, sweep = evaluate("eval_cam", ids, masks, classes, predict, args.num_workers, read)
+    table = session.path / "eval_cam.csv"
+    matrix, sweep = evaluate(
+        "eval_cam", ids, masks, classes, predict, args.num_workers, read, table, dataset.all_names
+    )
     about = {"split": str(eval_list), "source": str(npy), "settings": settings}
     result = result_of(matrix, dataset.all_names, len(ids), **about)
     log.info("%s", iou_table(dataset.all_names, matrix.iou()))

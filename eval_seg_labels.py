@@ -82,16 +82,15 @@ def main(arguments: list[str] | None = None) -> None:
     settings = settings_of(folder, dataset.all_names)
     num_classes, name = dataset.num_classes, "eval_seg_labels"
     predict = LabelsOfFolder(folder, num_classes)
-    matrix, unsure = evaluate(
-        name, ids, masks, num_classes, predict, args.num_workers, dataset.read_mask
-    )
+    path = result_path(session.path, folder)
+    how = (predict, args.num_workers, dataset.read_mask, path.with_suffix(".csv"))
+    matrix, unsure = evaluate(name, ids, masks, num_classes, *how, dataset.all_names)
     about = {"split": str(eval_list), "source": str(folder)}
     about |= {"unsure_pixels": int(unsure), "settings": settings}
     result = result_of(matrix, dataset.all_names, len(ids), **about)
     log.info("%s", iou_table(dataset.all_names, matrix.iou()))
     if unsure:
         log.info("%d pixels are unsure (255) and count as wrong", unsure)
-    path = result_path(session.path, folder)
     write_json(path, result)
     message = "%s   mIoU %.2f on the %d pictures of %s"
     log.info(message, folder.name, 100 * matrix.miou(), len(ids), eval_list)

@@ -11,6 +11,8 @@
 #   REFINE     crf, as published; or irn (steps 2.1 to 2.3), which trains another network
 #   SEG_MODEL  deeplabv2_resnet101, deeplabv1_resnet38 (which needs SEG_FLAGS="--initial FILE"),
 #              or none to stop after the pseudo labels
+#   SEED       of all chance (15); SEEDS="1 2 3" runs all of them, and ends with a table of means
+#   ABLATION   1 trains the classifier without GSC too, for the figures of CAM and of CAM with IPE
 #   DOCTOR     0 starts without python -m tool.doctor, which looks at everything first
 #   PREPARE_FLAGS, TRAIN_FLAGS, CAM_FLAGS, EVAL_FLAGS, CAM2IR_FLAGS, IRN_FLAGS, LABEL_FLAGS, SCORE_FLAGS,
 #   SEG_FLAGS, INFER_FLAGS
@@ -24,6 +26,7 @@ source tool/setup.sh
 from_caller COCO_ROOT LINK_ROOT SESSION
 COCO_ROOT=${COCO_ROOT:-../ms_coco_14&15}
 SESSION=${SESSION:-exp_coco}
+each_seed
 REFINE=${REFINE:-crf}
 ALL=(--dataset coco --dataset_root "${LINK_ROOT:-$COCO_ROOT}")
 LEARNED=train JUDGED=train TESTED=val

@@ -2,6 +2,7 @@
 # The whole method on pictures that the project draws for itself: minutes on two cores, no download.
 #   bash run_demo.sh
 #   SEED=2 SESSION=demo_2 bash run_demo.sh
+#   SEEDS="1 2 3" bash run_demo.sh          all of them, and a table of means
 # Ends with a table; the pictures are in $SESSION/demo.png, the figures in $SESSION/results.json.
 # Running it again continues it; delete the folder $SESSION to begin anew.
 set -euo pipefail
@@ -10,6 +11,7 @@ source tool/setup.sh
 
 from_caller SESSION
 SESSION=${SESSION:-demo}
+each_seed
 SEED=${SEED:-1}
 PLAIN=$SESSION/cam_only # the classifier without GSC, which plain CAM is taken from
 DATA=(--dataset demo)
@@ -61,3 +63,5 @@ step "3.3  mIoU of the segmentation" eval_seg \
 
 echo
 "$PYTHON" -m data.demo.report --session_name "$SESSION" --plain "$PLAIN"
+echo
+"$PYTHON" -m tool.report "$SESSION"

@@ -11,6 +11,8 @@
 #   REFINE     irn (steps 2.1 to 2.3) or crf, which needs no training
 #   SEG_MODEL  deeplabv2_resnet101, deeplabv1_resnet38 (which needs SEG_FLAGS="--initial FILE"),
 #              or none to stop after the pseudo labels
+#   SEED       of all chance (15); SEEDS="1 2 3" runs all of them, and ends with a table of means
+#   ABLATION   1 trains the classifier without GSC too, for the figures of CAM and of CAM with IPE
 #   DOCTOR     0 starts without python -m tool.doctor, which looks at everything first
 #   TRAIN_FLAGS, CAM_FLAGS, EVAL_FLAGS, CAM2IR_FLAGS, IRN_FLAGS, LABEL_FLAGS, SCORE_FLAGS,
 #   SEG_FLAGS, INFER_FLAGS
@@ -24,6 +26,7 @@ source tool/setup.sh
 from_caller VOC_ROOT SBD_ROOT SESSION
 VOC_ROOT=${VOC_ROOT:-../PascalVOC2012/VOCdevkit/VOC2012}
 SESSION=${SESSION:-exp}
+each_seed
 REFINE=${REFINE:-irn}
 ALL=(--dataset voc --dataset_root "$VOC_ROOT")
 LEARNED=trainaug JUDGED=train TESTED=val

@@ -14,7 +14,15 @@ from data.loaders import one_by_one
 from data.transforms import reduce
 from tool.files import safe_name
 from tool.maps import read_maps
-from tool.pictures import heat, label_overlay, overlay, read_mask, save_rgb
+from tool.pictures import (
+    UNSURE,
+    heat,
+    label_overlay,
+    overlay,
+    read_mask,
+    save_rgb,
+    with_legend,
+)
 from tool.progress import progress
 
 log = logging.getLogger(__name__)
@@ -92,7 +100,9 @@ def visualize_stored(
 def _draw_label(dataset: Dataset, labels: Path, folder: Path, image_id: str) -> None:
     label = read_mask(labels / f"{image_id}.png")
     picture = np.array(dataset.read(image_id))
-    save_rgb(drawing_path(folder, image_id), label_overlay(picture, label))
+    names = {k: dataset.all_names[k] for k in np.unique(label).tolist() if k not in (0, UNSURE)}
+    drawing = with_legend(label_overlay(picture, label), names)
+    save_rgb(drawing_path(folder, image_id), drawing)
 
 
 def _is_older(drawing: Path, file: Path) -> bool:

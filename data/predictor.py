@@ -25,7 +25,15 @@ from tool.errors import InputError, naming
 from tool.files import safe_name, write_json
 from tool.maps import fuse
 from tool.memory import LOWER_PIXELS, enough_memory
-from tool.pictures import heat, label_overlay, overlay, read_rgb, save_label, save_rgb
+from tool.pictures import (
+    heat,
+    label_overlay,
+    overlay,
+    read_rgb,
+    save_label,
+    save_rgb,
+    with_legend,
+)
 
 SCALES = (1.0, 0.5, 1.5, 2.0)  # of make_cam.py
 REFINE = ("none", "crf")
@@ -83,7 +91,11 @@ class Prediction:
     def save(self, folder: Path, name: str) -> None:
         """Write the mask at the picture's size, drawings of it and of the maps, and the JSON."""
         save_label(folder / f"{name}_mask.png", self.mask, self.size)
-        save_rgb(folder / f"{name}_overlay.png", label_overlay(self.picture, self.mask))
+        there = np.unique(self.mask).tolist()
+        names = {k: n for k, n in zip(self.keys.tolist(), self.names, strict=True) if k in there}
+        names.pop(0, None)
+        drawing = with_legend(label_overlay(self.picture, self.mask), names)
+        save_rgb(folder / f"{name}_overlay.png", drawing)
         for class_name, one in zip(self.names[1:], self.maps[1:], strict=True):
             path = folder / f"{name}_heat_{safe_name(class_name)}.png"
             save_rgb(path, overlay(self.picture, heat(one)))

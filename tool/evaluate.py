@@ -1,5 +1,8 @@
 """Evaluation of predictions against masks, counted in the processes that read the files."""
 
+import csv
+import io
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from tool.errors import InputError
+from tool.files import write_atomic
 from tool.metrics import ConfusionMatrix
 from tool.pictures import UNSURE, read_mask
 from tool.progress import progress
@@ -32,14 +36,17 @@ class _Counts(TorchDataset):
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray | None]:
-        """Return pictures, counts (C, C + 1), and the sum of the further counts."""
-        matrix, further = ConfusionMatrix(self.num_classes), 0
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray | None, np.ndarray]:
+        """Return pictures n, counts (C, C + 1), the sum of the further counts, IoU (n, C)."""
+        matrix, further, rows = ConfusionMatrix(self.num_classes), 0, []
         for image_id, mask in self.chunks[index]:
             prediction, more = self.predict(image_id, mask)
-            matrix.update_from(mask, prediction, self.read)
+            one = ConfusionMatrix(self.num_classes)
+            one.update_from(mask, prediction, self.read)
+            matrix.add(one)
+            rows.append(one.iou())
             further = None if further is None or more is None else further + more
-        return len(self.chunks[index]), matrix.counts, further
+        return len(rows), matrix.counts, further, np.stack(rows)
 
 
 def evaluate(
@@ -50,6 +57,8 @@ def evaluate(
     predict: Predict,
     num_workers: int,
     read: Read = read_mask,
+    table: Path | None = None,
+    class_names: Sequence[str] = (),
 ) -> tuple[ConfusionMatrix, np.ndarray | None]:
     """Return the confusion matrix of predictions, and the sum of what else ``predict`` counts.
 
@@ -64,6 +73,8 @@ def evaluate(
         predict: called where the files are read; it must be picklable.
         num_workers: processes that count, 0 for this one.
         read: reads a mask; it must be picklable too.
+        table: file to write of each picture's IoU, see :func:`write_table`.
+        class_names: of the C classes, for the table.
 
     Returns:
         The matrix, and the sum; None where there was nothing to sum for some picture.
@@ -73,13 +84,33 @@ def evaluate(
     """
     counts = _Counts(ids, masks, num_classes, predict, read)
     loader = DataLoader(counts, batch_size=None, num_workers=num_workers)
-    matrix, further = ConfusionMatrix(num_classes), 0
-    for _, chunk, more in progress(loader, len(ids), name, lambda item: item[0]):
+    matrix, further, rows = ConfusionMatrix(num_classes), 0, []
+    for _, chunk, more, ious in progress(loader, len(ids), name, lambda item: item[0]):
         matrix.counts += np.asarray(chunk)
         further = None if further is None or more is None else further + np.asarray(more)
+        rows += np.asarray(ious).tolist()
     if not matrix.counts[1:].any():
         raise InputError(_without_classes(f"the {len(masks)} masks", masks[0], num_classes))
+    if table:
+        write_table(table, ids, class_names, rows)
     return matrix, further
+
+
+def write_table(
+    path: Path, ids: list[str], class_names: Sequence[str], ious: list[list[float]]
+) -> None:
+    """Write a CSV: id, mIoU of the classes that occur in mask or prediction, IoU of every class.
+
+    IoUs are fractions, and empty where a class occurs in neither.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["id", "miou", *class_names])
+    for image_id, row in zip(ids, ious, strict=True):
+        there = [value for value in row if value == value]
+        numbers = [sum(there) / len(there) if there else math.nan, *row]
+        writer.writerow([image_id, *("" if v != v else f"{v:.4f}" for v in numbers)])
+    write_atomic(path, lambda file: file.write(buffer.getvalue().encode()))
 
 
 def check_class_ids(files: Sequence[Path], num_classes: int, read: Read = read_mask) -> None:
@@ -118,4 +149,6 @@ def result_of(
     judged.
     """
     iou = dict(zip(class_names, matrix.iou().tolist(), strict=True))
-    return {"miou": matrix.miou(), "iou": iou, "images": images, **about}
+    figures = {"miou": matrix.miou(), "iou": iou, "images": images, **about}
+    # A row of text for each true class: counts of predicted classes, and of what is no class.
+    return {**figures, "confusion": [" ".join(map(str, row)) for row in matrix.counts.tolist()]}

@@ -29,6 +29,14 @@ case ${NUM_WORKERS:=} in
     *[!0-9]*) echo "error: NUM_WORKERS is '$NUM_WORKERS'; it is a number, from 0 on" >&2; exit 2 ;;
 esac
 # Quotes that do not close are found before anything runs.
+case ${SEED:=} in
+    *[!0-9]*) echo "error: SEED is '$SEED'; it is a number, from 0 on" >&2; exit 2 ;;
+    "") ;;
+    *)
+        TRAIN_FLAGS="--seed $SEED ${TRAIN_FLAGS:-}" IRN_FLAGS="--seed $SEED ${IRN_FLAGS:-}"
+        SEG_FLAGS="--seed $SEED ${SEG_FLAGS:-}"
+        ;;
+esac
 words TRAIN_FLAGS TRAIN
 words CAM_FLAGS CAM
 words EVAL_FLAGS EVAL
@@ -82,6 +90,7 @@ run_steps() {
     shared "1.1  train SIPE on $LEARNED -> $SESSION/ckpt/final.pth" train_resnet50_SIPE "${TRAIN[@]}"
     shared "1.2  localization maps of $LEARNED -> $SESSION/npy" make_cam "${CAM[@]}"
     alone "1.3  mIoU of the maps on $JUDGED -> $SESSION/eval_cam.json" eval_cam eval_cam "${EVAL[@]}"
+    [ "${ABLATION:-0}" = 0 ] || ablate
     if [ "$REFINE" = irn ]; then
         shared "2.1  confident areas -> $SESSION/ir_label" cam2ir "${CAM2IR[@]}"
         shared "2.2  train IRN on them -> $SESSION/ckpt/irn.pth" train_irn "${IRN[@]}"
@@ -90,11 +99,27 @@ run_steps() {
         make_seg_labels --refine "$REFINE" "${LABEL[@]}"
     alone "2.4  mIoU of the labels on $JUDGED -> $SESSION/eval_pseudo_label.json" \
         eval_seg_labels eval_seg_labels "${SCORE[@]}"
-    [ "$SEG_MODEL" != none ] || return 0
+    [ "$SEG_MODEL" != none ] || { tell; return; }
     local folder=$SESSION/seg_$SEG_MODEL
     shared "3.1  train $SEG_MODEL on the labels -> $SESSION/ckpt/seg_$SEG_MODEL.pth" \
         train_seg --model "$SEG_MODEL" "${SEG[@]}"
     shared "3.2  segment $TESTED -> $folder" infer_seg --model "$SEG_MODEL" "${INFER[@]}"
     alone "3.3  mIoU of the segmentation on $TESTED -> $SESSION/eval_seg_$SEG_MODEL.json" eval_seg \
         eval_seg_labels --label_dir "$folder" --eval_list "$TESTED"
+    tell
+}
+
+ablate() { # the classifier without GSC: its CAM, and its IS-CAM, which is CAM with IPE
+    local plain=$SESSION/cam_only
+    shared "1.1  the same classifier without GSC -> $plain/ckpt/final.pth" train_resnet50_SIPE \
+        "${TRAIN[@]}" --session_name "$plain" --gsc_weight 0
+    shared "1.2  its CAM and IS-CAM on $JUDGED -> $plain/npy" make_cam "${CAM[@]}" \
+        --session_name "$plain" --infer_list "$JUDGED" --save_cam
+    alone "1.3  mIoU of both -> $plain/eval_cam.json" eval_plain_cam eval_cam "${EVAL[@]}" \
+        --session_name "$plain"
+}
+
+tell() { # a page of everything, a summary, and a model card
+    echo
+    "$PYTHON" -m tool.report "$SESSION"
 }

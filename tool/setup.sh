@@ -124,3 +124,20 @@ step() { # step TITLE NAME COMMAND...: says what runs, and keeps its seconds in 
     # Only the first time counts: a step that finds its work done takes no time.
     grep -qs "^$name " "$SESSION/seconds.txt" || echo "$name $((SECONDS - begin))" >> "$SESSION/seconds.txt"
 }
+
+each_seed() { # with SEEDS="1 2 3": the script once for each, and a table of means; else nothing
+    local seed sessions=()
+    [ -n "${SEEDS:-}" ] || return 0
+    for seed in $SEEDS; do
+        case $seed in
+            *[!0-9]*) echo "error: SEEDS is '$SEEDS'; it is numbers with spaces between" >&2; exit 2 ;;
+        esac
+        sessions+=("${SESSION}_$seed")
+        echo
+        echo "#### seed $seed -> ${SESSION}_$seed"
+        SEEDS="" SEED=$seed SESSION=${SESSION}_$seed bash "$0" || exit 1
+    done
+    echo
+    "$PYTHON" -m tool.report "${sessions[@]}"
+    exit
+}

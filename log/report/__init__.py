@@ -1,0 +1,1 @@
+"""What a session made, in one page: ``python -m tool.report SESSION``."""
