@@ -42,7 +42,7 @@ def test_labels(run, tiny, tmp_path, caplog, program, labels, drawings, flags, w
         label = read_mask(session / labels / f"{image_id}.png")
         picture = np.array(read_rgb(tiny / f"images/{image_id}.png"))
         drawn = np.array(Image.open(session / drawings / f"{image_id}.png"))
-        np.testing.assert_array_equal(drawn, label_overlay(picture, label))
+        np.testing.assert_array_equal(drawn[: len(label)], label_overlay(picture, label))
     before = ages(session / drawings)
     (session / drawings / "c.png").unlink()
     save_label(session / labels / "d.png", np.zeros_like(read_mask(session / labels / "d.png")))

@@ -116,6 +116,60 @@ def test_the_doctor_looks_first_unless_told_not_to(script, command_lines):
     assert lines[-1][1] == "tool.doctor"
 
 
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
+def test_a_run_ends_with_its_report(script, command_lines, tmp_path):
+    for more in ({}, {"SEG_MODEL": "none"}):
+        _, lines = command_lines(script, SESSION=str(tmp_path / "s"), **more)
+        assert lines[-1][:3] == ["-m", "tool.report", str(tmp_path / "s")]
+        assert lines[-1][3:] == lines[-2][1:5]  # the dataset
+
+
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_demo.sh"])
+def test_seeds_run_one_after_the_other_and_end_with_a_table(script, command_lines, tmp_path):
+    session = str(tmp_path / "s")
+    end, lines = command_lines(script, SEEDS="3 14", SESSION=session)
+    assert end.returncode == 0, end.stderr
+    assert lines[-1] == ["-m", "tool.report", f"{session}_3", f"{session}_14"]
+    parsers = {
+        n: importlib.import_module(n) for n in ("train_resnet50_SIPE", "train_irn", "train_seg")
+    }
+    for name, program in parsers.items():
+        called = [line[1:] for line in lines if f"{name}.py" in line]
+        seeds = [program.parse_arguments(line).seed for line in called]
+        assert sorted(set(seeds)) == [3, 14]
+    sessions = {
+        line[line.index("--session_name") + 1] for line in lines if "--session_name" in line
+    }
+    assert {f"{session}_3", f"{session}_14"} <= sessions
+    end, _ = command_lines(script, SEEDS="1 x")
+    assert end.returncode == 2
+    assert "SEEDS" in end.stderr
+
+
+def test_a_seed_is_one_that_the_user_may_overrule(command_lines):
+    _, lines = command_lines("run_voc.sh", SEED="7", IRN_FLAGS="--seed 8")
+    seeds = {}
+    for name in ("train_resnet50_SIPE", "train_irn", "train_seg"):
+        program = importlib.import_module(name)
+        seeds[name] = program.parse_arguments(arguments_of(lines, name)).seed
+    assert seeds == {"train_resnet50_SIPE": 7, "train_irn": 8, "train_seg": 7}
+    end, _ = command_lines("run_voc.sh", SEED="x")
+    assert end.returncode == 2
+
+
+def test_ablation_trains_the_classifier_without_gsc_too(command_lines, tmp_path):
+    session = str(tmp_path / "s")
+    _, lines = command_lines("run_voc.sh", SESSION=session, ABLATION="1")
+    more = [line for line in lines if f"{session}/cam_only" in line]
+    assert steps_of(more) == ["train_resnet50_SIPE", "make_cam", "eval_cam"]
+    train = importlib.import_module("train_resnet50_SIPE").parse_arguments(more[0][1:])
+    assert (train.gsc_weight, train.session_name) == (0, f"{session}/cam_only")
+    maps = importlib.import_module("make_cam").parse_arguments(more[1][1:])
+    assert (maps.save_cam, maps.infer_list) == (True, "train")
+    _, without = command_lines("run_voc.sh", SESSION=session)
+    assert [line for line in lines if line not in more] == without
+
+
 def test_another_launcher(command_lines, tmp_path):
     """Such as torchrun on several machines."""
     launcher = tmp_path / "torchrun"
@@ -212,7 +266,7 @@ def test_segmentation_network_can_be_chosen_or_left_out(script, command_lines, t
     for name in STEPS_SEG[:2]:
         args = importlib.import_module(name).parse_arguments(arguments_of(lines, name))
         assert args.model == "deeplabv1_resnet38"
-    judged = lines[-1]
+    judged = lines[-2]  # before the report
     folder = judged[judged.index("--label_dir") + 1]
     assert folder == str(tmp_path / "s/seg_deeplabv1_resnet38")
     assert judged[judged.index("--eval_list") + 1] == "val"

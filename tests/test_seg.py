@@ -481,7 +481,9 @@ def test_large_pictures_are_reduced_and_their_labels_enlarged(trained, tiny, mon
     assert all(a == c and b == d for a, b, c, d in sizes)
     session = session_of(trained["infer"])
     assert read_mask(session / f"seg_{V2}/d.png").shape == (430, 480)
-    assert Image.open(session / f"visual_seg_{V2}/d.png").size == (480, 430)
+    drawing = Image.open(session / f"visual_seg_{V2}/d.png")
+    assert drawing.width == 480
+    assert drawing.height >= 430  # a legend stands below where there is a class
     assert "1 pictures of more than 2500 pixels were reduced" in (session / "run.log").read_text()
 
 

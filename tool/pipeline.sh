@@ -121,5 +121,5 @@ ablate() { # the classifier without GSC: its CAM, and its IS-CAM, which is CAM w
 
 tell() { # a page of everything, a summary, and a model card
     echo
-    "$PYTHON" -m tool.report "$SESSION"
+    "$PYTHON" -m tool.report "$SESSION" "${ALL[@]:0:4}"
 }
