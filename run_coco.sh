@@ -4,6 +4,7 @@
 # Settings, as environment variables:
 #   COCO_ROOT  the folder with annotations and images/train2014 (or train2014), as downloaded
 #   LINK_ROOT  where COCO_ROOT cannot be written: a folder to make, with links to it and with the masks
+#   DOWNLOAD   1 fetches the 20 GB that are missing in COCO_ROOT
 #   SESSION    folder of the results: a name or a path
 #   DEVICE     auto, cpu, cuda, cuda:N         NUM_WORKERS   processes that read pictures
 #   NPROC      processes that share the work, one a GPU (1); or, for several machines, all of
@@ -38,5 +39,5 @@ source tool/pipeline.sh
 words PREPARE_FLAGS PREPARE
 step "0    lists, labels and masks from the annotations" prepare \
     "$PYTHON" -m data.coco --dataset_root "$COCO_ROOT" ${LINK_ROOT:+--link_root "$LINK_ROOT"} \
-    ${NUM_WORKERS:+--num_workers "$NUM_WORKERS"} "${PREPARE[@]}"
+    ${NUM_WORKERS:+--num_workers "$NUM_WORKERS"} ${DOWNLOAD:+--download} "${PREPARE[@]}"
 run_steps

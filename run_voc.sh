@@ -4,6 +4,9 @@
 # Settings, as environment variables:
 #   VOC_ROOT   the folder with JPEGImages, SegmentationClass, Annotations, ImageSets
 #   SBD_ROOT   SBD's folder, only to make the list trainaug where you have no such list
+#   DOWNLOAD   1 fetches what is missing, 3.4 GB
+#   PRESET     half: everything at half size, which a processor does overnight; see docs/voc.md
+#   HALF_ROOT  with it: folder for the halved pictures (VOC_ROOT with _half behind)
 #   SESSION    folder of the results: a name or a path
 #   DEVICE     auto, cpu, cuda, cuda:N         NUM_WORKERS   processes that read pictures
 #   NPROC      processes that share the work, one a GPU (1); or, for several machines, all of
@@ -23,15 +26,37 @@ set -euo pipefail
 CDPATH="" cd -- "$(dirname -- "$0")"
 source tool/setup.sh
 
-from_caller VOC_ROOT SBD_ROOT SESSION
+from_caller VOC_ROOT SBD_ROOT HALF_ROOT SESSION
 VOC_ROOT=${VOC_ROOT:-../PascalVOC2012/VOCdevkit/VOC2012}
 SESSION=${SESSION:-exp}
 each_seed
 REFINE=${REFINE:-irn}
-ALL=(--dataset voc --dataset_root "$VOC_ROOT")
+ROOT=$VOC_ROOT
+
+half_preset() { # all lengths are halved; what the user says stands behind, and counts
+    local amp=${AMP:-bf16} # off where the processor has no bfloat16
+    TRAIN_FLAGS="--crop_size 256 --resize_min 160 --resize_max 320 --amp $amp --val_freq 240 ${TRAIN_FLAGS:-}"
+    CAM_FLAGS="--amp $amp ${CAM_FLAGS:-}"
+    IRN_FLAGS="--irn_crop_size 256 --edge_only --amp $amp ${IRN_FLAGS:-}"
+    LABEL_FLAGS="--irn_crop_size 256 --exp_times 6 ${LABEL_FLAGS:-}"
+    SEG_FLAGS="--blocks 3 4 6 3 --crop_size 161 --iterations 2000 --amp $amp ${SEG_FLAGS:-}"
+    INFER_FLAGS="--amp $amp ${INFER_FLAGS:-}"
+}
+
+case ${PRESET:=full} in
+    full) ;;
+    half)
+        ROOT=${HALF_ROOT:=${VOC_ROOT%/}_half}
+        half_preset
+        ;;
+    *) echo "error: PRESET is '$PRESET'; it can be full or half" >&2; exit 2 ;;
+esac
+ALL=(--dataset voc --dataset_root "$ROOT")
 LEARNED=trainaug JUDGED=train TESTED=val
 source tool/pipeline.sh
 
 step "0    check the pictures, find or make the list trainaug" prepare \
-    "$PYTHON" -m data.voc --dataset_root "$VOC_ROOT" ${SBD_ROOT:+--sbd_root "$SBD_ROOT"}
+    "$PYTHON" -m data.voc --dataset_root "$VOC_ROOT" ${SBD_ROOT:+--sbd_root "$SBD_ROOT"} \
+    ${DOWNLOAD:+--download} ${HALF_ROOT:+--halve "$HALF_ROOT"} \
+    ${NUM_WORKERS:+--num_workers "$NUM_WORKERS"}
 run_steps

@@ -1,10 +1,12 @@
 """PASCAL VOC 2012, and the preparation of its ``trainaug`` list.
 
     python -m data.voc [--dataset_root VOCdevkit/VOC2012] [--sbd_root benchmark_RELEASE]
+    python -m data.voc --dataset_root VOCdevkit/VOC2012 --download
 
 Reads the devkit (and SBD's two lists where the devkit has no list of its own), checks lists,
 pictures and labels, and writes ``ImageSets/Segmentation/trainaug.txt`` if there is none yet.
-Takes some seconds. Only names are taken from SBD, never its masks.
+Takes some seconds. Only names are taken from SBD, never its masks. ``--download`` fetches both, 3.4
+GB, and ``--halve FOLDER`` writes the lists' pictures at half size.
 """
 
 import argparse
@@ -18,8 +20,11 @@ from xml.etree import ElementTree
 import numpy as np
 
 from data.base import Dataset, check_exist, labels_from_names
+from data.download import fetch, voc_archives
+from data.halve import halve
 from data.lists import find_list, read_bytes, read_list, visible
-from tool.cli import Parser
+from tool.cli import Parser, at_least
+from tool.cores import cores
 from tool.errors import InputError
 from tool.files import write_lines
 from tool.run import run
@@ -158,9 +163,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_root", default=VOC.default_root, help="the folder VOC2012")
     parser.add_argument("--sbd_root", type=Path, help="the folder of SBD that holds dataset/")
+    parser.add_argument(
+        "--download", action="store_true", help="fetch what is missing: the devkit, SBD's lists"
+    )
+    parser.add_argument("--halve", type=Path, help="folder for all at half size")
+    parser.add_argument(
+        "--num_workers", type=at_least(0), default=cores(), help="processes that halve"
+    )
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
+    if args.download:
+        root = Path(args.dataset_root).absolute()
+        archives = voc_archives(root.name)
+        fetch(archives if trainaug_file(root) is None else archives[:1], root.parent)
+        args.sbd_root = args.sbd_root or root.parent / "sbd"
     voc = VOC(args.dataset_root)
     path = trainaug_file(voc.root)
     ids = find_trainaug(voc.root, args.sbd_root)
@@ -177,6 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
         mean = voc.labels(ids).sum() / len(ids)
         text = "%-8s %6d pictures (published %d), %.2f classes a picture"
         log.info(text, list_name, len(ids), published, mean)
+    if args.halve:
+        halve(voc, list(PUBLISHED_COUNTS), args.halve, args.num_workers)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tool.aliases import also_accept
 from tool.errors import InputError
 
 STEM = "base.layer1.conv1"
+RESNET50 = (3, 4, 6, 3)  # blocks of the smaller network, for which torchvision has weights too
 EPSILON = 1e-5  # that torch.nn.BatchNorm2d adds to a variance
 BLOCK_NAME = re.compile(r"layer([1-4])\.(\d+)\.(?:(conv|bn)([123])|downsample\.([01]))\.(\w+)")
 BRANCHES = {"1": "reduce", "2": "conv3x3", "3": "increase"}  # of torchvision's conv1, conv2, conv3
@@ -37,11 +38,12 @@ def build(
 
     ``pretrained`` is a file with the names of deeplab-pytorch (layout "deeplab") or torchvision
     ("torchvision"), ``"imagenet"`` for torchvision's ResNet-101 (fetched once, checksum verified),
-    or ``"none"`` for random weights ("random"). Where ``stride_on`` is None, the stride is where
-    the weights had it: ``"conv3x3"`` for torchvision's. An InputError names a file that is
-    unreadable or does not fit.
+    its ResNet-50 for the blocks of one, or ``"none"`` for random weights ("random"). Where
+    ``stride_on`` is None, the stride is where the weights had it: ``"conv3x3"`` for torchvision's.
+    An InputError names a file that is unreadable or does not fit.
     """
-    state = read_pretrained(pretrained, "resnet101", with_classifier=True)
+    architecture = "resnet50" if blocks and tuple(blocks) == RESNET50 else "resnet101"
+    state = read_pretrained(pretrained, architecture, with_classifier=True)
     chosen = {"num_classes": num_classes, "width": width, "blocks": blocks, "stride_on": stride_on}
     return start(DeepLabV2_ResNet101_MSC, pretrained, state, recognise, chosen)
 

@@ -170,6 +170,34 @@ def test_ablation_trains_the_classifier_without_gsc_too(command_lines, tmp_path)
     assert [line for line in lines if line not in more] == without
 
 
+def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines, tmp_path):
+    half = {"PRESET": "half", "VOC_ROOT": "/data/VOC2012/", "SESSION": str(tmp_path / "s")}
+    _, lines = command_lines("run_voc.sh", **half, TRAIN_FLAGS="--lr 0.01 --amp off")
+    assert lines[0][-2:] == ["--halve", "/data/VOC2012_half"]
+    args = {}
+    for name in (*STEPS_IRN, *STEPS_SEG[:2]):
+        program = importlib.import_module(name)
+        args[name] = program.parse_arguments(arguments_of(lines, name))
+        assert args[name].dataset_root == "/data/VOC2012_half"
+    train = args["train_resnet50_SIPE"]
+    assert (train.crop_size, train.resize_min, train.resize_max) == (256, 160, 320)
+    assert (train.batch_size, train.max_epoches, train.lr, train.amp) == (16, 5, 0.01, "off")
+    assert args["make_cam"].amp == "bf16"
+    assert args["make_seg_labels"].exp_times == 6
+    assert args["train_irn"].irn_crop_size == args["make_seg_labels"].irn_crop_size == 256
+    assert args["train_seg"].blocks == [3, 4, 6, 3]
+    end, _ = command_lines("run_voc.sh", PRESET="tiny")
+    assert end.returncode == 2
+    assert "half" in end.stderr
+
+
+@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
+def test_download_reaches_the_preparation(script, command_lines):
+    _, lines = command_lines(script, DOWNLOAD="1")
+    assert "--download" in lines[0]
+    assert not any("--download" in line for line in lines[1:])
+
+
 def test_another_launcher(command_lines, tmp_path):
     """Such as torchrun on several machines."""
     launcher = tmp_path / "torchrun"

@@ -135,7 +135,7 @@ each_seed() { # with SEEDS="1 2 3": the script once for each, and a table of mea
         sessions+=("${SESSION}_$seed")
         echo
         echo "#### seed $seed -> ${SESSION}_$seed"
-        SEEDS="" SEED=$seed SESSION=${SESSION}_$seed bash "$0" || exit 1
+        SEEDS="" SEED=$seed SESSION=${SESSION}_$seed bash "./${0##*/}" || exit 1
     done
     echo
     "$PYTHON" -m tool.report "${sessions[@]}"

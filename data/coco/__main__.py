@@ -31,7 +31,9 @@ from data.base import check_exist
 from data.coco.annotations import read_annotations
 from data.coco.dataset import COCO, PUBLISHED_PICTURES, SPLITS
 from data.coco.masks import CROWD, Picture, draw_all
+from data.download import COCO_ARCHIVES, fetch
 from tool.cli import Parser, at_least
+from tool.cores import cores
 from tool.errors import InputError
 from tool.files import read_json, write_atomic, write_json, write_lines
 from tool.run import run
@@ -151,12 +153,15 @@ def main(arguments: list[str] | None = None) -> None:
     add("--splits", nargs="+", choices=SPLITS, default=SPLITS)
     add("--crowd", choices=CROWD, default=CROWD[0], help="what crowds become, see above (keep)")
     add("--allow_missing", action="store_true", help="leave out pictures that are not there")
-    workers, cores = "processes that draw; 0 draws in this one", os.cpu_count() or 1
-    add("--num_workers", type=at_least(0), default=min(8, cores), help=workers)
+    workers = "processes that draw; 0 draws in this one"
+    add("--num_workers", type=at_least(0), default=min(8, cores()), help=workers)
     add("--restart", action="store_true", help="draw all masks anew")
+    add("--download", action="store_true", help="fetch what is missing of the 20 GB first")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
+    if args.download:
+        fetch(COCO_ARCHIVES, Path(args.dataset_root).absolute())
     root = COCO(args.dataset_root).root
     coco = COCO(link(root, args.link_root) if args.link_root else root)
     try:  # before any work

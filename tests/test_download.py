@@ -1,0 +1,276 @@
+"""python -m data.voc --download and data.coco --download, against a server on this machine."""
+
+import hashlib
+import io
+import json
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data import download, voc
+from data.download import Archive, fetch
+from tool.errors import InputError
+from tool.pictures import read_mask
+
+
+class Server:
+    """Serves files from memory; ``asked`` counts requests, ``cut`` ends answers early."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.cut: int | None = None
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                name = self.path.lstrip("/")
+                outer.asked.append(name)
+                content = outer.files.get(name)
+                if content is None:
+                    self.send_error(404)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content[: outer.cut])
+
+            def log_message(self, *_) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def archive(self, name: str, members: dict[str, bytes], content: dict[str, str]) -> Archive:
+        """Serve an archive of some members."""
+        buffer = io.BytesIO()
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(buffer, "w") as file:
+                for path, data in members.items():
+                    file.writestr(path, data)
+        else:
+            with tarfile.open(fileobj=buffer, mode="w:gz" if name.endswith("gz") else "w") as file:
+                for path, data in members.items():
+                    about = tarfile.TarInfo(path)
+                    about.size = len(data)
+                    file.addfile(about, io.BytesIO(data))
+        self.files[name] = buffer.getvalue()
+        url = f"http://127.0.0.1:{self.http.server_port}/{name}"
+        return Archive(url, hashlib.md5(self.files[name]).hexdigest(), 1e-6, content)
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture
+def two(server):
+    """Two archives."""
+    return [
+        server.archive("one.zip", {"a/x.txt": b"x", "a/y.txt": b"y"}, {"a": "pictures/a"}),
+        server.archive("two.tgz", {"b/z.txt": b"z", "b/w.txt": b"w"}, {"b/z.txt": "lists/z.txt"}),
+    ]
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+WHOLE = ["lists/z.txt", "pictures/a/x.txt", "pictures/a/y.txt"]
+
+
+def test_everything_is_fetched_once(two, server, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        fetch(two, tmp_path)
+    assert files_of(tmp_path) == WHOLE  # no archive is left
+    assert "one.zip: 0.0 GB, from http" in caplog.text
+    asked = len(server.asked)
+    with caplog.at_level("INFO"):
+        fetch(two, tmp_path)
+    assert len(server.asked) == asked
+    assert "its content is in" in caplog.text
+
+
+def test_what_is_there_is_not_fetched(two, server, tmp_path):
+    (tmp_path / "pictures/a").mkdir(parents=True)
+    fetch(two, tmp_path)
+    assert "one.zip" not in server.asked
+    assert files_of(tmp_path) == ["lists/z.txt"]
+
+
+def test_an_archive_that_was_put_there_by_hand_is_unpacked(two, server, tmp_path):
+    (tmp_path / "downloads").mkdir()
+    for name, content in server.files.items():
+        (tmp_path / "downloads" / name).write_bytes(content)
+    fetch(two, tmp_path)
+    assert server.asked == []
+    assert files_of(tmp_path) == WHOLE
+
+
+def test_a_wrong_checksum_is_refused_and_the_next_run_goes_on(two, server, tmp_path):
+    right = server.files["two.tgz"]
+    server.files["two.tgz"] = right[:-1] + b"?"
+    with pytest.raises(InputError, match=r"two\.tgz differs from its checksum"):
+        fetch(two, tmp_path)
+    assert files_of(tmp_path / "pictures") == ["a/x.txt", "a/y.txt"]
+    assert not (tmp_path / "lists").exists()
+    server.files["two.tgz"] = right
+    server.asked.clear()
+    fetch(two, tmp_path)
+    assert files_of(tmp_path) == WHOLE
+    assert "one.zip" not in server.asked
+
+
+def test_an_interrupted_download(two, server, tmp_path):
+    server.cut = 20
+    with pytest.raises(InputError, match=r"one\.zip"):
+        fetch(two, tmp_path)
+    server.cut = None
+    fetch(two, tmp_path)
+    assert files_of(tmp_path) == WHOLE
+
+
+def test_interrupted_unpacking_goes_on_without_fetching_again(two, server, tmp_path, monkeypatch):
+    real = download.os.replace
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(download.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(two, tmp_path)
+    monkeypatch.setattr(download.os, "replace", real)
+    server.asked.clear()
+    fetch(two, tmp_path)
+    assert "one.zip" not in server.asked
+    assert files_of(tmp_path) == WHOLE
+
+
+def test_no_space(two, server, tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": 100})
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match="GB free"):
+        fetch(two, tmp_path)
+    assert server.asked == []
+
+
+def test_no_network(two, server, tmp_path):
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(InputError, match=r"one\.zip cannot be reached"):
+        fetch(two, tmp_path)
+
+
+def test_a_missing_file_on_the_server(two, server, tmp_path):
+    del server.files["one.zip"]
+    with pytest.raises(InputError, match=r"one\.zip"):
+        fetch(two, tmp_path)
+
+
+@pytest.fixture
+def devkit(server, monkeypatch):
+    """The devkit and SBD in miniature, served in the place of the official archives."""
+
+    def jpeg() -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (31, 20), "red").save(buffer, "JPEG")
+        return buffer.getvalue()
+
+    def png() -> bytes:
+        buffer = io.BytesIO()
+        Image.new("L", (31, 20), 8).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    annotation = b"<annotation><object><name>cat</name></object></annotation>"
+    members = {}
+    for image_id in ("t", "v", "s"):
+        members[f"VOCdevkit/VOC2012/JPEGImages/{image_id}.jpg"] = jpeg()
+        members[f"VOCdevkit/VOC2012/Annotations/{image_id}.xml"] = annotation
+    for image_id in ("t", "v"):
+        members[f"VOCdevkit/VOC2012/SegmentationClass/{image_id}.png"] = png()
+    lists = "VOCdevkit/VOC2012/ImageSets/Segmentation"
+    members |= {f"{lists}/train.txt": b"t\n", f"{lists}/val.txt": b"v\n"}
+    sbd = {
+        f"benchmark_RELEASE/dataset/{n}.txt": c for n, c in (("train", b"s\nv\n"), ("val", b"t\n"))
+    }
+
+    def archives(root_name: str) -> list[Archive]:
+        content = [archive.content for archive in download.voc_archives(root_name)]
+        return [
+            server.archive("VOCtrainval.tar", members, content[0]),
+            server.archive("benchmark.tgz", sbd, content[1]),
+        ]
+
+    monkeypatch.setattr(voc, "voc_archives", archives)
+
+
+def test_the_whole_of_voc_is_one_command(devkit, server, tmp_path):
+    root = tmp_path / "VOCdevkit/VOC2012"
+    voc.main(["--dataset_root", str(root), "--download"])
+    assert voc.VOC(root).ids("trainaug") == ["s", "t"]
+    asked = len(server.asked)
+    voc.main(["--dataset_root", str(root), "--download"])
+    assert len(server.asked) == asked
+
+
+def test_official_archives_are_those_of_torchvision():
+    devkit, sbd = download.voc_archives("VOC2012")
+    assert devkit.name == "VOCtrainval_11-May-2012.tar"
+    assert sbd.name == "benchmark.tgz"
+    for archive in (devkit, sbd, *download.COCO_ARCHIVES):
+        assert len(archive.md5) == 32
+        assert archive.url.startswith("http")
+
+
+def test_half_size_is_made_once_and_is_a_devkit(devkit, tmp_path, caplog):
+    root, half = tmp_path / "VOCdevkit/VOC2012", tmp_path / "half"
+    flags = ["--dataset_root", str(root), "--download", "--halve", str(half), "--num_workers", "1"]
+    voc.main(flags)
+    small = voc.VOC(half)
+    assert small.ids("trainaug") == ["s", "t"]
+    assert small.ids("val") == ["v"]
+    assert small.read("s").size == (16, 10)
+    mask = read_mask(small.mask_path("v"))
+    assert mask.shape == (10, 16)
+    assert (mask == 8).all()
+    assert not small.mask_path("s").exists()
+    assert small.labels(["s"])[0, 7] == 1
+    made = {path: path.stat().st_mtime_ns for path in half.rglob("*.jpg")}
+    with caplog.at_level("INFO"):
+        voc.main(flags)
+    assert made == {path: path.stat().st_mtime_ns for path in half.rglob("*.jpg")}
+    assert "3 done before" in caplog.text
+    voc.main(["--dataset_root", str(half)])  # it is whole
+
+
+def test_coco_is_fetched_into_its_layout(server, tmp_path, monkeypatch):
+    from data.coco import __main__ as coco
+
+    members = {
+        f"annotations/instances_{split}2014.json": json.dumps({}).encode()
+        for split in ("train", "val")
+    }
+    kinds = {
+        "annotations_trainval2014.zip": members,
+        "val2014.zip": {"val2014/COCO_val2014_000000000001.jpg": b"x"},
+        "train2014.zip": {"train2014/COCO_train2014_000000000001.jpg": b"x"},
+    }
+    archives = [
+        server.archive(official.name, kinds[official.name], official.content)
+        for official in download.COCO_ARCHIVES
+    ]
+    monkeypatch.setattr(coco, "COCO_ARCHIVES", archives)
+    with pytest.raises(InputError):  # the annotations are empty
+        coco.main(["--dataset_root", str(tmp_path / "coco"), "--download"])
+    assert files_of(tmp_path / "coco")[:2] == sorted(members)
+    assert (tmp_path / "coco/images/train2014").is_dir()
+    assert (tmp_path / "coco/images/val2014").is_dir()
