@@ -83,6 +83,10 @@ def command_lines(tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedPro
     return run
 
 
+# Programs under a short name, which run those.
+FORWARDED = {"tool.doctor": "data.doctor", "tool.report": "log.report"}
+
+
 def play(lines: list[list[str]]) -> None:
     """Do in this process what command lines say."""
     for line in lines:
@@ -92,5 +96,6 @@ def play(lines: list[list[str]]) -> None:
 
 def load_program(name: str) -> ModuleType:
     """Return the module that python runs for NAME.py or for -m NAME."""
+    name = FORWARDED.get(name, name)
     module = importlib.import_module(name.removesuffix(".py"))
     return importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module
