@@ -34,6 +34,7 @@ svg { width: 100%; height: auto; } svg text { fill: var(--faint); font: 11px sys
 svg line { stroke: var(--line); } .ours { stroke: var(--ours); } .theirs { stroke: var(--theirs); }
 .key { display: inline-block; width: 1.2rem; height: .25rem; vertical-align: middle;
   margin: 0 .3rem 0 .8rem; }
+.name { white-space: nowrap; }
 figure { margin: 0 0 1.2rem; background: var(--card); border: 1px solid var(--line);
   border-radius: .5rem; padding: .7rem; }
 figcaption { margin-bottom: .4rem; overflow-wrap: anywhere; } figcaption b { color: var(--ink); }
@@ -214,7 +215,8 @@ def _legend(names: Iterable[str]) -> str:
     """Return the classes in the colours of the drawings."""
     colours = [",".join(map(str, colour)) for colour in label_colours().tolist()]
     keys = [
-        f'<span class="key" style="background:rgb({colour})"></span>{html.escape(name)}'
+        f'<span class="name"><span class="key" style="background:rgb({colour})"></span>'
+        f"{html.escape(name)}</span>"
         for name, colour in zip(names, colours, strict=False)
     ]
     return f"<p>{' '.join(keys[1:])}</p>"
