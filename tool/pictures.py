@@ -155,7 +155,7 @@ def save_rgb(path: str | Path, picture: np.ndarray) -> None:
 
 def heat(values: np.ndarray) -> np.ndarray:
     """Colour a map: float (H, W) in [0, 1] -> uint8 (H, W, 3), blue for 0 and red for 1."""
-    levels = (np.clip(values, 0, 1) * (HEAT_LEVELS - 1) + 0.5).astype(np.int16)
+    levels = (np.clip(np.asarray(values), 0, 1) * (HEAT_LEVELS - 1) + 0.5).astype(np.int16)
     return _heat_table()[levels]
 
 
