@@ -21,7 +21,7 @@ from data.demo import Demo
 
 REPOSITORY = Path(__file__).parent.parent
 SPINS = {"OpenMP's default": "300000", "ours": None}  # None: what the project sets
-LIMIT = 400  # seconds
+LIMIT = 240  # seconds
 BUSY = """
 import torch
 a = torch.randn(512, 512)
