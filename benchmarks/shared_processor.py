@@ -2,7 +2,7 @@
 
     python -m benchmarks.shared_processor
 
-The trainings are 60 iterations of the demo's step 3.1, with its start, and a step 1.1 of full width
+The trainings are 20 iterations of the demo's step 3.1, with its start, and a step 1.1 of full width
 with one window of 512. ``GOMP_SPINCOUNT`` is how many rounds a thread of OpenMP spins before it
 sleeps: 300,000 by default, 10,000 with what importing ``tool`` sets. The busy job multiplies
 matrices on all cores. Takes minutes; whatever else runs disturbs the figures.
@@ -37,7 +37,7 @@ settings.tiny = False
 print(measure("1.1 SIPE", 21, "defaults", settings).seconds)
 """
 SEG = "--batch_size 8 --accumulate 1 --crop_size 96 --scales 0.75 1.0 1.25 --optimizer adamw "
-SEG += "--lr 4e-4 --head_lr 6 --weight_decay 0.01 --lr_every 1 --iterations 60 --device cpu"
+SEG += "--lr 4e-4 --head_lr 6 --weight_decay 0.01 --lr_every 1 --iterations 20 --device cpu"
 
 
 def environment(spins: str | None) -> dict[str, str]:
