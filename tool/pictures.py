@@ -29,7 +29,7 @@ HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers ar
 
 HEAT_LEVELS = 1024  # colours of a map
 LIGHTER = 70  # what is added to the VOC colours, many of which are dark
-LEGEND = 13  # pixels of its letters
+LEGEND = 13  # pixels of the letters of a legend, at least
 GREY = 140  # a white pixel without a label, beside regions in their colours
 MASK_MODES = ("P", "L", "1")
 
@@ -199,20 +199,22 @@ def with_legend(drawing: np.ndarray, names: dict[int, str]) -> np.ndarray:
     """
     if not names:
         return drawing
-    font, width = ImageFont.load_default(LEGEND), drawing.shape[1]
-    places, x, y = [], LEGEND // 2, LEGEND // 2
+    width = drawing.shape[1]
+    size = max(LEGEND, width // 60)
+    font = ImageFont.load_default(size)
+    places, x, y = [], size // 2, size // 2
     for key, name in names.items():
-        needs = 2 * LEGEND + font.getlength(name)
-        if x + needs > width and x > LEGEND:
-            x, y = LEGEND // 2, y + 3 * LEGEND // 2
+        needs = 2 * size + font.getlength(name)
+        if x + needs > width and x > size:
+            x, y = size // 2, y + 3 * size // 2
         places.append((x, y, key, name))
-        x += int(needs) + LEGEND
-    strip = Image.new("RGB", (width, y + 3 * LEGEND // 2), "white")
+        x += int(needs) + size
+    strip = Image.new("RGB", (width, y + 3 * size // 2), "white")
     pen = ImageDraw.Draw(strip)
     for x, y, key, name in places:
         colour = tuple(label_colours()[key].astype(int).tolist())
-        pen.rectangle((x, y, x + LEGEND, y + LEGEND), fill=colour)
-        pen.text((x + 3 * LEGEND // 2, y + LEGEND / 2), name, "black", font, anchor="lm")
+        pen.rectangle((x, y, x + size, y + size), fill=colour)
+        pen.text((x + 3 * size // 2, y + size / 2), name, "black", font, anchor="lm")
     return np.concatenate([drawing, np.asarray(strip)])
 
 
