@@ -76,6 +76,7 @@ def main() -> None:
                     row += ["out of memory", "-", "-"]
                     continue
                 rate = found.pictures / found.seconds
+                print(f"  {rate:.3f} pictures a second", file=sys.stderr, flush=True)
                 rates[variant][step, classes] = rate
                 plain, row[1] = plain or rate, str(found.pictures)
                 row += [f"{rate:.2f}", f"{rate / plain:.2f} x", f"{found.bytes / 2**20:.0f}"]
