@@ -105,7 +105,8 @@ def write_coco(items: Iterable[Labelled], names: list[str], out: Path, args) -> 
             rle = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
             shape = {"size": rle["size"], "counts": rle["counts"].decode()}
             if args.polygons:
-                shape = [_flat(points) for points in outlines(region, args.epsilon, enlarged=2)]
+                parts = outlines(region, args.epsilon, enlarged=2)
+                shape = [_polygon(points).round(2).ravel().tolist() for points in parts]
             annotation = {
                 "id": len(content["annotations"]) + 1,
                 "image_id": number,
@@ -120,10 +121,9 @@ def write_coco(items: Iterable[Labelled], names: list[str], out: Path, args) -> 
     write_atomic(out, lambda file: file.write(text))
 
 
-def _flat(points: np.ndarray) -> list[float]:
-    """Return x, y, x, y, ..; two points, which are a line of pixels, stand there twice."""
-    points = points if len(points) > 2 else np.repeat(points, 4 // len(points), 0)
-    return points.round(2).ravel().tolist()
+def _polygon(points: np.ndarray) -> np.ndarray:
+    """Return at least three points: one or two, which are a line of pixels, stand there again."""
+    return points if len(points) > 2 else np.repeat(points, 4 // len(points), 0)
 
 
 def read_coco(out: Path, names: list[str]) -> dict[str, np.ndarray]:
@@ -154,7 +154,7 @@ def write_yolo(items: Iterable[Labelled], names: list[str], out: Path, args) -> 
         lines = []
         for key, region in item.regions():
             for points in outlines(region, args.epsilon):
-                shares = (points + 0.5) / (width, height)
+                shares = (_polygon(points) + 0.5) / (width, height)
                 numbers = " ".join(f"{share:.6f}" for share in shares.ravel())
                 lines.append(f"{key - 1} {numbers}\n")
         text = "".join(lines).encode()
@@ -197,7 +197,7 @@ def write_labelme(items: Iterable[Labelled], names: list[str], out: Path, args) 
         shapes = [
             {
                 "label": names[key],
-                "points": points.tolist(),
+                "points": _polygon(points).tolist(),
                 "group_id": None,
                 "shape_type": "polygon",
                 "flags": {},
@@ -226,10 +226,7 @@ def read_labelme(out: Path, names: list[str]) -> dict[str, np.ndarray]:
         pen = ImageDraw.Draw(image)
         for shape in content["shapes"]:
             key, points = names.index(shape["label"]), [tuple(p) for p in shape["points"]]
-            if len(points) > 2:
-                pen.polygon(points, fill=key, outline=key)
-            else:
-                pen.line(points * 2, fill=key)
+            pen.polygon(points, fill=key, outline=key)
         labels[path.stem] = np.array(image)
     return labels
 
@@ -239,7 +236,8 @@ def read_labelme(out: Path, names: list[str]) -> dict[str, np.ndarray]:
 
 def write_voc(items: Iterable[Labelled], names: list[str], out: Path, args) -> None:
     """Write the devkit's layout: palette PNGs, 255 unsure, a list, labelmap.txt."""
-    _write_masks(items, names, out, save_label)
+    unsure = "ignored:{},{},{}::".format(*voc_palette()[UNSURE])
+    _write_masks(items, names, out, save_label, unsure)
 
 
 def write_cvat(items: Iterable[Labelled], names: list[str], out: Path, args) -> None:
@@ -251,7 +249,7 @@ def write_cvat(items: Iterable[Labelled], names: list[str], out: Path, args) -> 
     _write_masks(items, names, out, save)
 
 
-def _write_masks(items, names: list[str], out: Path, save: Callable) -> None:
+def _write_masks(items, names: list[str], out: Path, save: Callable, *more: str) -> None:
     ids = []
     for item in items:
         save(out / f"SegmentationClass/{item.image_id}.png", item.label)
@@ -268,7 +266,7 @@ def _write_masks(items, names: list[str], out: Path, save: Callable) -> None:
     rows = [f"{n}:{','.join(map(str, c))}::" for n, c in zip(names, colours, strict=True)]
     lists = {
         f"ImageSets/Segmentation/{LISTED}.txt": ids,
-        "labelmap.txt": ["# label:color_rgb:parts:actions", *rows],
+        "labelmap.txt": ["# label:color_rgb:parts:actions", *rows, *more],
     }
     for name, lines in lists.items():
         text = "".join(f"{line}\n" for line in lines).encode()

@@ -170,6 +170,7 @@ def test_cvat_as_its_description_says(dataset, tmp_path):
 
 def test_voc_keeps_255(dataset, tmp_path):
     run(dataset, "voc", tmp_path / "out")
+    assert (tmp_path / "out/labelmap.txt").read_text().endswith("\nignored:224,224,192::\n")
     for image_id, label in drawn().items():
         assert np.array_equal(read_mask(tmp_path / f"out/SegmentationClass/{image_id}.png"), label)
 
@@ -182,6 +183,8 @@ def test_labelme_finds_the_picture(dataset, tmp_path):
     ).resolve()
     assert {shape["label"] for shape in content["shapes"]} == {"red", "traffic light"}
     assert (content["imageHeight"], content["imageWidth"]) == (30, 40)
+    for path in (tmp_path / "some/out").glob("*.json"):  # labelme opens no polygon of two points
+        assert all(len(s["points"]) > 2 for s in json.loads(path.read_text())["shapes"])
 
 
 def test_yolo_has_pictures_and_names(dataset, tmp_path):
