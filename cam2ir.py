@@ -67,14 +67,25 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return parser.parse_args(arguments)
 
 
+def views_of(is_cam: np.ndarray) -> np.ndarray:
+    """Return the largest of the maps in two views, uint8 (2, H, W) of places among the P maps.
+
+    The first looks for objects and takes the maps as they are, float (P, H, W) in [0, 1] with
+    background first; the second looks for background and halves that of background.
+    """
+    share = np.ones((len(is_cam), 1, 1), is_cam.dtype)
+    share[0] = BACKGROUND_SHARE
+    return np.stack([is_cam.argmax(0), (is_cam * share).argmax(0)]).astype(np.uint8)
+
+
 def confident_areas(
-    img: np.ndarray, is_cam: np.ndarray, keys: np.ndarray, t: int, gt_prob: float, device
+    img: np.ndarray, views: np.ndarray, keys: np.ndarray, t: int, gt_prob: float, device
 ) -> np.ndarray:
     """Return the label of what is sure.
 
     Args:
         img: uint8 (H, W, 3).
-        is_cam: float (P, H, W) in [0, 1], background first.
+        views: uint8 (2, H, W), of :func:`views_of`.
         keys: int64 (P,), class ids of the maps, 0 first.
         t, gt_prob, device: of the CRF, see :func:`tool.crf.crf_inference_views`.
 
@@ -82,18 +93,6 @@ def confident_areas(
         uint8 (H, W): the class where the view of objects sees one; 0 where both views see
         background; 255 elsewhere.
     """
-    return refined(img, views_of(is_cam), keys, t, gt_prob, device)
-
-
-def views_of(is_cam: np.ndarray) -> np.ndarray:
-    """Return uint8 (2, H, W), the largest of the maps (P, H, W) in the views of both sides."""
-    share = np.ones((len(is_cam), 1, 1), is_cam.dtype)
-    share[0] = BACKGROUND_SHARE
-    return np.stack([is_cam.argmax(0), (is_cam * share).argmax(0)]).astype(np.uint8)
-
-
-def refined(img, views: np.ndarray, keys: np.ndarray, t: int, gt_prob: float, device) -> np.ndarray:
-    """Return what :func:`confident_areas` does, from its views."""
     objects, ground = crf_inference_views(img, views, t, len(keys), gt_prob, device)
     sure = np.where((objects == 0) & (ground > 0), UNSURE, keys[objects])
     return sure.astype(np.uint8)
@@ -134,7 +133,7 @@ class ConfidentAreas(TorchDataset):
         settings = (self.args.crf_iterations, self.args.gt_prob, self.device)
         path = self.dataset.image_path(item["id"])
         with enough_memory(item["id"], LOWER_PIXELS), naming(path):
-            return refined(item["picture"], item["views"], item["keys"], *settings)
+            return confident_areas(item["picture"], item["views"], item["keys"], *settings)
 
 
 def check_origin(session: Session, class_names: tuple[str, ...], network: str, ckpt: str) -> dict:

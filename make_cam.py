@@ -24,7 +24,7 @@ from torch import Tensor
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from data.drawings import draw_missing, map_drawing, visualize, visualize_stored
-from data.inference import infer, load_classifier
+from data.inference import SCALES, infer, load_classifier
 from data.loaders import ScaledPictures, one_by_one, to_device
 from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli, distributed
@@ -37,7 +37,6 @@ from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
 
-SCALES = (1.0, 0.5, 1.5, 2.0)
 GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
 SMALLER = "Lower --batch_size, --scales or --max_pixels."
 WAITING = 8  # pictures whose files are being written while the network goes on

@@ -45,42 +45,28 @@ def environment(spins: str | None) -> dict[str, str]:
     return kept | ({"GOMP_SPINCOUNT": spins} if spins else {})
 
 
+def printed(command: list[str], spins: str | None) -> str | None:
+    """Return what a command prints, or None where it takes more than LIMIT."""
+    about = {"cwd": REPOSITORY, "env": environment(spins), "timeout": LIMIT}
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True, **about).stdout
+    except subprocess.TimeoutExpired:
+        return None
+
+
 def demo(spins: str | None, folder: str) -> float:
     """Return the seconds of the demo's step 3.1 on its true masks."""
     labels = ["--label_dir", str(REPOSITORY / Demo.default_root / "masks")]
     command = [sys.executable, "train_seg.py", "--dataset", "demo", *labels, *SEG.split()]
     command += ["--session_name", folder, "--restart"]
     start = time.perf_counter()
-    try:
-        subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            env=environment(spins),
-            check=True,
-            capture_output=True,
-            timeout=LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        return float("inf")
-    return time.perf_counter() - start
+    return float("inf") if printed(command, spins) is None else time.perf_counter() - start
 
 
 def full_width(spins: str | None, folder: str) -> float:
     """Return the median seconds of a step 1.1."""
-    command = [sys.executable, "-c", STEP]
-    try:
-        end = subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            env=environment(spins),
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        return float("inf")
-    return float(end.stdout.split()[-1])
+    text = printed([sys.executable, "-c", STEP], spins)
+    return float("inf") if text is None else float(text.split()[-1])
 
 
 def main() -> None:

@@ -292,16 +292,15 @@ def read_masks(out: Path, names: list[str]) -> dict[str, np.ndarray]:
 
 
 class Format(NamedTuple):
-    """How labels are written and read; whether ``--out`` is a folder, and 255 stays."""
+    """How labels are written and read, and whether 255 stays."""
 
     write: Write
     read: Callable[[Path, list[str]], dict[str, np.ndarray]]
-    is_folder: bool = True
     keeps_unsure: bool = False
 
 
 FORMATS = {
-    "coco": Format(write_coco, read_coco, is_folder=False),
+    "coco": Format(write_coco, read_coco),
     "yolo": Format(write_yolo, read_yolo),
     "labelme": Format(write_labelme, read_labelme),
     "cvat": Format(write_cvat, read_masks),

@@ -19,6 +19,7 @@ from tool import checkpoint, cli
 from tool.crf import crf_inference
 from tool.errors import InputError, naming
 
+SCALES = (1.0, 0.5, 1.5, 2.0)  # of the pictures whose maps are fused
 CRF_PICTURES = ("original", "mean_subtracted")
 ABSENT = 1e-4  # a class whose probability is nowhere above that takes no part in the CRF
 

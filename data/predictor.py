@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.coco import COCO
-from data.inference import infer, load_classifier, mean_logits, refine
+from data.inference import SCALES, infer, load_classifier, mean_logits, refine
 from data.lists import plain
 from data.loaders import channels_first, to_device
 from data.transforms import reduce, rescale
@@ -35,7 +35,6 @@ from tool.pictures import (
     with_legend,
 )
 
-SCALES = (1.0, 0.5, 1.5, 2.0)  # of make_cam.py
 REFINE = ("none", "crf")
 PUBLISHED = {len(names): names for names in (VOC.class_names, COCO.class_names)}
 

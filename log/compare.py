@@ -12,6 +12,7 @@ It takes a second or two, and also works on the log of a run that is still going
 
 import argparse
 import csv
+import importlib
 import math
 import os
 import re
@@ -233,9 +234,7 @@ def draw(ours: Curves, published: Curves, name: str, out: Path) -> None:
 
 def check_run(log: Path, ours: Curves, name: str | None) -> int:
     """Print whether a run follows the published one of that name, and return the exit status."""
-    sys.path.insert(0, str(FOLDER))
-    import check
-
+    check = importlib.import_module(f"{__package__}.check" if __package__ else "check")
     why, findings = None, []
     name = name or check.published_run(ours, RUNS)
     if name is None:

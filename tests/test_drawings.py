@@ -127,7 +127,7 @@ def test_programs_name_the_picture_and_the_flag(run, monkeypatch):
     def exhaust(*_):
         raise MemoryError
 
-    monkeypatch.setattr(cam2ir, "refined", exhaust)
+    monkeypatch.setattr(cam2ir, "confident_areas", exhaust)
     with pytest.raises(InputError, match=r"suffice for a\. Lower --max_pixels"):
         cam2ir.main(run["cam2ir"])
     assert infer_seg.LOWER_PIXELS == "Lower --max_pixels."

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cam2ir import confident_areas
+from cam2ir import confident_areas, views_of
 from data.loaders import Schedule
 from data.transforms import cut_window, random_pair, random_view, rescale
 from make_cam import infer
@@ -275,7 +275,7 @@ def test_confident_areas(kind, p, h, w, seed, zero):
     rng = np.random.default_rng(seed)
     keys = np.concatenate([[0], np.sort(rng.choice(np.arange(1, 255), p - 1, replace=False))])
     is_cam = rng.random((p, h, w), np.float32) * (not zero)
-    label = confident_areas(picture(seed, h, w, kind), is_cam, keys, 2, 0.7, "cpu")
+    label = confident_areas(picture(seed, h, w, kind), views_of(is_cam), keys, 2, 0.7, "cpu")
     assert label.dtype == np.uint8
     assert label.shape == (h, w)
     assert set(np.unique(label)) <= {*keys.tolist(), 255}

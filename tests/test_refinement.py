@@ -115,7 +115,7 @@ def test_confident_areas_are_the_two_views():
     img = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
     is_cam = rng.random((3, 20, 24)).astype(np.float32)
     keys, before = np.array([0, 4, 9]), is_cam.copy()
-    label = cam2ir.confident_areas(img, is_cam, keys, 2, 0.7, "cpu")
+    label = cam2ir.confident_areas(img, cam2ir.views_of(is_cam), keys, 2, 0.7, "cpu")
     assert np.array_equal(is_cam, before)
     halved = is_cam.copy()
     halved[0] /= 2
@@ -132,7 +132,8 @@ def test_confident_areas_are_the_two_views():
 def test_picture_with_background_alone_and_single_pixel():
     for size in ((6, 5), (1, 1)):
         img = np.zeros((*size, 3), np.uint8)
-        label = cam2ir.confident_areas(img, np.ones((1, *size)), np.array([0]), 10, 0.7, "cpu")
+        views = cam2ir.views_of(np.ones((1, *size)))
+        label = cam2ir.confident_areas(img, views, np.array([0]), 10, 0.7, "cpu")
         assert label.shape == size
         assert not label.any()
 

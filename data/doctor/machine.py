@@ -98,16 +98,21 @@ def shared_memory(args: cli.Settings) -> Iterator[Finding]:
         yield Finding("ok", "/dev/shm", f"{total / GIB:.1f} GiB")
 
 
-def about_machine() -> list[str]:
-    """Return what a bug report wants to know."""
+def commit() -> str:
+    """Return the commit of this code, with ``-dirty`` behind where files differ from it."""
     git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
     try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=5).stdout.strip()
+        found = subprocess.run(git, capture_output=True, text=True, timeout=5).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
-        commit = ""
+        found = ""
+    return found or "not known"
+
+
+def about_machine() -> list[str]:
+    """Return what a bug report wants to know."""
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return [
-        f"commit {commit or 'unknown'}, Python {platform.python_version()}, {platform.platform()}",
+        f"commit {commit()}, Python {platform.python_version()}, {platform.platform()}",
         f"torch {torch.__version__}, CUDA {torch.version.cuda}, device {cuda}",
         f"{os.cpu_count()} cores, {free_memory() / GIB:.1f} GiB free",
         f"flags: {' '.join(sys.argv[1:])}",

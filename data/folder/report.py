@@ -1,6 +1,5 @@
 """What is in a folder of pictures, and what of it would make a step fail."""
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -14,6 +13,8 @@ from data.base import check_exist
 from data.folder.dataset import Folder
 from data.lists import plain, strip_ending, visible
 from data.reading import settle
+from tool.checkpoint import digest
+from tool.cores import cores
 from tool.errors import InputError
 from tool.picture_files import FORMATS, bits_of, in_one_sentence, open_picture, orientation_of
 from tool.pictures import UNSURE
@@ -259,12 +260,9 @@ def _check_duplicates(
         sizes[os.path.getsize(folder.image_path(image_id))].append(image_id)
     alike = [image_id for group in sizes.values() if len(group) > 1 for image_id in group]
 
-    def digest(image_id: str) -> str:
-        with open(folder.image_path(image_id), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
     groups = defaultdict(list)
-    for image_id, name in _look("duplicates", alike, digest).items():
+    digests = _look("duplicates", alike, lambda image_id: digest(folder.image_path(image_id)))
+    for image_id, name in digests.items():
         groups[name].append(image_id)
     groups = [group for group in groups.values() if len(group) > 1]
     report.add("duplicates", sum(len(group) - 1 for group in groups))
@@ -285,7 +283,7 @@ def _look(what: str, ids: list[str], look: Callable[[str], Any]) -> dict[str, An
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         results = progress(threads.map(one, ids), len(ids), what)
         return dict(zip(ids, results, strict=True))
 

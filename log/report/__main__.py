@@ -11,13 +11,13 @@ session does not have is said to be missing.
 
 import argparse
 import platform
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data.datasets import add_dataset_flags, open_dataset
+from data.doctor.machine import commit
 from log.report.card import card
 from log.report.figures import Run, read_run
 from log.report.gallery import gallery
@@ -26,8 +26,6 @@ from tool import cli
 from tool.errors import InputError
 from tool.files import write_atomic, write_json
 from tool.run import run
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
@@ -47,12 +45,7 @@ def facts_of(session: Run) -> dict[str, str]:
     """Return versions, by name: of the programs that ran, and of the code that stands here."""
     versions = next((s["versions"] for s in session.settings.values() if "versions" in s), {})
     devices = {str(s["device"]) for s in session.settings.values() if "device" in s}
-    git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
-    about = {"commit": commit or "not known", **versions, "device asked for": ", ".join(devices)}
+    about = {"commit here": commit(), **versions, "device asked for": ", ".join(devices)}
     return {**about, "system": platform.platform(), "PyTorch here": torch.__version__}
 
 
