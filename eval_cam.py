@@ -19,7 +19,7 @@ from tool import cli
 from tool.evaluate import Read, evaluate, result_of
 from tool.files import write_json
 from tool.maps import check_maps_exist, read_maps
-from tool.metrics import ConfusionMatrix, iou_table, miou_of
+from tool.metrics import ConfusionMatrix, iou_of, iou_table, miou_of
 from tool.outputs import settings_of
 from tool.pictures import UNSURE
 from tool.run import run
@@ -127,7 +127,9 @@ def main(arguments: list[str] | None = None) -> None:
         curve = miou_of(sweep).tolist()  # 101 figures
         best = int(np.nanargmax(curve))
         miou, threshold = curve[best], float(THRESHOLDS[best])
-        result["cam"] = {"miou": miou, "threshold": threshold, "miou_by_threshold": curve}
+        iou = dict(zip(dataset.all_names, iou_of(sweep[best]).tolist(), strict=True))
+        result["cam"] = {"miou": miou, "threshold": threshold, "iou": iou}
+        result["cam"]["miou_by_threshold"] = curve
         message = "CAM      mIoU %.2f at its best background threshold %.2f"
         log.info(message, 100 * miou, threshold)
     write_json(session.path / "eval_cam.json", result)

@@ -1,7 +1,8 @@
-"""Lay a training log beside a published run of the same method.
+"""Lay a training log beside a published run of the same method, or a recorded one of ours.
 
-Reads:  the log of ``train_resnet50_SIPE.py`` and the ``published_*.csv`` tables next to this file.
-Writes: a table on the screen and, with ``--out``, a picture of the curves (needs matplotlib).
+Reads:  the log of ``train_resnet50_SIPE.py``; the tables ``published_*.csv`` and ``own_*.csv``.
+Writes: a table on the screen; with ``--out`` a picture of the curves (needs matplotlib), and with
+        ``--save NAME`` the curves of the log as tables, NAME_training.csv and NAME_validation.csv.
 
     python log/compare.py exp/exp.log
     python log/compare.py exp/exp.log --check
@@ -17,8 +18,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,18 +28,22 @@ FOLDER = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Run:
-    """A published run: how many updates it made, and the steps between two rows of our table."""
+    """A run to lay beside: its number of updates, and the steps between two rows of our table."""
 
     total_steps: int
     spacing: int
+    origin: str = "published"
 
 
-RUNS = {
+RUNS = {  # by the authors
     "voc_repository_run": Run(total_steps=3305, spacing=500),
     "voc_cvpr_run": Run(total_steps=3305, spacing=500),
     "coco_repository_run": Run(total_steps=25650, spacing=2500),
     "coco_cvpr_run": Run(total_steps=25650, spacing=2500),
 }
+HALF_STEPS = 970
+OWN = {f"voc_half_seed{seed}": Run(HALF_STEPS, spacing=120, origin="own") for seed in (15, 16)}
+BESIDE = RUNS | OWN
 
 SAMPLE = "step:  510/ 3305 lossCLS:0.0994 lossGSC:0.0159 imps:36.6 lr: 0.0430"
 NUMBER = r"([-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf))"
@@ -52,6 +57,7 @@ PRINTED = re.compile(rf"['\"]miou['\"]:\s*(?:np\.float\d+\()?{NUMBER}")
 VALIDATION_LINE = re.compile(rf"\bvalidation step:\s*(\d+)\s+miou:\s*{NUMBER}")
 
 VALIDATED = 500  # steps between two validations of the released code
+LOGGED = ("loss_cls", "loss_gsc", "learning_rate")
 SMOOTH = 11  # rows in the running mean that the picture draws over the raw losses
 
 
@@ -120,13 +126,14 @@ def read_log(path: Path) -> Curves:
 
 
 def read_published(name: str) -> Curves:
-    """Return the curves of a published run, one of ``RUNS``; MS COCO's have no validation."""
-    curves = Curves(total_steps=RUNS[name].total_steps)
-    with open(FOLDER / f"published_{name}_training.csv", newline="") as file:
+    """Return the curves of one of ``BESIDE``; the published ones of MS COCO have no validation."""
+    curves = Curves(total_steps=BESIDE[name].total_steps)
+    prefix = f"{BESIDE[name].origin}_{name}"
+    with open(FOLDER / f"{prefix}_training.csv", newline="") as file:
         for row in csv.DictReader(file):
-            for column in ("loss_cls", "loss_gsc", "learning_rate"):
+            for column in LOGGED:
                 getattr(curves, column)[int(row["step"])] = float(row[column])
-    validation = FOLDER / f"published_{name}_validation.csv"
+    validation = FOLDER / f"{prefix}_validation.csv"
     if validation.exists():
         with open(validation, newline="") as file:
             for row in csv.DictReader(file):
@@ -134,6 +141,46 @@ def read_published(name: str) -> Curves:
                 curves.miou[step] = float(row.pop("miou"))
                 curves.iou[step] = {label: float(value) for label, value in row.items()}
     return curves
+
+
+def save(curves: Curves, name: Path) -> list[Path]:
+    """Write the curves as tables ``name``_training.csv and ``name``_validation.csv; return both.
+
+    Without a validation there is no second table. A ValueError names a file that cannot be written.
+    """
+    rows = [[step, *(getattr(curves, c)[step] for c in LOGGED)] for step in curves.loss_cls]
+    tables = {"training": [["step", *LOGGED], *rows]}
+    if curves.miou:
+        classes = list(curves.iou[max(curves.iou)]) if curves.iou else []
+        rows = [
+            [step, miou, *(curves.iou.get(step, {}).get(c, math.nan) for c in classes)]
+            for step, miou in curves.miou.items()
+        ]
+        tables["validation"] = [["step", "miou", *classes], *rows]
+    paths = []
+    for kind, table in tables.items():
+        path = name.with_name(f"{name.name}_{kind}.csv")
+        with replaced(path) as temporary, open(temporary, "w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(table)
+        paths.append(path)
+    return paths
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield where to write a file that then stands at ``path``, whole or not at all.
+
+    A ValueError says that it cannot be written.
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the ending, thus the format
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be written: {error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def table_steps(ours: Curves, published: Curves, spacing: int) -> list[int]:
@@ -158,11 +205,11 @@ def percent(value: float | None) -> str:
     return cell(None if value is None else 100 * value, 2)
 
 
-def comparison_table(ours: Curves, published: Curves, spacing: int) -> str:
+def comparison_table(ours: Curves, published: Curves, spacing: int, headings: str) -> str:
     """Return losses, learning rate and mIoU of both runs at the published steps."""
     lines = [
         f"{'':8}" + "".join(f"{title:>20}" for title in ("lossCLS", "lossGSC", "lr", "mIoU (%)")),
-        f"{'step':>8}" + f"{'ours':>10}{'published':>10}" * 4,
+        f"{'step':>8}" + headings * 4,
     ]
     runs, before = (ours, published), -1
     for step in table_steps(ours, published, spacing):
@@ -175,13 +222,13 @@ def comparison_table(ours: Curves, published: Curves, spacing: int) -> str:
     return "\n".join(lines)
 
 
-def class_table(ours: Curves, published: Curves) -> str:
+def class_table(ours: Curves, published: Curves, headings: str) -> str:
     """Return the IoU per class at the last validation that both runs made."""
     shared = sorted(step for step in ours.iou if ours.iou[step] and step in published.iou)
     if not shared:
         return "There is no step at which both runs report the IoU of each class."
     a, b = ours.iou[shared[-1]], published.iou[shared[-1]]
-    lines = [f"IoU (%) at step {shared[-1]}", f"{'':16}{'ours':>10}{'published':>10}"]
+    lines = [f"IoU (%) at step {shared[-1]}", f"{'':16}{headings}"]
     lines += [f"{name:16}{percent(a.get(name)):>10}{percent(b[name]):>10}" for name in b]
     return "\n".join(lines)
 
@@ -221,15 +268,8 @@ def draw(ours: Curves, published: Curves, name: str, out: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    temporary = out.with_name(f".{os.getpid()}.{out.name}")  # keeps the ending, thus the format
-    try:
+    with replaced(out) as temporary:
         figure.savefig(temporary)
-        os.replace(temporary, out)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{out} cannot be written: {error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def check_run(log: Path, ours: Curves, name: str | None) -> int:
@@ -253,9 +293,9 @@ def main(argv: list[str] | None = None) -> None:
     """Print the comparison and draw it when asked; a file that is no log ends in status 2."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("log", type=Path, help="log of a training run, <session>/<session>.log")
-    run = "published run; our defaults are those of the repository runs (default: that of VOC, and "
-    run += "with --check that of the log's length and learning rate)"
-    parser.add_argument("--against", choices=RUNS, help=run)
+    beside = "run to lay beside; our defaults are those of the repository runs, and voc_half_* are "
+    beside += "our own at half size (default: one of the log's length, or VOC's repository run)"
+    parser.add_argument("--against", choices=BESIDE, help=beside)
     check = "say stage by stage whether the run follows the published one; the exit status is 0 "
     check += "where it does, 1 where not, 2 where that cannot be told"
     parser.add_argument("--check", action="store_true", help=check)
@@ -263,24 +303,34 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help=picture)
     classes = "also list the IoU of each class at the last validation that both runs made"
     parser.add_argument("--classes", action="store_true", help=classes)
+    tables = "also write the curves of the log as NAME_training.csv and NAME_validation.csv"
+    parser.add_argument("--save", type=Path, metavar="NAME", help=tables)
     args = parser.parse_args(argv)
+    if args.check and args.against in OWN:
+        parser.error(f"--check knows published runs, and {args.against} is one of ours")
     try:
         ours = read_log(args.log)
+        if args.save:
+            print("The curves are in " + " and ".join(map(str, save(ours, args.save))) + ".")
         if args.check:
             sys.exit(check_run(args.log, ours, args.against))
-        args.against = args.against or "voc_repository_run"
-        published = read_published(args.against)
+        alike = [name for name, run in BESIDE.items() if run.total_steps == ours.total_steps]
+        args.against = args.against or next(iter(alike), "voc_repository_run")
+        run, published = BESIDE[args.against], read_published(args.against)
         print(f"{args.log} and {args.against}; losses are means since the row above.")
-        print(comparison_table(ours, published, RUNS[args.against].spacing))
+        of_own = run.origin == "own"
+        titles = ("this run", "recorded") if of_own else ("ours", "published")
+        headings = "".join(f"{title:>10}" for title in titles)
+        print(comparison_table(ours, published, run.spacing, headings))
         if ours.total_steps != published.total_steps:
             print(
-                f"Note: this run is set to {ours.total_steps} steps, the published one made "
+                f"Note: this run is set to {ours.total_steps} steps, {args.against} made "
                 f"{published.total_steps}, so one step means different amounts of training."
             )
         if any(math.isnan(value) for value in ours.loss_cls.values()):
             print("Note: the classification loss of this run became NaN.")
         if args.classes:
-            print("\n" + class_table(ours, published))
+            print("\n" + class_table(ours, published, headings))
         if args.out:
             draw(ours, published, args.against, args.out)
             print(f"The curves are in {args.out}.")

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from log import compare
-from log.compare import FOLDER, RUNS, parse_log, read_published
+from log.compare import BESIDE, FOLDER, OWN, RUNS, parse_log, read_published
 
 
 def training_line(step, loss_cls=0.1, loss_gsc=0.016, lr=0.1, total=3305):
@@ -106,13 +106,59 @@ def test_published_tables_are_complete(name):
     assert curves.total_steps == iterations[name.split("_")[0]]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", OWN)
+def test_tables_of_our_own_are_complete(name):
+    curves = read_published(name)
+    assert list(curves.loss_cls) == list(range(0, curves.total_steps, 10))
+    assert list(curves.miou) == [240, 480, 720, 960]
+    for step, miou in curves.miou.items():
+        occurring = [iou for iou in curves.iou[step].values() if not math.isnan(iou)]
+        assert len(curves.iou[step]) == 21
+        assert sum(occurring) / len(occurring) == pytest.approx(miou, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", BESIDE)
 def test_a_run_against_itself_shows_equal_columns(tmp_path, capsys, name):
     compare.main([str(write_log(tmp_path, as_log(name))), "--against", name])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
-    assert len(rows) in (8, 12)  # 0, 500, .. 3000, 3300 and 0, 2500, .. 25000, 25640
+    assert len(rows) in (8, 9, 12)  # 0, 500, .. 3000, 3300; 0, 120, .. 960; 0, 2500, .. 25640
     for _, *cells in rows:
         assert cells[0::2] == cells[1::2]
+
+
+def test_a_run_at_half_size_finds_the_recorded_one(tmp_path, capsys):
+    compare.main([str(write_log(tmp_path, as_log("voc_half_seed16")))])
+    out = capsys.readouterr().out
+    assert "exp.log and voc_half_seed15" in out
+    assert "recorded" in out
+    assert "published" not in out
+    assert "Note" not in out
+
+
+@pytest.mark.parametrize("name", ["voc_half_seed15", "voc_repository_run", "coco_cvpr_run"])
+def test_saved_tables_hold_the_curves(tmp_path, capsys, monkeypatch, name):
+    log = write_log(tmp_path, as_log(name))
+    compare.main([str(log), "--save", str(tmp_path / f"{BESIDE[name].origin}_{name}")])
+    said = capsys.readouterr().out.splitlines()[0]
+    assert f"{name}_training.csv" in said
+    read = compare.read_log(log)
+    assert ("validation.csv" in said) == bool(read.miou)
+    monkeypatch.setattr(compare, "FOLDER", tmp_path)
+    saved = read_published(name)
+    saved.iou, read.iou = repr(saved.iou), repr(read.iou)  # NaN equals nothing
+    assert saved == read
+
+
+def test_tables_that_cannot_be_written(tmp_path, capsys):
+    path = write_log(tmp_path, [training_line(0)])
+    assert "training.csv" in fails(capsys, path, "--save", tmp_path / "none" / "exp")
+    assert [p.name for p in tmp_path.iterdir()] == ["exp.log"]
+
+
+def test_check_is_for_published_runs(tmp_path, capsys):
+    path = write_log(tmp_path, as_log("voc_half_seed15"))
+    message = fails(capsys, path, "--check", "--against", "voc_half_seed15")
+    assert "--check knows published runs" in message
 
 
 def test_run_in_progress_stops_at_its_last_step(tmp_path, capsys):

@@ -101,9 +101,10 @@ def test_plain_cam_sweep_equals_one_threshold_after_another(trained):
     make_cam.main([*trained["make_cam"], "--save_cam"])
     eval_cam.main(trained["eval_cam"])
     session = session_of(trained["train"])
-    curve = json.loads((session / "eval_cam.json").read_text())["cam"]["miou_by_threshold"]
+    found = json.loads((session / "eval_cam.json").read_text())["cam"]
+    curve, best = found["miou_by_threshold"], round(100 * found["threshold"])
     root = Path(trained["train"][trained["train"].index("--dataset_root") + 1])
-    for index in (0, 13, 50, 100):
+    for index in (0, 13, 50, 100, best):
         matrix = ConfusionMatrix(4)
         for image_id in "abcdef":
             maps = read_maps(session / "npy", image_id)
@@ -111,6 +112,8 @@ def test_plain_cam_sweep_equals_one_threshold_after_another(trained):
             label = np.where(cam.max(0) > index / 100, maps["keys"][1:][cam.argmax(0)], 0)
             matrix.update(read_mask(root / "masks" / f"{image_id}.png"), label)
         assert curve[index] == pytest.approx(matrix.miou())
+    assert max(curve) == curve[best] == found["miou"]
+    assert list(found["iou"].values()) == pytest.approx(matrix.iou().tolist())
 
 
 def test_files_that_exist_are_kept_and_restart_makes_them_again(trained):

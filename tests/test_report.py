@@ -14,6 +14,7 @@ import cam2ir
 import eval_cam
 import eval_seg_labels
 import make_seg_labels
+from log import compare
 from log.report import __main__ as program
 from log.report import figures
 from tests.tiny import KEYS
@@ -103,13 +104,45 @@ def test_curves_of_a_published_log_lie_over_the_published_ones(session):
         values["dataset"] = "voc"
     (session / "args.json").write_text(json.dumps(settings))
     found = figures.read_run(session)
-    assert found.published == name
-    published = {stage.name: stage.published for stage in found.stages()}
-    assert (published["is_cam"], published["cam"], published["seg"]) == (58.88, 50.1, 68.8)
+    assert (found.beside, found.origin) == (name, "published")
+    goals = {stage.name: stage.goal for stage in found.stages()}
+    assert (goals["is_cam"], goals["cam"], goals["seg"]) == (58.88, 50.1, 68.8)
+    assert goals["crf"] == 64.7
     page = program.page(found, [], {})
     assert page.count('class="ours"') >= 2
     assert page.count('class="theirs"') >= 3
     assert name in page
+
+
+def test_a_run_at_half_size_lies_beside_the_recorded_one(tmp_path, capsys):
+    lines = (f"step:{s:5d}/  970 lossCLS:0.1 lossGSC:0.02 imps:4 lr: 0.1" for s in (0, 10))
+    (tmp_path / "run.log").write_text("\n".join(lines))
+    settings = {"train_resnet50_SIPE": {"dataset": "voc"}}
+    (tmp_path / "args.json").write_text(json.dumps(settings))
+    recorded = figures.OWN["miou"]
+    assert set(recorded) == {"cam", "cam_ipe", "is_cam", "crf", "irn", "seg"}
+    assert {len(seeds) for seeds in recorded.values()} == {len(compare.OWN)}
+    found = figures.read_run(tmp_path)
+    goals = {stage.name: stage.goal for stage in found.stages()}
+    assert goals["is_cam"] == pytest.approx(sum(recorded["is_cam"]) / len(recorded["is_cam"]))
+    program.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "recorded" in out
+    assert "published" not in out
+    assert f"{goals['is_cam']:.4g}" in out
+    assert '<th class="n">recorded</th>' in (tmp_path / "report.html").read_text()
+
+
+def test_means_over_some_classes(tmp_path, capsys):
+    iou = {"background": 0.8, "cat": 0.6, "dog": 0.4, "bus": None}
+    result = {"miou": 0.6, "iou": iou, "cam": {"miou": 0.3, "iou": dict.fromkeys(iou, 0.3)}}
+    (tmp_path / "eval_cam.json").write_text(json.dumps(result))
+    program.main([str(tmp_path), "--classes", "cat", "dog", "bus"])
+    out = capsys.readouterr().out
+    assert re.search(r"IS-CAM +50\.00", out)
+    assert re.search(r"CAM, best threshold +30\.00", out)
+    with pytest.raises(InputError, match=r"eval_cam\.json.* no class 'cow'.*background, cat"):
+        program.main([str(tmp_path), "--classes", "cow"])
 
 
 def test_an_empty_session_says_what_is_missing(tmp_path, capsys):

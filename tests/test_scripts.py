@@ -186,6 +186,7 @@ def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines, tm
     assert args["make_seg_labels"].exp_times == 6
     assert args["train_irn"].irn_crop_size == args["make_seg_labels"].irn_crop_size == 256
     assert args["train_seg"].blocks == [3, 4, 6, 3]
+    assert (args["train_seg"].optimizer, args["train_seg"].lr) == ("adamw", 4e-5)
     end, _ = command_lines("run_voc.sh", PRESET="tiny")
     assert end.returncode == 2
     assert "half" in end.stderr

@@ -32,6 +32,9 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.StepParser(__doc__)
     parser.add_argument("sessions", nargs="+", type=Path, help="folders of runs")
+    parser.add_argument(
+        "--classes", nargs="+", help="figures are means over these; None is all that occur"
+    )
     add_dataset_flags(parser)
     parser.set_defaults(dataset=None)
     args = parser.parse_args(arguments)
@@ -51,10 +54,10 @@ def facts_of(session: Run) -> dict[str, str]:
 
 def summary_of(session: Run) -> str:
     """Return the figures as lines for a terminal."""
-    lines = [f"{'mIoU in percent':28}{'this run':>12}{'published':>12}"]
+    lines = [f"{'mIoU in percent':28}{'this run':>12}{session.origin:>12}"]
     for stage in session.stages():
         ours = "missing" if stage.miou is None else f"{stage.miou:.2f}"
-        theirs = "" if stage.published is None else f"{stage.published:g}"
+        theirs = "" if stage.goal is None else f"{stage.goal:.4g}"
         lines.append(f"{stage.title:28}{ours:>12}{theirs:>12}  {stage.note}".rstrip())
     if session.seconds:
         lines.append(f"all steps together: {sum(session.seconds.values())} s")
@@ -63,7 +66,7 @@ def summary_of(session: Run) -> str:
 
 def write_report(path: Path, args: argparse.Namespace) -> None:
     """Write the page and the card of one session, and print the summary."""
-    session = read_run(path)
+    session = read_run(path, args.classes)
     args.session_name = path
     settings = next((s for s in session.settings.values() if s.get("dataset")), {})
     args.dataset = args.dataset or settings.get("dataset")
@@ -84,9 +87,9 @@ def write_report(path: Path, args: argparse.Namespace) -> None:
     print(f"the page: {path / 'report.html'}; the card: {path / 'README.md'}")
 
 
-def summarise(paths: list[Path]) -> str:
+def summarise(paths: list[Path], classes: list[str] | None) -> str:
     """Return mean and standard deviation (n - 1) of every figure of some sessions, as a table."""
-    runs = [read_run(path) for path in paths]
+    runs = [read_run(path, classes) for path in paths]
     rows, found = [], {}
     for stage in runs[0].stages():
         values = [s.miou for run_ in runs for s in run_.stages() if s.name == stage.name]
@@ -94,13 +97,12 @@ def summarise(paths: list[Path]) -> str:
         if not values:
             continue
         mean, deviation = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
-        published = "" if stage.published is None else f"{stage.published:g}"
-        rows.append(
-            f"{stage.title:28}{mean:10.2f} ± {deviation:.2f}   n={len(values)} {published:>8}"
-        )
+        goal = "" if stage.goal is None else f"{stage.goal:.4g}"
+        rows.append(f"{stage.title:28}{mean:10.2f} ± {deviation:.2f}   n={len(values)} {goal:>8}")
         found[stage.name] = {"mean": mean, "deviation": deviation, "values": values}
-    write_json(paths[0] / "summary.json", {"sessions": list(map(str, paths)), "miou": found})
-    return "\n".join([f"{'mIoU in percent':28}{'mean ± deviation':>17}{'published':>14}", *rows])
+    about = {"sessions": list(map(str, paths)), "classes": classes}
+    write_json(paths[0] / "summary.json", about | {"miou": found})
+    return "\n".join([f"{'mIoU in percent':28}{'mean ± deviation':>17}{runs[0].origin:>14}", *rows])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -108,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     if len(args.sessions) == 1:
         return write_report(args.sessions[0], args)
-    print(summarise(args.sessions))
+    print(summarise(args.sessions, args.classes))
     print(f"the same figures: {args.sessions[0] / 'summary.json'}")
 
 

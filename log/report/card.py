@@ -34,12 +34,12 @@ def card(run: Run, facts: dict[str, str]) -> str:
         "",
         "## Figures",
         "",
-        "| step | mIoU | published |",
+        f"| step | mIoU | {run.origin} |",
         "|---|---|---|",
     ]
     for stage in run.stages():
         ours = "not measured" if stage.miou is None else f"{stage.miou:.2f}"
-        theirs = "" if stage.published is None else f"{stage.published:g}"
+        theirs = "" if stage.goal is None else f"{stage.goal:.4g}"
         lines.append(f"| {stage.title} | {ours} | {theirs} |")
     lines += ["", "## Commands", ""]
     for program, settings in run.settings.items():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,21 +11,26 @@ from typing import Any
 import numpy as np
 
 from log import compare
+from tool.errors import InputError
 from tool.files import read_json
 
 PUBLISHED = json.loads((compare.FOLDER / "published_results.json").read_text())
+OWN = json.loads((compare.FOLDER / "own_voc_half_results.json").read_text())
 PLAIN = "cam_only"  # session of the classifier without GSC, within a session
 SEGMENTATION = ("seg_deeplabv2_resnet101", "seg_deeplabv1_resnet38")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A line of the table: a figure of ours in percent, None where it is missing, and a goal."""
+    """A line of the table: a figure of ours in percent, None where it is missing, and a goal.
+
+    The goal is the published figure or, at half size, the mean that log/README.md records.
+    """
 
     name: str
     title: str
     miou: float | None
-    published: float | None
+    goal: float | None
     note: str = ""
 
 
@@ -38,7 +44,8 @@ class Run:
         results: evaluation files, by their names without ``eval_`` and ending.
         seconds: of the steps of a run_*.sh.
         curves: of the log of step 1.1, or None.
-        published: name of the published run to lay beside, or None.
+        beside: name of the run to lay beside, one of ``log.compare.BESIDE``, or None.
+        classes: whose mean the figures are; None is all of them.
     """
 
     path: Path
@@ -46,7 +53,8 @@ class Run:
     results: dict[str, dict[str, Any]]
     seconds: dict[str, int] = field(default_factory=dict)
     curves: compare.Curves | None = None
-    published: str | None = None
+    beside: str | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def dataset(self) -> str | None:
@@ -54,48 +62,75 @@ class Run:
         names = [s["dataset"] for s in self.settings.values() if s.get("dataset")]
         return names[0] if names else None
 
+    @property
+    def origin(self) -> str:
+        """What heads the column of goals: who the figures are from."""
+        return "recorded" if self.beside in compare.OWN else "published"
+
+    def goals(self) -> dict[str, float]:
+        """Return what to expect of the stages, by name; that of ``seg`` is DeepLab v2's."""
+        if self.classes or not self.dataset:
+            return {}
+        if self.origin == "recorded":
+            return {name: float(np.mean(seeds)) for name, seeds in OWN["miou"].items()}
+        goals = {}
+        if self.dataset in PUBLISHED["localization_train"]:
+            goals["is_cam"] = PUBLISHED["localization_train"][self.dataset]["repository_run"]
+            for name, lists in PUBLISHED["segmentation"][self.dataset].items():
+                goals["seg" if name.endswith("v2") else "seg_v1"] = lists["val"]
+        if self.dataset == "voc":
+            steps = PUBLISHED["ablation_voc_localization_train"]
+            goals |= {name: steps[name] for name in ("cam", "cam_ipe")}
+            goals["crf"] = PUBLISHED["pseudo_label_voc_train"]["is_cam_dense_crf"]
+        return goals
+
     def stages(self) -> list[Stage]:
         """Return the figures of all steps, missing ones too."""
-        voc, coco = self.dataset == "voc", self.dataset == "coco"
-        local = PUBLISHED["localization_train"].get(self.dataset or "", {}).get("repository_run")
-        pseudo = PUBLISHED["pseudo_label_voc_train"]
-        steps = PUBLISHED["ablation_voc_localization_train"] if voc else {}
         maps, plain = self.results.get("cam", {}), self.results.get("plain", {})
-        cam = plain.get("cam") or maps.get("cam")
-        found = [_stage("cam", "CAM, best threshold", cam, steps.get("cam"))]
+        found = [("cam", "CAM, best threshold", plain.get("cam") or maps.get("cam"), "")]
         if plain:
-            found.append(_stage("cam_ipe", "CAM + IPE, without GSC", plain, steps.get("cam_ipe")))
-        found.append(_stage("is_cam", "IS-CAM", maps or None, local))
+            found.append(("cam_ipe", "CAM + IPE, without GSC", plain, ""))
+        found.append(("is_cam", "IS-CAM", maps, ""))
         for name in ("crf_label", "pseudo_label"):
             result = self.results.get(name)
-            by_crf = (result or {}).get("settings", {}).get("refine") == "crf"
             if result is None and name == "crf_label":
                 continue
-            goal = (pseudo["is_cam_dense_crf"] if by_crf else None) if voc else None
-            title = "labels by the CRF" if by_crf else "labels by IRN and walk"
-            note = "users report 68 to 69" if voc and not by_crf else ""
-            found.append(_stage("crf" if by_crf else "irn", title, result, goal, note))
-        for name in SEGMENTATION:
+            if (result or {}).get("settings", {}).get("refine") == "crf":
+                found.append(("crf", "labels by the CRF", result, ""))
+            else:
+                full = self.dataset == "voc" and self.origin == "published"
+                note = "users report 68 to 69" if full else ""
+                found.append(("irn", "labels by IRN and walk", result, note))
+        for name, stage in zip(SEGMENTATION, ("seg", "seg_v1"), strict=True):
             result = self.results.get(name)
-            if result is None and name != SEGMENTATION[0]:
-                continue
-            model, network = name.split("_")[1:]
-            goals = PUBLISHED["segmentation"].get(self.dataset or "", {})
-            goal = goals.get(f"{network}_{model}", {}).get("val") if voc or coco else None
-            found.append(_stage("seg", f"segmentation, {model}", result, goal))
-        return found
+            if result is not None or stage == "seg":
+                found.append((stage, f"segmentation, {name.split('_')[1]}", result, ""))
+        goals = self.goals()
+        return [
+            Stage(name, title, self._mean(result), goals.get(name), note)
+            for name, title, result, note in found
+        ]
+
+    def _mean(self, result: dict[str, Any] | None) -> float | None:
+        """Return mIoU in percent, over the classes that are asked for and have one."""
+        if not result:
+            return None
+        if self.classes is None:
+            return 100 * result["miou"] if result.get("miou") is not None else None
+        iou = [result["iou"].get(name) for name in self.classes if "iou" in result]
+        iou = [100 * value for value in iou if value is not None]
+        return float(np.mean(iou)) if iou else None
 
 
-def _stage(name: str, title: str, result: dict | None, published: float | None, note="") -> Stage:
-    miou = (result or {}).get("miou")
-    return Stage(name, title, None if miou is None else 100 * miou, published, note)
-
-
-def read_run(session: Path) -> Run:
+def read_run(session: Path, classes: Sequence[str] | None = None) -> Run:
     """Return what stands in a session's files; what is missing is missing there too.
 
+    Args:
+        session: folder of the run.
+        classes: whose mean the figures are to be; None is all of them.
+
     Raises:
-        InputError: a file is no JSON.
+        InputError: a file is no JSON, or does not know a class.
     """
     mend = "Delete it, and run its step again."
     args = session / "args.json"
@@ -111,8 +146,19 @@ def read_run(session: Path) -> Run:
     for log in sorted(session.glob("*.log")):  # one, of the session's first name
         with suppress(ValueError):
             run.curves = compare.read_log(log)
+    if classes:
+        run.classes = tuple(classes)
+        for name, result in run.results.items():
+            unknown = [c for c in classes if c not in result.get("iou", {})]
+            if unknown:
+                known = ", ".join(result.get("iou", {}))
+                raise InputError(
+                    f"eval_{name}.json of {session} has no class '{unknown[0]}'. Give --classes "
+                    f"some of: {known}."
+                )
     if run.curves and run.dataset in ("voc", "coco"):
-        run.published = f"{run.dataset}_repository_run"
+        half = run.dataset == "voc" and run.curves.total_steps == compare.HALF_STEPS
+        run.beside = next(iter(compare.OWN)) if half else f"{run.dataset}_repository_run"
     return run
 
 

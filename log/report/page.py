@@ -96,10 +96,11 @@ def _number(value: float | None, missing: str = "not measured") -> str:
 def _figures(run: Run) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(stage.title)}</td>{_number(stage.miou)}"
-        f"{_number(stage.published, '')}<td>{html.escape(stage.note)}</td></tr>"
+        f"{_number(stage.goal, '')}<td>{html.escape(stage.note)}</td></tr>"
         for stage in run.stages()
     )
-    head = '<th>mIoU in percent</th><th class="n">this run</th><th class="n">published</th>'
+    head = '<th>mIoU in percent</th><th class="n">this run</th>'
+    head += f'<th class="n">{run.origin}</th>'
     return f"<table><tr>{head}<th></th></tr>{rows}</table>"
 
 
@@ -129,7 +130,7 @@ def _classes(run: Run) -> str:
 def _curves(run: Run) -> str:
     if run.curves is None:
         return "<p>There is no log of a training in this session.</p>"
-    theirs = compare.read_published(run.published) if run.published else None
+    theirs = compare.read_published(run.beside) if run.beside else None
     drawn = []
     for title, name, factor in (
         ("classification loss", "loss_cls", 1),
@@ -146,7 +147,7 @@ def _curves(run: Run) -> str:
     legend = '<span class="key" style="background:var(--ours)"></span>this run'
     if theirs:
         key = '<span class="key" style="background:var(--theirs)"></span>'
-        legend += f"{key}{html.escape(run.published or '')}"
+        legend += f"{key}{html.escape(run.beside or '')}"
     return f'<p>{legend}</p><div class="two">{"".join(drawn)}</div>'
 
 
