@@ -3,6 +3,9 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -16,6 +19,8 @@ from data import download, voc
 from data.download import Archive, fetch
 from tool.errors import InputError
 from tool.pictures import read_mask
+
+REPOSITORY = Path(__file__).parent.parent
 
 
 class Server:
@@ -274,3 +279,20 @@ def test_coco_is_fetched_into_its_layout(server, tmp_path, monkeypatch):
     assert files_of(tmp_path / "coco")[:2] == sorted(members)
     assert (tmp_path / "coco/images/train2014").is_dir()
     assert (tmp_path / "coco/images/val2014").is_dir()
+
+
+def test_half_size_runs_from_a_full_size_devkit_to_its_labels(devkit, tmp_path):
+    root = tmp_path / "VOCdevkit/VOC2012"
+    voc.main(["--dataset_root", str(root), "--download"])
+    wanted = {"PRESET": "half", "VOC_ROOT": str(root), "SESSION": str(tmp_path / "exp")}
+    wanted |= {"AMP": "off", "REFINE": "crf", "SEG_MODEL": "none", "DEVICE": "cpu"}
+    wanted["TRAIN_FLAGS"] = "--pretrained data/demo_resnet50.pth --batch_size 2 --max_epoches 1"
+    environment = {**os.environ, "PYTHON": sys.executable, "NUM_WORKERS": "0", **wanted}
+    about = {"cwd": REPOSITORY, "capture_output": True, "text": True}
+    end = subprocess.run(["bash", "run_voc.sh"], env=environment, **about)
+    assert end.returncode == 0, end.stdout + end.stderr
+    for image_id in ("s", "t"):  # trainaug
+        assert read_mask(tmp_path / f"exp/pseudo_label/{image_id}.png").shape == (10, 16)
+    settings = json.loads((tmp_path / "exp/args.json").read_text())
+    assert settings["train_resnet50_SIPE"]["dataset_root"] == f"{root}_half"
+    assert "IS-CAM" in end.stdout
