@@ -131,6 +131,15 @@ def test_a_run_at_half_size_lies_beside_the_recorded_one(tmp_path, capsys):
     assert "published" not in out
     assert f"{goals['is_cam']:.4g}" in out
     assert '<th class="n">recorded</th>' in (tmp_path / "report.html").read_text()
+    result = {"miou": 0.5, "iou": dict.fromkeys([*figures.OWN["seven"], "bus"], 0.5)}
+    (tmp_path / "eval_cam.json").write_text(json.dumps(result))
+    for classes, seeds in (
+        (figures.OWN["seven"][::-1], figures.OWN["miou_seven"]["is_cam"]),
+        (["cat", "bus"], None),
+    ):
+        found = figures.read_run(tmp_path, classes)
+        goals = {stage.name: stage.goal for stage in found.stages()}
+        assert goals["is_cam"] == (pytest.approx(sum(seeds) / len(seeds)) if seeds else None)
 
 
 def test_means_over_some_classes(tmp_path, capsys):
