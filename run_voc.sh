@@ -38,7 +38,7 @@ half_preset() { # all lengths are halved; what the user says stands behind, and 
     TRAIN_FLAGS="--crop_size 256 --resize_min 160 --resize_max 320 --amp $amp --val_freq 240 ${TRAIN_FLAGS:-}"
     CAM_FLAGS="--amp $amp ${CAM_FLAGS:-}"
     IRN_FLAGS="--irn_crop_size 256 --edge_only --amp $amp ${IRN_FLAGS:-}"
-    LABEL_FLAGS="--irn_crop_size 256 --exp_times 6 ${LABEL_FLAGS:-}"
+    LABEL_FLAGS="--irn_crop_size 256 --exp_times 6 --amp $amp ${LABEL_FLAGS:-}"
     SEG_FLAGS="--blocks 3 4 6 3 --crop_size 161 --optimizer adamw --lr 4e-5 --head_lr 0.5 \
         --weight_decay 0.01 --lr_every 1 --iterations 2000 --amp $amp ${SEG_FLAGS:-}"
     INFER_FLAGS="--amp $amp ${INFER_FLAGS:-}"

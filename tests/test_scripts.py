@@ -183,8 +183,9 @@ def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines, tm
     assert (train.crop_size, train.resize_min, train.resize_max) == (256, 160, 320)
     assert (train.batch_size, train.max_epoches, train.lr, train.amp) == (16, 5, 0.01, "off")
     assert args["make_cam"].amp == "bf16"
-    assert args["make_seg_labels"].exp_times == 6
-    assert args["train_irn"].irn_crop_size == args["make_seg_labels"].irn_crop_size == 256
+    labels = args["make_seg_labels"]
+    assert (labels.exp_times, labels.amp) == (6, "bf16")
+    assert args["train_irn"].irn_crop_size == labels.irn_crop_size == 256
     assert args["train_seg"].blocks == [3, 4, 6, 3]
     assert (args["train_seg"].optimizer, args["train_seg"].lr) == ("adamw", 4e-5)
     end, _ = command_lines("run_voc.sh", PRESET="tiny")
