@@ -42,7 +42,7 @@ RUNS = {  # by the authors
     "coco_cvpr_run": Run(total_steps=25650, spacing=2500),
 }
 HALF_STEPS = 970
-OWN = {f"voc_half_seed{seed}": Run(HALF_STEPS, spacing=120, origin="own") for seed in (15, 16)}
+OWN = {f"voc_half_seed{seed}": Run(HALF_STEPS, spacing=120, origin="own") for seed in (15, 16, 17)}
 BESIDE = RUNS | OWN
 
 SAMPLE = "step:  510/ 3305 lossCLS:0.0994 lossGSC:0.0159 imps:36.6 lr: 0.0430"
