@@ -150,6 +150,14 @@ def test_means_over_some_classes(tmp_path, capsys):
     out = capsys.readouterr().out
     assert re.search(r"IS-CAM +50\.00", out)
     assert re.search(r"CAM, best threshold +30\.00", out)
+    said = "means over cat, dog, bus."
+    assert said in out
+    assert said in (tmp_path / "report.html").read_text()
+    assert said in (tmp_path / "README.md").read_text()
+    program.main([str(tmp_path), str(tmp_path), "--classes", "cat", "dog", "bus"])
+    assert said in capsys.readouterr().out
+    program.main([str(tmp_path)])
+    assert "means over" not in capsys.readouterr().out + (tmp_path / "report.html").read_text()
     with pytest.raises(InputError, match=r"eval_cam\.json.* no class 'cow'.*background, cat"):
         program.main([str(tmp_path), "--classes", "cow"])
 

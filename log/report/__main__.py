@@ -59,6 +59,8 @@ def summary_of(session: Run) -> str:
         ours = "missing" if stage.miou is None else f"{stage.miou:.2f}"
         theirs = "" if stage.goal is None else f"{stage.goal:.4g}"
         lines.append(f"{stage.title:28}{ours:>12}{theirs:>12}  {stage.note}".rstrip())
+    if session.scope:
+        lines.append(session.scope)
     if session.seconds:
         lines.append(f"all steps together: {sum(session.seconds.values())} s")
     return "\n".join(lines)
@@ -102,7 +104,8 @@ def summarise(paths: list[Path], classes: list[str] | None) -> str:
         found[stage.name] = {"mean": mean, "deviation": deviation, "values": values}
     about = {"sessions": list(map(str, paths)), "classes": classes}
     write_json(paths[0] / "summary.json", about | {"miou": found})
-    return "\n".join([f"{'mIoU in percent':28}{'mean ± deviation':>17}{runs[0].origin:>14}", *rows])
+    head = f"{'mIoU in percent':28}{'mean ± deviation':>17}{runs[0].origin:>14}"
+    return "\n".join(filter(None, [head, *rows, runs[0].scope]))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -41,6 +41,7 @@ def card(run: Run, facts: dict[str, str]) -> str:
         ours = "not measured" if stage.miou is None else f"{stage.miou:.2f}"
         theirs = "" if stage.goal is None else f"{stage.goal:.4g}"
         lines.append(f"| {stage.title} | {ours} | {theirs} |")
+    lines += ["", run.scope] if run.scope else []
     lines += ["", "## Commands", ""]
     for program, settings in run.settings.items():
         words = [f"{program}.py"]

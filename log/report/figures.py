@@ -67,6 +67,11 @@ class Run:
         """What heads the column of goals: who the figures are from."""
         return "recorded" if self.beside in compare.OWN else "published"
 
+    @property
+    def scope(self) -> str:
+        """Which classes the figures are means over, as a sentence; empty for all that occur."""
+        return f"These are means over {', '.join(self.classes)}." if self.classes else ""
+
     def goals(self) -> dict[str, float]:
         """Return what to expect of the stages, by name; that of ``seg`` is DeepLab v2's."""
         if self.origin == "recorded" and set(self.classes or OWN["seven"]) == set(OWN["seven"]):

@@ -101,7 +101,8 @@ def _figures(run: Run) -> str:
     )
     head = '<th>mIoU in percent</th><th class="n">this run</th>'
     head += f'<th class="n">{run.origin}</th>'
-    return f"<table><tr>{head}<th></th></tr>{rows}</table>"
+    scope = f"<p>{html.escape(run.scope)}</p>" if run.scope else ""
+    return f"<table><tr>{head}<th></th></tr>{rows}</table>{scope}"
 
 
 def _classes(run: Run) -> str:
