@@ -29,7 +29,7 @@ from data.datasets import add_dataset_flags, open_dataset
 from data.drawings import draw_labels
 from data.inference import CRF_PICTURES, enlarged_argmax, mean_logits, refine
 from data.loaders import ScaledPictures, one_by_one
-from net.recipes import MODELS, SAMPLING, fill_in, told
+from net.recipes import MODELS, defaults, fill_in
 from tool import checkpoint, cli, distributed
 from tool.behind import Behind
 from tool.errors import InputError, naming
@@ -56,7 +56,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     flag("--out_dir", type=Path, help="folder to write; None: <session>/seg_<model>")
 
     def add(name: str, help_text: str, **more) -> None:
-        decide(f"--{name}", help=help_text + told("test", name), **more)
+        decide(f"--{name}", help=help_text + defaults("test", name), **more)
 
     number, weight, crf = {"type": cli.above_zero}, {"type": cli.number}, {"only": {"crf": True}}
     add("scales", "factors of the picture's sides; logits are averaged", nargs="+", **number)
@@ -79,7 +79,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         "dark values wrap (mIoU 8.27, original 8.28, of a hardly trained network, 40 pictures)"
     )
     add("crf_picture", colours, choices=CRF_PICTURES, **crf)
-    decide("--sampling", choices=(SAMPLING,), default=SAMPLING, help=argparse.SUPPRESS)
     flag("--archive", type=Path, help=f"file to pack all in; {', '.join(ENDINGS)}")
     alone = "VOC's competition: comp5 is for networks trained on VOC alone"
     flag("--archive_comp", choices=("comp5", "comp6"), default="comp6", help=alone)

@@ -18,7 +18,6 @@ continues it.
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
-import argparse
 import contextlib
 import logging
 from pathlib import Path
@@ -33,7 +32,7 @@ from data.loaders import Schedule, SegmentationPictures, to_device, training_loa
 from data.reading import reading_of
 from data.transforms import RESAMPLE
 from net.deeplabv2 import STRIDE_ON
-from net.recipes import MODELS, SAMPLING, fill_in, told
+from net.recipes import MODELS, defaults, fill_in
 from net.segmentation import mean_loss
 from tool import cli, distributed
 from tool.errors import InputError
@@ -69,7 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--freeze_bn", action="store_true", help=freeze)
 
     def add(name: str, kind, help_text: str, **more) -> None:
-        decide(f"--{name}", type=kind, help=help_text + told("training", name), **more)
+        decide(f"--{name}", type=kind, help=help_text + defaults("training", name), **more)
 
     add("iterations", count, "updates of the weights")
     add("batch_size", count, "pictures of a part, on all processes together")
@@ -89,7 +88,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     add("scale_draw", str, "one of them, or uniform between", choices=("choice", "uniform"))
     add("resample", str, "OpenCV's filter of the picture", choices=sorted(RESAMPLE))
     add("hsv_shift", chance, "largest shift of hue (steps of 2 degrees), saturation, value")
-    decide("--sampling", choices=(SAMPLING,), default=SAMPLING, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     fill_in(args, MODELS[args.model].training)
     return args
@@ -136,16 +134,6 @@ def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     net.share_batch(args.batch_size, distributed.rows(args.batch_size))
     return net
-
-
-def check_sampling(training: Training) -> None:
-    """Refuse to continue what Pillow sampled: those checkpoints do not note what did."""
-    if training.begun and "sampling" not in training.begun.get("settings", {}):
-        raise InputError(
-            f"{training.final} was begun on pictures that Pillow resized. OpenCV resizes now, as "
-            "the published recipes do, and the two do not mix: begin anew with --restart, or give "
-            "another --session_name."
-        )
 
 
 def rows_of_parts(batch_size: int, parts: int) -> np.ndarray:
@@ -197,7 +185,6 @@ def main(arguments: list[str] | None = None) -> None:
     check_exist(files, "labels", mend)
     contents = contents_of(ids, None, args.pretrained, files)
     training = Training(session, args, dataset.all_names, contents, f"seg_{args.model}")
-    check_sampling(training)
     if training.is_finished:
         return
     training.about["input"] = reading_of(dataset)

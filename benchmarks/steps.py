@@ -346,7 +346,7 @@ def work(dataset: str) -> dict[str, float]:
     if dataset == "voc":
         refined |= {"2.2 IRN": listed * IRN_EPOCHS, "2.3 walk": listed}
     recipe = MODELS[V2].training
-    trained = recipe["iterations"] * recipe["batch_size"] * recipe["accumulate"]
+    trained = recipe.iterations * recipe.batch_size * recipe.accumulate
     return {
         "1.1 SIPE": listed * EPOCHS,
         "1.2 maps": listed,

@@ -162,7 +162,7 @@ class Predictor:
         recipe = MODELS[self.model]
         with naming(f"{ckpt}, read as {self.model}"):
             self.net = recipe.module.restore(content)
-        settings = {**recipe.test, "model": self.model, "amp": "off", "channels_last": True}
+        settings = {**vars(recipe.test), "model": self.model, "amp": "off", "channels_last": True}
         self.settings = argparse.Namespace(**settings | ({"scales": scales} if scales else {}))
 
     def ids_of(self, labels: Sequence[str]) -> list[int]:

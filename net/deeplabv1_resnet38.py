@@ -6,15 +6,11 @@ names. Letters in shapes: B pictures, C classes with background at index 0, H x 
 the map at stride 8. ``net.deeplabv1_weights`` makes the network from files.
 """
 
-import importlib
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import normalise
 from net.segmentation import Blocks, SegmentationNetwork
-from tool.aliases import also_accept
 
 BLOCKS = (3, 3, 6, 3)  # of b2, b3, b4, b5; b6 and b7 are one bottleneck each
 HEAD_DILATION = 12
@@ -143,7 +139,6 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
     normalise = staticmethod(normalise)  # with the ImageNet mean and deviation
     head = ("conv_fov.", "bn_fov.", "conv_fov2.", "bn_fov2.", "cls_conv.")
 
-    @also_accept(n_classes="num_classes")
     def __init__(self, num_classes: int, width: int = 64, blocks: Blocks = BLOCKS) -> None:
         super().__init__(num_classes, width, blocks)
         channels = 8 * width
@@ -183,10 +178,3 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
     def canonical_name(cls, name: str, shape: tuple[int, ...] = ()) -> str:
         """Return our name of a tensor; files of the backbone alone lack ``backbone.``."""
         return name if name.startswith(("backbone.", *cls.head)) else f"backbone.{name}"
-
-
-def __getattr__(name: str) -> Any:
-    """Return ``build`` or ``restore``, which other code also looks for here."""
-    if name not in ("build", "restore"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("net.deeplabv1_weights"), name)

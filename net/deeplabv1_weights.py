@@ -14,7 +14,6 @@ from net.deeplabv1_resnet38 import DeepLabV1_ResNet38
 from net.segmentation import Blocks, Weights, architecture_of, rename, start, trained_network
 from net.weights import Pretrained, read_pretrained, source_of
 from tool import checkpoint
-from tool.aliases import also_accept
 from tool.errors import InputError
 
 # Classifiers of projects that share the backbone: ImageNet's, and those of AffinityNet and SEAM.
@@ -33,7 +32,6 @@ MXNET_NAME = re.compile(
 IMAGENET_FILE = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
 
 
-@also_accept(n_classes="num_classes", initial="pretrained")
 def build(
     num_classes: int, pretrained: Pretrained, width: int | None = None, blocks: Blocks | None = None
 ) -> tuple[DeepLabV1_ResNet38, dict[str, Any]]:

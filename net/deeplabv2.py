@@ -6,9 +6,7 @@ project's names. Letters in shapes: B pictures, C classes with background at ind
 picture, h x w the map at stride 8. ``net.deeplabv2_weights`` makes the network from files.
 """
 
-import importlib
 from collections import OrderedDict
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 
 from net.resnet50 import EXPANSION, FixedBatchNorm
 from net.segmentation import Blocks, SegmentationNetwork
-from tool.aliases import also_accept
 from tool.constants import constant
 
 BLOCKS = (3, 4, 23, 3)
@@ -124,7 +121,6 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
     align_corners = False
     head = ("base.aspp.",)
 
-    @also_accept(n_classes="num_classes")
     def __init__(
         self, num_classes: int, width: int = 64, blocks: Blocks = BLOCKS, stride_on: str = "reduce"
     ) -> None:
@@ -179,10 +175,3 @@ def shrink(x: Tensor, scale: float) -> Tensor:
     if min(x.shape[2:]) * scale < 1:
         to = {"size": [max(1, int(side * scale)) for side in x.shape[2:]]}
     return F.interpolate(x, **to, mode="bilinear", align_corners=False)
-
-
-def __getattr__(name: str) -> Any:
-    """Return ``build`` or ``restore``, which other code also looks for here."""
-    if name not in ("build", "restore"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("net.deeplabv2_weights"), name)

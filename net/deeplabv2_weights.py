@@ -14,7 +14,6 @@ from net.inputs import IMAGENET_MEAN, IMAGENET_STD
 from net.segmentation import Blocks, Weights, architecture_of, rename, start, trained_network
 from net.weights import Pretrained, read_pretrained
 from tool import checkpoint
-from tool.aliases import also_accept
 from tool.errors import InputError
 
 STEM = "base.layer1.conv1"
@@ -26,7 +25,6 @@ BRANCHES = {"1": "reduce", "2": "conv3x3", "3": "increase"}  # of torchvision's 
 STRIDE_OF_LAYOUT = {"deeplab": "reduce", "torchvision": "conv3x3"}
 
 
-@also_accept(n_classes="num_classes", initial="pretrained")
 def build(
     num_classes: int,
     pretrained: Pretrained,

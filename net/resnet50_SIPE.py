@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from net.inputs import inside, prepare
 from net.resnet50 import EXPANSION, backbone_name, build_backbone
 from net.weights import Pretrained
-from tool.aliases import also_accept
 from tool.optimizer import parameter_group
 
 CAM_EPS = 1e-5  # added to maxima and norms before dividing
@@ -129,7 +128,6 @@ class Net(nn.Module):
     ``num_classes`` is C, with background; for the rest see :func:`net.resnet50.build_backbone`.
     """
 
-    @also_accept(num_cls="num_classes")
     def __init__(
         self, num_classes: int = 21, pretrained: Pretrained = "imagenet", width: int | None = None
     ) -> None:
@@ -247,7 +245,6 @@ class CAM(Net):
             that an absent class wins get no seed) or ``"present"``.
     """
 
-    @also_accept(num_cls="num_classes")
     def __init__(
         self,
         num_classes: int = 21,

@@ -59,7 +59,7 @@ def test_hours_are_those_of_the_lists():
     assert voc["1.1 SIPE"] == pytest.approx(5 * 10582 / 3600)
     assert voc["2.2 IRN"] == pytest.approx(3 * 10582 / 3600)
     recipe = MODELS["deeplabv2_resnet101"].training
-    assert recipe["iterations"] * recipe["batch_size"] * recipe["accumulate"] == 200_000
+    assert recipe.iterations * recipe.batch_size * recipe.accumulate == 200_000
     assert voc["3.1 DeepLab v2"] == pytest.approx(200_000 / 3600)
     assert coco["1.1 SIPE"] == pytest.approx(5 * 82081 / 2 / 3600)
     assert "2.2 IRN" not in coco

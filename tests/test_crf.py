@@ -333,9 +333,3 @@ def test_larger_deviation_reaches_further():
         (bilateral_kernel(img, sxy, 5, CPU).filter(torch.eye(9))[0] > 1e-6).sum() for sxy in (1, 2)
     ]
     assert reach[0] < reach[1]
-
-
-def test_the_published_name_of_the_number_of_classes():
-    img, labels = make_case(9, 8, 3)
-    expected = crf_inference_label(img, labels, 10, 3, 0.7)
-    assert np.array_equal(crf_inference_label(img, labels, n_labels=3), expected)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from net import deeplabv1_resnet38
 from net.deeplabv1_resnet38 import (
     BN_MOMENTUM,
     BatchDropout,
@@ -324,19 +323,6 @@ def test_trained_networks_come_back():
     checkpoint.load_weights(net, state)
     with pytest.raises(InputError, match="start training from"):
         restore({n: v for n, v in tensors(source).items() if not is_head(n)})
-
-
-def test_earlier_spellings_are_accepted():
-    """Checkpoints of earlier versions hold config["n_classes"]; calls may say it, and initial."""
-    source = small(5)
-    old = {"n_classes": 5, "width": 2, "blocks": list(SMALL)}
-    assert restore({"net": tensors(source), "config": old}).config == source.config
-    assert build(**old, initial="none")[0].config == source.config
-    assert DeepLabV1_ResNet38(**old).config == source.config
-    assert deeplabv1_resnet38.build is build
-    assert deeplabv1_resnet38.restore is restore
-    with pytest.raises(AttributeError, match="rebuild"):
-        _ = deeplabv1_resnet38.rebuild
 
 
 def test_fewer_blocks_are_another_network_unless_their_number_is_given(tmp_path):

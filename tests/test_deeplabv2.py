@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from net import deeplabv2
 from net.deeplabv2 import BLOCKS, DeepLabV2_ResNet101_MSC, Head, shrink
 from net.deeplabv2_weights import build, restore
 from net.inputs import normalise
@@ -392,20 +391,6 @@ def test_trained_networks_come_back():
         restore(torchvision_names(tensors(source)))
     with pytest.raises(InputError, match="stride_on"):
         restore({**content, "config": {**source.config, "stride_on": "both"}})
-
-
-def test_earlier_spellings_are_accepted():
-    """Checkpoints of earlier versions hold config["n_classes"]; calls may say it, and initial."""
-    source = small(5, stride_on="conv3x3")
-    old = {"n_classes": 5, "width": 4, "blocks": list(SMALL), "stride_on": "conv3x3"}
-    assert restore({"net": tensors(source), "config": old}).config == source.config
-    assert build(**old, initial="none")[0].config == source.config
-    assert build(**source.config, pretrained=None)[0].config == source.config
-    assert DeepLabV2_ResNet101_MSC(**old).config == source.config
-    assert deeplabv2.build is build
-    assert deeplabv2.restore is restore
-    with pytest.raises(AttributeError, match="rebuild"):
-        _ = deeplabv2.rebuild
 
 
 def test_impossible_architectures_are_refused():

@@ -31,14 +31,11 @@ def modules_of(root: Path) -> dict[str, Path]:
 def imports_of(name: str, file: Path) -> set[str]:
     """Return the absolute names that a module imports, wherever in the file the import stands.
 
-    ``from a import b`` gives ``a.b``, which may be a module or a thing in the module ``a``. A
-    module's own ``__getattr__`` does not count: it keeps a name that moved upwards importable.
+    ``from a import b`` gives ``a.b``, which may be a module or a thing in the module ``a``.
     """
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     found = set()
-    tree = ast.parse(file.read_text())
-    tree.body = [node for node in tree.body if getattr(node, "name", "") != "__getattr__"]
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

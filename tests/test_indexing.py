@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from tests.reference import affinity_labels, gathered_maxima, pair_affinity, parity
-from tool import indexing, walk
 from tool.errors import InputError
 from tool.indexing import PathIndex, reduce_label, search_paths
 
@@ -131,11 +130,3 @@ def test_reduce_label_is_pillows_nearest():
     for h, w in ((5, 8), (18, 31), (1, 1), (4, 10)):
         expected = np.array(Image.fromarray(label).resize((w, h), Image.Resampling.NEAREST))
         assert np.array_equal(reduce_label(torch.from_numpy(label), (h, w)).numpy(), expected)
-
-
-def test_the_walk_is_importable_where_it_was_published():
-    from tool.indexing import propagate_to_edge
-
-    assert propagate_to_edge is walk.propagate_to_edge
-    with pytest.raises(AttributeError, match="propagate_to_edges"):
-        _ = indexing.propagate_to_edges

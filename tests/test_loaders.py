@@ -299,7 +299,7 @@ def test_hsv_shifts_are_whole_numbers_and_both_ends_occur(folder, tiny):
 def test_scales_are_drawn_as_the_recipes_say(folder, tiny):
     drawn = {}
     for model, recipe in MODELS.items():
-        settings = {name: recipe.training[name] for name in ("scales", "scale_draw")}
+        settings = {name: getattr(recipe.training, name) for name in ("scales", "scale_draw")}
         pictures = segmentation_pictures(folder, tiny, model=model, **settings)
         scales = drawn[model] = []
         pictures.sample = lambda *given, scales=scales: (scales.append(given[3]), given[1])

@@ -108,7 +108,7 @@ def test_from_labels_to_miou(run, model, tiny):
     assert saved["train_seg"]["momentum"] == 0.9
     assert saved["train_seg"]["pretrained"] == "none"
     assert saved["train_seg"]["config"]["blocks"] == [1, 1, 1, 1]
-    assert saved["infer_seg"]["scales"] == MODELS[model].test["scales"]
+    assert saved["infer_seg"]["scales"] == MODELS[model].test.scales
     content = checkpoint.load(final_of(run["train"], model))
     assert content["model"] == model
     assert content["class_names"] == ["background", "red", "green", "blue"]
@@ -721,33 +721,6 @@ def test_nan_loss_stops(run, monkeypatch):
     assert last["step"] == 1
 
 
-@pytest.mark.parametrize("is_finished", [True, False])
-def test_what_pillow_sampled_is_not_continued(trained, is_finished):
-    """Earlier versions resized with Pillow, and noted nothing about it."""
-    final = final_of(trained["train"])
-    infer_seg.main(trained["infer"])
-    last = final.with_name(f"seg_{V2}_last.pth")
-    for path in (final, last):
-        content = checkpoint.load(path)
-        assert content["settings"].pop("sampling") == "opencv"
-        checkpoint.save(path, content)
-    if not is_finished:
-        final.unlink()
-    with pytest.raises(InputError, match=r"Pillow resized.*--restart.*--session_name"):
-        train_seg.main(trained["train"])
-    train_seg.main([*trained["train"], "--restart"])
-    assert checkpoint.load(final)["settings"]["sampling"] == "opencv"
-
-    note = session_of(trained["infer"]) / f"seg_{V2}/settings.json"
-    content = json.loads(note.read_text())
-    assert content.pop("sampling") == "opencv"
-    note.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"sampling pillow, not opencv.*--restart"):
-        infer_seg.main(trained["infer"])
-    infer_seg.main([*trained["infer"], "--restart"])
-    assert json.loads(note.read_text())["sampling"] == "opencv"
-
-
 @pytest.mark.parametrize("model", MODELS)
 def test_logits_are_resized_in_float32_under_autocast(run, model):
     args = train_seg.parse_arguments(of_model(run["train"], model))
@@ -768,24 +741,3 @@ def test_logits_are_resized_in_float32_under_autocast(run, model):
         )
         assert torch.equal(logits, expected)
     assert net.resize(coarse[0].double(), (5, 5)).dtype == torch.float64
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_checkpoints_with_earlier_names_are_continued(run, model):
-    """They call num_classes n_classes, and what the training began with initial."""
-    flags = [*of_model(run["train"], model), "--save_freq", "1"]
-    train_seg.main(flags)
-    final = final_of(flags, model)
-    whole = weights_of(final)
-    last = final.with_name(f"seg_{model}_last.pth")
-    content = checkpoint.load(last)
-    for config in (content["config"], content["record"]["config"]):
-        if "num_classes" in config:  # both keys may be one dict
-            config["n_classes"] = config.pop("num_classes")
-    content["record"]["initial"] = content["record"].pop("pretrained")
-    checkpoint.save(last, content)
-    final.unlink()
-    train_seg.main(flags)
-    assert "starting from none" in (session_of(flags) / "run.log").read_text()
-    assert all(torch.equal(value, whole[name]) for name, value in weights_of(final).items())
-    infer_seg.main(of_model(run["infer"], model))

@@ -92,7 +92,6 @@ def crf_inference_label(
     num_classes: int = 21,
     gt_prob: float = 0.7,
     device: str | torch.device = "cpu",
-    n_labels: int | None = None,
 ) -> np.ndarray:
     """Return the label map, (H, W) int64, refined by the CRF; no label is taken as "unsure".
 
@@ -107,9 +106,7 @@ def crf_inference_label(
         num_classes: C. Time grows with C: number the labels that occur, without gaps.
         gt_prob: in (0, 1), the trust in ``labels``.
         device: where to compute.
-        n_labels: published name of ``num_classes``, which it replaces.
     """
-    num_classes = num_classes if n_labels is None else n_labels
     _check_labels(labels, 2, "(H, W)", num_classes)
     return crf_inference_views(img, labels[None], t, num_classes, gt_prob, device)[0]
 

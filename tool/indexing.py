@@ -31,15 +31,6 @@ MAX_CLASSES = 255  # with background: a label picture has 8 bits, and 255 in it 
 Area = tuple[int, int, int, int]  # top, left, height, width
 
 
-def __getattr__(name: str):
-    """Return ``propagate_to_edge`` of :mod:`tool.walk`, which published code imports from here."""
-    if name == "propagate_to_edge":
-        from tool.walk import propagate_to_edge  # here, since tool.walk imports this module
-
-        return propagate_to_edge
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 @dataclass(frozen=True)
 class Path:
     """One offset and the cells between its ends."""
