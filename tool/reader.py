@@ -1,0 +1,396 @@
+"""Where bytes of a disk become values: opened, bounded, decoded and checked, in this one place.
+
+Every file that a program reads passes through :func:`read_bytes` or :func:`regular`, is decoded
+inside :func:`decoding`, which alone catches what broken bytes raise, and is compared with a schema:
+
+========================  ==========================================================================
+schema                    what it admits
+========================  ==========================================================================
+``str``, ``bool``         that type
+``int``                   a whole number of at most 2^53 in magnitude, and no bool
+``float``                 a finite whole or real number
+``Between(low, high)``    a finite number in that range
+``{"a", "b"}``            one of these values
+``[schema]``              a list of any length
+``(schema, schema)``      a list of that length
+``{str: schema}``         an object with any names
+``{"a": .., "b?": ..}``   an object that has ``a``, may have ``b`` (``null`` counts as absent), and
+                          may have more
+``object``                anything
+========================  ==========================================================================
+"""
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import stat
+import traceback
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tool.errors import InputError, printable
+
+# Beginnings of what is often found in the place of a file, and what to do about it.
+STAND_INS = {
+    b"version https://git-lfs.github.com": "a git-LFS pointer, which stands for a file of that "
+    "name. Run git lfs pull, or download the file itself",
+    b"\x1f\x8b": "packed by gzip. Unpack it",
+}
+WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
+BEGINNING = 512  # bytes that tell what a file is
+TAR = (257, b"ustar")  # where a tar archive says what it is
+LARGEST_TEXT = 1 << 27  # bytes; a list of a million pictures has some 30 million
+LARGEST_ARRAYS = 1 << 30  # bytes of compressed arrays once they are unpacked
+BLOCK = 1 << 20  # bytes that are digested at once
+DIGITS = 32  # of a digest
+LARGEST_WHOLE = 1 << 53  # beyond it, JSON of other languages rounds whole numbers
+# Exceptions that tell of a mistake in this project where one of its own lines raised them.
+MISTAKES = (TypeError, AttributeError, NameError, AssertionError, ImportError)
+PROJECT = Path(__file__).resolve().parent.parent
+KINDS = {"int": "iu", "float": "f", "str": "SU", "bool": "b", "whole": "biu"}  # of numpy's dtypes
+
+
+class Damaged(ValueError):
+    """What a decoder finds wrong with the content of a file, without the name of the file."""
+
+
+@contextmanager
+def decoding(path: str | Path, remedy: str) -> Iterator[None]:
+    """Turn whatever broken bytes raise into an InputError that names ``path``.
+
+    Args:
+        path: of the file, or what else to call it.
+        remedy: a sentence on what to do about a damaged one.
+
+    Raises:
+        InputError: for everything but a mistake of this project, which keeps its traceback.
+    """
+    try:
+        yield
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise InputError(f"The memory does not suffice for {path}. Reduce it.") from error
+    except Exception as error:
+        if _is_mistake(error):
+            raise
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path} cannot be read: {error.strerror}. {remedy}") from error
+        raise InputError(f"{path} is damaged ({reason_of(error)}). {remedy}") from error
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Tell whether an exception comes from a line of this project that is wrong."""
+    frames = traceback.extract_tb(error.__traceback__)
+    origin = Path(frames[-1].filename)
+    inside = origin.is_relative_to(PROJECT) and "site-packages" not in origin.parts
+    return inside and isinstance(error, MISTAKES)
+
+
+def reason_of(error: Exception) -> str:
+    """Return what a library says about a damaged file, as part of a sentence."""
+    found = re.search(r"WeightsUnpickler error: *(.+)", str(error))  # torch's own words
+    text = found[1] if found else (str(error).splitlines() or [""])[0]
+    return printable(text)[:200].rstrip(". ") or type(error).__name__
+
+
+def regular(path: str | Path, missing: str | None = None) -> Path:
+    """Return the path of a file that can be opened without waiting.
+
+    Args:
+        path: of the file.
+        missing: the message where there is none.
+
+    Raises:
+        InputError: there is no such file, or it is a folder, a pipe, a device or a socket.
+    """
+    path = Path(path)
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_symlink():
+            raise InputError(
+                f"{path} is a link to {os.readlink(path)}, which is missing."
+            ) from error
+        raise InputError(missing or f"There is no file {path}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read: {reason}. Give another path.") from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path} is a folder. Give a file in it.")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is a pipe, a device or a socket. Give a file.")
+    return path
+
+
+def read_bytes(
+    path: str | Path, largest: int | None = LARGEST_TEXT, missing: str | None = None
+) -> bytes:
+    """Return the content of a file that is no stand-in for another one.
+
+    Args:
+        path: of the file.
+        largest: bytes that it may have; None is no limit.
+        missing: see :func:`regular`.
+
+    Raises:
+        InputError: it cannot be opened, is larger, or is a web page, a git-LFS pointer or packed.
+    """
+    path = regular(path, missing)
+    try:
+        with open(path, "rb") as file:
+            content = file.read() if largest is None else file.read(largest + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if largest is not None and len(content) > largest:
+        raise InputError(f"{path} has more than {largest} bytes, too many for what it should be.")
+    check_beginning(path, content[:BEGINNING])
+    return content
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, the first 32 of its hexadecimal digits."""
+    digest = hashlib.sha256()
+    with decoding(path, "Give another file."), open(regular(path), "rb") as file:
+        while part := file.read(BLOCK):
+            digest.update(part)
+    return digest.hexdigest()[:DIGITS]
+
+
+def text_digest(*texts: str) -> str:
+    """Return the digest of some texts in their order, as long as that of a file."""
+    digest = hashlib.sha256()
+    for text in texts:
+        part = text.encode(errors="surrogatepass")
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:DIGITS]
+
+
+def check_beginning(path: str | Path, head: bytes) -> None:
+    """Raise an InputError where the first bytes of a file tell that it stands for another."""
+    for beginning, what in STAND_INS.items():
+        if head.startswith(beginning):
+            raise InputError(f"{path} is {what}.")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(WEB_PAGE):
+        raise InputError(f"{path} is a web page. Download the file itself again.")
+    if head[TAR[0] :].startswith(TAR[1]):
+        raise InputError(f"{path} is a tar archive. Unpack it, and give the file inside.")
+
+
+def read_text(path: str | Path, missing: str | None = None) -> str:
+    """Return a text file in UTF-8, or in UTF-16 with a byte order mark, without such marks.
+
+    Raises:
+        InputError: it cannot be read, or is in another encoding or no text.
+    """
+    content = read_bytes(path, missing=missing)
+    encoding = "utf-8"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start : error.start + 1]
+        raise InputError(
+            f"{path} is no UTF-8 text: line {line} has the byte 0x{byte.hex()}, which is "
+            f"{byte.decode('latin-1')!r} in Latin-1. Save it as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise InputError(f"{path} is no text: it has zero bytes. Save it as UTF-8.")
+    return text.replace("\ufeff", "")
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Return the lines of a text file without surrounding space, see :func:`read_text`.
+
+    Empty lines are left out, and remarks: lines that begin with ``#`` and a space.
+    """
+    lines = (line.strip() for line in io.StringIO(read_text(path), newline=None))
+    return [line for line in lines if line and not re.match(r"#\s|#$", line)]
+
+
+def read_json(path: str | Path, remedy: str, schema: Any = dict) -> Any:
+    """Return the JSON value in a file.
+
+    Args:
+        path: of the file.
+        remedy: a sentence on what to do about a damaged one.
+        schema: of the value, see the module; any object by default.
+
+    Raises:
+        InputError: it cannot be read, is no JSON, or does not agree with the schema.
+    """
+    text = read_text(path)
+    with decoding(path, remedy):
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise Damaged(f"no whole JSON: {error}") from error
+        check(value, schema)
+    return value
+
+
+def read_table(path: str | Path, remedy: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with a header, as texts by the names of the columns.
+
+    Raises:
+        InputError: it cannot be read, or lacks one of ``columns``.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+    with decoding(path, remedy):
+        lacking = [name for name in columns if name not in (reader.fieldnames or ())]
+        if lacking:
+            raise Damaged(f"no column {lacking[0]}")
+        return [{name: row[name] for name in reader.fieldnames} for row in reader]
+
+
+@dataclass(frozen=True)
+class Between:
+    """The schema of a finite number from ``low`` to ``high``."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+
+def check(value: Any, schema: Any, where: str = "it") -> None:
+    """Compare a value of JSON, or of a checkpoint, with a schema; see the module.
+
+    Raises:
+        Damaged: it differs; the message says where, and what stands there.
+    """
+    if isinstance(schema, dict) and str not in schema:
+        _expect(isinstance(value, dict), value, "an object", where)
+        for name, inner in schema.items():
+            key = name.removesuffix("?")
+            if value.get(key) is None and (name.endswith("?") or inner is object):
+                continue
+            if key not in value:
+                raise Damaged(f"{where} has no {key}")
+            check(value[key], inner, f"its {key}" if where == "it" else f"{where}.{key}")
+    elif isinstance(schema, dict):
+        _expect(isinstance(value, dict), value, "an object", where)
+        for name, one in value.items():
+            _expect(isinstance(name, str), name, "a name", where)
+            check(one, schema[str], f"{where}[{name:.40}]")
+    elif isinstance(schema, list | tuple):
+        fits = isinstance(value, list | tuple)
+        _expect(fits, value, "a list", where)
+        if isinstance(schema, tuple):
+            _expect(len(value) == len(schema), value, f"a list of {len(schema)}", where)
+        schemas = schema if isinstance(schema, tuple) else schema * len(value)
+        for place, (one, inner) in enumerate(zip(value, schemas, strict=True)):
+            check(one, inner, f"{where}[{place}]")
+    elif isinstance(schema, set):
+        choice = isinstance(value, str | int | float | None) and value in schema
+        _expect(choice, value, f"one of {', '.join(sorted(map(str, schema)))}", where)
+    elif isinstance(schema, Between):
+        within = _is_number(value) and schema.low <= value <= schema.high
+        _expect(within, value, f"a number from {schema.low:g} to {schema.high:g}", where)
+    elif schema is float:
+        _expect(_is_number(value), value, "a number", where)
+    elif schema is int:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        _expect(whole and abs(value) <= LARGEST_WHOLE, value, "a whole number", where)
+    else:
+        _expect(isinstance(value, schema), value, f"a {schema.__name__}", where)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= LARGEST_WHOLE if isinstance(value, int) else math.isfinite(value)
+
+
+def _expect(holds: bool, value: Any, what: str, where: str) -> None:
+    if not holds:
+        raise Damaged(f"{where} is {printable(repr(value))[:60]}, not {what}")
+
+
+def read_arrays(
+    path: str | Path, remedy: str, schema: dict[str, str], missing: str | None = None
+) -> dict[str, np.ndarray]:
+    """Return the arrays of an npz file by their names.
+
+    The names of ``schema`` are those of :func:`check_arrays`; further arrays are left out. What
+    members announce is compared with what they hold before memory is taken, and no pickle is read.
+
+    Raises:
+        InputError: the file cannot be read, or does not agree with the schema.
+    """
+    path = regular(path, missing)
+    with decoding(path, remedy):
+        with open(path, "rb") as file:
+            check_beginning(path, file.read(BEGINNING))
+        arrays = {}
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(m.file_size for m in members) > max(LARGEST_ARRAYS, path.stat().st_size):
+                raise Damaged("it announces more than it can hold")
+            for member in members:
+                name = member.filename.removesuffix(".npy")
+                if name in schema or f"{name}?" in schema:
+                    arrays[name] = _read_member(archive, member)
+        check_arrays(arrays, schema)
+    return arrays
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as file:
+        shape, dtype = announced(file)
+        size = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and size + file.tell() != member.file_size:
+            raise Damaged(f"{member.filename} announces the shape {shape}")
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def announced(file: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype]:
+    """Read the header of an npy file: the shape and dtype of what follows."""
+    version, _ = np.lib.format.read_magic(file)
+    shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version}_0")(file)
+    return shape, dtype
+
+
+def check_arrays(arrays: dict[str, np.ndarray], schema: dict[str, str]) -> dict[str, int]:
+    """Compare arrays with a schema, and return the sizes that it names.
+
+    A schema such as ``{"keys": "int P", "CAM?": "float P-1 n"}`` says the kind of every array, one
+    of KINDS, and its sides: a number, a name, or a name and a difference. Equal names are equal
+    sizes, bound by their first use without a difference; a name that ends in ``?`` may be absent.
+
+    Raises:
+        Damaged: an array is missing, or of another kind or shape.
+    """
+    sizes: dict[str, int] = {}
+    for name, form in schema.items():
+        key = name.removesuffix("?")
+        if key not in arrays:
+            if name.endswith("?"):
+                continue
+            raise Damaged(f"it has no {key}")
+        kind, *sides = form.split()
+        array = arrays[key]
+        fits = array.dtype.kind in KINDS[kind] and array.ndim == len(sides)
+        for side, length in zip(sides, array.shape, strict=False):
+            letter, _, less = side.partition("-")
+            if letter.isdecimal():
+                fits &= length == int(letter)
+            else:
+                fits &= sizes.setdefault(letter, length) - int(less or 0) == length
+        if not fits:
+            raise Damaged(f"{key} is {array.dtype} {array.shape}, not {form}")
+    return sizes

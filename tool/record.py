@@ -1,0 +1,211 @@
+"""What was made from what: every folder of results notes it, and every program that reads compares.
+
+``settings.json`` in a folder says which program made its files, of which classes and by which
+settings; ``sources.json`` holds, for every picture, a digest of all that its file was made from.
+Files are told apart by content: ``<session>/digests.json`` remembers the digest of each by its size
+and time, so that only what changed is read again.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from tool import distributed
+from tool.errors import InputError
+from tool.reader import file_digest, read_json, text_digest
+from tool.writer import NOTE, claim, own_folder, read_note, write_json
+
+SOURCES = "sources.json"
+READERS = 8  # threads that digest files
+SHOWN = 200  # letters of a value in a message
+
+log = logging.getLogger(__name__)
+
+
+class Digests:
+    """Digests of files by content; a session remembers them by size and time of modification."""
+
+    def __init__(self, session: str | Path) -> None:
+        self.file = Path(session) / "digests.json"
+
+    def of(self, paths: Iterable[Path]) -> list[str]:
+        """Return the digest of each file; one that cannot be read raises an InputError."""
+        keys = [os.path.abspath(path) for path in paths]
+        known = {}
+        if self.file.exists():
+            known = read_json(self.file, "Delete it.", {str: (str, str)})
+        stamps = {key: _stamp(key) for key in keys}
+        new = [key for key, stamp in stamps.items() if known.get(key, [None])[0] != stamp]
+        with ThreadPoolExecutor(READERS) as threads:
+            digests = list(threads.map(file_digest, new))
+        if new:
+            known |= {key: [stamps[key], one] for key, one in zip(new, digests, strict=True)}
+            write_json(self.file, known)
+        return [known[key][1] for key in keys]
+
+    def together(self, paths: Iterable[Path]) -> str:
+        """Return one digest of several files in their order."""
+        return text_digest(*self.of(paths))
+
+
+def _stamp(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""  # the digest says what is wrong
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+class Outputs:
+    """The files that a program writes into a folder of its own, one a picture.
+
+    Args:
+        session: the session's folder, which remembers digests.
+        folder: made on demand.
+        program: name of the step script.
+        settings: plain values, those that decide what is in the files.
+        class_names: of the C classes, background first.
+        ids: the whole list, which all processes share.
+        ending: of the files, such as ``".png"``.
+        sources: what the file of a picture is made from, by kind: for each id a file, whose content
+            counts, or a text.
+    """
+
+    def __init__(
+        self,
+        session: str | Path,
+        folder: str | Path,
+        program: str,
+        settings: Mapping[str, Any],
+        class_names: Sequence[str],
+        ids: Sequence[str],
+        ending: str,
+        sources: Mapping[str, Sequence[Path | str]],
+    ) -> None:
+        self.digests = Digests(session)
+        self.folder, self.program, self.ending = Path(folder), program, ending
+        self.ids, self.sources = list(ids), sources
+        # As they look when read again.
+        self.settings = json.loads(json.dumps({"class_names": list(class_names), **settings}))
+        self.lock: BinaryIO | None = None
+
+    def path_of(self, image_id: str) -> Path:
+        """Return where the file of a picture lies."""
+        return self.folder / f"{image_id}{self.ending}"
+
+    def open(self, restart: bool, device: torch.device | str = "cpu") -> list[str]:
+        """Claim the folder, and return what this process has to do of the list.
+
+        All processes meet here; the first one looks, deletes and writes. Files whose sources have
+        changed are made again.
+
+        Args:
+            restart: make the files of the list again.
+            device: for the message.
+
+        Raises:
+            InputError: the folder holds files of somebody else, of another program or of other
+                settings, or another process is writing it.
+        """
+        if distributed.is_main():
+            self._claim(restart)
+        distributed.barrier()
+        mine = distributed.share(self.ids)
+        todo = [image_id for image_id in mine if not self.path_of(image_id).exists()]
+        parted = distributed.world_size() > 1
+        share = f"{len(mine)} of the {len(self.ids)}" if parted else len(self.ids)
+        log.info("%s pictures, %d of them done before, on %s", share, len(mine) - len(todo), device)
+        return todo
+
+    def _claim(self, restart: bool) -> None:
+        before = own_folder(self.folder)
+        if before.get("program", self.program) != self.program:
+            raise InputError(
+                f"{self.folder} holds what {before['program']}.py made; {self.program}.py writes "
+                "to a folder of its own. Name another one."
+            )
+        self.lock = claim(self.folder / ".lock", f"writing {self.folder}")
+        noted = self._noted()
+        there = [image_id for image_id in noted if self.path_of(image_id).exists()]
+        names = (name for name, value in self.settings.items() if before.get(name, value) != value)
+        different = next(names, None) if there else None
+        if different:
+            self._refuse(different, before[different], restart, set(there).difference(self.ids))
+        found = self._digests()
+        for image_id in there:
+            outdated = image_id in found and noted[image_id] != found[image_id]
+            if outdated or (restart and image_id in found):
+                self.path_of(image_id).unlink()
+        changed = sum(noted[image_id] != found.get(image_id, noted[image_id]) for image_id in there)
+        if changed and not restart:
+            log.info("%d files are outdated, as their sources changed, and are made again", changed)
+        write_json(self.folder / SOURCES, {**noted, **found})
+        write_json(self.folder / NOTE, {"program": self.program, **self.settings})
+
+    def _noted(self) -> dict[str, str]:
+        path = self.folder / SOURCES
+        return read_json(path, "Delete it.", {str: str}) if path.exists() else {}
+
+    def _digests(self) -> dict[str, str]:
+        """Return for every picture the digest of all its sources."""
+        columns = []
+        for entries in self.sources.values():
+            is_file = entries and isinstance(entries[0], Path)
+            columns.append(self.digests.of(entries) if is_file else entries)
+        rows = zip(*columns, strict=True)
+        return {i: text_digest(*row) for i, row in zip(self.ids, rows, strict=True)}
+
+    def _refuse(self, name: str, before: Any, restart: bool, others: set[str]) -> None:
+        """Raise an InputError where files of other settings would stay beside new ones."""
+        made = f"made with {name} {_short(before)}, not {_short(self.settings[name])}"
+        if not restart:
+            raise InputError(
+                f"The files in {self.folder} were {made}. Make them all again with --restart, or "
+                "use another --session_name."
+            )
+        if others:
+            raise InputError(
+                f"{self.folder} also holds {len(others)} files that are not on this list, such as "
+                f"that of {min(others)}, {made}. --restart makes only what is on the list: give "
+                "the list that names them, or use another --session_name."
+            )
+
+    def finish(self) -> None:
+        """Wait until all processes have done their share; a missing file raises an InputError."""
+        distributed.barrier()
+        if distributed.is_main():
+            missing = [i for i in self.ids if not self.path_of(i).exists()]
+            if missing:
+                raise InputError(
+                    f"{len(missing)} of {len(self.ids)} files are not in {self.folder}, the first "
+                    f"is that of {missing[0]}. The same command makes them."
+                )
+            self.lock.close()
+        log.info("%d files in %s", len(self.ids), self.folder)
+
+
+def settings_of(folder: Path, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return what a program noted in a folder that is read; nothing where there is no note.
+
+    A note that is damaged, or of other classes, raises an InputError.
+    """
+    settings = read_note(folder)
+    names = settings.get("class_names")
+    if names is not None and names != list(class_names):
+        raise InputError(
+            f"The files in {folder} were made for the classes {_short(names)}, the dataset has "
+            f"{_short(list(class_names))}. Their names and order decide what a number means: check "
+            "--dataset and its classes, or make the files again in another --session_name."
+        )
+    return settings
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -1,0 +1,227 @@
+"""Where files are made: whole or not at all, under names that stay in their folder.
+
+Nobody else's file is replaced. A folder of ours says so in ``settings.json``, see
+:mod:`tool.outputs`; a single file is known by its digest in ``.made.json`` beside it.
+"""
+
+import csv
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tool.errors import InputError
+from tool.reader import file_digest, read_json
+
+LEDGER = ".made.json"  # {name: digests of what this project wrote under it, the latest last}
+KEPT = 2  # digests of a file: a killed program leaves the one before or the latest
+NOTE = "settings.json"  # in a folder of ours: which program made its files, and how
+LONGEST_NAME = 100  # bytes of a name that is made of a text
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # beginnings of what spreadsheets execute
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+log = logging.getLogger(__name__)
+
+
+def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Call ``write(file)`` on a temporary neighbour of ``path``, then rename it to ``path``.
+
+    A killed process leaves the old file, or none, and never half of one. Folders are made. A full
+    disk, or a folder that cannot be written, raises an InputError. Only files whose folder is known
+    to be ours are written so; for others there is :func:`write_own`.
+    """
+    with _replacing(Path(path), write):
+        pass
+
+
+def write_own(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file as :func:`write_atomic` does, but never in the place of somebody else's.
+
+    Raises:
+        InputError: there is a file that this project did not write, or that was changed since.
+    """
+    path = Path(path)
+    with _replacing(path, write) as temporary, held(path.with_name(f"{LEDGER}.lock")):
+        ledger = path.with_name(LEDGER)
+        made = read_json(ledger, "Delete it.", {str: [str]}) if ledger.exists() else {}
+        before = made.get(path.name, [])
+        if os.path.lexists(path) and file_digest(path) not in before:
+            raise InputError(
+                f"{path} is not what a program of this project wrote there. Move it away, or name "
+                "another place."
+            )
+        made[path.name] = [*before, file_digest(temporary)][-KEPT:]
+        write_json(ledger, made)
+
+
+@contextmanager
+def _replacing(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
+    """Yield the whole new file of another name, and give it its own afterwards."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                write(file)
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what keeps ``path`` from being written into an InputError that names it.
+
+    That may be a full disk, a folder that cannot be written, or a name that is not UTF-8 where a
+    library takes no other.
+    """
+    try:
+        yield
+    except (OSError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} could not be written: {reason}.") from error
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Write a text file of these lines, atomically."""
+    write_atomic(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
+
+
+def write_json(path: str | Path, value: Any, write: Callable = write_atomic) -> None:
+    """Write ``value`` as indented JSON by ``write``; NaN, which JSON does not have, as null."""
+    text = json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n"
+    write(path, lambda file: file.write(text.encode()))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_table(
+    path: str | Path, rows: Iterable[Sequence[Any]], write: Callable = write_own
+) -> None:
+    """Write rows, the header first, as CSV by ``write``.
+
+    Texts that a spreadsheet would execute as formulas get an apostrophe in front.
+    """
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer).writerows([_harmless(cell) for cell in row] for row in rows)
+    content = buffer.getvalue().encode(errors="backslashreplace")
+    write(path, lambda file: file.write(content))
+
+
+def _harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
+
+
+def safe_name(text: str) -> str:
+    """Return a file name for any text, such as a class name, of at most LONGEST_NAME bytes.
+
+    Letters, digits, space, dash, underscore, and dots but at the beginning stay; other characters
+    are percent-encoded. Distinct texts have distinct names: a long name is cut off, and ends in a
+    digest of the whole.
+    """
+    kept = "".join(
+        c
+        if c.isalnum() or c in " -_" or (c == "." and i > 0)
+        else "".join(f"%{byte:02X}" for byte in c.encode(errors="surrogatepass"))
+        for i, c in enumerate(text)
+    )
+    if len(kept.encode()) <= LONGEST_NAME:
+        return kept or "%"
+    end = "~" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    return kept.encode()[: LONGEST_NAME - len(end)].decode(errors="ignore") + end
+
+
+def own_folder(folder: str | Path) -> dict[str, Any]:
+    """Return what a program noted in a folder that is to be written; nothing of an empty one.
+
+    Leftovers of killed programs are deleted in a folder of ours.
+
+    Raises:
+        InputError: the folder holds files, and no note of a program of this project.
+    """
+    folder = Path(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        there = [name for name in os.listdir(folder) if not name.startswith(".")]
+    note = read_note(folder)
+    if there and not note:
+        raise InputError(
+            f"{folder} holds {len(there)} files, such as {min(there)}, but no {NOTE} that says how "
+            "a program of this project made them. Name an empty folder, or move the files away."
+        )
+    clear_unfinished(folder)
+    return note
+
+
+def read_note(folder: str | Path) -> dict[str, Any]:
+    """Return what a program noted in a folder, nothing where there is no note.
+
+    Raises:
+        InputError: the note is damaged.
+    """
+    path = Path(folder) / NOTE
+    schema = {"program": str, "class_names?": [str]}
+    remedy = "Put back the file that was there, or make the folder's files again in another one."
+    return read_json(path, remedy, schema) if path.exists() else {}
+
+
+def clear_unfinished(folder: str | Path, name: str = "*") -> None:
+    """Delete what killed processes left of :func:`write_atomic` in a folder, if there is one."""
+    for left in Path(folder).glob(f".{name}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def claim(path: str | Path, what: str) -> BinaryIO:
+    """Return an open file that belongs to this process until it is closed or the process ends.
+
+    The lock is the operating system's, so a killed process leaves none. Where the file system has
+    no locks, a warning says that nothing keeps others away.
+
+    Args:
+        path: of the lock, made on demand.
+        what: is being done, for the message.
+
+    Raises:
+        InputError: another process has it.
+    """
+    with writing(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")  # noqa: SIM115  # it stays open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            file.close()
+            raise InputError(
+                f"Another process is {what} at this moment. Wait for it, or name another place."
+            ) from error
+        log.warning("%s: this file system has no locks, so run one program at a time", path)
+    return file
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Wait for a lock, and hold it; where the file system has none, go on."""
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)  # keeps threads of one process apart too
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
