@@ -5,8 +5,7 @@ Writes  --out: a JSON (coco) or a folder (yolo, labelme, cvat, voc); cvat also a
 Try     python export_labels.py --dataset folder --label_dir exp/pseudo_label --format cvat \\
             --out labels.zip
 
-What was written is read again, by the reader of the format or as it does, and compared with the
-labels. ``--out`` appears whole or not at all, and nothing that is there is overwritten.
+``--out`` appears whole or not at all, and nothing that is there is overwritten.
 """
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
@@ -17,11 +16,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from data.base import check_exist
+from data.base import Dataset, check_exist
 from data.datasets import add_dataset_flags, open_dataset
-from data.export import FORMATS, Labelled
+from data.export import FORMATS, Labelled, check_names
 from tool import cli
 from tool.errors import InputError
 from tool.outputs import settings_of
@@ -58,7 +55,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
 class Labels:
     """The labels of a list, read one after the other, and their unsure pixels counted."""
 
-    def __init__(self, dataset, ids: list[str], folder: Path) -> None:
+    def __init__(self, dataset: Dataset, ids: list[str], folder: Path) -> None:
         self.dataset, self.ids, self.folder = dataset, ids, folder
         self.unsure = self.pixels = 0
 
@@ -67,74 +64,53 @@ class Labels:
             path = self.folder / f"{image_id}.png"
             label = read_mask(path)
             check_label(path, label, self.dataset.num_classes)
-            size = self.dataset.read(image_id).size
-            if size != label.shape[::-1]:
+            width, height = self.dataset.read(image_id).size
+            if label.shape != (height, width):
                 raise InputError(
-                    f"{path} is {label.shape[1]}x{label.shape[0]}, its picture "
-                    f"{size[0]}x{size[1]}. Make it again, or name another --label_dir."
+                    f"{path} is {label.shape[1]}x{label.shape[0]}, its picture {width}x{height}. "
+                    "Make it again, or name another --label_dir."
                 )
             self.unsure += int((label == UNSURE).sum())
             self.pixels += label.size
             yield Labelled(image_id, self.dataset.image_path(image_id), label)
 
 
-def agreement(written: dict[str, np.ndarray], labels: Labels, keeps_unsure: bool) -> list[float]:
-    """Return the IoU of every region, written and read again, with that of the label."""
-    found = []
-    for image_id in labels.ids:
-        label = read_mask(labels.folder / f"{image_id}.png")
-        if not keeps_unsure:
-            label[label == UNSURE] = 0
-        other = written.get(image_id, np.zeros_like(label))
-        for key in np.unique(np.concatenate([label.ravel(), other.ravel()])).tolist():
-            if key:
-                both = ((label == key) & (other == key)).sum()
-                found.append(float(both / ((label == key) | (other == key)).sum()))
-    return found
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Write the labels, read them again, and say how they agree."""
+    """Write the labels, and say how many of their pixels are unsure."""
     args = parse_arguments(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    kind = FORMATS[args.format]
     if os.path.lexists(args.out):
         raise InputError(f"{args.out} is there already. Name another --out, or move it away.")
     dataset = open_dataset(args)
+    names = list(dataset.all_names)
+    check_names(args.format, names)
     ids = dataset.ids(args.list or dataset.train_list)
     dataset.check_pictures(ids)
     settings_of(args.label_dir, dataset.all_names)  # of these classes, and in this order
     mend = "Make them, or name their list with --list"
     check_exist([args.label_dir / f"{image_id}.png" for image_id in ids], "labels", mend)
-    labels = Labels(dataset, ids, args.label_dir)
-    names = list(dataset.all_names)
 
-    zipped = args.format == "cvat" and args.out.suffix == ".zip"
-    args.final = args.out.with_suffix("") if zipped else args.out  # what paths are relative to
+    labels = Labels(dataset, ids, args.label_dir)
+    has_run_lengths = args.format == "coco" and not args.polygons
     draft = args.out.with_name(f".{args.out.name}.{os.getpid()}.tmp")
+    packed = draft.with_name(f"{draft.name}.zip")
     try:
-        kind.write(labels, names, draft, args)
-        ious = agreement(kind.read(draft, names), labels, kind.keeps_unsure)
-        if zipped:
-            packed = Path(shutil.make_archive(str(draft), "zip", draft))
+        FORMATS[args.format](labels, names, draft, None if has_run_lengths else args.epsilon)
+        if args.format == "cvat" and args.out.suffix == ".zip":
+            shutil.make_archive(str(draft), "zip", draft)
             os.replace(packed, args.out)
         else:
             os.replace(draft, args.out)
     except OSError as error:
         raise InputError(f"{args.out} could not be written: {error.strerror or error}.") from error
     finally:
+        packed.unlink(missing_ok=True)
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
-    share = labels.unsure / max(1, labels.pixels)
-    becomes = "stay 255" if kind.keeps_unsure else "become background"
+    log.info("%d labels in %s", len(ids), args.out)
     if labels.unsure:
-        log.info("%.2f %% of the pixels are unsure and %s", 100 * share, becomes)
-    if ious:
-        log.info(
-            "%d pictures, %d regions in %s; read again: mean IoU %.4f, worst %.4f",
-            *(len(ids), len(ious), args.out, np.mean(ious), min(ious)),
-        )
-    else:
-        log.info("%d pictures in %s, none with a class", len(ids), args.out)
+        becomes = "stay 255" if args.format == "voc" else "become background"
+        share = 100 * labels.unsure / labels.pixels
+        log.info("%.2f %% of the pixels are unsure and %s", share, becomes)
 
 
 if __name__ == "__main__":

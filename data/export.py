@@ -1,8 +1,7 @@
-"""Labels in the formats of annotation tools and trainers, and back.
+"""Labels in the formats of annotation tools and trainers.
 
-Every format is a pair of functions: one writes the labels of a list, the other reads what was
-written and returns the label of every picture, by the rules of whoever reads that format. No format
-but VOC's knows pixels that are unsure; they become background.
+Every format is a function that writes the labels of a list. No format but VOC's knows pixels that
+are unsure; they become background.
 
 Outlines are those of OpenCV, through the centres of a region's border pixels. COCO's polygons are
 read in coordinates in which a pixel is a square, so there they run a quarter of a pixel inside its
@@ -11,20 +10,28 @@ through twice.
 """
 
 import json
+import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
 from pycocotools import mask as coco_mask
 
-from tool.files import write_atomic, write_json
-from tool.pictures import UNSURE, read_mask, save_label, save_rgb, voc_palette
+from tool.errors import InputError
+from tool.files import write_json, write_lines
+from tool.pictures import UNSURE, save_label, save_rgb, voc_palette
 
 LISTED = "default"  # name of the list in VOC's and CVAT's layout
+# What a class name may not have: control characters, ends of lines, and halves of characters; in
+# labelmap.txt also what separates fields, begins a comment, or is cut off.
+UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+UNFIT_FOR_LABELMAP = re.compile(r":|^#|^\s|\s$")
+
+log = logging.getLogger(__name__)
 
 
 class Labelled(NamedTuple):
@@ -36,11 +43,26 @@ class Labelled(NamedTuple):
 
     def regions(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (class id, bool (H, W)) of every class that is there."""
-        for key in np.unique(self.label[(self.label > 0) & (self.label != UNSURE)]).tolist():
-            yield key, self.label == key
+        for key in np.unique(self.label).tolist():
+            if key not in (0, UNSURE):
+                yield key, self.label == key
+
+    def outlined(self, epsilon: float) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (class id, outline) of every part of a class, three points at least."""
+        for key, region in self.regions():
+            for points in outlines(region, epsilon):
+                yield key, _polygon(points)
 
 
-Write = Callable[[Iterable[Labelled], list[str], Path, Any], None]
+def check_names(file_format: str, names: list[str]) -> None:
+    """Raise an InputError of a class name, of those with background, that a format cannot hold."""
+    has_labelmap = file_format in ("cvat", "voc")
+    for name in names:
+        if UNWRITABLE.search(name) or (has_labelmap and UNFIT_FOR_LABELMAP.search(name)):
+            raise InputError(
+                f"The class name {name!r} cannot be written with --format {file_format}. Rename "
+                "the class, or take another format."
+            )
 
 
 # ---------------------------------------------------------------------------- outlines
@@ -86,29 +108,29 @@ def _joined(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return np.concatenate([outline[: here + 1], around, around[:1], outline[here:]])
 
 
-# ---------------------------------------------------------------------------- COCO
+# ---------------------------------------------------------------------------- formats
 
 
-def write_coco(items: Iterable[Labelled], names: list[str], out: Path, args) -> None:
-    """Write COCO's JSON: an annotation for each class of a picture, as RLE or polygons."""
-    content: dict[str, Any] = {
-        "info": {"description": "labels of image-level supervision"},
-        "categories": [{"id": key, "name": name} for key, name in enumerate(names[1:], 1)],
-        "images": [],
-        "annotations": [],
-    }
+def write_coco(
+    items: Iterable[Labelled], names: list[str], out: Path, epsilon: float | None
+) -> None:
+    """Write COCO's JSON: an annotation for each class of a picture.
+
+    Regions are polygons, see :func:`outlines` for ``epsilon``, or run lengths where it is None.
+    """
+    images, annotations = [], []
     for number, item in enumerate(items, 1):
         height, width = item.label.shape
         about = {"id": number, "file_name": item.picture.name, "height": height, "width": width}
-        content["images"].append(about)
+        images.append(about)
         for key, region in item.regions():
             rle = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
             shape = {"size": rle["size"], "counts": rle["counts"].decode()}
-            if args.polygons:
-                parts = outlines(region, args.epsilon, enlarged=2)
+            if epsilon is not None:
+                parts = outlines(region, epsilon, enlarged=2)
                 shape = [_polygon(points).round(2).ravel().tolist() for points in parts]
             annotation = {
-                "id": len(content["annotations"]) + 1,
+                "id": len(annotations) + 1,
                 "image_id": number,
                 "category_id": key,
                 "segmentation": shape,
@@ -116,9 +138,14 @@ def write_coco(items: Iterable[Labelled], names: list[str], out: Path, args) -> 
                 "bbox": coco_mask.toBbox(rle).tolist(),
                 "iscrowd": 0,
             }
-            content["annotations"].append(annotation)
-    text = json.dumps(content, ensure_ascii=False).encode()
-    write_atomic(out, lambda file: file.write(text))
+            annotations.append(annotation)
+    content = {
+        "info": {"description": "labels of image-level supervision"},
+        "categories": [{"id": key, "name": name} for key, name in enumerate(names[1:], 1)],
+        "images": images,
+        "annotations": annotations,
+    }
+    write_lines(out, [json.dumps(content, ensure_ascii=False)])
 
 
 def _polygon(points: np.ndarray) -> np.ndarray:
@@ -126,90 +153,47 @@ def _polygon(points: np.ndarray) -> np.ndarray:
     return points if len(points) > 2 else np.repeat(points, 4 // len(points), 0)
 
 
-def read_coco(out: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Return file name without ending -> label, by pycocotools."""
-    content = json.loads(out.read_text(encoding="utf-8"))
-    images = {image["id"]: image for image in content["images"]}
-    labels = {i: np.zeros((im["height"], im["width"]), np.uint8) for i, im in images.items()}
-    for annotation in content["annotations"]:
-        label, shape = labels[annotation["image_id"]], annotation["segmentation"]
-        if isinstance(shape, list):
-            shape = coco_mask.merge(coco_mask.frPyObjects(shape, *label.shape))
-        label[coco_mask.decode(shape).astype(bool)] = annotation["category_id"]
-    return {Path(images[number]["file_name"]).stem: label for number, label in labels.items()}
-
-
-# ---------------------------------------------------------------------------- YOLO
-
-
-def write_yolo(items: Iterable[Labelled], names: list[str], out: Path, args) -> None:
+def write_yolo(items: Iterable[Labelled], names: list[str], out: Path, epsilon: float) -> None:
     """Write Ultralytics' segmentation layout: data.yaml, links to pictures, a text a picture.
 
     A line is a class id from 0 and an outline, x and y as shares of width and height.
     """
-    classes = "".join(f"  {n}: {json.dumps(name)}\n" for n, name in enumerate(names[1:]))
-    yaml = f"path: .\ntrain: images\nval: images\nnames:\n{classes}".encode()
     for item in items:
-        height, width = item.label.shape
         lines = []
-        for key, region in item.regions():
-            for points in outlines(region, args.epsilon):
-                shares = (_polygon(points) + 0.5) / (width, height)
-                numbers = " ".join(f"{share:.6f}" for share in shares.ravel())
-                lines.append(f"{key - 1} {numbers}\n")
-        text = "".join(lines).encode()
-        write_atomic(out / f"labels/{item.image_id}.txt", lambda file, text=text: file.write(text))
-        _link(item.picture, out / f"images/{item.image_id}{item.picture.suffix}")
-    write_atomic(out / "data.yaml", lambda file: file.write(yaml))
+        for key, points in item.outlined(epsilon):
+            shares = (points + 0.5) / item.label.shape[::-1]
+            numbers = " ".join(f"{share:.6f}" for share in shares.ravel())
+            lines.append(f"{key - 1} {numbers}")
+        write_lines(out / f"labels/{item.image_id}.txt", lines)
+        link = out / f"images/{item.image_id}{item.picture.suffix}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(item.picture.resolve())
+    # A text of JSON is one of YAML too.
+    texts = [json.dumps(name, ensure_ascii=False) for name in names[1:]]
+    classes = [f"  {number}: {text}" for number, text in enumerate(texts)]
+    header = ["path: .", "train: images", "val: images", "names:"]
+    write_lines(out / "data.yaml", [*header, *classes])
 
 
-def _link(picture: Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.symlink_to(picture.resolve())
-
-
-def read_yolo(out: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Return id -> label, drawn by OpenCV as Ultralytics does."""
-    labels = {}
-    for path in sorted((out / "labels").iterdir()):
-        picture = next((out / "images").glob(f"{_escaped(path.stem)}.*"))
-        with Image.open(picture) as image:
-            width, height = ImageOps.exif_transpose(image).size
-        label = labels[path.stem] = np.zeros((height, width), np.uint8)
-        for line in path.read_text().splitlines():
-            key, *numbers = line.split()
-            points = np.array(numbers, float).reshape(-1, 2) * (width, height)
-            cv2.fillPoly(label, [points.astype(np.int32)], int(key) + 1)
-    return labels
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
-# ---------------------------------------------------------------------------- labelme
-
-
-def write_labelme(items: Iterable[Labelled], names: list[str], out: Path, args) -> None:
+def write_labelme(items: Iterable[Labelled], names: list[str], out: Path, epsilon: float) -> None:
     """Write labelme's JSON, one a picture, with polygons; pictures are named by relative paths."""
     for item in items:
         height, width = item.label.shape
         shapes = [
             {
                 "label": names[key],
-                "points": _polygon(points).tolist(),
+                "points": points.tolist(),
                 "group_id": None,
                 "shape_type": "polygon",
                 "flags": {},
             }
-            for key, region in item.regions()
-            for points in outlines(region, args.epsilon)
+            for key, points in item.outlined(epsilon)
         ]
         content = {
             "version": "5.5.0",
             "flags": {},
             "shapes": shapes,
-            "imagePath": os.path.relpath(item.picture.resolve(), args.final.resolve()),
+            "imagePath": os.path.relpath(item.picture.resolve(), out.resolve()),
             "imageData": None,
             "imageHeight": height,
             "imageWidth": width,
@@ -217,92 +201,60 @@ def write_labelme(items: Iterable[Labelled], names: list[str], out: Path, args) 
         write_json(out / f"{item.image_id}.json", content)
 
 
-def read_labelme(out: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Return id -> label, drawn by Pillow as labelme does."""
-    labels = {}
-    for path in sorted(out.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        image = Image.new("L", (content["imageWidth"], content["imageHeight"]))
-        pen = ImageDraw.Draw(image)
-        for shape in content["shapes"]:
-            key, points = names.index(shape["label"]), [tuple(p) for p in shape["points"]]
-            pen.polygon(points, fill=key, outline=key)
-        labels[path.stem] = np.array(image)
-    return labels
-
-
-# ---------------------------------------------------------------------------- masks
-
-
-def write_voc(items: Iterable[Labelled], names: list[str], out: Path, args) -> None:
+def write_voc(items: Iterable[Labelled], names: list[str], out: Path, epsilon: float) -> None:
     """Write the devkit's layout: palette PNGs, 255 unsure, a list, labelmap.txt."""
-    unsure = "ignored:{},{},{}::".format(*voc_palette()[UNSURE])
-    _write_masks(items, names, out, save_label, unsure)
+    _write_masks(items, {**dict(enumerate(names)), UNSURE: "ignored"}, out, save_label)
 
 
-def write_cvat(items: Iterable[Labelled], names: list[str], out: Path, args) -> None:
+def write_cvat(items: Iterable[Labelled], names: list[str], out: Path, epsilon: float) -> None:
     """Write CVAT's "Segmentation mask 1.1": coloured PNGs, a list, labelmap.txt."""
 
     def save(path: Path, label: np.ndarray) -> None:
         save_rgb(path, voc_palette()[np.where(label == UNSURE, 0, label)])
 
-    _write_masks(items, names, out, save)
+    _write_masks(items, dict(enumerate(names)), out, save)
 
 
-def _write_masks(items, names: list[str], out: Path, save: Callable, *more: str) -> None:
+def _write_masks(
+    items: Iterable[Labelled], names: dict[int, str], out: Path, save: Callable[..., None]
+) -> None:
+    """Write masks by ``save(path, label)``, and the colours of the class ids in ``names``."""
     ids = []
     for item in items:
         save(out / f"SegmentationClass/{item.image_id}.png", item.label)
-        # Parts of a class are its instances, numbered over the picture.
-        instances = np.zeros(item.label.shape, np.uint8)
-        for _, region in item.regions():
-            number, parts = cv2.connectedComponents(region.astype(np.uint8))
-            free = min(number - 1, UNSURE - 1 - int(instances.max()))
-            shown = (parts > 0) & (parts <= free)
-            instances[shown] = parts[shown] + instances.max()
-        save(out / f"SegmentationObject/{item.image_id}.png", instances)
+        save(out / f"SegmentationObject/{item.image_id}.png", instances_of(item))
         ids.append(item.image_id)
-    colours = voc_palette()[: len(names)].tolist()
-    rows = [f"{n}:{','.join(map(str, c))}::" for n, c in zip(names, colours, strict=True)]
-    lists = {
-        f"ImageSets/Segmentation/{LISTED}.txt": ids,
-        "labelmap.txt": ["# label:color_rgb:parts:actions", *rows, *more],
-    }
-    for name, lines in lists.items():
-        text = "".join(f"{line}\n" for line in lines).encode()
-        write_atomic(out / name, lambda file, text=text: file.write(text))
+    write_lines(out / f"ImageSets/Segmentation/{LISTED}.txt", ids)
+    colours = {key: ",".join(map(str, voc_palette()[key].tolist())) for key in names}
+    rows = [f"{name}:{colours[key]}::" for key, name in names.items()]
+    write_lines(out / "labelmap.txt", ["# label:color_rgb:parts:actions", *rows])
 
 
-def read_masks(out: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Return id -> label of either layout, by the colours of labelmap.txt."""
-    rows = (out / "labelmap.txt").read_text(encoding="utf-8").splitlines()[1:]
-    keys = {row.rsplit(":", 3)[1]: number for number, row in enumerate(rows)}
-    labels = {}
-    for image_id in (out / f"ImageSets/Segmentation/{LISTED}.txt").read_text().splitlines():
-        path = out / f"SegmentationClass/{image_id}.png"
-        with Image.open(path) as image:
-            mode, rgb = image.mode, np.array(image.convert("RGB"))
-        if mode == "P":
-            labels[image_id] = read_mask(path)
-            continue
-        label = labels[image_id] = np.zeros(rgb.shape[:2], np.uint8)
-        for colour, key in keys.items():
-            label[(rgb == np.array(colour.split(","), int)).all(2)] = key
-    return labels
+def instances_of(item: Labelled) -> np.ndarray:
+    """Return uint8 (H, W): the parts of every class, numbered over the picture from 1.
 
-
-class Format(NamedTuple):
-    """How labels are written and read, and whether 255 stays."""
-
-    write: Write
-    read: Callable[[Path, list[str]], dict[str, np.ndarray]]
-    keeps_unsure: bool = False
+    Parts beyond 254, for which the format has no number, are 0, and a warning counts them.
+    """
+    instances, count = np.zeros(item.label.shape, np.int64), 0
+    for _, region in item.regions():
+        number, parts = cv2.connectedComponents(region.astype(np.uint8))
+        instances[region] = parts[region] + count
+        count += number - 1
+    if count >= UNSURE:
+        log.warning(
+            "%s has %d parts, and SegmentationObject holds %d of them",
+            item.image_id,
+            count,
+            UNSURE - 1,
+        )
+        instances[instances >= UNSURE] = 0
+    return instances.astype(np.uint8)
 
 
 FORMATS = {
-    "coco": Format(write_coco, read_coco),
-    "yolo": Format(write_yolo, read_yolo),
-    "labelme": Format(write_labelme, read_labelme),
-    "cvat": Format(write_cvat, read_masks),
-    "voc": Format(write_voc, read_masks, keeps_unsure=True),
+    "coco": write_coco,
+    "yolo": write_yolo,
+    "labelme": write_labelme,
+    "cvat": write_cvat,
+    "voc": write_voc,
 }
