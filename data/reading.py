@@ -12,7 +12,7 @@ import numpy as np
 from tool import distributed
 from tool.errors import InputError
 from tool.files import read_json, write_json
-from tool.picture_files import FORMATS, in_one_sentence
+from tool.picture_files import picture_file
 from tool.samples import read_samples
 
 FILE = "value_range.json"
@@ -76,7 +76,7 @@ def find_range(dataset, ids: list[str]) -> tuple[float, float]:
     found = []
     for image_id in ids[:: -(-len(ids) // MOST_PICTURES)]:
         path = dataset.image_path(image_id)
-        with in_one_sentence(path, FORMATS):
+        with picture_file(path):
             values = read_samples(path, dataset.bands).values.ravel()
         values = values[:: -(-len(values) // MOST_VALUES)].astype(np.float64)
         if np.isnan(values).any():

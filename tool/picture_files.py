@@ -1,15 +1,14 @@
 """Opening picture files that may be anything: of which format, how large, damaged or not."""
 
-import os
 import re
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tool.errors import InputError
+from tool.reader import decoding, regular
 
 Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS counts instead, whose message names the file
 MOST_PIXELS = 1 << 28  # a picture whose header announces more is not decoded
@@ -34,6 +33,14 @@ HEADER = 4096  # bytes in which PNG, BMP, PPM and JPEG 2000 say how many bits a 
 CODESTREAM, BITS_AT = b"\xff\x4f\xff\x51", 42  # of JPEG 2000: its begin, and bytes to the bits
 
 
+@contextmanager
+def picture_file(path: str | Path) -> Iterator[None]:
+    """Name a picture in whatever is wrong with it; it is a file that opens without waiting."""
+    regular(path, f"There is no picture {path}.")
+    with decoding(path, "Replace it."):
+        yield
+
+
 def open_picture(
     path: str | Path, formats: tuple[str, ...] = FORMATS, decode: bool = True
 ) -> Image.Image:
@@ -42,8 +49,14 @@ def open_picture(
     An InputError says that the file is missing, may not be read, is of no format in ``formats``,
     has more than MOST_PIXELS or none, or is damaged.
     """
-    with in_one_sentence(path, formats):
-        image = Image.open(path, formats=formats)
+    with picture_file(path):
+        try:
+            image = Image.open(path, formats=formats)
+        except UnidentifiedImageError as error:
+            kinds = "" if formats == FORMATS else f" as {', '.join(formats)}"  # a mask of JPEG, say
+            raise InputError(
+                f"{path} is not a picture that can be read{kinds}. Replace it."
+            ) from error
         image.filename = ""  # makes Pillow read the file: it maps turned TIFFs at the wrong size
         check_pixels(path, *image.size)
         if image.format == "BMP" and image.mode == "L" and bits_of(path, image) == 4:
@@ -62,35 +75,13 @@ def check_pixels(path: str | Path, width: int, height: int) -> None:
         )
 
 
-@contextmanager
-def in_one_sentence(path: str | Path, formats: tuple[str, ...]) -> Iterator[None]:
-    """Turn whatever goes wrong with a picture into an InputError of one sentence."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{path} is no file, so no picture. Replace it.")
-        yield
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"There is no picture {path}.") from error
-    except UnidentifiedImageError as error:
-        kinds = "" if formats == FORMATS else f" as {', '.join(formats)}"  # a mask of JPEG, say
-        raise InputError(f"{path} is not a picture that can be read{kinds}. Replace it.") from error
-    except MemoryError as error:
-        raise InputError(f"The memory does not suffice for {path}. Reduce it.") from error
-    except Exception as error:  # decoders raise anything at bytes that nobody foresaw
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"{path} cannot be read: {error.strerror}. Mend that.") from error
-        raise InputError(f"{path} is damaged ({error}). Replace it.") from error
-
-
 def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 (upright) where it is missing or the tags are broken."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # tags are bytes of anybody's making
-        return 1
-    return orientation if isinstance(orientation, int) else 1
+    with suppress(InputError), decoding("EXIF", "Remove it."):
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        if orientation in TURNS:
+            return orientation
+    return 1
 
 
 def bits_of(path: str | Path, image: Image.Image) -> int:
@@ -102,7 +93,8 @@ def bits_of(path: str | Path, image: Image.Image) -> int:
     if image.format == "PNG":
         return header[24]
     if image.format == "BMP":
-        return header[24 if header[14] == 12 else 28]  # the older and shorter kind, and the other
+        pixel = header[24 if header[14] == 12 else 28]  # the older and shorter kind, and the other
+        return min(pixel, 8)
     if image.format == "PPM":  # of which only four kinds say their largest value
         words = re.sub(rb"#[^\n]*", b"", header).split(maxsplit=4)
         return int(words[3]).bit_length() if words[0] in (b"P2", b"P3", b"P5", b"P6") else 8

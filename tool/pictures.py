@@ -12,13 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 from tool.errors import InputError
 from tool.files import write_atomic
 from tool.picture_files import (
-    FORMATS,
     MASK_FORMATS,
     TURNS,
     bits_of,
-    in_one_sentence,
     open_picture,
     orientation_of,
+    picture_file,
 )
 from tool.samples import WHITE_IS_ZERO, read_samples, tiff_layout, to_rgb
 
@@ -53,7 +52,7 @@ def read_rgb(
         value_range: (low, high), samples that become 0 and 255, linearly; others are cut off. None
             takes 8 bits as they are and 16 bits from 0 to 65535.
     """
-    with in_one_sentence(path, FORMATS):
+    with picture_file(path):
         if bands or value_range:
             samples = read_samples(path, bands)
             rgb, orientation = samples.to_rgb(path, value_range), samples.orientation
@@ -74,7 +73,7 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def stored_size(path: str | Path) -> tuple[int, int]:
     """Return (width, height) of a picture as stored, from its header alone; or an InputError."""
-    with in_one_sentence(path, FORMATS):
+    with picture_file(path):
         layout = tiff_layout(path)
         return layout.size if layout else open_picture(path, decode=False).size
 
@@ -85,7 +84,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     Its EXIF orientation is applied, as to the picture that it belongs to. A file that is missing or
     broken, or holds colours or other numbers instead of ids, raises an InputError.
     """
-    with in_one_sentence(path, MASK_FORMATS):
+    with picture_file(path):
         layout = tiff_layout(path)
         if layout and (layout.bits > 8 or layout.bands > 1 or layout.kind == "float"):
             raise _no_mask(path, str(layout))

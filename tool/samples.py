@@ -1,6 +1,7 @@
 """Pictures whose samples are not 8-bit colours: more bits, real numbers, many bands."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from PIL import Image
 
 from tool.errors import InputError
 from tool.picture_files import bits_of, check_pixels, open_picture, orientation_of
+from tool.reader import check, decoding
 
 TIFF_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # TIFF's PhotometricInterpretation -> colours; all others are inks, indices, or of a camera.
@@ -29,18 +31,32 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a fault becomes one 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the header of a TIFF's first page says."""
+    """What the header of a TIFF's first page says, in tags of TIFF."""
 
     size: tuple[int, int]  # (width, height) as stored
     bands: int  # samples a pixel, transparency included
-    colours: int  # those of them that a viewer shows
-    has_alpha: bool  # the band after the colours is transparency
-    kind: str  # of a sample, one of KINDS
+    extra: list[int]  # what bands that are no colours mean
+    sample_format: int
     bits: int  # of a sample
-    photometric: int  # a tag of TIFF, as are the next two
-    separate: bool  # bands are stored one after the other
+    photometric: int
+    planes: int
     orientation: int
     pages: int  # of the file, which may be the bands of one picture
+
+    @property
+    def colours(self) -> int:
+        """The bands that a viewer shows."""
+        return COLOURS.get(self.photometric, self.bands)
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the band after the colours is transparency."""
+        return bool(self.extra) and self.extra[0] in ALPHAS
+
+    @property
+    def kind(self) -> str:
+        """What a sample is, one of KINDS."""
+        return KINDS.get(self.sample_format, "mixed")
 
     @property
     def is_deep(self) -> bool:
@@ -83,25 +99,24 @@ def tiff_layout(path: str | Path) -> Layout | None:
             return None
     from tifffile import TiffFile  # slow to import, and only needed here
 
-    try:
-        with TiffFile(path) as file:
-            page = file.pages[0]
-            extra = tuple(page.extrasamples)
-            orientation = page.tags.get(ORIENTATION)
-            return Layout(
-                size=(page.imagewidth, page.imagelength),
-                bands=page.samplesperpixel,
-                colours=COLOURS.get(page.photometric, page.samplesperpixel),
-                has_alpha=bool(extra) and extra[0] in ALPHAS,
-                kind=KINDS.get(page.sampleformat, "mixed"),
-                bits=page.bitspersample,
-                photometric=int(page.photometric),
-                separate=page.planarconfig == SEPARATE,
-                orientation=orientation.value if orientation else 1,
-                pages=len(file.pages),
-            )
-    except Exception:  # whatever reading broken bytes comes to; Pillow says what it thinks of them
-        return None
+    # Of a broken header Pillow says what it thinks.
+    with suppress(InputError), decoding(path, "Replace it."), TiffFile(path) as file:
+        page = file.pages[0]
+        turned = page.tags.get(ORIENTATION)
+        found = {
+            "size": (page.imagewidth, page.imagelength),
+            "bands": page.samplesperpixel,
+            "extra": page.extrasamples,
+            "sample_format": page.sampleformat,
+            "bits": page.bitspersample,
+            "photometric": page.photometric,
+            "planes": page.planarconfig,
+            "orientation": turned.value if turned else 1,
+            "pages": len(file.pages),
+        }
+        check(found, {**dict.fromkeys(found, int), "size": (int, int), "extra": [int]})
+        return Layout(**found)
+    return None
 
 
 def check_bands(path: str | Path, bands: tuple[int, ...], number: int) -> list[int]:
@@ -134,7 +149,7 @@ def read_tiff(path: str | Path, layout: Layout, bands: tuple[int, ...] | None) -
             raise
         raise InputError(f"{path}: {error}. Call pip install imagecodecs.") from error
     width, height = layout.size
-    if layout.separate and layout.bands > 1:
+    if layout.planes == SEPARATE and layout.bands > 1:
         return values.reshape(layout.bands, height, width)[chosen].transpose(1, 2, 0)
     return values.reshape(height, width, layout.bands)[..., chosen]
 

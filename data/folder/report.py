@@ -16,7 +16,7 @@ from data.reading import settle
 from tool.checkpoint import digest
 from tool.cores import cores
 from tool.errors import InputError
-from tool.picture_files import FORMATS, bits_of, in_one_sentence, open_picture, orientation_of
+from tool.picture_files import bits_of, open_picture, orientation_of, picture_file
 from tool.pictures import UNSURE
 from tool.progress import progress
 from tool.samples import tiff_layout
@@ -180,7 +180,7 @@ def read_header_of(path: Path) -> Header:
     Raises:
         InputError: it is no picture.
     """
-    with in_one_sentence(path, FORMATS):
+    with picture_file(path):
         layout = tiff_layout(path)
         if layout:
             (width, height), turned = layout.size, layout.orientation

@@ -13,9 +13,9 @@ from tool.errors import InputError
 from tool.picture_files import (
     MASK_FORMATS,
     bits_of,
-    in_one_sentence,
     open_picture,
     orientation_of,
+    picture_file,
 )
 from tool.pictures import UNSURE, upright
 
@@ -191,7 +191,7 @@ class Colours:
         Raises:
             InputError: it is no such picture, or has a colour that is not in the table.
         """
-        with in_one_sentence(path, MASK_FORMATS):
+        with picture_file(path):
             image = open_picture(path, MASK_FORMATS)
             if bits_of(path, image) > 8:
                 raise InputError(f"{path} has more than 8 bits; colours of masks are of 8 bits.")
