@@ -102,7 +102,7 @@ def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
         raise InputError(f"{ckpt} is a {model}. Give --model {model}.")
     with naming(f"{ckpt}, read as {args.model}"):
         net = MODELS[args.model].module.restore(content)
-    names = checkpoint.class_names_of(ckpt, content) or list(dataset.all_names)
+    names = checkpoint.class_names_of(content) or list(dataset.all_names)
     if net.config["num_classes"] != dataset.num_classes or names != list(dataset.all_names):
         raise InputError(
             f"{ckpt} tells {net.config['num_classes']} classes apart ({', '.join(names[:4])}, ..); "

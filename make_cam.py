@@ -202,13 +202,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     ckpt = session.checkpoint(args.ckpt)
     content = checkpoint.load(ckpt)
-    checkpoint.check_classes(ckpt, content, dataset.all_names)
+    checkpoint.check_classes(content, dataset.all_names)
     ways = {"seed_feature": args.seed_feature, "competitors": args.competitors}
     net = load_classifier(ckpt, content, args.network, dataset.num_classes, args.fold_bn, **ways)
     cli.place(net, args, device)
 
     folder = session.path / "npy"
-    settings = {**cli.deciding(args), "ckpt_sha256": checkpoint.digest(ckpt)}
+    settings = {**cli.deciding(args), "ckpt_sha256": content.digest}
     outputs = Outputs(
         folder,
         "make_cam",

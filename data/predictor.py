@@ -135,7 +135,7 @@ class Predictor:
         content = checkpoint.load(ckpt)
         found = content.get("model")
         self.model = model or (found if isinstance(found, str) and found in MODELS else None)
-        names = checkpoint.class_names_of(ckpt, content)
+        names = checkpoint.class_names_of(content)
         names = list(class_names or (names or [])[1:])
         with naming(ckpt):
             self.bands, self.value_range, self.longest = _input_of(content)

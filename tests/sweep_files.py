@@ -67,7 +67,7 @@ def read_begun(path: Path) -> None:
     """Read a file as a training that continues does."""
     content = checkpoint.load(path)
     checkpoint.check_begun(path, content)
-    checkpoint.check_classes(path, content, ["background", "cat"])
+    checkpoint.check_classes(content, ["background", "cat"])
     net = torch.nn.Linear(3, 2)
     checkpoint.load_weights(net, content["net"], path)
     checkpoint.load_counters(net, content["net"])

@@ -24,7 +24,7 @@ from PIL import Image
 from tests import hostile, soak, sweep
 from tests.hostile import FILES, MODEL, PROGRAMS, STEPS
 from tests.processes import start
-from tool import weight_files
+from tool import checkpoint
 from tool.errors import InputError
 
 pytestmark = [
@@ -789,22 +789,18 @@ SNAPSHOTS: dict[Path, dict[str, str]] = {}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def weights_are_read_once(world):
-    """Weights that nobody harmed need not be read again for every row."""
-    read = weight_files._read_torch
-    unharmed = {path.stat().st_ino for path in world.rglob("*.pth")}
-    contents: dict[int, dict] = {}
+def weights_are_read_once():
+    """Weights need not be read again for every row."""
+    unpack = checkpoint._unpack_torch
+    contents: dict[bytes, dict] = {}
 
-    def read_once(path: Path, head: bytes, size: int) -> dict:
-        number = path.stat().st_ino
-        if number not in unharmed:
-            return read(path, head, size)
-        if number not in contents:
-            contents[number] = read(path, head, size)
-        return copy_of(contents[number])
+    def unpack_once(packed: bytes) -> dict:
+        if packed not in contents:
+            contents[packed] = unpack(packed)
+        return copy_of(contents[packed])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weight_files, "_read_torch", read_once)
+        patch.setattr(checkpoint, "_unpack_torch", unpack_once)
         yield
 
 

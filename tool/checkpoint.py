@@ -1,17 +1,25 @@
-"""Naming, checking and loading of weights, and what else a checkpoint holds."""
+"""Checkpoints and other files of weights: reading, naming, checking, loading. Nothing is executed.
+
+A file is read once: what :func:`load` returns was decoded from the very bytes whose digest it has.
+"""
 
 import hashlib
+import io
+import json
+import pickle
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from tool.errors import InputError, naming, printable
-from tool.weight_files import load as load
-from tool.weight_files import save as save
+from tool.reader import DIGITS, Damaged, check, decoding, file_digest, read_bytes
+from tool.writer import write_atomic
 
 # Keys under which files in use keep their state dict, ours first; the first one there is taken.
 CONTAINERS = (
@@ -30,6 +38,126 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHOWN = 5  # names that a message lists before it says "and N more"
 # What a checkpoint to continue from holds; a finished one needs no optimiser.
 BEGUN = {"net": dict, "settings": dict, "step": int, "optimizer": dict}
+LENGTH = 8  # bytes at the beginning of a safetensors file that say how long its header is
+
+
+class Checkpoint(dict[str, Any]):
+    """What a file of weights holds, by name.
+
+    Attributes:
+        path: of the file.
+        digest: of the bytes that were decoded, as :func:`tool.reader.file_digest` has it.
+    """
+
+    def __init__(self, content: dict[str, Any], path: str | Path, digest: str) -> None:
+        super().__init__(content)
+        self.path, self.digest = Path(path), digest
+
+
+def save(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint ``{"net": state_dict, ...}``, atomically.
+
+    A path ending ``.safetensors`` gets the tensors of ``net`` under their names, and the other
+    entries, which must be plain values then, as JSON in the metadata of the file.
+    """
+    if Path(path).suffix != ".safetensors":
+        write_atomic(path, lambda file: _save_torch(dict(content), file))
+        return
+    tensors = {  # a copy each, because the format has neither strides nor shared memory
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in content["net"].items()
+    }
+    plain = {name: json.dumps(value) for name, value in content.items() if name != "net"}
+    packed = safetensors.torch.save(tensors, {"format": "pt", **plain})
+    write_atomic(path, lambda file: file.write(packed))
+
+
+def _save_torch(content: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # torch's archive hides why the file could not be written
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU without executing anything in it.
+
+    The file is of PyTorch, or safetensors: such a one gives ``net`` and, by their names, the values
+    in its metadata.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    missing = f"There is no checkpoint {path}. Train first, or give another path."
+    packed = read_bytes(path, largest=None, missing=missing)
+    with decoding(path, "Copy it again, or train again."):
+        is_safetensors = packed[LENGTH : LENGTH + 1] == b"{"
+        content = _unpack_safetensors(packed) if is_safetensors else _unpack_torch(packed)
+        _check_sizes(content, len(packed))
+        if not isinstance(content, dict):
+            raise Damaged(f"it holds a {type(content).__name__}, not a dict of tensors")
+    return Checkpoint(content, path, hashlib.sha256(packed).hexdigest()[:DIGITS])
+
+
+def _unpack_safetensors(packed: bytes) -> dict[str, Any]:
+    content = {"net": safetensors.torch.load(packed)}
+    length = int.from_bytes(packed[:LENGTH], "little")
+    metadata = json.loads(packed[LENGTH : LENGTH + length]).get("__metadata__")
+    for name, text in (metadata or {}).items():
+        try:
+            content.setdefault(name, json.loads(text))
+        except ValueError:  # metadata of other programs
+            content.setdefault(name, text)
+    return content
+
+
+def _unpack_torch(packed: bytes) -> Any:
+    if not packed:
+        raise Damaged("it is empty")
+    if packed.startswith(b"PK\3\4"):
+        _check_archive(packed)
+    try:
+        return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if not found:
+            raise
+        raise InputError(
+            f"It holds Python objects beside tensors ({found[1]}), which would execute code when "
+            "read. Save its state_dict alone, on a machine where you trust the file."
+        ) from error
+
+
+def _check_archive(packed: bytes) -> None:
+    """Compare a zip archive with its checksums, which ``torch.load`` does not look at."""
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        members = archive.infolist()
+        names = {member.filename.rpartition("/")[2] for member in members}
+        if "constants.pkl" in names:
+            raise InputError("It is a TorchScript program. Save its state_dict() instead.")
+        if "data.pkl" not in names:
+            raise InputError("It is a zip archive and no checkpoint. Unpack it, and give a file.")
+        # torch.save stores members as they are; a compressed one could become any size.
+        compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if compressed or sum(member.file_size for member in members) > len(packed):
+            raise Damaged("its members announce more than the file holds")
+        # torch.serialization.set_crc32_options(False) writes no checksums.
+        if any(member.CRC for member in members) and (broken := archive.testzip()):
+            raise Damaged(f"{broken} differs from its checksum")
+
+
+def _check_sizes(content: Any, size: int) -> None:
+    """Refuse tensors larger than the file of ``size`` bytes, which would be made of repetitions."""
+    todo, seen = [content], set()
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Tensor):
+            announced = value.numel() * value.element_size()
+            if announced > size and value.layout == torch.strided and not value.is_meta:
+                raise Damaged(f"a tensor of shape {tuple(value.shape)} in {size} bytes")
+        elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:
+            seen.add(id(value))
+            todo += value.values() if isinstance(value, dict) else value
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
@@ -38,9 +166,7 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         return state_dict_of(load(path))
 
 
-def digest(path: str | Path) -> str:
-    """Return the SHA-256 of a file, which tells checkpoints of one name apart."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+digest = file_digest  # of a file whose content is not needed
 
 
 def state_dict_of(content: dict[str, Any]) -> dict[str, Tensor]:
@@ -187,29 +313,26 @@ def load_counters(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     model.load_state_dict(counters, strict=False)
 
 
-def class_names_of(path: str | Path, content: dict[str, Any]) -> list[str] | None:
+def class_names_of(content: Checkpoint) -> list[str] | None:
     """Return the class names in a checkpoint, background first; None where it holds none.
 
     Names that are no list of words raise an InputError.
     """
+    with decoding(content.path, "Give another file."):
+        check(content, {"class_names?": [str]})
     names = content.get("class_names")
-    if names is None:
-        return None
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path}: its class_names are no list of words. Give another file.")
-    return list(names)
+    return None if names is None else list(names)
 
 
-def check_classes(path: str | Path, content: dict[str, Any], class_names: Sequence[str]) -> None:
-    """Refuse a checkpoint, of :func:`load`, that has other class names than the dataset.
+def check_classes(content: Checkpoint, class_names: Sequence[str]) -> None:
+    """Refuse a checkpoint of other class names than the dataset's by an InputError.
 
-    The names count in their order, background first. Files of other projects and earlier versions
-    have none, and pass. The InputError names the file ``path``.
+    The names count in their order, background first. Files of other projects have none, and pass.
     """
-    names = class_names_of(path, content)
+    names = class_names_of(content)
     if names is not None and names != list(class_names):
         raise InputError(
-            f"{path} was trained for the classes {some(names)}; the dataset has "
+            f"{content.path} was trained for the classes {some(names)}; the dataset has "
             f"{some(class_names)}. Their names and order decide what is what: check --dataset and "
             "its classes, or train anew in another --session_name."
         )

@@ -78,7 +78,7 @@ class Training:
             return None
         begun = checkpoint.load(path)
         checkpoint.check_begun(path, begun, finished=path == self.final)
-        checkpoint.check_classes(path, begun, self.about["class_names"])
+        checkpoint.check_classes(begun, self.about["class_names"])
         settings, contents = self.about["settings"], self.about["contents"]
         for name, value in begun.get("settings", {}).items():
             name = FORMER_NAMES.get(name, name)
