@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 from data.base import Dataset, check_exist
 from tool.errors import InputError
-from tool.files import write_atomic
 from tool.pictures import read_mask
+from tool.writer import write_own
 
 # Of competition 5 (trained on VOC alone) or 6 (other data too: ImageNet, COCO).
 FOLDER = "results/VOC2012/Segmentation/{competition}_test_cls"
@@ -21,7 +21,7 @@ PNG_KIND, EIGHT_BIT_PALETTE = slice(24, 26), struct.pack("BB", 8, 3)
 def write_archive(
     path: Path, competition: str, dataset: Dataset, ids: list[str], folder: Path
 ) -> None:
-    """Check all label pictures, then write the archive, atomically.
+    """Check all label pictures, then write the archive.
 
     Args:
         path: with one of ENDINGS.
@@ -40,7 +40,7 @@ def write_archive(
             raise InputError(f"{file} {fault}. Delete it and run infer_seg.py; nothing is packed.")
     where = FOLDER.format(competition=competition)
     pack = _pack_zip if path.suffix == ".zip" else _pack_tar
-    write_atomic(path, lambda archive: pack(archive, [(f"{where}/{f.name}", f) for f in files]))
+    write_own(path, lambda archive: pack(archive, [(f"{where}/{f.name}", f) for f in files]))
 
 
 def _fault(file: Path, dataset: Dataset, image_id: str) -> str:

@@ -8,13 +8,24 @@ archive whose content is there already is not fetched.
 import logging
 import os
 import shutil
+import socket
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
+
+from torchvision.datasets import SBDataset
+from torchvision.datasets.utils import download_url, extract_archive
+from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from tool.errors import InputError
+from tool.writer import claim
 
 GB = 10**9
+PATIENCE = 60  # seconds that a silent server is waited for
 UNPACKING = ".unpacking"  # a folder that a killed process may leave
 
 log = logging.getLogger(__name__)
@@ -46,9 +57,6 @@ class Archive:
 
 def voc_archives(root_name: str) -> list[Archive]:
     """Return the devkit's archive, whose VOC2012 is to be called so, and that of SBD's lists."""
-    from torchvision.datasets import SBDataset
-    from torchvision.datasets.voc import DATASET_YEAR_DICT
-
     devkit = DATASET_YEAR_DICT["2012"]
     lists = {
         f"benchmark_RELEASE/dataset/{name}.txt": f"sbd/{name}.txt" for name in ("train", "val")
@@ -88,59 +96,60 @@ COCO_ARCHIVES = [
 def fetch(archives: list[Archive], folder: Path) -> None:
     """Bring the content of archives into a folder, of which nothing is there twice.
 
+    What stands in the folder already is never replaced, and one process at a time fetches.
+
     Raises:
-        InputError: torchvision is missing, there is no network or no space, or a file differs from
-            its checksum.
+        InputError: there is no network or no space, or a file differs from its checksum.
     """
-    wanted = [archive for archive in archives if not archive.is_there(folder)]
-    for archive in archives:
-        if archive not in wanted:
-            log.info("%s: its content is in %s", archive.name, folder)
-    if not wanted:
-        return
-    try:
-        from torchvision.datasets.utils import check_integrity, download_url, extract_archive
-    except ImportError as error:
-        raise InputError("--download needs torchvision: pip install torchvision") from error
-    for archive in wanted:
-        log.info("%s: %.1f GB, from %s", archive.name, archive.gigabytes, archive.url)
     downloads = folder / "downloads"
-    try:
-        downloads.mkdir(parents=True, exist_ok=True)
+    with claim(downloads / ".lock", f"fetching into {folder}"):
+        wanted = [archive for archive in archives if not archive.is_there(folder)]
+        for archive in archives:
+            if archive in wanted:
+                log.info("%s: %.1f GB, from %s", archive.name, archive.gigabytes, archive.url)
+            else:
+                log.info("%s: its content is in %s", archive.name, folder)
         _check_space(wanted, downloads)
         for archive in wanted:
-            file = downloads / archive.name
-            if file.exists() and not check_integrity(file, archive.md5):
-                log.info("%s is not whole and is fetched anew", file)
-                file.unlink()
-            download_url(archive.url, str(downloads), archive.name, archive.md5)
-            log.info("unpacking %s", file)
-            unpacking = downloads / UNPACKING
-            shutil.rmtree(unpacking, ignore_errors=True)
-            extract_archive(str(file), str(unpacking))
-            for name, path in archive.content.items():
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.rmtree(folder / path, ignore_errors=True)
-                os.replace(unpacking / name, folder / path)
-            shutil.rmtree(unpacking)
-            file.unlink()
-        downloads.rmdir()
-    except URLError as error:
-        raise InputError(
-            f"{archive.url} cannot be reached ({error.reason}). Look at the network, or put the "
-            f"file into {downloads} by hand; the same command goes on."
-        ) from error
+            with _in_one_sentence(archive, downloads):
+                _fetch_one(archive, folder, downloads)
+        shutil.rmtree(downloads)
+
+
+def _fetch_one(archive: Archive, folder: Path, downloads: Path) -> None:
+    file, unpacking = downloads / archive.name, downloads / UNPACKING
+    download_url(archive.url, str(downloads), archive.name, archive.md5)
+    log.info("unpacking %s", file)
+    if unpacking.exists():
+        shutil.rmtree(unpacking)
+    extract_archive(str(file), str(unpacking))
+    for name, path in archive.content.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        if not (folder / path).exists():
+            os.replace(unpacking / name, folder / path)
+    file.unlink()
+
+
+@contextmanager
+def _in_one_sentence(archive: Archive, downloads: Path) -> Iterator[None]:
+    """Turn what keeps an archive from being fetched or unpacked into an InputError."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
     except RuntimeError as error:  # torchvision's, of a checksum
         raise InputError(
-            f"{file} differs from its checksum {archive.md5}, so it is not whole. The same command "
-            "fetches it anew."
+            f"{downloads / archive.name} differs from its checksum {archive.md5}, so it is not "
+            "whole. The same command fetches it anew."
         ) from error
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, HTTPException, tarfile.TarError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise InputError(
-            f"{archive.name} could not be fetched or unpacked in {downloads}: {reason}. The same "
-            "command goes on."
+            f"{archive.url} could not be fetched or unpacked in {downloads}: {reason}. Look at the "
+            f"network, or put the file into {downloads} by hand; the same command goes on."
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _check_space(archives: list[Archive], downloads: Path) -> None:

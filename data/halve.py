@@ -1,45 +1,48 @@
 """VOC at half size, a quarter of the work: ``python -m data.voc --halve FOLDER``."""
 
-import logging
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from data.base import Dataset
-from tool.files import write_atomic, write_lines
+from data.loaders import for_each
+from tool.errors import InputError
 from tool.pictures import read_mask, save_label
-from tool.progress import progress
+from tool.record import Outputs
+from tool.writer import write_atomic, write_lines, write_own
 
 QUALITY = 95  # of the JPEGs
 
-log = logging.getLogger(__name__)
-
 
 def halve(voc: Dataset, list_names: list[str], folder: Path, num_workers: int) -> None:
-    """Write the pictures of some lists at half size in the devkit's layout, once.
+    """Write the pictures of some lists at half size in the devkit's layout.
 
     Pictures are reduced by the Lanczos filter and masks to the nearest pixel; sides are rounded up.
-    Annotations and lists are copied; the lists are written last.
+    Annotations and lists are copied; the lists are written last. What is there is kept as long as
+    its originals are the same.
+
+    Raises:
+        InputError: the folder is the devkit's own, or a mask has another size than its picture.
     """
+    if folder.resolve() == voc.root.resolve():
+        raise InputError(f"--halve {folder} is the folder of the originals. Name another one.")
     of_lists = {name: voc.ids(name) for name in list_names}
     ids = list(dict.fromkeys(image_id for ids in of_lists.values() for image_id in ids))
-    missing = [i for i in ids if not (folder / f"Annotations/{i}.xml").exists()]
-    log.info(
-        "%d pictures to be halved into %s, %d done before",
-        len(ids),
-        folder,
-        len(ids) - len(missing),
-    )
-    with ProcessPoolExecutor(max(1, num_workers), get_context("spawn")) as pool:
-        done = pool.map(partial(_halve_one, voc, folder), missing, chunksize=16)
-        for _ in progress(done, len(missing), "halving"):
-            pass
+    annotations = [_annotation(voc.root, image_id) for image_id in ids]
+    sources = {"picture": [voc.image_path(i) for i in ids], "annotation": annotations}
+    place = folder / "Annotations"  # the last file of a picture that is written
+    halved = Outputs(folder, place, "data.voc", {}, voc.all_names, ids, ".xml", sources)
+    missing = halved.open(restart=False)
+    for_each(missing, partial(_halve_one, voc, folder), num_workers, "halving")
+    halved.finish()
     for name, of_list in of_lists.items():
-        write_lines(folder / f"ImageSets/Segmentation/{name}.txt", of_list)
+        write_lines(folder / f"ImageSets/Segmentation/{name}.txt", of_list, write_own)
+
+
+def _annotation(root: Path, image_id: str) -> Path:
+    return root / f"Annotations/{image_id}.xml"
 
 
 def _halve_one(voc: Dataset, folder: Path, image_id: str) -> None:
@@ -50,7 +53,10 @@ def _halve_one(voc: Dataset, folder: Path, image_id: str) -> None:
     write_atomic(path, lambda file: small.save(file, "JPEG", quality=QUALITY))
     mask_path = voc.mask_path(image_id)
     if mask_path.is_file():
-        mask = Image.fromarray(read_mask(mask_path)).resize(size, Image.Resampling.NEAREST)
+        mask = Image.fromarray(read_mask(mask_path))
+        if mask.size != image.size:
+            raise InputError(f"{mask_path} is {mask.size}, its picture {image.size}. Replace it.")
+        mask = mask.resize(size, Image.Resampling.NEAREST)
         save_label(folder / f"SegmentationClass/{image_id}.png", np.asarray(mask))
-    annotation = (voc.root / f"Annotations/{image_id}.xml").read_bytes()
-    write_atomic(folder / f"Annotations/{image_id}.xml", lambda file: file.write(annotation))
+    annotation = _annotation(voc.root, image_id).read_bytes()
+    write_atomic(_annotation(folder, image_id), lambda file: file.write(annotation))

@@ -1,8 +1,9 @@
 """Loaders: for training classifier, IRN and segmentation, and for inference at several scales."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from tool.errors import InputError
 from tool.indexing import STRIDE, reduce_label
 from tool.memory import LOWER_PIXELS, REDUCE, enough_memory
 from tool.pictures import check_label, read_mask
+from tool.progress import progress
 
 
 class RandomViews(TorchDataset):
@@ -270,6 +272,29 @@ def channels_first(image: Image.Image) -> np.ndarray:
 def one_by_one(pictures: TorchDataset, num_workers: int) -> DataLoader:
     """Return a loader that yields single items, in order, for pictures of any size."""
     return DataLoader(pictures, batch_size=None, num_workers=num_workers, collate_fn=_itself)
+
+
+class _Calls(TorchDataset):
+    """Every item is a call of a function, made where the item is asked for."""
+
+    def __init__(self, function: Callable[[Any], None], items: Sequence[Any]) -> None:
+        self.function, self.items = function, items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> int:
+        self.function(self.items[index])
+        return index
+
+
+def for_each(
+    items: Sequence[Any], function: Callable[[Any], None], num_workers: int, what: str
+) -> None:
+    """Call a function, which must be picklable, for every item, in processes, with progress."""
+    calls = one_by_one(_Calls(function, items), num_workers)
+    for _ in progress(calls, len(items), what):
+        pass
 
 
 def batch_loader(pictures: TorchDataset, batch_size: int, num_workers: int) -> DataLoader:

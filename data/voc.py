@@ -22,12 +22,13 @@ import numpy as np
 from data.base import Dataset, check_exist, labels_from_names
 from data.download import fetch, voc_archives
 from data.halve import halve
-from data.lists import find_list, read_bytes, read_list, visible
+from data.lists import find_list, read_list, visible
 from tool.cli import Parser, at_least
 from tool.cores import cores
 from tool.errors import InputError
-from tool.files import write_lines
+from tool.reader import Damaged, decoding, read_bytes
 from tool.run import run
+from tool.writer import write_lines
 
 LISTS = "ImageSets/Segmentation"
 # Number of ids in the published lists. Subsets are welcome, so a difference is only reported.
@@ -86,21 +87,19 @@ class _Elements(ElementTree.TreeBuilder):
     """A tree without a document type, which could hold entities that grow without bound."""
 
     def doctype(self, *_: object) -> None:
-        raise ValueError("a document type stands in it, which annotations do not have")
+        raise Damaged("a document type stands in it, which annotations do not have")
 
 
 def _objects(path: Path) -> set[str]:
     """Return the names of all objects in one annotation file."""
     content = read_bytes(path, LARGEST_ANNOTATION)
-    try:
+    with decoding(path, "Copy it again."):
         root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_Elements()))
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
-        raise InputError(f"{path} is not whole XML ({error}). Copy it again.") from error
-    if root.tag != "annotation":
-        raise InputError(f"{path} is no annotation, but XML of the kind {root.tag}. Copy it again.")
-    names = {(element.text or "").strip() for element in root.findall("object/name")}
-    if not names:
-        raise InputError(f"{path} names no object, so the picture has no label.")
+        if root.tag != "annotation":
+            raise Damaged(f"no annotation, but XML of the kind {root.tag}")
+        names = {(element.text or "").strip() for element in root.findall("object/name")}
+        if not names:
+            raise Damaged("it names no object, so the picture has no label")
     return names
 
 

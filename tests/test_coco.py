@@ -11,16 +11,18 @@ from conftest import play
 from PIL import Image
 from pycocotools import mask as rle_codes
 
-from data.coco import COCO, annotations, masks
+from data.coco import COCO, annotations
+from data.coco import __main__ as preparation
 from data.coco import dataset as module
 from data.coco.__main__ import main
-from data.coco.annotations import read_annotations, read_region
+from data.coco.annotations import read_annotations
 from data.coco.masks import Region, draw_mask, encode, run_lengths
 from data.datasets import DATASETS
 from tool.errors import InputError
 from tool.maps import read_maps
 from tool.metrics import ConfusionMatrix
 from tool.pictures import read_mask, read_rgb, voc_palette
+from tool.reader import Damaged
 
 # pycocotools' arrays know nothing of numpy 2's copy argument.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -251,14 +253,12 @@ def rle(counts, size=(H, W)):
     ],
 )
 def test_bad_region_is_named(root, content, segmentation):
-    with pytest.raises(ValueError, match=r"^(a|run) "):
+    with pytest.raises(Damaged):
         encode(segmentation, H, W)
     content["annotations"][7]["segmentation"] = segmentation
     path = save(root, content)
-    with pytest.raises(InputError, match=r"train2014\.json") as caught:
+    with pytest.raises(InputError, match=r"train2014\.json is damaged"):
         read_annotations(path, "train")
-    nan = "NaN" in path.read_text()
-    assert ("is not whole JSON" if nan else ": annotation 8 has ") in str(caught.value)
 
 
 def test_no_area_draws_nothing():
@@ -269,24 +269,23 @@ def test_no_area_draws_nothing():
 
 
 def test_longest_run_of_any_picture_fits_a_compressed_number():
-    side = annotations.LARGEST_SIDE
+    side = annotations.SIDE.high
     code = encode({"size": [side, side], "counts": [0, side * side]}, side, side)
     assert run_lengths(code.decode()) == [0, side * side]
 
 
-@pytest.mark.parametrize("crowd", [0, 1, False, True])
-def test_crowd_flag(crowd):
-    assert read_region({"iscrowd": crowd, "segmentation": []}, 1, H, W).is_crowd is bool(crowd)
-    assert not read_region({"segmentation": []}, 1, H, W).is_crowd
+@pytest.mark.parametrize("crowd", [0, 1, False, True, 0.0, 1.0, None])
+def test_crowd_flag(root, content, crowd):
+    content["annotations"][4]["iscrowd"] = crowd
+    (region, *_) = read_annotations(save(root, content), "train")[3].regions[1:]
+    assert region.is_crowd is bool(crowd)
 
 
-@pytest.mark.parametrize("crowd", ["0", "1", 2, -1, 0.0, 1.0, None, [], [0]])
+@pytest.mark.parametrize("crowd", ["0", "1", 2, -1, [], [0]])
 def test_crowd_flag_of_another_kind(root, content, crowd):
     content["annotations"][4]["iscrowd"] = crowd
     save(root, content)
-    with pytest.raises(
-        InputError, match=r"train2014\.json: annotation 5 has an iscrowd of .*0 nor 1"
-    ):
+    with pytest.raises(InputError, match=r"train2014\.json .*annotation 5.iscrowd"):
         prepare(root)
 
 
@@ -306,7 +305,7 @@ def test_coordinates_may_be_whole_or_broken_numbers_and_sizes_are_whole(root, co
     content["annotations"][0]["segmentation"] = square(10.0, 10.0, 15.0, 15.0)
     assert read_annotations(save(root, content), "train") == before
     content["images"][1]["height"] = 30.0
-    with pytest.raises(InputError, match=r"entry 2 of images is incomplete: its height is 30\.0"):
+    with pytest.raises(InputError, match=r"entry 2 of images.height is 30\.0"):
         read_annotations(save(root, content), "train")
 
 
@@ -334,8 +333,7 @@ def test_existing_masks_are_kept(root):
 
 
 def test_interrupted_preparation_has_no_list_and_continues(root, monkeypatch):
-    monkeypatch.setattr(masks, "JOB", 1)
-    real, calls = masks.draw_files, []
+    real, calls = preparation.draw_file, []
 
     def dies_at_the_third(*args):
         calls.append(args)
@@ -343,11 +341,11 @@ def test_interrupted_preparation_has_no_list_and_continues(root, monkeypatch):
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(masks, "draw_files", dies_at_the_third)
+    monkeypatch.setattr(preparation, "draw_file", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         prepare(root)
     coco = COCO(root)
-    assert len(list((root / "prepared/masks").iterdir())) == 2
+    assert len(list((root / "prepared/masks").glob("*.png"))) == 2
     with pytest.raises(InputError, match="must be prepared"):
         coco.ids("train")
     prepare(root)
@@ -355,15 +353,26 @@ def test_interrupted_preparation_has_no_list_and_continues(root, monkeypatch):
     assert len(coco.ids("train")) == 4
 
 
-def test_other_settings_do_not_mix(root):
-    prepare(root)
-    with pytest.raises(InputError, match="--restart"):
-        prepare(root, "--crowd", "ignore")
-    assert (mask_of(prepare(root, "--crowd", "ignore", "--restart"), 7) == 255).any()
+def test_other_settings_and_regions_of_the_same_length_are_drawn_anew(root, content):
+    kept = mask_of(prepare(root), 5)
+    assert (mask_of(prepare(root, "--crowd", "ignore"), 7) == 255).any()
+    content["annotations"][2]["category_id"] = PERSON + 1
+    save(root, content)
+    coco = prepare(root, "--crowd", "ignore")
+    assert 2 in mask_of(coco, 3)
+    assert coco.labels([name_of(3)])[0, :2].tolist() == [0, 1]
+    assert np.array_equal(mask_of(coco, 5), kept)
 
 
-def test_processes_draw_what_one_draws(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(masks, "JOB", 1)
+def test_masks_and_lists_of_somebody_else_stay(root):
+    (root / "prepared").mkdir()
+    (root / "prepared/train.txt").write_text("mine\n")
+    with pytest.raises(InputError, match=r"train\.txt"):
+        prepare(root)
+    assert (root / "prepared/train.txt").read_text() == "mine\n"
+
+
+def test_processes_draw_what_one_draws(root, tmp_path):
     one = prepare(root)
     main(["--dataset_root", str(root), "--link_root", str(tmp_path / "two"), "--num_workers", "2"])
     two = COCO(tmp_path / "two")
@@ -379,6 +388,9 @@ def test_processes_draw_what_one_draws(root, tmp_path, monkeypatch):
 def test_lists_in_published_forms(root, tmp_path):
     coco = prepare(root)
     path = tmp_path / "list.txt"
+    path.write_text(f"7\n007\n{name_of(7)}\n")
+    with pytest.raises(InputError, match=f"more than once, first {name_of(7)}"):
+        coco.ids(path)
     path.write_text(f"train2014/{name_of(3)}.jpg\n{name_of(42, 'val')}\n7\n000000000005\n")
     assert coco.ids(path) == [name_of(3), name_of(42, "val"), name_of(7), name_of(5)]
     assert "val2014" in str(coco.image_path(name_of(42, "val")))
@@ -412,7 +424,7 @@ def test_published_counts(root, monkeypatch, annotated):
     if annotated == 4:
         assert len(prepare(root).ids("train")) == 4
     else:
-        with pytest.raises(InputError, match="pictures, the published file of 3"):
+        with pytest.raises(InputError, match="4 pictures, the published file has 3"):
             prepare(root)
 
 
@@ -468,20 +480,20 @@ def test_broken_json(root, change):
     path = root / "annotations/instances_train2014.json"
     text = change(path.read_text(encoding="utf-8"))
     path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(InputError, match=r"^.*train2014\.json is not whole JSON .*again\.$"):
+    with pytest.raises(InputError, match=r"^.*train2014\.json is .*again\.$"):
         prepare(root)
 
 
 @pytest.mark.parametrize("text", ["5", "[]", "{}", '{"annotations": {"item": 5}}'])
 def test_json_of_another_form(root, text):
     (root / "annotations/instances_train2014.json").write_text(text)
-    with pytest.raises(InputError, match=r"train2014\.json has not the 80 categories"):
+    with pytest.raises(InputError, match=r"train2014\.json .*the 80 categories"):
         prepare(root)
 
 
 def test_annotation_file_that_cannot_be_read(tmp_path):
     for path in (tmp_path, tmp_path / "nothing.json"):
-        with pytest.raises(InputError, match=r"annotation file .* cannot be read"):
+        with pytest.raises(InputError, match=str(path)):
             read_annotations(path, "train")
 
 
@@ -492,24 +504,24 @@ def drop_key(content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["annotations"][1].update(category_id=12), "annotation 2 is of category 12"),
-        (lambda c: c["annotations"][1].update(category_id=91), "annotation 2 is of category 91"),
-        (lambda c: c["annotations"][0].update(image_id=77), "annotation 1 is of picture 77"),
-        (lambda c: c["annotations"][0].update(image_id="3"), "is incomplete"),
-        (drop_key, "entry 3 of annotations is incomplete: its category_id is missing"),
-        (lambda c: c["annotations"].append(5), "is no object"),
+        (lambda c: c["annotations"][1].update(category_id=12), "annotation 2 .*category 12"),
+        (lambda c: c["annotations"][1].update(category_id=91), "annotation 2 .*category 91"),
+        (lambda c: c["annotations"][0].update(image_id=77), "annotation 1 .*picture 77"),
+        (lambda c: c["annotations"][0].update(image_id="3"), "entry 1 of annotations.image_id"),
+        (drop_key, "entry 3 of annotations has no category_id"),
+        (lambda c: c["annotations"].append(5), "entry 9 of annotations is 5"),
         (lambda c: c["annotations"].clear(), "no annotation of any"),
         (lambda c: c["categories"].pop(), "79 of them, and 'nothing' in place of 'toothbrush'"),
         (lambda c: c["categories"][3].update(name="x"), "'x' in place of 'motorcycle'"),
         (lambda c: c["images"][0].update(file_name="../x.jpg"), "is no picture of train2014"),
-        (lambda c: c["images"].append(picture(3)), "a picture twice"),
-        (lambda c: c["images"].append({**picture(3), "id": 8}), "a picture twice"),
-        (lambda c: c["images"][0].update(height=0), "no JPEG"),
-        (lambda c: c["images"][0].update(width=65536), "no JPEG"),
-        (lambda c: c["images"][0].update(width=True), "is incomplete: its width is True"),
+        (lambda c: c["images"].append(picture(3)), "named twice"),
+        (lambda c: c["images"].append({**picture(3), "id": 8}), "named twice"),
+        (lambda c: c["images"][0].update(height=0), "000007.*height is 0"),
+        (lambda c: c["images"][0].update(width=65536), "000007.*width is 65536"),
+        (lambda c: c["images"][0].update(width=True), "entry 1 of images.width is True"),
         (lambda c: c["annotations"].append(c["annotations"][2]), "annotation 3 stands there twice"),
-        (lambda c: c["annotations"][0].update(id=[[[9] * 99] * 99] * 99), "is incomplete"),
-        (lambda c: c["annotations"][0].update(segmentation=rle([5])), "annotation 1 has run len"),
+        (lambda c: c["annotations"][0].update(id=[[[9] * 99] * 99] * 99), "entry 1 .*id is"),
+        (lambda c: c["annotations"][0].update(segmentation=rle([5])), "annotation 1 of"),
     ],
 )
 def test_wrong_content(root, content, change, message):

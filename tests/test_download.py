@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -160,6 +161,33 @@ def test_interrupted_unpacking_goes_on_without_fetching_again(two, server, tmp_p
     assert files_of(tmp_path) == WHOLE
 
 
+def test_what_stands_in_the_folder_is_never_replaced(two, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/a").write_text("mine")
+    fetch([server_side(two[0], {"a": "pictures/a", "a/y.txt": "pictures/y.txt"})], tmp_path)
+    assert (tmp_path / "pictures/a").read_text() == "mine"
+
+
+def server_side(archive, content):
+    return Archive(archive.url, archive.md5, archive.gigabytes, content)
+
+
+def test_one_process_at_a_time_fetches(two, tmp_path):
+    command = [
+        *(sys.executable, "-c"),
+        "import sys, time; from tool.writer import claim; "
+        "lock = claim(sys.argv[1], 'x'); print(flush=True); time.sleep(60)",
+    ]
+    lock = str(tmp_path / "downloads/.lock")
+    with subprocess.Popen([*command, lock], cwd=REPOSITORY, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(InputError, match="Another process is fetching"):
+            fetch(two, tmp_path)
+        other.kill()
+    fetch(two, tmp_path)
+    assert files_of(tmp_path) == WHOLE
+
+
 def test_no_space(two, server, tmp_path, monkeypatch):
     usage = type("usage", (), {"free": 100})
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
@@ -168,10 +196,19 @@ def test_no_space(two, server, tmp_path, monkeypatch):
     assert server.asked == []
 
 
+def test_a_silent_server_is_not_waited_for(two, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(download, "PATIENCE", 0.2)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/one.zip"
+        archive = Archive(url, two[0].md5, two[0].gigabytes, two[0].content)
+        with pytest.raises(InputError, match=r"one\.zip"):
+            fetch([archive], tmp_path)
+
+
 def test_no_network(two, server, tmp_path):
     server.http.shutdown()
     server.http.server_close()
-    with pytest.raises(InputError, match=r"one\.zip cannot be reached"):
+    with pytest.raises(InputError, match=r"one\.zip could not be fetched"):
         fetch(two, tmp_path)
 
 
@@ -253,7 +290,7 @@ def test_half_size_is_made_once_and_is_a_devkit(devkit, tmp_path, caplog):
     with caplog.at_level("INFO"):
         voc.main(flags)
     assert made == {path: path.stat().st_mtime_ns for path in half.rglob("*.jpg")}
-    assert "3 done before" in caplog.text
+    assert "3 of them done before" in caplog.text
     voc.main(["--dataset_root", str(half)])  # it is whole
 
 

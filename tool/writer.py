@@ -49,17 +49,28 @@ def write_own(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
         InputError: there is a file that this project did not write, or that was changed since.
     """
     path = Path(path)
-    with _replacing(path, write) as temporary, held(path.with_name(f"{LEDGER}.lock")):
-        ledger = path.with_name(LEDGER)
-        made = read_json(ledger, "Delete it.", {str: [str]}) if ledger.exists() else {}
-        before = made.get(path.name, [])
-        if os.path.lexists(path) and file_digest(path) not in before:
-            raise InputError(
-                f"{path} is not what a program of this project wrote there. Move it away, or name "
-                "another place."
-            )
-        made[path.name] = [*before, file_digest(temporary)][-KEPT:]
-        write_json(ledger, made)
+    with _replacing(path, write) as temporary, held(path.parent):
+        made = _check_own(path)
+        made[path.name] = [*made.get(path.name, []), file_digest(temporary)][-KEPT:]
+        write_json(path.with_name(LEDGER), made)
+
+
+def remove_own(path: Path) -> None:
+    """Delete a file of :func:`write_own`, if it is there; somebody else's is an InputError."""
+    _check_own(path)
+    path.unlink(missing_ok=True)
+
+
+def _check_own(path: Path) -> dict[str, list[str]]:
+    """Return the folder's ledger, having checked that what stands at ``path`` is ours."""
+    ledger = path.with_name(LEDGER)
+    made = read_json(ledger, "Delete it.", {str: [str]}) if ledger.exists() else {}
+    if os.path.lexists(path) and file_digest(path) not in made.get(path.name, []):
+        raise InputError(
+            f"{path} is not what a program of this project wrote there. Move it away, or name "
+            "another place."
+        )
+    return made
 
 
 @contextmanager
@@ -92,9 +103,9 @@ def writing(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path} could not be written: {reason}.") from error
 
 
-def write_lines(path: str | Path, lines: Iterable[str]) -> None:
-    """Write a text file of these lines, atomically."""
-    write_atomic(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
+def write_lines(path: str | Path, lines: Iterable[str], write: Callable = write_atomic) -> None:
+    """Write a text file of these lines by ``write``."""
+    write(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
 
 
 def write_json(path: str | Path, value: Any, write: Callable = write_atomic) -> None:
@@ -216,12 +227,15 @@ def claim(path: str | Path, what: str) -> BinaryIO:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Wait for a lock, and hold it; where the file system has none, go on."""
-    with open(path, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)  # keeps threads of one process apart too
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+def held(folder: Path) -> Iterator[None]:
+    """Wait for a lock of a folder, and hold it; where the file system has none, go on."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # keeps threads of one process apart too
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
         yield
+    finally:
+        os.close(descriptor)

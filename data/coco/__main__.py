@@ -21,22 +21,25 @@ in all three.
 import logging
 import os
 import shlex
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data.base import check_exist
 from data.coco.annotations import read_annotations
 from data.coco.dataset import COCO, PUBLISHED_PICTURES, SPLITS
-from data.coco.masks import CROWD, Picture, draw_all
+from data.coco.masks import CROWD, Picture, draw_file
 from data.download import COCO_ARCHIVES, fetch
+from data.loaders import for_each
 from tool.cli import Parser, at_least
 from tool.cores import cores
 from tool.errors import InputError
-from tool.files import read_json, write_atomic, write_json, write_lines
+from tool.reader import regular
+from tool.record import Outputs
 from tool.run import run
+from tool.writer import claim, remove_own, write_lines, write_own
 
 SAMPLE = 1000  # pictures in train_sample
 
@@ -55,47 +58,70 @@ def link(root: Path, target: Path) -> Path:
     return target
 
 
-def prepare(coco: COCO, split: str, args: Namespace) -> None:
-    """Write masks, labels and list of one split, in this order.
-
-    Annotations or pictures that are not as they must be raise an InputError, and so do masks that
-    other settings made.
-    """
+def annotated_pictures(coco: COCO, split: str) -> list[Picture]:
+    """Return the pictures of a split that have regions, by its annotation file."""
     path = coco.root / "annotations" / f"instances_{split}2014.json"
-    if not path.is_file():
-        raise InputError(
-            f"There is no {path}. Unpack annotations_trainval2014.zip of the COCO site there, or "
-            "name the splits that you have with --splits."
-        )
+    regular(
+        path,
+        f"There is no {path}. Unpack annotations_trainval2014.zip of the COCO site there, or name "
+        "the splits that you have with --splits.",
+    )
     log.info("%-5s reading %s", split, path)
     pictures = read_annotations(path, split)
     annotated = [picture for picture in pictures if picture.regions]
     published, regions = PUBLISHED_PICTURES[split], sum(len(p.regions) for p in annotated)
     text = "%-5s %6d pictures (published %d), %d annotated, %d annotations"
     log.info(text, split, len(pictures), published, len(annotated), regions)
+    return annotated
+
+
+def those_there(
+    coco: COCO, split: str, annotated: list[Picture], allow_missing: bool
+) -> list[Picture]:
+    """Return the pictures whose file is there; others are an error unless they are allowed."""
     folder = coco.pictures[split]
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     kept = [picture for picture in annotated if f"{picture.image_id}.jpg" in there]
     if len(kept) < len(annotated):
-        if not args.allow_missing:
+        if not allow_missing:
             files = [coco.image_path(picture.image_id) for picture in annotated]
-            mend = "Complete them, or go on without those: --allow_missing"
-            check_exist(files, f"pictures of {split}2014", mend)
+            remedy = "Complete them, or go on without those: --allow_missing"
+            check_exist(files, f"pictures of {split}2014", remedy)
         log.warning("%d pictures are missing and left out", len(annotated) - len(kept))
     if not kept:
         raise InputError(f"None of the pictures of {split}2014 is in {folder}.")
+    return kept
 
-    keep_settings(coco, split, {"crowd": args.crowd, "bytes": path.stat().st_size}, args.restart)
-    masks = coco.mask_path(kept[0].image_id).parent
-    drawn = set(os.listdir(masks)) if masks.is_dir() else set()
-    missing = [picture for picture in kept if f"{picture.image_id}.png" not in drawn]
-    if missing:
-        draw_all(coco, missing, args.crowd, args.num_workers, f"masks of {path.stem}")
-    log.info("%d masks in %s, %d of them new", len(kept), masks, len(missing))
 
-    labels = labels_of(kept)
-    write_prepared(coco, split, [picture.image_id for picture in kept], labels)
-    log.info("%-5s %6d pictures, %.2f classes a picture", split, len(kept), labels.sum(1).mean())
+def prepare(
+    coco: COCO, split: str, crowd: str, allow_missing: bool, restart: bool, num_workers: int
+) -> None:
+    """Write masks, labels and list of one split, in this order.
+
+    Masks that exist are kept where their regions are still the same. Annotations or pictures that
+    are not as they must be raise an InputError.
+    """
+    pictures = those_there(coco, split, annotated_pictures(coco, split), allow_missing)
+    ids = [picture.image_id for picture in pictures]
+    masks = Outputs(
+        coco.prepared,
+        coco.mask_path(ids[0]).parent,
+        "data.coco",
+        {},
+        coco.all_names,
+        ids,
+        ".png",
+        {"regions": [f"{crowd} {picture}" for picture in pictures]},
+    )
+    missing = set(masks.open(restart))
+    if missing:  # a list appears when all of its masks are there
+        remove_own(coco.prepared / f"{split}.txt")
+    todo = [picture for picture in pictures if picture.image_id in missing]
+    for_each(todo, partial(draw_file, coco, crowd), num_workers, f"masks of {split}2014")
+    masks.finish()
+    labels = labels_of(pictures)
+    write_prepared(coco, split, ids, labels)
+    log.info("%-5s %6d pictures, %.2f classes a picture", split, len(ids), labels.sum(1).mean())
 
 
 def labels_of(pictures: list[Picture]) -> np.ndarray:
@@ -108,34 +134,14 @@ def labels_of(pictures: list[Picture]) -> np.ndarray:
 
 def write_prepared(coco: COCO, split: str, ids: list[str], labels: np.ndarray) -> None:
     """Write the labels, uint8 (N, 80), and then the list of a split; of train, its sample too."""
-    write_atomic(
+    write_own(
         coco.prepared / f"{split}_labels.npz",
         lambda file: np.savez_compressed(file, ids=np.array(ids, "S"), labels=labels),
     )
     if split == "train":
         sample = ids[:: max(1, len(ids) // SAMPLE)][:SAMPLE]
-        write_lines(coco.prepared / "train_sample.txt", sample)
-    write_lines(coco.prepared / f"{split}.txt", ids)
-
-
-def keep_settings(coco: COCO, split: str, settings: dict[str, Any], restart: bool) -> None:
-    """Note what decides the masks of a split, so that one folder has masks of one kind only.
-
-    Masks of other settings raise an InputError, or are deleted with ``restart``.
-    """
-    path = coco.prepared / f"{split}.json"
-    masks = list((coco.prepared / "masks").glob(f"COCO_{split}2014_*.png"))
-    if restart:
-        for old in (coco.prepared / f"{split}.txt", *masks):  # without a list it looks unfinished
-            old.unlink(missing_ok=True)
-    elif masks and path.exists():
-        before = read_json(path, "Prepare with --restart.")
-        if before != settings:
-            raise InputError(
-                f"The masks of {split} in {coco.prepared} were drawn with {before}, not "
-                f"{settings}. --restart deletes them and draws them anew."
-            )
-    write_json(path, settings)
+        write_lines(coco.prepared / "train_sample.txt", sample, write_own)
+    write_lines(coco.prepared / f"{split}.txt", ids, write_own)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -165,15 +171,15 @@ def main(arguments: list[str] | None = None) -> None:
     root = COCO(args.dataset_root).root
     coco = COCO(link(root, args.link_root) if args.link_root else root)
     try:  # before any work
-        write_atomic(coco.prepared / ".writable", lambda file: None)
-        (coco.prepared / ".writable").unlink()
+        writable = claim(coco.prepared / ".lock", f"preparing {coco.root}")
     except InputError as error:
         raise InputError(
             f"Nothing can be written to {coco.prepared} ({error}) Name a folder of your own with "
             "--link_root, and give it as --dataset_root afterwards."
         ) from error
     for split in args.splits:
-        prepare(coco, split, args)
+        prepare(coco, split, args.crowd, args.allow_missing, args.restart, args.num_workers)
+    writable.close()
     log.info("prepared; the programs read it with --dataset_root %s", shlex.quote(str(coco.root)))
 
 

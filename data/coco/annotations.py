@@ -7,20 +7,19 @@ codes of some hundred bytes each.
 import re
 from collections.abc import Container, Iterator
 from pathlib import Path
-from reprlib import repr as shortened
 from typing import Any, BinaryIO
 
 import ijson
 
 from data.coco.dataset import COCO, PUBLISHED_COUNTS, PUBLISHED_PICTURES
 from data.coco.masks import Picture, Region, encode
-from tool.errors import InputError
+from tool.reader import Between, Damaged, check, decoding, regular
 
 # ijson names the place of every value, so its memory grows with the square of the depth of nested
 # brackets: these two keep it below some hundred MB, whatever a file holds.
 CHUNK = 1 << 14  # bytes of a file that are read at once
 DEEPEST = 1000  # brackets that are open at the end of a chunk
-LARGEST_SIDE = 65535  # pixels of a JPEG
+SIDE = Between(1, 65535)  # pixels of a JPEG
 
 DOWNLOAD = "Download or unpack it again."
 # The lists of a file that are read, with what each of their entries must have.
@@ -49,19 +48,18 @@ class _Shallow:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.position = self.depth = 0  # bytes that are read; brackets that are open
+        self.depth = 0  # brackets that are open
 
     def read(self, size: int) -> bytes:
         chunk = self.file.read(size)
-        self.position += len(chunk)
         self.depth += chunk.count(b"[") + chunk.count(b"{")
         self.depth -= chunk.count(b"]") + chunk.count(b"}")
         if self.depth > DEEPEST:
-            raise ValueError("too many brackets are open")
+            raise Damaged("too many brackets are open")
         return chunk
 
 
-def read_items(path: Path, kind: str, mend: str = DOWNLOAD) -> Iterator[dict[str, Any]]:
+def read_items(path: Path, kind: str, remedy: str = DOWNLOAD) -> Iterator[dict[str, Any]]:
     """Yield the entries of one list at the top of an annotation file, in the file's order.
 
     Whole numbers are int, all others float.
@@ -69,74 +67,52 @@ def read_items(path: Path, kind: str, mend: str = DOWNLOAD) -> Iterator[dict[str
     Args:
         path: a file such as instances_train2014.json.
         kind: the list's key, one of FORMS.
-        mend: what to do about a fault.
+        remedy: what to do about a fault.
 
     Raises:
         InputError: the file is missing, is not whole JSON, or an entry lacks what FORMS asks for.
     """
     twice: list[str] = []
-    try:
-        with open(path, "rb") as opened:
-            file = _Shallow(opened)
-            items = ijson.items(file, f"{kind}.item", lambda: _Object(twice), CHUNK, use_float=True)
-            for place, entry in enumerate(items, 1):
-                if twice:
-                    raise ValueError(f"the key {shortened(twice[0])} stands twice in one object")
-                _check_form(path, kind, place, entry, mend)
-                yield entry
-    except OSError as error:
-        raise InputError(f"The annotation file {path} cannot be read ({error}).") from error
-    except (ijson.JSONError, ValueError) as error:
-        why = error.args[0]
-        why = why.decode("latin-1") if isinstance(why, bytes) else str(why)
-        raise InputError(
-            f"{path} is not whole JSON (before byte {file.position}: {why.splitlines()[0]}). {mend}"
-        ) from error
-
-
-def _check_form(path: Path, kind: str, place: int, entry: Any, mend: str) -> None:
-    if not isinstance(entry, dict):
-        raise InputError(f"{path}: {shortened(entry)} in {kind} is no object.")
-    for key, form in FORMS[kind].items():
-        if type(entry.get(key)) is not form:
-            raise InputError(
-                f"{path}: entry {place} of {kind} is incomplete: its {key} is "
-                f"{shortened(entry[key]) if key in entry else 'missing'}. {mend}"
-            )
+    with decoding(path, remedy), open(regular(path), "rb") as file:
+        prefix = f"{kind}.item"
+        objects = {"map_type": lambda: _Object(twice), "buf_size": CHUNK, "use_float": True}
+        for place, entry in enumerate(ijson.items(_Shallow(file), prefix, **objects), 1):
+            if twice:
+                raise Damaged(f"the key {twice[0]:.60} stands twice in one object")
+            check(entry, FORMS[kind], f"entry {place} of {kind}")
+            yield entry
 
 
 def read_annotations(path: Path, split: str) -> list[Picture]:
-    """Read all pictures of instances_<split>2014.json, in ascending order of their numbers.
+    """Return all pictures of instances_<split>2014.json, in ascending order of their numbers.
 
     The file is gone through once for each of its three lists, which may stand in any order. An
     InputError says that it is missing or broken, has other categories than COCO, names an unknown
     picture or category, has a region that does not fit its picture, or is the published one and has
     another number of annotated pictures.
     """
-    classes = _read_categories(path)
-    pictures = _read_pictures(path, split)
-    for entry in read_links(path, pictures, classes):
-        picture, class_id = pictures[entry["image_id"]], classes[entry["category_id"]]
-        try:
-            region = read_region(entry, class_id, picture.height, picture.width)
-        except ValueError as error:
-            name = f"{path}: annotation {entry['id']}"
-            raise InputError(f"{name} has {error} ({picture.image_id}).") from error
-        picture.regions.append(region)
+    with decoding(path, DOWNLOAD):
+        classes = _read_categories(path)
+        pictures = _read_pictures(path, split)
+        for entry in read_links(path, pictures, classes):
+            picture, class_id = pictures[entry["image_id"]], classes[entry["category_id"]]
+            name = f"annotation {entry['id']} of {picture.image_id}"
+            code = encode(entry.get("segmentation"), picture.height, picture.width, name)
+            picture.regions.append(Region(class_id, bool(entry.get("iscrowd")), code))
 
-    annotated = sum(bool(picture.regions) for picture in pictures.values())
-    if len(pictures) == PUBLISHED_PICTURES[split] and annotated != PUBLISHED_COUNTS[split]:
-        raise InputError(
-            f"{path} has annotations of {annotated:,} pictures, the published file of "
-            f"{PUBLISHED_COUNTS[split]:,}. Download it again."
-        )
-    if not annotated:
-        raise InputError(f"{path} has no annotation of any picture.")
+        annotated = sum(bool(picture.regions) for picture in pictures.values())
+        if len(pictures) == PUBLISHED_PICTURES[split] and annotated != PUBLISHED_COUNTS[split]:
+            raise Damaged(
+                f"annotations of {annotated:,} pictures, the published file has "
+                f"{PUBLISHED_COUNTS[split]:,}"
+            )
+        if not annotated:
+            raise Damaged("no annotation of any picture")
     return [pictures[number] for number in sorted(pictures)]
 
 
 def read_links(
-    path: Path, pictures: Container[int], categories: Container[int], mend: str = DOWNLOAD
+    path: Path, pictures: Container[int], categories: Container[int], remedy: str = DOWNLOAD
 ) -> Iterator[dict[str, Any]]:
     """Yield the annotations of a file, which are of such pictures and categories, by their numbers.
 
@@ -145,39 +121,18 @@ def read_links(
             stands there twice, or is neither a crowd nor none.
     """
     numbers: set[int] = set()
-    for entry in read_items(path, "annotations", mend):
-        name = f"{path}: annotation {entry['id']}"
-        image, category = entry["image_id"], entry["category_id"]
-        for what, value, known in (
-            ("picture", image, pictures),
-            ("category", category, categories),
-        ):
-            if value not in known:
-                raise InputError(f"{name} is of {what} {value}, which is not in the file. {mend}")
-        if entry["id"] in numbers:
-            raise InputError(f"{name} stands there twice. {mend}")
-        numbers.add(entry["id"])
-        crowd = entry.get("iscrowd", 0)
-        if type(crowd) not in (int, bool) or crowd not in (0, 1):
-            raise InputError(
-                f"{name} has an iscrowd of {shortened(crowd)}, which is neither 0 nor 1. {mend}"
-            )
-        yield entry
-
-
-def read_region(entry: dict[str, Any], class_id: int, height: int, width: int) -> Region:
-    """Return the region of one annotation, of class 1..80, on a picture of that size in pixels.
-
-    Args:
-        entry: of :func:`read_links`; ``iscrowd`` may be missing and is 0 then.
-        class_id: 1..80.
-        height, width: of the picture in pixels.
-
-    Raises:
-        ValueError: the region does not fit the picture.
-    """
-    is_crowd = bool(entry.get("iscrowd", 0))
-    return Region(class_id, is_crowd, encode(entry.get("segmentation"), height, width))
+    with decoding(path, remedy):
+        for entry in read_items(path, "annotations", remedy):
+            name = f"annotation {entry['id']}"
+            if entry["image_id"] not in pictures:
+                raise Damaged(f"{name} is of picture {entry['image_id']}, which it does not list")
+            if entry["category_id"] not in categories:
+                raise Damaged(f"{name} is of category {entry['category_id']}, which is not there")
+            if entry["id"] in numbers:
+                raise Damaged(f"{name} stands there twice")
+            numbers.add(entry["id"])
+            check(entry, {"iscrowd?": {0, 1}}, name)
+            yield entry
 
 
 def _read_categories(path: Path) -> dict[int, int]:
@@ -187,9 +142,9 @@ def _read_categories(path: Path) -> dict[int, int]:
     if found != expected:
         pairs = zip((*expected, "nothing"), (*found, "nothing"), strict=False)
         wanted, got = next(pair for pair in pairs if pair[0] != pair[1])
-        raise InputError(
-            f"{path} has not the 80 categories of MS COCO: {len(found)} of them, and {got!r} in "
-            f"place of {wanted!r}. Is it an instances_*.json of 2014?"
+        raise Damaged(
+            f"not the 80 categories of MS COCO: {len(found)} of them, and {got!r:.60} in place of "
+            f"{wanted!r}; is it an instances_*.json of 2014?"
         )
     return {category: class_id for class_id, category in enumerate(sorted(categories), 1)}
 
@@ -201,17 +156,13 @@ def _read_pictures(path: Path, split: str) -> dict[int, Picture]:
     names: set[str] = set()
     for entry in read_items(path, "images"):
         number, name = entry["id"], entry["file_name"]
-        height, width = entry["height"], entry["width"]
         if not form.fullmatch(name):
-            raise InputError(
-                f"{path}: {name!r} is no picture of {split}2014. Is it the right file?"
-            )
+            raise Damaged(f"{name!r:.60} is no picture of {split}2014; is it the right file?")
         if number in pictures or name in names:
-            raise InputError(f"{path} names a picture twice, {name}. Download it again.")
-        if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
-            raise InputError(
-                f"{path}: {name} has {height} x {width} pixels, as no JPEG has. Download it again."
-            )
+            raise Damaged(f"the picture {name} is named twice")
+        check(entry, {"height": SIDE, "width": SIDE}, name)
         names.add(name)
-        pictures[number] = Picture(name.removesuffix(".jpg"), height, width, regions=[])
+        pictures[number] = Picture(
+            name.removesuffix(".jpg"), entry["height"], entry["width"], regions=[]
+        )
     return pictures

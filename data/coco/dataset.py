@@ -1,16 +1,15 @@
 """The folder of MS COCO 2014, as every step reads it once it is prepared."""
 
 import shlex
-import zlib
 from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from data.base import Dataset, check_prepared
-from data.lists import read_text
+from data.base import Dataset
+from data.lists import strip_ending
 from tool.errors import InputError
+from tool.reader import Damaged, decoding, read_arrays, read_lines
 
 SPLITS = ("train", "val")
 # Pictures in the published annotation files, and those of them that have an annotation.
@@ -27,6 +26,9 @@ CLASS_NAMES = (
     "tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, "
     "refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
 )
+
+PREPARED = {"ids": "str N", "labels": "whole N 80"}  # the arrays in <split>_labels.npz
+LONGEST_NUMBER = 12  # digits of an image number
 
 
 class COCO(Dataset):
@@ -54,13 +56,15 @@ class COCO(Dataset):
         """What a user types to prepare the dataset."""
         return f"python -m data.coco --dataset_root {shlex.quote(str(self.root))}"
 
-    def ids(self, list_name: str | Path) -> list[str]:
-        """Return the ids of a list; a file may also hold COCO's bare image numbers."""
-        ids = super().ids(list_name)
-        if not any(image_id.isdecimal() for image_id in ids):
-            return ids
-        names = {int(name.rsplit("_", 1)[-1]): name for name in self._rows}
-        return [names.get(int(i), i) if i.isdecimal() else i for i in ids]
+    def id_of(self, name: str) -> str:
+        """Return the id of a picture in a list, which may also hold COCO's bare image numbers."""
+        stem = strip_ending(name)
+        number = stem.isdecimal() and len(stem) <= LONGEST_NUMBER
+        return self._numbered.get(int(stem), stem) if number else stem
+
+    @cached_property
+    def _numbered(self) -> dict[int, str]:
+        return {int(name.rsplit("_", 1)[-1]): name for name in self._rows}
 
     def list_ids(self, list_name: str) -> list[str]:
         """Return the ids in prepared/<list_name>.txt."""
@@ -70,7 +74,7 @@ class COCO(Dataset):
             if list_name in (*SPLITS, "train_sample") or not known:
                 raise InputError(f"There is no {path}; MS COCO must be prepared: {self.command}")
             raise InputError(f"There is no list {path}; that folder has {known}.")
-        return read_text(path).split()
+        return read_lines(path)
 
     def image_path(self, image_id: str) -> Path:
         """Return <id>.jpg in the folder train2014 or val2014 that the id names."""
@@ -83,17 +87,14 @@ class COCO(Dataset):
     @cached_property
     def _rows(self) -> dict[str, np.ndarray]:
         """Id -> uint8 (K,), for every picture of the splits that are prepared."""
+        again = f"Delete it and prepare again: {self.command}"
         paths = [self.prepared / f"{split}_labels.npz" for split in SPLITS]
         rows: dict[str, np.ndarray] = {}
         for path in (path for path in paths if path.is_file()):
-            try:
-                with np.load(path, allow_pickle=False) as file:
-                    check_prepared(path, file["ids"], file["labels"], len(self.class_names))
-                    rows.update(zip(file["ids"].astype(str).tolist(), file["labels"], strict=True))
-            except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
-                raise InputError(
-                    f"{path} is damaged ({error}). Delete it and prepare again: {self.command}"
-                ) from error
+            arrays = read_arrays(path, again, PREPARED)
+            with decoding(path, again):
+                of_file = _rows_of(arrays["ids"].astype(str), arrays["labels"])
+            rows.update(of_file)
         if not rows:
             raise InputError(f"There is no {paths[0]}; MS COCO must be prepared: {self.command}")
         return rows
@@ -108,3 +109,15 @@ class COCO(Dataset):
                 f"preparation: {self.command}"
             )
         return np.array([self._rows[i] for i in ids], np.uint8).reshape(-1, len(self.class_names))
+
+
+def _rows_of(ids: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return id -> labels of the classes, in {0, 1}, of which every picture has one at least."""
+    if ((labels != 0) & (labels != 1)).any():
+        raise Damaged(f"labels have the value {labels[(labels != 0) & (labels != 1)][0]}")
+    if not labels.any(1).all():
+        raise Damaged(f"{ids[~labels.any(1)][0]} has no class")
+    rows = dict(zip(ids.tolist(), labels, strict=True))
+    if len(rows) < len(ids):
+        raise Damaged("an id stands there twice")
+    return rows

@@ -1,10 +1,6 @@
 """Regions of MS COCO as run-length codes, and the masks that are drawn from them."""
 
-import signal
 from collections.abc import Iterable
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
-from reprlib import repr as shortened
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +11,9 @@ from data.coco.dataset import COCO
 from tool.errors import InputError
 from tool.picture_files import TURNS, open_picture, orientation_of
 from tool.pictures import UNSURE, save_label
-from tool.progress import progress
+from tool.reader import Between, Damaged, check
 
 CROWD = ("keep", "ignore", "drop")
-JOB = 32  # pictures that a process draws before it reports
 LONGEST_NUMBER = 7  # characters of a run length: 35 bits, no picture has as many pixels
 
 
@@ -39,42 +34,41 @@ class Picture(NamedTuple):
     regions: list[Region]  # in the file's order
 
 
-def encode(segmentation: Any, height: int, width: int) -> bytes | None:
+def encode(segmentation: Any, height: int, width: int, name: str = "it") -> bytes | None:
     """Return an annotation's region as what pycocotools calls ``counts``, compressed run lengths.
 
-    It is None where there is no area, which is so for polygons of less than three points. A region
-    that is of no form as below, or does not fit the picture, raises a ValueError.
+    It is None where there is no area, which is so for polygons of less than three points.
 
     Args:
         segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or a dict of ``size``
             [height, width] and ``counts``, a list of run lengths or COCO's text for it.
-        height, width: of the picture.
+        height, width: of the picture in pixels.
+        name: of the annotation, for messages.
+
+    Raises:
+        Damaged: the region is of no such form, or does not fit the picture. pycocotools itself
+            would read beyond its memory, or leave pixels to chance.
     """
     if isinstance(segmentation, dict):
-        size, counts = segmentation.get("size"), segmentation.get("counts")
-        if size != [height, width]:
-            raise ValueError(f"a run-length code of size {shortened(size)} for {[height, width]}")
-        counts = run_lengths(counts) if isinstance(counts, str) else counts
-        # pycocotools itself would read beyond its memory, or leave pixels to chance.
-        if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
-            raise ValueError("run lengths that are no whole numbers")
-        if sum(counts) != height * width:
-            raise ValueError(f"run lengths of {sum(counts)} pixels, not {height * width}")
+        counts = segmentation.get("counts")
+        if isinstance(counts, str):
+            counts = run_lengths(counts)
+        check(counts, [Between(0, height * width)], f"counts of {name}")
+        check(counts, [int], f"counts of {name}")
+        if segmentation.get("size") != [height, width] or sum(counts) != height * width:
+            raise Damaged(f"the run lengths of {name} are not those of {height} x {width} pixels")
         code = {"size": [height, width], "counts": counts}
         return rle_codes.frPyObjects(code, height, width)["counts"]
-    if not isinstance(segmentation, list):
-        raise ValueError(f"a segmentation that is a {type(segmentation).__name__}")
+    check(segmentation, [list], f"the segmentation of {name}")
     polygons = []
     for polygon in segmentation:
-        try:
-            points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"a polygon that is no list of pairs ({error})") from error
+        numbers = all(type(number) in (int, float) for number in polygon)
         # A stray point far outside would cost gigabytes while it is drawn; NaN is refused too.
-        if not (np.abs(points) <= 2 * max(height, width)).all():
-            raise ValueError("a polygon that reaches far beyond the picture")
-        if len(points) >= 3:
-            polygons.append(points.ravel())
+        farthest = np.abs(polygon).max(initial=0) if numbers else np.inf
+        if len(polygon) % 2 or not farthest <= 2 * max(height, width):
+            raise Damaged(f"a polygon of {name} is no list of pairs within the picture")
+        if len(polygon) >= 6:
+            polygons.append(polygon)
     if not polygons:
         return None
     return rle_codes.merge(rle_codes.frPyObjects(polygons, height, width))["counts"]
@@ -84,16 +78,19 @@ def run_lengths(text: str) -> list[int]:
     """Return the run lengths in COCO's compressed text.
 
     A character holds 5 bits and whether more follow; from the fourth on, numbers are differences to
-    the last but one. A ValueError says that the text is cut off, has other characters, or has a
-    number of more than LONGEST_NUMBER of them.
+    the last but one.
+
+    Raises:
+        Damaged: the text is cut off, has other characters, or has a number of more than
+            LONGEST_NUMBER of them.
     """
     counts: list[int] = []
     number = shift = 0
     for code in (ord(character) - 48 for character in text):
         if not 0 <= code < 64:
-            raise ValueError("a compressed run-length code with odd characters")
+            raise Damaged("a compressed run-length code with odd characters")
         if shift == 5 * LONGEST_NUMBER:
-            raise ValueError("a compressed run-length code with a number that is too long")
+            raise Damaged("a compressed run-length code with a number that is too long")
         number |= (code & 31) << shift
         shift += 5
         if not code & 32:
@@ -101,7 +98,7 @@ def run_lengths(text: str) -> list[int]:
             counts.append(number + (counts[-2] if len(counts) > 2 else 0))
             number = shift = 0
     if shift:
-        raise ValueError("a compressed run-length code that is cut off")
+        raise Damaged("a compressed run-length code that is cut off")
     return counts
 
 
@@ -127,60 +124,21 @@ def draw_mask(
     return np.ascontiguousarray(mask)
 
 
-def draw_files(coco: COCO, pictures: list[Picture], crowd: str) -> int:
-    """Write the masks of some pictures, each whole or not at all; return how many.
+def draw_file(coco: COCO, crowd: str, picture: Picture) -> None:
+    """Write the mask of a picture, turned as :func:`tool.pictures.read_rgb` turns the picture.
 
-    A picture that is damaged, or does not fit its annotation, raises an InputError.
-    """
-    for picture in pictures:
-        turn = TURNS.get(check_picture(coco, picture))
-        mask = draw_mask(picture.regions, picture.height, picture.width, crowd)
-        if turn is not None:  # as tool.pictures.read_rgb turns the picture
-            mask = np.asarray(Image.fromarray(mask).transpose(turn))
-        save_label(coco.mask_path(picture.image_id), mask)
-    return len(pictures)
-
-
-def check_picture(coco: COCO, picture: Picture) -> int:
-    """Return a picture's EXIF orientation, 1 where it has none.
-
-    A picture that cannot be read, or whose size is not the annotated one, raises an InputError.
+    A picture that is damaged, or whose size is not the annotated one, raises an InputError.
     """
     path = coco.image_path(picture.image_id)
     with open_picture(path, decode=False) as image:
         width, height = image.size  # as stored; only the header is read
-        turned = orientation_of(image)
+        turn = TURNS.get(orientation_of(image))
     if (height, width) != (picture.height, picture.width):
         raise InputError(
             f"{path} is {height} x {width} (height x width), its annotation says "
             f"{picture.height} x {picture.width}. Replace it with the original."
         )
-    return turned
-
-
-def draw_all(coco: COCO, pictures: list[Picture], crowd: str, num_workers: int, what: str) -> None:
-    """Write masks with ``num_workers`` processes, 0 for this one, and show progress as ``what``.
-
-    It raises what :func:`draw_files` does, and an InputError where a process was killed.
-    """
-    jobs = [pictures[i : i + JOB] for i in range(0, len(pictures), JOB)]
-    total = len(pictures)
-    if not num_workers:
-        for job in progress(jobs, total, what, len):
-            draw_files(coco, job, crowd)
-        return
-    context = get_context("spawn")  # a copy of this process would copy its threads' state too
-    ignored = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is left to the process that waits
-    with ProcessPoolExecutor(num_workers, context, signal.signal, ignored) as pool:
-        futures = [pool.submit(draw_files, coco, job, crowd) for job in jobs]
-        try:
-            for _ in progress(as_completed(futures), total, what, lambda f: f.result()):
-                pass
-        except BrokenExecutor as error:
-            raise InputError(
-                "A process that draws masks was killed, for lack of memory perhaps. The same "
-                "command continues; give it fewer processes with --num_workers."
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    mask = draw_mask(picture.regions, picture.height, picture.width, crowd)
+    if turn is not None:
+        mask = np.asarray(Image.fromarray(mask).transpose(turn))
+    save_label(coco.mask_path(picture.image_id), mask)
