@@ -39,5 +39,5 @@ source tool/pipeline.sh
 words PREPARE_FLAGS PREPARE
 step "0    lists, labels and masks from the annotations" prepare \
     "$PYTHON" -m data.coco --dataset_root "$COCO_ROOT" ${LINK_ROOT:+--link_root "$LINK_ROOT"} \
-    ${NUM_WORKERS:+--num_workers "$NUM_WORKERS"} ${DOWNLOAD:+--download} "${PREPARE[@]}"
+    ${NUM_WORKERS:+--num_workers "$NUM_WORKERS"} "${FETCH[@]}" "${PREPARE[@]}"
 run_steps

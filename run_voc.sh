@@ -58,6 +58,6 @@ source tool/pipeline.sh
 
 step "0    check the pictures, find or make the list trainaug" prepare \
     "$PYTHON" -m data.voc --dataset_root "$VOC_ROOT" ${SBD_ROOT:+--sbd_root "$SBD_ROOT"} \
-    ${DOWNLOAD:+--download} ${HALF_ROOT:+--halve "$HALF_ROOT"} \
+    "${FETCH[@]}" ${HALF_ROOT:+--halve "$HALF_ROOT"} \
     ${NUM_WORKERS:+--num_workers "$NUM_WORKERS"}
 run_steps

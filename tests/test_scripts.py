@@ -141,9 +141,10 @@ def test_seeds_run_one_after_the_other_and_end_with_a_table(script, command_line
         line[line.index("--session_name") + 1] for line in lines if "--session_name" in line
     }
     assert {f"{session}_3", f"{session}_14"} <= sessions
-    end, _ = command_lines(script, SEEDS="1 x")
-    assert end.returncode == 2
-    assert "SEEDS" in end.stderr
+    for seeds in ("1 x", "1 01", "3 3", "9" * 30):
+        end, lines = command_lines(script, SEEDS=seeds)
+        assert (end.returncode, lines) == (2, [])
+        assert "SEEDS" in end.stderr
 
 
 def test_a_seed_is_one_that_the_user_may_overrule(command_lines):
@@ -193,11 +194,15 @@ def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines, tm
     assert "half" in end.stderr
 
 
-@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
-def test_download_reaches_the_preparation(script, command_lines):
-    _, lines = command_lines(script, DOWNLOAD="1")
-    assert "--download" in lines[0]
+@pytest.mark.parametrize(
+    ("value", "is_on"), [("1", True), ("yes", True), ("0", False), ("no", False)]
+)
+def test_a_switch_is_said_in_one_way(value, is_on, command_lines):
+    _, lines = command_lines("run_voc.sh", DOWNLOAD=value, ABLATION=value, DOCTOR=value)
+    assert ("--download" in lines[0]) is is_on
     assert not any("--download" in line for line in lines[1:])
+    assert any("tool.doctor" in line for line in lines) is is_on
+    assert any("--gsc_weight" in line for line in lines) is is_on
 
 
 def test_another_launcher(command_lines, tmp_path):
@@ -264,6 +269,7 @@ def test_a_step_that_fails_stops_the_script_with_a_sentence(program, command_lin
         ("SEG_MODEL", "v2"),
         *(("NPROC", value) for value in ("two", "0", "-1", "1 2", "9" * 20)),
         *(("NUM_WORKERS", value) for value in ("two", "-1", "1 2", " ")),
+        *((name, "maybe") for name in ("DOWNLOAD", "ABLATION", "DOCTOR")),
     ],
 )
 @pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
@@ -381,7 +387,9 @@ def test_the_interpreter_too_is_looked_for_where_the_script_was_started(command_
     assert lines
     end, lines = command_lines("run_voc.sh", tmp_path, PYTHON="./pyhton")
     assert end.returncode == 2
-    assert end.stderr.startswith(f"error: PYTHON is '{tmp_path}/./pyhton', which is no program")
+    assert end.stderr.startswith(f"error: PYTHON is '{tmp_path}/./pyhton', which is no Python")
+    end, lines = command_lines("run_voc.sh", tmp_path, PYTHON="cat")
+    assert (end.returncode, lines) == (2, [])
 
 
 ODD = ["NAME", "ALL", "CAM", "TRAIN", "IRN", "SEG", "DATA", "PLAIN", "LAUNCHER", "CALLER"]
@@ -490,6 +498,14 @@ def test_what_is_needed_may_not_fail(set_up):
     end, _ = set_up(broken="second")
     assert end.returncode == 1
     assert end.stderr.startswith("error: the installation failed")
+
+
+def test_an_environment_that_does_not_start_is_named(set_up, tmp_path):
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").symlink_to("gone")
+    end, asked = set_up()
+    assert (end.returncode, asked) == (1, [])
+    assert "delete .venv" in end.stderr
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,13 @@ case ${SEG_MODEL:=deeplabv2_resnet101} in
         exit 2
         ;;
 esac
+DOCTOR=${DOCTOR:-1}
+for setting in DOCTOR ABLATION DOWNLOAD; do # a word that says neither is found before anything runs
+    is_on "$setting" || true
+done
+FETCH=() # for the preparation
+# shellcheck disable=SC2034 # the scripts use it
+if is_on DOWNLOAD; then FETCH=(--download); fi
 case ${NPROC:=1} in
     *[!0-9]* | 0* | ??????*)
         echo "error: NPROC is '$NPROC'; it is a number of processes, from 1 on" >&2
@@ -86,11 +93,11 @@ examine() { # looks at everything before hours of computing; some flags of 1.1 m
 }
 
 run_steps() {
-    [ "${DOCTOR:-1}" = 0 ] || examine
+    if is_on DOCTOR; then examine; fi
     shared "1.1  train SIPE on $LEARNED -> $SESSION/ckpt/final.pth" train_resnet50_SIPE "${TRAIN[@]}"
     shared "1.2  localization maps of $LEARNED -> $SESSION/npy" make_cam "${CAM[@]}"
     alone "1.3  mIoU of the maps on $JUDGED -> $SESSION/eval_cam.json" eval_cam eval_cam "${EVAL[@]}"
-    [ "${ABLATION:-0}" = 0 ] || ablate
+    if is_on ABLATION; then ablate; fi
     if [ "$REFINE" = irn ]; then
         shared "2.1  confident areas -> $SESSION/ir_label" cam2ir "${CAM2IR[@]}"
         shared "2.2  train IRN on them -> $SESSION/ckpt/irn.pth" train_irn "${IRN[@]}"

@@ -33,6 +33,14 @@ sys.stdout.write("".join(f"{word}\0" for word in found))' "$1" "${!1:-}")
     wait "$!" || exit 2
 }
 
+is_on() { # is_on VARIABLE: is a setting 1, yes, true or on, and not 0, no, false, off or empty?
+    case ${!1:-} in
+        1 | yes | true | on) ;;
+        "" | 0 | no | false | off) return 1 ;;
+        *) echo "error: $1 is '${!1}'; it can be 1 or 0" >&2; exit 2 ;;
+    esac
+}
+
 wanted() { # wanted needed|optional: prints those lines of the requirements files, without remarks
     local other=-v
     [ "$1" = needed ] || other=
@@ -58,9 +66,13 @@ install() { # install: reads lines, and puts all of them into .venv
     tr '\n' '\0' | xargs -0 .venv/bin/python -m pip install --quiet --disable-pip-version-check
 }
 
+is_python() { # is_python PROGRAM: is it an interpreter that is new enough?
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' > /dev/null 2>&1
+}
+
 newest_python() {
     for candidate in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2> /dev/null; then
+        if is_python "$candidate"; then
             echo "$candidate"
             return
         fi
@@ -72,13 +84,18 @@ newest_python() {
 case ${PYTHON:=python3} in
     */*) from_caller PYTHON ;;
 esac
-if [ "$PYTHON" != python3 ] && ! command -v "$PYTHON" > /dev/null; then
-    echo "error: PYTHON is '$PYTHON', which is no program; leave it out, or name an interpreter" >&2
+if [ "$PYTHON" != python3 ] && ! is_python "$PYTHON"; then
+    echo "error: PYTHON is '$PYTHON', which is no Python 3.10 or newer; leave it out, or name one" >&2
     exit 2
 fi
 if ! satisfied "$PYTHON"; then
     if ! satisfied .venv/bin/python; then
         base=$(newest_python)
+        if [ -e .venv ] && ! is_python .venv/bin/python; then
+            echo "error: the interpreter of .venv does not start any more, perhaps since Python was" \
+                "updated; delete .venv and run the same command again" >&2
+            exit 1
+        fi
         echo "Installing the requirements into .venv, once (a few minutes, about 6 GB) ..."
         "$base" -m venv .venv || {
             echo "error: no virtual environment could be made; on Debian: apt install python3-venv" >&2
@@ -126,12 +143,22 @@ step() { # step TITLE NAME COMMAND...: says what runs, and keeps its seconds in 
 }
 
 each_seed() { # with SEEDS="1 2 3": the script once for each, and a table of means; else nothing
-    local seed sessions=()
+    local seed seeds=" " sessions=()
     [ -n "${SEEDS:-}" ] || return 0
     for seed in $SEEDS; do
         case $seed in
-            *[!0-9]*) echo "error: SEEDS is '$SEEDS'; it is numbers with spaces between" >&2; exit 2 ;;
+            *[!0-9]* | ??????????*) seed=none ;;
+            *) seed=$((10#$seed)) ;; # 01 is 1
         esac
+        case $seeds$seed in
+            *none | *" $seed "*)
+                echo "error: SEEDS is '$SEEDS'; it is different numbers with spaces between" >&2
+                exit 2
+                ;;
+        esac
+        seeds+="$seed "
+    done
+    for seed in $seeds; do
         sessions+=("${SESSION}_$seed")
         echo
         echo "#### seed $seed -> ${SESSION}_$seed"
