@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
-from data.loaders import one_by_one
+from data.loaders import for_each
 from data.transforms import reduce
 from tool.files import safe_name
 from tool.maps import read_maps
@@ -23,23 +22,8 @@ from tool.pictures import (
     save_rgb,
     with_legend,
 )
-from tool.progress import progress
 
 log = logging.getLogger(__name__)
-
-
-class _Drawings(TorchDataset):
-    """Every item is an id, whose drawing is made where the item is asked for."""
-
-    def __init__(self, ids: list[str], draw: Callable[[str], None]) -> None:
-        self.ids, self.draw = ids, draw
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> str:
-        self.draw(self.ids[index])
-        return self.ids[index]
 
 
 def draw_missing(
@@ -56,9 +40,7 @@ def draw_missing(
     """
     missing = [image_id for image_id in ids if _is_older(target(image_id), source(image_id))]
     if missing:
-        drawings = one_by_one(_Drawings(missing, draw), num_workers)
-        for _ in progress(drawings, len(missing), "drawings"):
-            pass
+        for_each(missing, draw, num_workers, "drawings")
         log.info("%d drawings made in %s", len(missing), target(missing[0]).parent)
 
 

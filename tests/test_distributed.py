@@ -17,6 +17,7 @@ from tool.errors import InputError
 
 REPOSITORY = Path(__file__).parent.parent
 NUMBERS = (1, 2, 3)
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
@@ -140,8 +141,7 @@ def test_torchrun_starts_a_program(flags, tmp_path):
     together("train_resnet50_SIPE", flags["train"], 1, tmp_path / "train.txt")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(REPOSITORY / "make_cam.py"), *flags["make_cam"]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
     assert result.returncode == 0, result.stderr
     session = session_of(flags["train"])
     assert len(list((session / "npy").glob("*.npz"))) == 6
@@ -152,8 +152,7 @@ def test_torchrun_starts_a_program(flags, tmp_path):
 def test_several_processes_end_with_a_sentence_and_no_traceback(flags):
     command = [sys.executable, "-m", "tool.launch", "--standalone", "--nproc_per_node=2"]
     command += ["train_resnet50_SIPE.py", *flags["train"], "--batch_size", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY)
+    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, cwd=REPOSITORY)
     assert done.returncode == 2
     assert "error: A batch of 1 cannot be shared by 2 processes" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
