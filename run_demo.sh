@@ -3,6 +3,7 @@
 #   bash run_demo.sh
 #   SEED=2 SESSION=demo_2 bash run_demo.sh
 #   SEEDS="1 2 3" bash run_demo.sh          all of them, and a table of means
+# TRAIN_FLAGS holds more flags of step 1.1, as in TRAIN_FLAGS="--max_epochs 14".
 # Ends with a table; the pictures are in $SESSION/demo.png, the figures in $SESSION/results.json.
 # Running it again continues it; delete the folder $SESSION to begin anew.
 set -euo pipefail
@@ -19,6 +20,8 @@ CAM=(--scales 1.0 1.5)
 TRAIN=(--seed "$SEED" --batch_size 8 --max_epochs 7 --lr 0.02)
 TRAIN+=(--crop_size 192 --resize_min 160 --resize_max 224)
 TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 150 --val_list val)
+words TRAIN_FLAGS MORE
+TRAIN+=("${MORE[@]}")
 IRN=(--seed "$SEED" --irn_batch_size 4 --irn_crop_size 160 --irn_num_epoches 4 --edge_only)
 # A narrow network that has seen little wants a gentler optimiser than the recipe's.
 SEG=(--seed "$SEED" --batch_size 8 --accumulate 1 --crop_size 96 --scales 0.75 1.0 1.25)
@@ -62,6 +65,6 @@ step "3.3  mIoU of the segmentation" eval_seg \
     --label_dir "$SESSION/seg_deeplabv2_resnet101" --eval_list val
 
 echo
-"$PYTHON" -m data.demo.report --session_name "$SESSION" --plain "$PLAIN"
+"$PYTHON" -m data.demo.report "$SESSION"
 echo
 "$PYTHON" -m tool.report "$SESSION"

@@ -87,6 +87,17 @@ def test_flags_reach_their_program_and_no_other(script, command_lines):
     assert all(words.count(f"--of_{name}") == 1 for name in FLAGS.values())
 
 
+def test_the_demo_takes_flags_of_its_trainings(command_lines):
+    _, plain = command_lines("run_demo.sh")
+    end, lines = command_lines("run_demo.sh", TRAIN_FLAGS="--lr 0.01 --amp 'bf16'")
+    assert end.returncode == 0, end.stderr
+    more = ["--lr", "0.01", "--amp", "bf16"]
+    trainings = lines[:2]
+    assert trainings[0] == [*plain[0], *more]
+    assert trainings[1] == [*plain[1][:-2], *more, *plain[1][-2:]]  # --gsc_weight 0 stays the last
+    assert [line for line in lines if line not in trainings] == plain[2:]
+
+
 @pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
 def test_processes_share_what_can_be_shared(script, command_lines):
     _, one = command_lines(script, REFINE="irn")

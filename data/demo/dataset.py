@@ -1,20 +1,18 @@
 """The dataset of the demo: a folder of drawn pictures, made on first use."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from data.demo.drawing import CLASS_NAMES, make_picture
 from data.folder import Folder
-from data.lists import visible
 from tool import distributed
 from tool.errors import InputError
-from tool.files import write_json, write_lines
 from tool.pictures import save_label, save_rgb
+from tool.writer import NOTE, own_folder, read_note, write_json, write_lines
 
-NUM_TRAIN, NUM_VAL = 300, 80
-MADE = {"version": 3, "train": NUM_TRAIN, "val": NUM_VAL}  # what made.json holds
+PROGRAM = "data.demo"
+WHOLE = {"program": PROGRAM, "version": 3}  # the folder's note, once everything is there
 
 
 class Demo(Folder):
@@ -26,44 +24,36 @@ class Demo(Folder):
 
     def __init__(self, root: str | Path | None = None) -> None:
         root = Path(root or self.default_root)
-        if distributed.is_main() and not is_complete(root):
+        if distributed.is_main() and read_note(root) != WHOLE:
             generate(root)
         distributed.barrier()
         super().__init__(root)
 
 
-def generate(root: str | Path) -> None:
+def generate(root: str | Path, num_train: int = 300, num_val: int = 80) -> None:
     """Write the demo: images/, masks/, labels.csv, classes.txt, splits/train.txt and val.txt.
 
-    It takes seconds. ``made.json`` claims the folder at first and tells at last that it is whole,
-    so that :func:`is_complete` notices one that was left half made, and another call makes it
-    whole. Somebody else's files, or a folder that cannot be written, raise an InputError.
+    It takes seconds. The folder's note claims it at first, and says at last that it is whole.
+
+    Raises:
+        InputError: the folder holds something else, or cannot be written.
     """
     root = Path(root)
-    if visible(root) and not (root / "made.json").is_file():
-        raise InputError(
-            f"The demo would overwrite what is in {root}. Name a folder that is empty, or not "
-            "there, with --dataset_root."
-        )
-    write_json(root / "made.json", {})
-    names = [f"{'train' if n < NUM_TRAIN else 'val'}_{n:04d}" for n in range(NUM_TRAIN + NUM_VAL)]
+    maker = own_folder(root).get("program", PROGRAM)
+    if maker != PROGRAM:
+        raise InputError(f"{root} holds what {maker} made. Name another --dataset_root.")
+    write_json(root / NOTE, {"program": PROGRAM})
     rows = ["image,labels"]
-    for seed, name in enumerate(names):
-        image, mask = make_picture(seed)
-        save_rgb(root / "images" / f"{name}.png", image)
-        save_label(root / "masks" / f"{name}.png", mask)
-        present = [CLASS_NAMES[k - 1] for k in np.unique(mask) if k > 0]
-        rows.append(f"{name}.png,{' '.join(present)}")
+    lists = {"train": range(num_train), "val": range(num_train, num_train + num_val)}
+    for list_name, seeds in lists.items():
+        names = [f"{list_name}_{seed:04d}" for seed in seeds]
+        for seed, name in zip(seeds, names, strict=True):
+            image, mask = make_picture(seed)
+            save_rgb(root / "images" / f"{name}.png", image)
+            save_label(root / "masks" / f"{name}.png", mask)
+            present = [CLASS_NAMES[k - 1] for k in np.unique(mask) if k > 0]
+            rows.append(f"{name}.png,{' '.join(present)}")
+        write_lines(root / "splits" / f"{list_name}.txt", names)
     write_lines(root / "labels.csv", rows)
     write_lines(root / "classes.txt", CLASS_NAMES)
-    write_lines(root / "splits" / "train.txt", names[:NUM_TRAIN])
-    write_lines(root / "splits" / "val.txt", names[NUM_TRAIN:])
-    write_json(root / "made.json", MADE)
-
-
-def is_complete(root: str | Path) -> bool:
-    """Tell whether ``root`` holds the whole demo as this version makes it."""
-    try:
-        return json.loads((Path(root) / "made.json").read_text()) == MADE
-    except (OSError, ValueError):
-        return False
+    write_json(root / NOTE, WHOLE)

@@ -1,8 +1,8 @@
 """The end of ``run_demo.sh``: a table, a picture that shows why, and results.json.
 
-Reads   <session>/ and the plain classifier's session: eval_*.json, npy/, seconds.txt; the demo
+Reads   <session>/ and in it cam_only/: eval_*.json, npy/, pseudo_label/, seconds.txt; demo_data/
 Writes  <session>/results.json, <session>/demo.png
-Try     python -m data.demo.report --session_name demo --plain demo/cam_only
+Try     python -m data.demo.report demo
 """
 
 import argparse
@@ -10,121 +10,107 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from data.base import Dataset
-from data.datasets import add_dataset_flags, open_dataset
-from tool import cli
+from data.demo.dataset import Demo
+from tool.cli import Parser
 from tool.errors import InputError
-from tool.files import read_json, write_json
 from tool.maps import read_maps
 from tool.pictures import heat, label_overlay, overlay, read_mask, save_rgb
+from tool.reader import Between, decoding, read_json, read_lines
 from tool.run import run
-from tool.session import Session
+from tool.writer import write_json
 
-LABELS = {"crf_label": ("crf", "CRF"), "pseudo_label": ("irn", "IRN and walk")}
-SEGMENTATION = "seg_deeplabv2_resnet101"  # folder of the pictures of val
-PICTURES = 4  # rows of the picture
+PLAIN = "cam_only"  # in the session: that of the classifier without GSC
+RESULT = {"miou": Between(0, 1)}
+TABLE = {
+    "is_cam": ("cam", "IS-CAM of SIPE, no threshold"),
+    "crf": ("crf_label", "pseudo labels by CRF"),
+    "irn": ("pseudo_label", "pseudo labels by IRN and walk"),
+    "seg": ("seg_deeplabv2_resnet101", "DeepLab v2 on the pictures of val, which no step has seen"),
+}
 COLUMNS = ("picture", "CAM", "IS-CAM", "label (IRN)", "truth")
-MEND = "Run run_demo.sh again."
-SIDE, GAP, MARGIN, HEAD, FONT = 160, 4, 64, 26, 15  # pixels; the whole is 880 wide
+ROWS = 4
+SIDE, GAP, MARGIN, TITLE, FONT = 160, 4, 64, 26, 15  # pixels; the whole is 880 wide
+REMEDY = "Delete it, and run run_demo.sh again."
 
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Return the settings of this program."""
-    parser = cli.make_parser(__doc__)
-    add_dataset_flags(parser)
-    parser.add_argument("--plain", type=Path, required=True, help="session without GSC")
-    parser.set_defaults(dataset="demo")
-    return parser.parse_args(arguments)
+def columns(demo: Demo, image_id: str, session: Path) -> list[np.ndarray]:
+    """Return the pictures of one row, those of COLUMNS, uint8 (H, W, 3) each.
 
-
-def one_of_each(dataset: Dataset, ids: list[str], most: int) -> list[str]:
-    """Return the first picture of each class in the order of the list, at most ``most``."""
-    labels = dataset.labels(ids)  # (n, K)
-    first = {int(np.flatnonzero(labels[:, k])[0]) for k in range(labels.shape[1])}
-    return [ids[i] for i in sorted(first)[:most]]
-
-
-def columns(dataset: Dataset, image_id: str, session: Path, plain: Path) -> list[np.ndarray]:
-    """Return the pictures of one row, those of COLUMNS, uint8 (H, W, 3) each."""
-    picture = np.array(dataset.read(image_id))
-    cam = read_maps(plain / "npy", image_id)["CAM"]  # (K, H, W)
-    is_cam = read_maps(session / "npy", image_id)["IS_CAM"]  # (K + 1, H, W), background first
-    return [
-        picture,
-        overlay(picture, heat(cam.max(0))),
-        overlay(picture, heat(is_cam[1:].max(0))),
-        label_overlay(picture, read_mask(session / "pseudo_label" / f"{image_id}.png")),
-        label_overlay(picture, read_mask(dataset.mask_path(image_id))),
-    ]
-
-
-def draw(rows: list[list[np.ndarray]], names: list[list[str]]) -> np.ndarray:
-    """Return a grid of pictures, uint8 (H, W, 3), with COLUMNS above it and class names beside it.
-
-    The pictures of a row, uint8 (h, w, 3), have one size, and are scaled to a width of SIDE;
-    ``names`` are those of the classes of every row.
+    An InputError says that a file is missing or damaged, or is not that of the picture.
     """
-    heights = [round(SIDE * row[0].shape[0] / row[0].shape[1]) for row in rows]
+    picture = np.array(demo.read(image_id))
+    layers = [
+        read_maps(session / PLAIN / "npy", image_id).get("CAM", picture).max(0),
+        read_maps(session / "npy", image_id)["IS_CAM"][1:].max(0),
+        read_mask(session / "pseudo_label" / f"{image_id}.png"),
+        read_mask(demo.mask_path(image_id)),
+    ]
+    for title, layer in zip(COLUMNS[1:], layers, strict=True):
+        if layer.shape != picture.shape[:2]:
+            raise InputError(f"{title} of {image_id} in {session} has another size. {REMEDY}")
+    heats = [overlay(picture, heat(layer)) for layer in layers[:2]]
+    return [picture, *heats, *(label_overlay(picture, layer) for layer in layers[2:])]
+
+
+def draw(rows: list[list[np.ndarray]], names: list[str]) -> np.ndarray:
+    """Return a grid of pictures, uint8 (H, W, 3), with COLUMNS above it and ``names`` beside it.
+
+    The pictures of a row, uint8 (h, w, 3), have one size, and are scaled to a width of SIDE.
+    """
+    tiles = [[ImageOps.contain(Image.fromarray(p), (SIDE, 2 * SIDE)) for p in row] for row in rows]
     lefts = [MARGIN + column * (SIDE + GAP) for column in range(len(COLUMNS))]
-    size = (lefts[-1] + SIDE, HEAD + sum(heights) + GAP * (len(rows) - 1))
-    grid = Image.new("RGB", size, "white")
+    height = TITLE - GAP + sum(row[0].height + GAP for row in tiles)
+    grid = Image.new("RGB", (lefts[-1] + SIDE, height), "white")
     pen, font = ImageDraw.Draw(grid), ImageFont.load_default(FONT)
     for left, title in zip(lefts, COLUMNS, strict=True):
-        pen.text((left + SIDE / 2, HEAD / 2), title, "black", font, anchor="mm")
-    top = HEAD
-    for row, classes, height in zip(rows, names, heights, strict=True):
-        for left, picture in zip(lefts, row, strict=True):
-            grid.paste(Image.fromarray(picture).resize((SIDE, height)), (left, top))
-        for line, name in enumerate(classes):
-            y = top + height / 2 + (line - (len(classes) - 1) / 2) * 1.4 * FONT
-            pen.text((MARGIN - 2 * GAP, y), name, "black", font, anchor="rm")
-        top += height + GAP
+        pen.text((left + SIDE / 2, TITLE / 2), title, "black", font, anchor="mm")
+    top = TITLE
+    for row, name in zip(tiles, names, strict=True):
+        for left, tile in zip(lefts, row, strict=True):
+            grid.paste(tile, (left, top))
+        place = MARGIN - 2 * GAP, top + row[0].height / 2
+        pen.text(place, name, "black", font, anchor="rm", spacing=8, align="right")
+        top += row[0].height + GAP
     return np.asarray(grid)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table and write both files."""
-    args = parse_arguments(arguments)
-    dataset = open_dataset(args)
-    session = Session(args.session_name, "demo_report", args)
-    plain = read_json(args.plain / "eval_cam.json", MEND)
-    ours = read_json(session.path / "eval_cam.json", MEND)
-    if "cam" not in plain:
-        raise InputError(f"{args.plain} has no plain CAM. Run make_cam.py there with --save_cam.")
-    threshold = plain["cam"]["threshold"]
-    rows = {
-        "cam": (plain["cam"]["miou"], f"plain CAM, at its best background threshold {threshold}"),
-        "is_cam": (ours["miou"], "IS-CAM of SIPE, no threshold"),
-    }
-    for folder, (name, what) in LABELS.items():
-        result = read_json(session.path / f"eval_{folder}.json", MEND)
-        rows[name] = (result["miou"], f"pseudo labels by {what}")
-    segmented = read_json(session.path / f"eval_{SEGMENTATION}.json", MEND)
-    what = f"DeepLab v2 on the {segmented['images']} pictures of val, which no step has seen"
-    rows["seg"] = (segmented["miou"], what)
-    times = session.path / "seconds.txt"  # of every step, in the order in which they ran first
-    lines = times.read_text().splitlines() if times.exists() else []
-    seconds = {name: int(number) for name, number in map(str.split, lines)}
-    results = {"miou": {name: miou for name, (miou, _) in rows.items()}, "seconds": seconds}
-    write_json(session.path / "results.json", results)
-    examples = one_of_each(dataset, dataset.ids(dataset.train_list), PICTURES)
-    present = (np.flatnonzero(row) for row in dataset.labels(examples))
-    names = [[dataset.class_names[k] for k in classes] for classes in present]
-    pictures = [columns(dataset, image_id, session.path, args.plain) for image_id in examples]
-    save_rgb(session.path / "demo.png", draw(pictures, names))
-    lines = [f"mIoU on the {ours['images']} training pictures, whose masks no step has learnt from"]
-    lines += [f"  {name:<8} {100 * miou:6.2f}   {what}" for name, (miou, what) in rows.items()]
-    lines += [
-        f"all steps together: {sum(seconds.values())} s",
-        f"pictures that show why: {session.path / 'demo.png'}",
-        f"heat maps of every picture: {session.path / 'visual'}",
-        f"the same figures: {session.path / 'results.json'}",
-    ]
-    log.info("%s", "\n".join(lines))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=form)
+    parser.add_argument("session", type=Path, help="folder of the run")
+    session, demo = parser.parse_args(arguments).session, Demo()
+
+    plain = session / PLAIN / "eval_cam.json"
+    remedy = "Run make_cam.py there with --save_cam, and eval_cam.py."
+    cam = read_json(plain, remedy, {"cam": {**RESULT, "threshold": float}})["cam"]
+    rows = {"cam": (cam, f"plain CAM, at its best background threshold {cam['threshold']}")}
+    for name, (file, text) in TABLE.items():
+        rows[name] = (read_json(session / f"eval_{file}.json", REMEDY, RESULT), text)
+    miou = {name: result["miou"] for name, (result, _) in rows.items()}
+    times = session / "seconds.txt"  # of every step, in the order in which they ran first
+    with decoding(times, REMEDY):
+        seconds = {name: int(number) for name, number in map(str.split, read_lines(times))}
+    write_json(session / "results.json", {"miou": miou, "seconds": seconds})
+
+    ids = demo.ids("train")
+    labels = demo.labels(ids)  # (n, K)
+    shown = sorted(set(labels.argmax(0)))[:ROWS]  # the first picture of each class
+    names = ["\n".join(demo.class_names[k] for k in np.flatnonzero(labels[n])) for n in shown]
+    save_rgb(session / "demo.png", draw([columns(demo, ids[n], session) for n in shown], names))
+
+    log.info("mIoU on the %d training pictures, whose masks no step has learnt from", len(ids))
+    for name, (result, text) in rows.items():
+        log.info("  %-8s %6.2f   %s", name, 100 * result["miou"], text)
+    log.info("all steps together: %d s", sum(seconds.values()))
+    log.info("pictures that show why: %s", session / "demo.png")
+    log.info("heat maps of every picture: %s", session / "visual")
+    log.info("the same figures: %s", session / "results.json")
 
 
 if __name__ == "__main__":
