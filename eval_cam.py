@@ -10,17 +10,17 @@ make_cam.py saved plain CAM too (--save_cam), it is measured at every background
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.datasets import add_dataset_flags, open_dataset
 from tool import cli
-from tool.evaluate import Read, evaluate, result_of
-from tool.files import write_json
-from tool.maps import check_maps_exist, read_maps
+from tool.evaluate import Read, evaluate
+from tool.maps import FORMATS, check_maps_exist, maps_path, read_maps
 from tool.metrics import ConfusionMatrix, iou_of, iou_table, miou_of
-from tool.outputs import settings_of
 from tool.pictures import UNSURE
 from tool.run import run
 from tool.session import Session
@@ -79,19 +79,24 @@ class ArgmaxOfMaps:
     """The label of a picture from its maps, and the counts of its plain CAM where it has one.
 
     Args:
-        npy: folder of the maps.
+        folder: of the maps.
         num_classes: with background, C.
         allow_pickle: see :func:`tool.maps.read_maps`.
         read: reads a mask.
     """
 
-    def __init__(self, npy: Path, num_classes: int, allow_pickle: bool, read: Read) -> None:
-        self.npy, self.num_classes = npy, num_classes
+    def __init__(self, folder: Path, num_classes: int, allow_pickle: bool, read: Read) -> None:
+        self.folder, self.num_classes = folder, num_classes
         self.allow_pickle, self.read = allow_pickle, read
+
+    def path_of(self, image_id: str) -> Path:
+        """Return the file of a picture's maps, in whichever format it is."""
+        paths = [maps_path(self.folder, image_id, ending) for ending in FORMATS]
+        return next((path for path in paths if path.exists()), paths[0])
 
     def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray | None]:
         """Return int64 (H, W) class ids, and int64 (101, C, C + 1) of :func:`sweep_counts`."""
-        maps = read_maps(self.npy, image_id, self.allow_pickle, self.num_classes)
+        maps = read_maps(self.folder, image_id, self.allow_pickle, self.num_classes)
         keys = maps["keys"]
         label = keys[maps["IS_CAM"].argmax(0)]
         if "CAM" not in maps:
@@ -101,40 +106,45 @@ class ArgmaxOfMaps:
         return label, sweep_counts(self.read(mask), keys[1:], maps["CAM"], self.num_classes)
 
 
+def best_cam(sweep: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of plain CAM at its best background threshold, and mIoU at every one.
+
+    Args:
+        sweep: the sum of :func:`sweep_counts` over the pictures, (101, C, C + 1).
+        class_names: of the C classes.
+    """
+    curve = miou_of(sweep)  # (101,)
+    best = int(np.nanargmax(curve))
+    return {
+        "miou": float(curve[best]),
+        "threshold": float(THRESHOLDS[best]),
+        "iou": dict(zip(class_names, iou_of(sweep[best]).tolist(), strict=True)),
+        "miou_by_threshold": curve.tolist(),
+    }
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print the table and write eval_cam.json."""
     args = parse_arguments(arguments)
     session = Session(args.session_name, "eval_cam", args)
     cli.pick_device(args.device)
     dataset = open_dataset(args)
-    eval_list = args.eval_list or dataset.eval_list
-    ids = dataset.ids(eval_list)
-    masks = dataset.masks(ids, args.gt_path)
-
+    about = {"dataset": args.dataset, "list": str(args.eval_list or dataset.eval_list)}
     npy = session.path / "npy"
-    settings = settings_of(npy, dataset.all_names)
-    check_maps_exist(npy, ids)
-    classes, read = dataset.num_classes, dataset.read_mask
-    predict = ArgmaxOfMaps(npy, classes, args.allow_pickle, read)
-    table = session.path / "eval_cam.csv"
-    matrix, sweep = evaluate(
-        "eval_cam", ids, masks, classes, predict, args.num_workers, read, table, dataset.all_names
+    check_maps_exist(npy, dataset.ids(about["list"]))
+    predict = ArgmaxOfMaps(npy, dataset.num_classes, args.allow_pickle, dataset.read_mask)
+    found = evaluate(
+        "eval_cam", session.path, dataset, about, args.gt_path, predict, args.num_workers
     )
-    about = {"split": str(eval_list), "source": str(npy), "settings": settings}
-    result = result_of(matrix, dataset.all_names, len(ids), **about)
-    log.info("%s", iou_table(dataset.all_names, matrix.iou()))
-    if sweep is not None:
-        curve = miou_of(sweep).tolist()  # 101 figures
-        best = int(np.nanargmax(curve))
-        miou, threshold = curve[best], float(THRESHOLDS[best])
-        iou = dict(zip(dataset.all_names, iou_of(sweep[best]).tolist(), strict=True))
-        result["cam"] = {"miou": miou, "threshold": threshold, "iou": iou}
-        result["cam"]["miou_by_threshold"] = curve
+    log.info("%s", iou_table(dataset.all_names, found.matrix.iou()))
+    more = {}
+    if found.further is not None:
+        cam = more["cam"] = best_cam(found.further, dataset.all_names)
         message = "CAM      mIoU %.2f at its best background threshold %.2f"
-        log.info(message, 100 * miou, threshold)
-    write_json(session.path / "eval_cam.json", result)
+        log.info(message, 100 * cam["miou"], cam["threshold"])
+    found.write(session.path / "eval_cam.json", **more)
     message = "IS-CAM   mIoU %.2f on the %d pictures of %s"
-    log.info(message, 100 * matrix.miou(), len(ids), eval_list)
+    log.info(message, 100 * found.matrix.miou(), found.result["images"], about["list"])
 
 
 if __name__ == "__main__":

@@ -17,10 +17,8 @@ import numpy as np
 from data.base import check_exist
 from data.datasets import add_dataset_flags, open_dataset
 from tool import cli
-from tool.evaluate import evaluate, result_of
-from tool.files import read_json, write_json
+from tool.evaluate import evaluate
 from tool.metrics import iou_table
-from tool.outputs import settings_of
 from tool.pictures import UNSURE, check_label, read_mask
 from tool.run import run
 from tool.session import Session
@@ -45,9 +43,13 @@ class LabelsOfFolder:
     def __init__(self, folder: Path, num_classes: int) -> None:
         self.folder, self.num_classes = folder, num_classes
 
+    def path_of(self, image_id: str) -> Path:
+        """Return the file of a picture's label."""
+        return self.folder / f"{image_id}.png"
+
     def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray]:
         """Return uint8 (H, W), and int64 () pixels."""
-        path = self.folder / f"{image_id}.png"
+        path = self.path_of(image_id)
         label = read_mask(path)
         check_label(path, label, self.num_classes)
         return label, np.count_nonzero(label == UNSURE)
@@ -56,15 +58,15 @@ class LabelsOfFolder:
 def result_path(session: Path, folder: Path) -> Path:
     """Return the file of a folder's result: eval_<folder>.json.
 
-    Where that is the result of something else, of the maps (eval_cam.json) or of another folder of
-    the same name, the name of the folder's parent stands in it too.
+    Of a folder elsewhere, or one that is called like the maps' result, the name of the folder's
+    parent stands in it too.
     """
-    path = session / f"eval_{folder.name}.json"
-    taken = path.exists() and read_json(path, "Delete it.").get("source") != str(folder)
-    inside = folder.resolve().parent == session.resolve()
-    if folder.name == "cam" or (taken and not inside):
-        path = session / f"eval_{folder.resolve().parent.name}_{folder.name}.json"
-    return path
+    folder = folder.resolve()
+    inside = folder.parent == session.resolve()
+    name = folder.name
+    if not inside or name == "cam":
+        name = f"{folder.parent.name}_{name}"
+    return session / f"eval_{name}.json"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -73,27 +75,22 @@ def main(arguments: list[str] | None = None) -> None:
     session = Session(args.session_name, "eval_seg_labels", args)
     cli.pick_device(args.device)
     dataset = open_dataset(args)
-    eval_list = args.eval_list or dataset.eval_list
-    ids = dataset.ids(eval_list)
+    about = {"dataset": args.dataset, "list": str(args.eval_list or dataset.eval_list)}
     folder = args.label_dir or session.path / "pseudo_label"
-    mend = "Make them (make_seg_labels.py), or name another --label_dir"
-    check_exist([folder / f"{image_id}.png" for image_id in ids], "labels", mend)
-    masks = dataset.masks(ids, args.gt_path)
-    settings = settings_of(folder, dataset.all_names)
-    num_classes, name = dataset.num_classes, "eval_seg_labels"
-    predict = LabelsOfFolder(folder, num_classes)
-    path = result_path(session.path, folder)
-    how = (predict, args.num_workers, dataset.read_mask, path.with_suffix(".csv"))
-    matrix, unsure = evaluate(name, ids, masks, num_classes, *how, dataset.all_names)
-    about = {"split": str(eval_list), "source": str(folder)}
-    about |= {"unsure_pixels": int(unsure), "settings": settings}
-    result = result_of(matrix, dataset.all_names, len(ids), **about)
-    log.info("%s", iou_table(dataset.all_names, matrix.iou()))
+    predict = LabelsOfFolder(folder, dataset.num_classes)
+    files = [predict.path_of(image_id) for image_id in dataset.ids(about["list"])]
+    check_exist(files, "labels", "Make them (make_seg_labels.py), or name another --label_dir")
+    found = evaluate(
+        "eval_seg_labels", session.path, dataset, about, args.gt_path, predict, args.num_workers
+    )
+    log.info("%s", iou_table(dataset.all_names, found.matrix.iou()))
+    unsure = int(found.further)
     if unsure:
         log.info("%d pixels are unsure (255) and count as wrong", unsure)
-    write_json(path, result)
+    path = result_path(session.path, folder)
+    found.write(path, unsure_pixels=unsure)
     message = "%s   mIoU %.2f on the %d pictures of %s"
-    log.info(message, folder.name, 100 * matrix.miou(), len(ids), eval_list)
+    log.info(message, folder.name, 100 * found.matrix.miou(), len(files), about["list"])
     log.debug("%s written", path)
 
 

@@ -1,35 +1,69 @@
 """Evaluation of predictions against masks, counted in the processes that read the files."""
 
-import csv
-import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from tool.errors import InputError
-from tool.files import write_atomic
 from tool.metrics import ConfusionMatrix
 from tool.pictures import UNSURE, read_mask
 from tool.progress import progress
+from tool.reader import text_digest
+from tool.record import Digests, settings_of
+from tool.results import UNIT
+from tool.writer import write_json, write_own, write_table
 
 CHUNK = 32  # pictures that a worker counts before it hands its counts over
 SPREAD = 16  # label pictures are looked at in steps of so many, until one holds a class
 
-# Of a picture's id and mask file: the label, integer (H, W), and further counts or None.
-Predict = Callable[[str, Path], tuple[np.ndarray, np.ndarray | None]]
 Read = Callable[[Path], np.ndarray]  # a mask as uint8 (H, W) of class ids, 255 unknown
+
+
+class Predict(Protocol):
+    """Where the predictions of a folder come from; it must be picklable."""
+
+    folder: Path
+
+    def path_of(self, image_id: str) -> Path:
+        """Return the file of a picture's prediction."""
+
+    def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the label of a picture, integer (H, W), and further counts or None."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was counted.
+
+    Attributes:
+        result: what the evaluation file holds, see :mod:`tool.results`.
+        matrix: of all pictures.
+        further: the sum of what else ``predict`` counted; None where some picture had nothing.
+        table: id, mIoU and IoU of every picture, the header first. They are fractions, and empty
+            for a class that occurs in neither mask nor label; mIoU is the mean of the others.
+    """
+
+    result: dict[str, Any]
+    matrix: ConfusionMatrix
+    further: np.ndarray | None
+    table: list[list[str]]
+
+    def write(self, path: Path, **more: Any) -> None:
+        """Write the result with further entries as JSON, and the table beside it."""
+        write_table(path.with_suffix(".csv"), self.table)
+        write_json(path, self.result | more, write_own)
 
 
 class _Counts(TorchDataset):
     """Counts of chunks of pictures."""
 
-    def __init__(self, ids, masks, num_classes: int, predict: Predict, read: Read) -> None:
-        files = list(zip(ids, masks, strict=True))
+    def __init__(self, files: list[tuple[str, Path]], num_classes: int, predict, read: Read):
         self.num_classes, self.predict, self.read = num_classes, predict, read
         self.chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
 
@@ -50,67 +84,78 @@ class _Counts(TorchDataset):
 
 
 def evaluate(
-    name: str,
-    ids: list[str],
-    masks: list[Path],
-    num_classes: int,
+    program: str,
+    session: Path,
+    dataset: Any,
+    about: Mapping[str, Any],
+    gt_path: Path | None,
     predict: Predict,
     num_workers: int,
-    read: Read = read_mask,
-    table: Path | None = None,
-    class_names: Sequence[str] = (),
-) -> tuple[ConfusionMatrix, np.ndarray | None]:
-    """Return the confusion matrix of predictions, and the sum of what else ``predict`` counts.
-
-    The sum is None where there was nothing to count for some picture. Masks that do not fit, or of
-    which none holds a class, raise an InputError.
+) -> Evaluation:
+    """Return what is counted of the predictions of a list.
 
     Args:
-        name: of the work, for its progress.
-        ids: of the pictures.
-        masks: the file of each picture's ground truth.
-        num_classes: with background, C.
-        predict: called where the files are read; it must be picklable.
+        program: that asks.
+        session: which remembers digests.
+        dataset: a :class:`data.base.Dataset`.
+        about: ``dataset`` and ``list``, as the flags name them.
+        gt_path: folder of masks; None is the dataset's own.
+        predict: called where the files are read.
         num_workers: processes that count, 0 for this one.
-        read: reads a mask; it must be picklable too.
-        table: file to write of each picture's IoU, see :func:`write_table`.
-        class_names: of the C classes, for the table.
-
-    Returns:
-        The matrix, and the sum; None where there was nothing to sum for some picture.
 
     Raises:
-        InputError: no mask holds a class, or one does not fit.
+        InputError: no mask holds a class, one does not fit, or files changed meanwhile.
     """
-    counts = _Counts(ids, masks, num_classes, predict, read)
+    ids, names = dataset.ids(about["list"]), dataset.all_names
+    settings = settings_of(predict.folder, names)
+    masks = dataset.masks(ids, gt_path)
+    files = {"predictions": [predict.path_of(image_id) for image_id in ids], "masks": masks}
+    before = _digests(session, ids, files)
+    counts = _Counts(list(zip(ids, masks, strict=True)), len(names), predict, dataset.read_mask)
     loader = DataLoader(counts, batch_size=None, num_workers=num_workers)
-    matrix, further, rows = ConfusionMatrix(num_classes), 0, []
-    for _, chunk, more, ious in progress(loader, len(ids), name, lambda item: item[0]):
+    matrix, further, rows = ConfusionMatrix(len(names)), 0, []
+    for _, chunk, more, ious in progress(loader, len(ids), program, lambda item: item[0]):
         matrix.counts += np.asarray(chunk)
         further = None if further is None or more is None else further + np.asarray(more)
         rows += np.asarray(ious).tolist()
     if not matrix.counts[1:].any():
-        raise InputError(_without_classes(f"the {len(masks)} masks", masks[0], num_classes))
-    if table:
-        write_table(table, ids, class_names, rows)
-    return matrix, further
+        raise InputError(_without_classes(f"the {len(masks)} masks", masks[0], len(names)))
+    if _digests(session, ids, files) != before:
+        raise InputError(
+            f"Files in {predict.folder} or masks changed while they were judged. Run the same "
+            "command again when nothing writes them."
+        )
+    result = {
+        "program": program,
+        "unit": UNIT,
+        **about,
+        "images": len(ids),
+        "source": str(predict.folder),
+        "miou": matrix.miou(),
+        "iou": dict(zip(names, matrix.iou().tolist(), strict=True)),
+        "settings": settings,
+        "digests": before,
+        "confusion": [" ".join(map(str, row)) for row in matrix.counts.tolist()],
+    }
+    table = [["id", "miou", *names]]
+    for image_id, row in zip(ids, rows, strict=True):
+        table.append([image_id, *map(_cell, [mean_of(row), *row])])
+    return Evaluation(result, matrix, further, table)
 
 
-def write_table(
-    path: Path, ids: list[str], class_names: Sequence[str], ious: list[list[float]]
-) -> None:
-    """Write a CSV: id, mIoU of the classes that occur in mask or prediction, IoU of every class.
+def _digests(session: Path, ids: list[str], files: dict[str, list[Path]]) -> dict[str, str]:
+    digests = Digests(session)
+    return {name: text_digest(*ids, *digests.of(paths)) for name, paths in files.items()}
 
-    IoUs are fractions, and empty where a class occurs in neither.
-    """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(["id", "miou", *class_names])
-    for image_id, row in zip(ids, ious, strict=True):
-        there = [value for value in row if value == value]
-        numbers = [sum(there) / len(there) if there else math.nan, *row]
-        writer.writerow([image_id, *("" if v != v else f"{v:.4f}" for v in numbers)])
-    write_atomic(path, lambda file: file.write(buffer.getvalue().encode()))
+
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean of the values that are not NaN; NaN where all are."""
+    there = [value for value in values if not math.isnan(value)]
+    return sum(there) / len(there) if there else math.nan
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"
 
 
 def check_class_ids(files: Sequence[Path], num_classes: int, read: Read = read_mask) -> None:
@@ -137,18 +182,3 @@ def _without_classes(what: str, first: Path, num_classes: int) -> str:
         f"{UNSURE}, which means not judged; write the ids of classes instead, 1 to "
         f"{num_classes - 1}."
     )
-
-
-def result_of(
-    matrix: ConfusionMatrix, class_names: Sequence[str], images: int, **about: Any
-) -> dict[str, Any]:
-    """Return what an evaluation file holds: figures as fractions, and what they are ``about``.
-
-    The matrix is that of all ``images`` pictures, the class names those of the C classes,
-    background first; further entries are, say, the list, and the settings of the files that were
-    judged.
-    """
-    iou = dict(zip(class_names, matrix.iou().tolist(), strict=True))
-    figures = {"miou": matrix.miou(), "iou": iou, "images": images, **about}
-    # A row of text for each true class: counts of predicted classes, and of what is no class.
-    return {**figures, "confusion": [" ".join(map(str, row)) for row in matrix.counts.tolist()]}

@@ -260,10 +260,11 @@ def read_table(path: str | Path, remedy: str, columns: tuple[str, ...]) -> list[
 
 @dataclass(frozen=True)
 class Between:
-    """The schema of a finite number from ``low`` to ``high``."""
+    """The schema of a finite number from ``low`` to ``high``, or of None too."""
 
     low: float = -math.inf
     high: float = math.inf
+    or_none: bool = False
 
 
 def check(value: Any, schema: Any, where: str = "it") -> None:
@@ -299,6 +300,7 @@ def check(value: Any, schema: Any, where: str = "it") -> None:
         _expect(choice, value, f"one of {', '.join(sorted(map(str, schema)))}", where)
     elif isinstance(schema, Between):
         within = _is_number(value) and schema.low <= value <= schema.high
+        within = within or (schema.or_none and value is None)
         _expect(within, value, f"a number from {schema.low:g} to {schema.high:g}", where)
     elif schema is float:
         _expect(_is_number(value), value, "a number", where)

@@ -1,0 +1,61 @@
+"""What an evaluation found, and of what: ``<session>/eval_<name>.json``, read in one place."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tool.metrics import iou_of
+from tool.reader import Between, Damaged, decoding, read_json
+
+PROGRAMS = ("eval_cam", "eval_seg_labels")
+UNIT = "fraction"
+SHARE, SHARE_OR_NONE = Between(0, 1), Between(0, 1, or_none=True)
+SCHEMA = {
+    "program": set(PROGRAMS),
+    "unit": {UNIT},
+    "dataset": str,  # as in --dataset
+    "list": str,
+    "images": int,
+    "source": str,  # folder of the predictions
+    "settings": dict,  # noted in that folder
+    "digests": {"predictions": str, "masks": str},
+    "miou": SHARE,
+    "iou": {str: SHARE_OR_NONE},  # by class name; null: in neither mask nor prediction
+    "confusion": [str],  # a row for each true class: counts of predictions, and of what is no class
+    "cam?": {  # of plain CAM, at its best background threshold
+        "miou": SHARE,
+        "threshold": SHARE,
+        "iou": {str: SHARE_OR_NONE},
+        "miou_by_threshold": [SHARE_OR_NONE],
+    },
+}
+REMEDY = "Delete it, and run its evaluation again."
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Return what an evaluation wrote.
+
+    Raises:
+        InputError: the file cannot be read, differs from the schema, or its figures are not those
+            of its confusion matrix.
+    """
+    result = read_json(path, REMEDY, SCHEMA)
+    with decoding(path, REMEDY):
+        iou = iou_of(counts_of(result))
+        noted = [math.nan if value is None else value for value in result["iou"].values()]
+        if not np.allclose(iou, noted, atol=1e-6, equal_nan=True):
+            raise Damaged("its IoU are not those of its confusion matrix")
+        if abs(np.nanmean(iou) - result["miou"]) > 1e-6:
+            raise Damaged("its mIoU is not the mean of its IoU")
+    return result
+
+
+def counts_of(result: dict[str, Any]) -> np.ndarray:
+    """Return the confusion matrix of a result, int64 (C, C + 1); Damaged says that it is none."""
+    rows = [row.split() for row in result["confusion"]]
+    sides = {len(row) for row in rows}
+    if sides != {len(rows) + 1} or len(rows) != len(result["iou"]):
+        raise Damaged("its confusion matrix does not fit its classes")
+    return np.array(rows).astype(np.int64)
