@@ -286,7 +286,7 @@ def test_no_result_overwrites_another(done, tmp_path):
         "eval_cam.json",
         "eval_one_cam.json",
         "eval_two_cam.json",
-        "eval_mine.json",
+        "eval_one_mine.json",
         "eval_two_mine.json",
     }
 
