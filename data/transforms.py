@@ -245,23 +245,19 @@ def deeplabv2_window(
 def deeplabv1_window(
     picture: np.ndarray,
     label: np.ndarray,
-    hsv_shift: Sequence[int] | None,
-    mirrored: bool,
     scale: float,
     top: int,
     left: int,
+    mirrored: bool,
     size: int,
     resample: str = "bicubic",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a training sample of DeepLab v1: recoloured, mirrored, resized, cropped or padded.
+    """Return a training sample of DeepLab v1: mirrored, resized, cropped or padded.
 
     The picture is uint8 while it is resized, the label is resized by OpenCV's nearest filter, and
-    OpenCV rounds the sides to whole pixels. For ``hsv_shift`` see :func:`shift_hsv`, None leaves
-    the colours; for ``top`` and ``left`` :func:`cut_at`; for the rest, and for what is returned,
-    :func:`deeplabv2_window`.
+    OpenCV rounds the sides to whole pixels. For ``top`` and ``left`` see :func:`cut_at`; for the
+    rest, and for what is returned, :func:`deeplabv2_window`.
     """
-    if hsv_shift is not None:
-        picture = shift_hsv(picture, hsv_shift)
     if mirrored:
         picture, label = (np.ascontiguousarray(array[:, ::-1]) for array in (picture, label))
     pixels = prepared(normalise, resize_by_factor(picture, scale, RESAMPLE[resample]))
@@ -292,18 +288,19 @@ def random_window(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the training sample of a model at a random place, mirrored or not.
 
-    It is :func:`deeplabv1_window`, or :func:`deeplabv2_window` of the padded picture; the published
-    recipe of v2 does not shift colours, and ``hsv_shift`` has the same meaning where it is given.
+    It is :func:`deeplabv1_window`, or :func:`deeplabv2_window` of the padded picture. Colours are
+    shifted first where ``hsv_shift`` is given, see :func:`shift_hsv`; the published recipe of v2
+    shifts none.
     """
     is_v2 = model == "deeplabv2_resnet101"
+    if hsv_shift is not None:
+        picture = shift_hsv(picture, hsv_shift)
     mirrored = rng.random() < 0.5
     differences = [side - size for side in sides_of(picture, scale, int if is_v2 else round)]
     slacks = [max(0, difference) if is_v2 else abs(difference) for difference in differences]
     top, left = (int(rng.integers(slack, endpoint=True)) for slack in slacks)
-    if is_v2:
-        picture = picture if hsv_shift is None else shift_hsv(picture, hsv_shift)
-        return deeplabv2_window(picture, label, scale, top, left, mirrored, size, resample)
-    return deeplabv1_window(picture, label, hsv_shift, mirrored, scale, top, left, size, resample)
+    window = deeplabv2_window if is_v2 else deeplabv1_window
+    return window(picture, label, scale, top, left, mirrored, size, resample)
 
 
 # How --model takes its pictures: views to test, and random windows to learn from.

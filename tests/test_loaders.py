@@ -37,6 +37,12 @@ def pictures_of(folder: Folder, seed: int = 15) -> ClassificationPictures:
     return ClassificationPictures(folder, folder.ids("train"), SIZE, SMALLEST, LARGEST, seed)
 
 
+def segmentation_pictures(folder: Folder, tiny, **changes) -> SegmentationPictures:
+    recipe = {"model": "deeplabv1_resnet38", "scales": [0.5, 1.5], "scale_draw": "uniform"}
+    recipe |= {"resample": "bicubic", "hsv_shift": 0, "seed": 15, **changes}
+    return SegmentationPictures(folder, folder.ids("train"), tiny / "masks", size=SIZE, **recipe)
+
+
 def batches(folder, workers=0, seed=15, epochs=3, start=0, batch_size=2):
     pictures = pictures_of(folder, seed)
     schedule = Schedule(len(pictures), batch_size, epochs, seed, start)
@@ -62,13 +68,41 @@ def test_restart_in_the_middle_of_an_epoch_gives_the_remaining_batches(folder, s
     assert all(map(same, whole[start:], rest))
 
 
-def test_sample_is_uint8_and_has_no_mask_of_floats(folder):
-    layout = {"window": (3, SIZE, SIZE), "box": (4,), "label": (3,)}
-    dtypes = {"window": "uint8", "box": "int64", "label": "uint8"}
-    batch = {name: tuple(value.shape) for name, value in batches(folder)[0].items()}
-    assert batch == {name: (2, *shape) for name, shape in layout.items()}
-    for sample in (pictures_of(folder)[0, 0], batches(folder)[0]):
-        assert {name: value.dtype.name for name, value in sample.items()} == dtypes
+CLASSIFICATION = {
+    "window": (3, SIZE, SIZE, "uint8"),
+    "box": (4, "int64"),
+    "label": (3, "uint8"),
+}
+SEGMENTATION = {"window": (3, SIZE, SIZE, "float32"), "label": (SIZE, SIZE, "uint8")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [("classification", CLASSIFICATION), *((model, SEGMENTATION) for model in MODELS)],
+)
+def test_samples_are_functions_of_seed_epoch_and_index(folder, tiny, kind, form):
+    def pictures(seed=15):
+        if kind == "classification":
+            return pictures_of(folder, seed)
+        return segmentation_pictures(folder, tiny, model=kind, seed=seed)
+
+    one = pictures()
+    first = one[1, 2]
+    assert {name: (*value.shape, value.dtype.name) for name, value in first.items()} == form
+    one[0, 0], one[5, 3]  # what came before does not matter
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002 - chance from outside must not matter
+    assert same(first, one[1, 2])
+    assert same(first, pictures()[1, 2])
+    keys = [(epoch, index) for epoch in range(3) for index in range(3)]
+    windows = [pictures(seed)[key]["window"].tobytes() for seed in (15, 16) for key in keys]
+    assert len(set(windows)) == len(windows)
+
+
+def test_batches_are_stacked_and_not_converted(folder):
+    batch = batches(folder)[0]
+    found = {name: (*value.shape, value.dtype.name) for name, value in batch.items()}
+    assert found == {name: (2, *form) for name, form in CLASSIFICATION.items()}
 
 
 def test_label_and_picture_belong_to_the_same_id(folder):
@@ -81,24 +115,6 @@ def test_label_and_picture_belong_to_the_same_id(folder):
         inner = sample["window"][:, top:bottom, left:right].transpose(1, 2, 0)
         picture = np.array(read_rgb(folder.image_path(image_id)))  # 48 wide, so not resized
         assert any(np.array_equal(inner, candidate) for candidate in (picture, picture[:, ::-1]))
-
-
-def test_augmentation_is_a_function_of_seed_epoch_and_index(folder):
-    pictures, again = pictures_of(folder), pictures_of(folder)
-    first = pictures[1, 2]
-    pictures[0, 0], pictures[5, 3]  # what came before does not matter
-    torch.manual_seed(99)
-    np.random.seed(99)  # noqa: NPY002 - chance from outside must not matter
-    assert same(first, pictures[1, 2])
-    assert same(first, again[1, 2])
-
-
-def test_every_epoch_picture_and_seed_is_augmented_differently(folder):
-    windows = [pictures_of(folder)[epoch, 1]["window"].tobytes() for epoch in range(6)]
-    windows += [pictures_of(folder, seed)[0, 1]["window"].tobytes() for seed in range(6)]
-    assert len(set(windows)) == 12
-    boxes = {tuple(pictures_of(folder)[0, index]["box"]) for index in range(6)}
-    assert len(boxes) > 3
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -210,26 +226,6 @@ def test_broken_picture_is_named(folder):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match=r"c\.png"):
         list(one_by_one(ScaledPictures(folder, ["a", "c"], (1.0,)), 0))
-
-
-def segmentation_pictures(folder: Folder, tiny, **changes) -> SegmentationPictures:
-    recipe = {"model": "deeplabv1_resnet38", "scales": [0.5, 1.5], "scale_draw": "uniform"}
-    recipe |= {"resample": "bicubic", "hsv_shift": 0, "seed": 15, **changes}
-    return SegmentationPictures(folder, folder.ids("train"), tiny / "masks", size=SIZE, **recipe)
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_segmentation_samples_are_functions_of_seed_epoch_and_index(folder, tiny, model):
-    pictures = segmentation_pictures(folder, tiny, model=model)
-    sample = pictures[2, 3]
-    assert {name: (value.shape, value.dtype.name) for name, value in sample.items()} == {
-        "window": ((3, SIZE, SIZE), "float32"),
-        "label": ((SIZE, SIZE), "uint8"),
-    }
-    again = segmentation_pictures(folder, tiny, model=model)[2, 3]
-    assert all(np.array_equal(sample[name], again[name]) for name in sample)
-    for other in (pictures[3, 3], segmentation_pictures(folder, tiny, model=model, seed=1)[2, 3]):
-        assert not np.array_equal(sample["window"], other["window"])
 
 
 def test_colours_shift_and_stay_where_their_label_is(folder, tiny):
