@@ -172,6 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         folder, "cam2ir", settings, dataset.all_names, ids, lambda i: folder / f"{i}.png"
     )
     todo = outputs.open(args.restart, device)
+    session.accept()
     areas = ConfidentAreas(dataset, todo, session.path, args, device)
     # On the CPU, processes compute the CRF, one a core; a GPU has work from this one alone.
     on_cpu = device.type == "cpu" and args.num_workers

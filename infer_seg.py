@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the label of every picture on the list, and the archive if asked."""
     args = parse_arguments(arguments)
     session = Session(args.session_name, "infer_seg", args)
-    device = cli.pick_device(args.device)
+    device = cli.pick_device(args.device, args.tf32)
     dataset = open_dataset(args)
     infer_list = args.infer_list or dataset.test_list
     ids = dataset.ids(infer_list)
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     net = load_network(args, ckpt, dataset)
     if args.export:
         return write_onnx(args.export, net, tuple(args.export_size), list(dataset.all_names))
-    net = cli.place(net, args, device)
+    net = cli.place(net, device, args.channels_last)
 
     folder = args.out_dir or session.path / f"seg_{args.model}"
     settings = {**cli.deciding(args), "sha256": checkpoint.digest(ckpt)}
@@ -145,6 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
         folder, "infer_seg", settings, dataset.all_names, ids, lambda i: folder / f"{i}.png"
     )
     todo = outputs.open(args.restart, device)
+    session.accept()
 
     pictures = ScaledPictures(dataset, todo, (), True, with_label=False, max_pixels=args.max_pixels)
     loader = one_by_one(pictures, args.num_workers)

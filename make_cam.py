@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     session = Session(args.session_name, "make_cam", args)
     settle_layout(args, session.path / "npy")
-    device = cli.pick_device(args.device)
+    device = cli.pick_device(args.device, args.tf32)
     dataset = open_dataset(args)
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     checkpoint.check_classes(content, dataset.all_names)
     ways = {"seed_feature": args.seed_feature, "competitors": args.competitors}
     net = load_classifier(ckpt, content, args.network, dataset.num_classes, args.fold_bn, **ways)
-    cli.place(net, args, device)
+    cli.place(net, device, args.channels_last)
 
     folder = session.path / "npy"
     settings = {**cli.deciding(args), "ckpt_sha256": content.digest}
@@ -222,6 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
         return read_keys(path) not in (None, keys[image_id].tolist())
 
     todo = outputs.open(args.restart, device, labels_changed)
+    session.accept()
     most = args.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
     if most > 1:
         todo.sort(key=lambda image_id: stored_size(dataset.image_path(image_id)))
@@ -238,8 +239,8 @@ def main(arguments: list[str] | None = None) -> None:
             labels = F.pad(torch.from_numpy(np.stack([i["label"] for i in items])), (1, 0), value=1)
             scaled = to_device(map(np.stack, by_scale), device)
             names = ", ".join(item["id"] for item in items)
-            with enough_memory(names, SMALLER), cli.autocast(args, device):
-                maps = infer(net, scaled, labels, cli.memory_format(args))
+            with enough_memory(names, SMALLER), cli.autocast(args.amp, device):
+                maps = infer(net, scaled, labels, cli.memory_format(args.channels_last))
             for item, of_scales in before:
                 write(files, session.path, dataset, item, of_scales, args)
             before = list(zip(items, maps, strict=True))

@@ -141,8 +141,10 @@ def walk(net: EdgeDisplacement, item: dict, args, device: torch.device) -> np.nd
     """Return the label of a picture, uint8 (H, W), by the random walk on its edges."""
     picture, is_cam = to_device((item["picture"], item["IS_CAM"]), device)
     img = net.prepare(picture.permute(2, 0, 1))
-    pair = torch.stack([img, img.flip(2)]).contiguous(memory_format=cli.memory_format(args))
-    with cli.autocast(args, device):
+    pair = torch.stack([img, img.flip(2)]).contiguous(
+        memory_format=cli.memory_format(args.channels_last)
+    )
+    with cli.autocast(args.amp, device):
         edge = net.edge(pair)  # (1, h, w)
     settings = {"beta": args.beta, "exp_times": args.exp_times}
     index, _ = refine_by_walk(is_cam, edge, img.shape[1:], **settings)
@@ -153,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the label of every picture on the list."""
     args = parse_arguments(arguments)
     session = Session(args.session_name, "make_seg_labels", args)
-    device = cli.pick_device(args.device)
+    device = cli.pick_device(args.device, args.tf32)
     dataset = open_dataset(args)
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
@@ -169,12 +171,13 @@ def main(arguments: list[str] | None = None) -> None:
         checkpoint.load_weights(net, state, ckpt)
         if args.fold_bn:
             fold_batch_norm(net.eval())
-        cli.place(net, args, device).eval()
+        cli.place(net, device, args.channels_last).eval()
         settings["irn_sha256"] = checkpoint.digest(ckpt)
     outputs = Outputs(
         folder, "make_seg_labels", settings, dataset.all_names, ids, lambda i: folder / f"{i}.png"
     )
     todo = outputs.open(args.restart, device)
+    session.accept()
 
     pictures = MapsAndPictures(dataset, todo, npy, args, device)
     # On the CPU, processes compute the CRF, one a core; a GPU has work from this one alone.

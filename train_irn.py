@@ -101,8 +101,10 @@ def store_mean_displacement(
     loader = batch_loader(windows, at_once, args.num_workers)
     for batch in progress(loader, len(windows), "mean displacement", lambda b: len(b["box"])):
         img = net.prepare(*to_device(batch.values(), device))
-        with cli.autocast(args, device):
-            _, displacement = net(img.contiguous(memory_format=cli.memory_format(args)))
+        with cli.autocast(args.amp, device):
+            _, displacement = net(
+                img.contiguous(memory_format=cli.memory_format(args.channels_last))
+            )
         total[:2] += displacement.double().mean((2, 3)).sum(0)
         total[2] += len(displacement)
     total = distributed.total(total)
@@ -125,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, measure the mean displacement, and write the checkpoint."""
     args = parse_arguments(arguments)
     session = Session(args.session_name, "train_irn", args)
-    device = cli.pick_device(args.device)
+    device = cli.pick_device(args.device, args.tf32)
     dataset = open_dataset(args)
     args.train_list = args.train_list or dataset.train_list
     args.pretrained = args.pretrained or dataset.pretrained
@@ -150,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True  # every batch has the same size
     with training.reading():
         net = build(args, training.begun)
-    cli.place(net, args, device).train()
+    cli.place(net, device, args.channels_last).train()
     groups = net.trainable_groups(args.irn_learning_rate, args.irn_weight_decay)
     optimizer = make_optimizer(groups, args.momentum, device, args.fused)
     model = training.begin(net, optimizer, device)
@@ -164,8 +166,10 @@ def main(arguments: list[str] | None = None) -> None:
         rate = learning_rate(args.irn_learning_rate, step, schedule.total)
         set_learning_rate(optimizer, rate)
         window, box, label = to_device(batch.values(), device)
-        img = net.prepare(window, box).contiguous(memory_format=cli.memory_format(args))
-        with cli.autocast(args, device):
+        img = net.prepare(window, box).contiguous(
+            memory_format=cli.memory_format(args.channels_last)
+        )
+        with cli.autocast(args.amp, device):
             edge, displacement = model(img)
         sums = loss_sums(edge, displacement, label, dataset.num_classes, RADIUS)
         # Ratios of the whole batch, whose gradients are averaged over processes.

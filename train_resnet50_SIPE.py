@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, validate now and then, and write the checkpoint."""
     args = parse_arguments(arguments)
     session = Session(args.session_name, "train_resnet50_SIPE", args)
-    device = cli.pick_device(args.device)
+    device = cli.pick_device(args.device, args.tf32)
     dataset = open_dataset(args)
     args.train_list = args.train_list or dataset.train_list
     args.pretrained = args.pretrained or dataset.pretrained
@@ -179,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True  # every batch has the same size
     with training.reading():
         net = build(args, dataset.num_classes, training.begun)
-    cli.place(net, args, device).train()
+    cli.place(net, device, args.channels_last).train()
     groups = net.trainable_groups(args.lr, args.wt_dec)
     learning = [parameter for group in groups for parameter in group["params"]]
     optimizer = make_optimizer(groups, args.momentum, device, args.fused)
@@ -197,8 +197,10 @@ def main(arguments: list[str] | None = None) -> None:
         rate = learning_rate(args.lr, step, schedule.total)
         set_learning_rate(optimizer, rate)
         window, box, label = to_device(batch.values(), device)
-        img = net.prepare(window, box).contiguous(memory_format=cli.memory_format(args))
-        with cli.autocast(args, device):
+        img = net.prepare(window, box).contiguous(
+            memory_format=cli.memory_format(args.channels_last)
+        )
+        with cli.autocast(args.amp, device):
             out = model(img, valid_mask(box, args.crop_size, label))
         terms = net.losses(out, label)
         loss = sum(
@@ -225,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
                 training.board.add_images(name, drawings, step, dataformats="NHWC")
         if validates:
             net.eval()
-            with cli.autocast(args, device):
+            with cli.autocast(args.amp, device):
                 matrix = validate(net, dataset, validation, args.num_workers, device)
             net.train()
             for name, iou in zip(dataset.all_names, matrix.iou(), strict=True):

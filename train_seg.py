@@ -155,10 +155,10 @@ def accumulated_step(
     parts = zip(*(np.split(array, args.accumulate) for array in batch.values()), strict=True)
     for number, part in enumerate(parts, 1):
         window, label = to_device(part, device)
-        img = window.contiguous(memory_format=cli.memory_format(args))
+        img = window.contiguous(memory_format=cli.memory_format(args.channels_last))
         adds = world > 1 and number < args.accumulate  # gradients meet after the last part
         with model.no_sync() if adds else contextlib.nullcontext():
-            with cli.autocast(args, device):
+            with cli.autocast(args.amp, device):
                 outputs = model(img)
             sums, counts = net.loss_sums(outputs, label)
             loss = mean_loss(sums * world, distributed.total(counts)) / args.accumulate
@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train and write the checkpoint."""
     args = parse_arguments(arguments)
     session = Session(args.session_name, "train_seg", args)
-    device = cli.pick_device(args.device)
+    device = cli.pick_device(args.device, args.tf32)
     dataset = open_dataset(args)
     args.train_list = args.train_list or dataset.train_list
     args.pretrained = args.pretrained or dataset.pretrained
@@ -198,12 +198,12 @@ def main(arguments: list[str] | None = None) -> None:
     with training.reading():
         net, record = build(args, dataset.num_classes, training.begun)
     training.about |= {"model": args.model, "config": net.config, "record": record}
-    session.record(train_list=args.train_list, label_dir=args.label_dir, **record)
+    training.found = record
     settings = cli.deciding(args)
     log.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.items()))
     fresh = record["fresh"] if record["fresh"] == "all" else f"{len(record['fresh'])} tensors"
     log.info("starting from %s, fresh: %s; %s", args.pretrained, fresh, net.config)
-    net = cli.place(synchronised(args, net, device), args, device)
+    net = cli.place(synchronised(args, net, device), device, args.channels_last)
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
     optimizer = make_optimizer(groups, args.momentum, device, args.fused, args.optimizer)
     model = training.begin(net, optimizer, device)

@@ -99,8 +99,10 @@ def mean_logits(
         view = VIEWS[args.model](picture, scale)  # (3, h, w)
         for mirrored in (False, True) if args.mirror else (False,):
             (x,) = to_device((view[None],), device)
-            x = (x.flip(3) if mirrored else x).contiguous(memory_format=cli.memory_format(args))
-            with cli.autocast(args, device):
+            x = (x.flip(3) if mirrored else x).contiguous(
+                memory_format=cli.memory_format(args.channels_last)
+            )
+            with cli.autocast(args.amp, device):
                 logits = net.predict(x, size)[0].float()
             total = total + (logits.flip(2) if mirrored else logits)
             number += 1

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -260,14 +261,20 @@ def above_zero(text: str) -> float:
     return value
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device that ``--device`` names.
+def pick_device(name: str, tf32: bool = True) -> torch.device:
+    """Return the device that ``--device`` names, set to round no product of the method.
+
+    Args:
+        name: auto (CUDA if there is one), cpu, cuda or cuda:N.
+        tf32: whether CUDA convolutions may round their input to 10 bits.
 
     Raises:
         InputError: there is no such device on this machine.
     """
-    if name == "meta":
-        raise InputError("--device meta computes nothing. Try auto, cpu, cuda or cuda:N.")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise InputError(f"--device {name}: not known. Try auto, cpu, cuda or cuda:N.")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = tf32
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and distributed.world_size() > 1:
@@ -275,25 +282,24 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: {reason}. Try auto, cpu, cuda or cuda:N.") from error
+    if device.index is not None:
+        torch.cuda.set_device(device)
     return device
 
 
-def autocast(args: argparse.Namespace, device: torch.device) -> torch.autocast:
+def autocast(amp: str, device: torch.device) -> torch.autocast:
     """Return the context in which ``--amp`` wants the network to run."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=args.amp == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16")
 
 
-def place(net: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
-    """Return the network on its device, as the flags of :func:`add_speed_flags` want it."""
-    torch.backends.cudnn.allow_tf32 = args.tf32
-    return net.to(device, memory_format=memory_format(args))
+def place(net: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """Return the network on its device, its weights laid out as :func:`memory_format` says."""
+    return net.to(device, memory_format=memory_format(channels_last))
 
 
-def memory_format(args: argparse.Namespace) -> torch.memory_format:
+def memory_format(channels_last: bool) -> torch.memory_format:
     """Return what pictures are to be laid out in, (B, 3, H, W)."""
-    return torch.channels_last if args.channels_last else torch.contiguous_format
+    return torch.channels_last if channels_last else torch.contiguous_format

@@ -15,7 +15,11 @@ from tqdm import tqdm
 
 from tool import distributed
 from tool.errors import InputError
-from tool.files import read_json, write_json
+from tool.reader import read_json
+from tool.writer import write_json
+
+# Files that a session may have before its first program was accepted.
+EARLY = ("digests.json", "seconds.txt", "value_range.json")
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +52,24 @@ class _LogFile(logging.FileHandler):
 class Session:
     """One run's folder, ``<session>/``, a name (a folder in the working directory) or a path.
 
-    The log and ``args.json`` tell the settings ``args`` beside those of the other programs. A
-    folder that cannot be made or written raises an InputError.
+    The log of all programs is there from the beginning on. The settings of a program come into
+    ``args.json`` by :meth:`accept`, which it calls once it has refused nothing: a refused command
+    changes nothing.
+
+    Args:
+        name: of the folder, made on demand.
+        program: name of the step script.
+        args: its settings.
+
+    Raises:
+        InputError: the folder cannot be made or written, or is somebody else's.
     """
 
     def __init__(self, name: str | Path, program: str, args: argparse.Namespace) -> None:
-        self.path = Path(name)
+        self.path, self.program, self.args = Path(name), program, args
+        self.file = self.path / "args.json"
+        if distributed.is_main():
+            self._check_owner()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._start_log()
@@ -61,21 +77,48 @@ class Session:
             raise InputError(
                 f"--session_name {name}: nothing can be written there ({error.strerror})."
             ) from error
-        self.program = program
-        self.settings = {key: _plain(value) for key, value in sorted(vars(args).items())}
-        self._save_settings()
         if distributed.is_main():
             log.info("%s -> %s", program, self.path)
-            log.debug("settings: %s", self.settings)
+            log.debug("settings: %s", self._settings())
 
-    def record(self, **values: Any) -> None:
-        """Add what a program found out to its settings in ``args.json``: plain values or paths."""
-        self.settings |= {key: _plain(value) for key, value in values.items()}
-        self._save_settings()
+    def accept(self, **found: Any) -> None:
+        """Write the settings of the program, as they are now, into ``args.json``.
+
+        ``found`` is what the program found out besides: plain values or paths.
+        """
+        if not distributed.is_main():  # the first process writes for all
+            return
+        versions = {"python": platform.python_version()}
+        versions |= {"torch": torch.__version__, "numpy": np.__version__}
+        settings = self._settings(**found, versions=versions)
+        write_json(self.file, {**self._noted(), self.program: settings})
 
     def checkpoint(self, name: str, required: bool = True) -> Path:
         """Return what :func:`find_checkpoint` finds in this session."""
         return find_checkpoint(self.path, name, required)
+
+    def _settings(self, **found: Any) -> dict[str, Any]:
+        values = {**vars(self.args), **found}
+        return {name: str(v) if isinstance(v, Path) else v for name, v in sorted(values.items())}
+
+    def _noted(self) -> dict[str, Any]:
+        return read_json(self.file, "Delete it.", {str: dict}) if self.file.exists() else {}
+
+    def _check_owner(self) -> None:
+        """Refuse a folder of files that no session is known to have, and no note of ours."""
+        if self._noted() or not self.path.is_dir():
+            return
+        ours = {*EARLY, self._log_name()}
+        others = [p.name for p in self.path.iterdir() if p.is_file() and p.name[0] != "."]
+        others = sorted(set(others) - ours)
+        if others:
+            raise InputError(
+                f"--session_name {self.path}: the folder holds {len(others)} files, such as "
+                f"{others[0]}, but no args.json of a session. Name another one."
+            )
+
+    def _log_name(self) -> str:
+        return f"{self.path.resolve().name}.log"
 
     def _start_log(self) -> None:
         root = logging.getLogger()
@@ -91,37 +134,23 @@ class Session:
         root.addHandler(console)
         if distributed.is_main():
             # Every record is flushed, so the file is complete at any moment.
-            path = self.path / f"{self.path.resolve().name}.log"
+            path = self.path / self._log_name()
             root.addHandler(_LogFile(path, encoding="utf-8", errors="backslashreplace"))
         logging.captureWarnings(True)
 
-    def _save_settings(self) -> None:
-        if not distributed.is_main():  # the first process writes for all
-            return
-        path = self.path / "args.json"
-        everything = read_json(path, "Delete it.") if path.exists() else {}
-        versions = {"python": platform.python_version()}
-        versions |= {"torch": torch.__version__, "numpy": np.__version__}
-        everything[self.program] = {**self.settings, "versions": versions}
-        write_json(path, everything)
-
 
 def find_checkpoint(session: Path, name: str, required: bool = True) -> Path:
-    """Return the file that a ``--ckpt`` flag names: a path, or a file in <session>/ckpt.
+    """Return the file that a ``--ckpt`` flag names: one in <session>/ckpt before any other path.
 
     Raises:
         InputError: there is neither, and it is required.
     """
-    places = (Path(name), session / "ckpt" / name)
-    for exists in (os.path.isfile, os.path.exists):  # a folder is found last
-        for place in filter(exists, places):
+    places = (session / "ckpt" / name, Path(name))
+    for place in places:
+        if os.path.isfile(place):
             return place
     if required:
         raise InputError(
-            f"There is no checkpoint {name}, and no {places[1]}. Train first, or give another path."
+            f"There is no checkpoint {name}, and no {places[0]}. Train first, or give another path."
         )
     return places[0]
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value

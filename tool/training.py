@@ -55,6 +55,7 @@ class Training:
         contents: dict[str, str],
         name: str = "",
     ) -> None:
+        self.session, self.found = session, {}
         folder = session.path / "ckpt"
         self.final = folder / f"{name or 'final'}.pth"
         self.last = folder / (f"{name}_last.pth" if name else "last.pth")
@@ -128,6 +129,7 @@ class Training:
             self.start = self.begun["step"]
             log.info("continuing %s at step %d", self.last, self.start)
         distributed.agree(self.start, "steps to continue from")
+        self.session.accept(**self.found)
         self.board = Board(self.board_folder, self.start)
         if distributed.is_main():
             self._claim()
