@@ -15,7 +15,6 @@ alike, and unlike those of the ground.
 import argparse
 import logging
 import random
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -52,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the settings of this program."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("--out", type=Path, default=Path(Demo.pretrained), help="file to write")
+    parser.add_argument("--out", default=Demo.pretrained, help="file to write")
     parser.add_argument("--seed", type=int, default=0, help="of pictures, weights and batches")
     return parser.parse_args(arguments)
 
@@ -131,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
         optimizer.step()
         schedule.step()
         if step % 50 == 0:
-            log.info("step %d of %d: loss %.4f", step, STEPS, loss)
+            log.info("step %d of %d: loss %.4f", step, STEPS, loss.item())
 
     update_bn((batch()[0] for _ in range(STATISTICS)), backbone)
     state = backbone.state_dict()
