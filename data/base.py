@@ -18,8 +18,10 @@ from data.reading import settle
 from tool import distributed
 from tool.errors import InputError
 from tool.pictures import read_mask, read_rgb
+from tool.reader import regular
 
 LONGEST_ID = 210  # bytes; files are named by ids, with up to 45 bytes more, and 255 are possible
+NOT_IN_IDS = ("/", "\\", "\0", "..")
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ class Dataset:
     eval_list = "train"  # to measure on when no list is named
     test_list = "val"  # which the segmentation network of step 3 is judged by
     pretrained = "imagenet"  # initial weights of the backbone when none are named
+    masks_are_optional = True  # only evaluations need them
+    source_names = "the dataset"  # where labels come from, for messages
     list_of: Mapping[str, str] = {}  # id -> the list that named it last, for messages
     bands: list[int] | None = None  # how pictures are read, see tool.pictures.read_rgb
     value_range: list[float] | str | None = None
@@ -91,25 +95,20 @@ class Dataset:
         path = Path(list_name)
         is_file = os.path.isfile(path) and (path.suffix or len(path.parts) > 1)
         ids = read_list(path, self.id_of) if is_file else self.list_ids(str(list_name))
+        where = f"The list {list_name} of {self.root}"
         if not ids:
-            raise InputError(f"The list {list_name} of {self.root} is empty.")
+            raise InputError(f"{where} is empty.")
         twice = [image_id for image_id, times in Counter(ids).items() if times > 1]
         if twice:
-            raise InputError(
-                f"The list {list_name} names {len(twice)} ids more than once, first {twice[0]}."
-            )
+            raise InputError(f"{where} names {len(twice)} ids more than once, first {twice[0]}.")
         for image_id in ids:
-            if len(os.fsencode(image_id)) > LONGEST_ID:
+            size = len(image_id.encode(errors="surrogatepass"))
+            unfit = any(part in image_id for part in NOT_IN_IDS) or image_id.startswith(".")
+            if unfit or size > LONGEST_ID:  # <id>.png is a file of its folder everywhere
                 raise InputError(
-                    f"The id {image_id[:30]}... has more than {LONGEST_ID} bytes, too many for the "
-                    "files that are named by it. Give the picture a shorter name."
-                )
-            unfit = any(part in image_id for part in ("/", "\\", "\0", ".."))
-            if unfit or image_id.startswith("."):  # <id>.png is a file of its folder everywhere
-                raise InputError(
-                    f"The list {list_name} names {image_id[:60]!r}. Maps and labels are named by "
-                    "ids, so an id has no /, \\, NUL or .., and begins with no dot. Rename the "
-                    "picture."
+                    f"{where} names {image_id[:60]!r}. Maps and labels are named by ids, so an id "
+                    "has no /, \\, NUL or .., begins with no dot, and has at most "
+                    f"{LONGEST_ID} bytes. Rename the picture."
                 )
         self.list_of = {**self.list_of, **dict.fromkeys(ids, str(list_name))}
         return ids
@@ -160,73 +159,48 @@ class Dataset:
         return read_mask(path)
 
 
-def check_exist(paths: list[Path], what: str, mend: str) -> None:
+def check_exist(paths: list[Path], what: str, remedy: str) -> None:
     """Raise an InputError that counts the missing files and names the first."""
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        try:
-            os.stat(missing[0])
-        except PermissionError as error:
-            denied = f"{missing[0]}: permission denied. Give yourself the right."
-            raise InputError(denied) from error
-        except (OSError, ValueError):  # it is missing
-            pass
         there = _alike(missing[0])
-        raise InputError(
+        regular(
+            missing[0],
             f"{len(missing)} of {len(paths)} {what} are missing, the first is {missing[0]}"
-            f"{f', although {there} is there' if there else ''}. {mend}."
+            f"{f', although {there} is there' if there else ''}. {remedy}.",
         )
 
 
 def _alike(path: Path) -> str:
     """Return a neighbour's name that differs in case, Unicode form or a picture's ending."""
     stem = plain(strip_ending(path.name)).casefold()
-    try:
-        names = (other.name for other in visible(path.parent))
-        return next((n for n in names if plain(strip_ending(n)).casefold() == stem), "")
-    except InputError:
+    names = (other.name for other in visible(path.parent))
+    return next((n for n in names if plain(strip_ending(n)).casefold() == stem), "")
+
+
+def constant_labels(labels: np.ndarray, names: Sequence[str]) -> str:
+    """Return a sentence on classes that every picture shows, empty where there are none.
+
+    No classifier learns what is never absent.
+
+    Args:
+        labels: of all training pictures, (n, K) in {0, 1}.
+        names: of the K classes.
+    """
+    constant = [name for name, always in zip(names, labels.all(0), strict=True) if always]
+    if not constant:
         return ""
+    return (
+        f"every picture of the training list shows {' and '.join(constant)}, so the classifier "
+        "cannot learn what sets that apart; the list needs pictures without it"
+    )
 
 
 def warn_constant_labels(labels: np.ndarray, names: Sequence[str]) -> None:
-    """Warn of classes that every picture shows: no classifier learns what is never absent.
-
-    ``labels`` are those of all training pictures, (n, K) in {0, 1}, and ``names`` those of the K
-    classes.
-    """
-    constant = [name for name, always in zip(names, labels.all(0), strict=True) if always]
-    if constant and distributed.is_main():
-        log.warning(
-            "every picture of the training list shows %s, so the classifier cannot learn what sets "
-            "that apart; the list needs pictures without it",
-            " and ".join(constant),
-        )
-
-
-def check_prepared(path: Path, ids: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
-    """Refuse prepared image labels that cannot be, with an InputError.
-
-    Args:
-        path: of the file, ``<root>/prepared/<split>_labels.npz``.
-        ids: (N,), strings, each of them once.
-        labels: (N, num_classes), integers or booleans in {0, 1}, of at least one class a row.
-        num_classes: without background, K.
-    """
-    fault = None
-    if labels.ndim != 2 or labels.shape[1] != num_classes:
-        fault = f"labels have the shape {labels.shape}, not (N, {num_classes})"
-    elif labels.dtype.kind not in "biu":
-        fault = f"labels are {labels.dtype}, not whole numbers"
-    elif ids.ndim != 1 or ids.dtype.kind not in "SU" or len(ids) != len(labels):
-        fault = f"{ids.size} ids belong to {len(labels)} rows of labels"
-    elif len(np.unique(ids)) < len(ids):
-        fault = "an id stands there twice"
-    elif ((labels != 0) & (labels != 1)).any():
-        fault = f"labels have the value {labels[(labels != 0) & (labels != 1)][0]}"
-    elif not labels.any(1).all():
-        fault = f"{ids.astype(str)[~labels.any(1)][0]} has no class"
-    if fault:
-        raise InputError(f"{path} is damaged: {fault}. Delete it and prepare the dataset again.")
+    """Log what :func:`constant_labels` says, in the first process alone."""
+    text = constant_labels(labels, names)
+    if text and distributed.is_main():
+        log.warning("%s", text)
 
 
 def labels_from_names(names: list[set[str]], ids: list[str], dataset: Dataset) -> np.ndarray:

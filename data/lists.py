@@ -1,12 +1,10 @@
-"""What people write into text files, lists of pictures or names, and what lies in folders.
+"""Names of pictures as people write them, lists of them, and what lies in folders.
 
 Names are compared by :func:`plain`, because macOS takes letters with accents apart and other
 systems do not. Files whose names start with a dot are never pictures, masks or lists: macOS leaves
 ``._x`` beside every ``x`` on foreign disks.
 """
 
-import codecs
-import io
 import os
 import re
 import unicodedata
@@ -14,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tool.errors import InputError
-from tool.files import BEGINNING, check_beginning
+from tool.reader import read_lines
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
-LARGEST_TEXT = 1 << 27  # bytes; a list of a million pictures has some 30 million
 # As far as the first ending of a picture that a space, or nothing, follows.
 FIRST_PICTURE = re.compile(rf".*?\.(?:{'|'.join(e[1:] for e in PICTURE_ENDINGS)})(?=\s|$)", re.I)
 
@@ -80,64 +77,12 @@ def visible(folder: Path) -> list[Path]:
 
 
 def find_list(folder: Path, list_name: str) -> Path:
-    """Return ``<folder>/<list_name>.txt``; an InputError tells which lists there are instead."""
+    """Return ``<folder>/<list_name>.txt``; an InputError says which lists there are instead."""
     path = folder / f"{list_name}.txt"
     if os.path.isfile(path):
         return path
     known = ", ".join(p.stem for p in visible(folder) if p.suffix == ".txt") or "none"
-    given = Path(list_name).absolute()
-    if os.path.isdir(given) and len(Path(list_name).parts) > 1:
-        raise InputError(f"{given} is a folder, no list; that is a text file of ids.")
-    if os.path.isfile(given):
-        raise InputError(
-            f"There is no list {path}; that folder has {known}. If you mean the file {given}, "
-            "write its whole path."
-        )
-    fault = f"{list_name}, neither as the file {given} nor as {path}; that folder"
-    if list_name.endswith(".txt"):
-        fault = f"{given}. Lists of the dataset are named without folder and ending; {folder}"
-    raise InputError(f"There is no list {fault} has {known}.")
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file without surrounding space, see :func:`read_text`.
-
-    Empty lines are left out, and remarks: lines that begin with ``#`` and a space.
-    """
-    lines = (line.strip() for line in io.StringIO(read_text(path), newline=None))
-    return [line for line in lines if line and not re.match(r"#\s|#$", line)]
-
-
-def read_text(path: Path) -> str:
-    """Return a UTF-8 text file without byte order marks; any other file raises an InputError."""
-    content = read_bytes(path, LARGEST_TEXT)
-    check_beginning(path, content[:BEGINNING])
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and len(content) % 2 == 0:
-        raise InputError(f"{path} is no UTF-8 text but UTF-16. Save it as UTF-8.")
-    if b"\0" in content:
-        raise InputError(f"{path} is no UTF-8 text: it has zero bytes. Save it as UTF-8.")
-    try:
-        return content.decode().replace("\ufeff", "")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start : error.start + 1]
-        raise InputError(
-            f"{path} is no UTF-8 text: line {line} has the byte 0x{byte.hex()}, which is "
-            f"{byte.decode('latin-1')!r} in Latin-1. Save it as UTF-8."
-        ) from error
-
-
-def read_bytes(path: Path, largest: int) -> bytes:
-    """Return the content of a file of at most ``largest`` bytes; else raise an InputError."""
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise InputError(f"{path} is a folder or a device, not a file.")
-        with open(path, "rb") as file:
-            content = file.read(largest + 1)
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {path}.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(content) > largest:
-        raise InputError(f"{path} has more than {largest} bytes, too many for what it should be.")
-    return content
+    raise InputError(
+        f"There is no list {list_name}: it is no file with an ending or a folder in its name, and "
+        f"{folder} has {known}."
+    )

@@ -51,6 +51,7 @@ class VOC(Dataset):
     name = "voc"
     default_root = "../PascalVOC2012/VOCdevkit/VOC2012"
     train_list = "trainaug"
+    masks_are_optional = False
     class_names = (
         *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
         *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),

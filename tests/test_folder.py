@@ -65,15 +65,6 @@ def test_row_may_leave_the_ending_out_and_columns_may_be_swapped(tiny):
     assert Folder(tiny).labels(["a", "b", "d"]).tolist() == [[1, 0, 0], [0, 1, 1], [1, 0, 0]]
 
 
-@pytest.mark.parametrize("name", ["classes.txt", "labels.csv"])
-def test_file_from_windows_is_read_as_it_looks(tiny, name):
-    path = tiny / name
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_text().replace("\n", "\r\n").encode())
-    folder = Folder(tiny)
-    assert folder.class_names == ("red", "green", "blue")
-    assert folder.labels(["d"]).tolist() == [[1, 0, 1]]
-
-
 def test_names_need_not_be_ascii(tiny):
     (tiny / "classes.txt").write_bytes("rød\ngreen\nblue\n".encode())
     text = (tiny / "labels.csv").read_text().replace("red", "rød")
@@ -81,91 +72,23 @@ def test_names_need_not_be_ascii(tiny):
     assert Folder(tiny).labels(["a"]).tolist() == [[1, 0, 0]]
 
 
-@pytest.mark.parametrize("name", ["classes.txt", "labels.csv"])
-def test_file_in_another_encoding_is_named(tiny, name):
-    (tiny / name).write_bytes("image,labels\na.png,rød\n".encode("latin-1"))
-    with pytest.raises(InputError, match=rf"{name} is no UTF-8 text"):
-        Folder(tiny).labels(["a"])
-
-
 def test_splits_are_optional_and_replace_the_default(tiny):
     folder = Folder(tiny)
-    with pytest.raises(InputError, match=r"There is no list .*splits/val\.txt"):
+    with pytest.raises(InputError, match=r"There is no list val: .*splits"):
         folder.ids("val")
     (tiny / "splits").mkdir()
     (tiny / "splits/val.txt").write_text("c\na.png\nimages/d.png masks/other.png\n")
     assert folder.ids("val") == ["c", "a", "d"]
-    with pytest.raises(InputError, match=r"splits/train\.txt"):  # else val would be trained on
+    with pytest.raises(InputError, match="no list train"):  # else val would be trained on
         folder.ids("train")
     (tiny / "splits/train.txt").write_text("b\n")
     assert folder.ids("train") == ["b"]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("", "val .*is empty"), ("a\nb\na\n", "val names 1 ids more than once, first a")],
-)
-def test_split_that_is_empty_or_repeats_itself(tiny, text, message):
-    (tiny / "splits").mkdir()
-    (tiny / "splits/val.txt").write_text(text)
-    with pytest.raises(InputError, match=message):
-        Folder(tiny).ids("val")
-
-
-def test_split_with_an_id_that_has_no_picture(tiny):
-    (tiny / "splits").mkdir()
-    (tiny / "splits/val.txt").write_text("a\nzebra\n")
-    folder = Folder(tiny)
-    with pytest.raises(InputError, match=r"1 of 2 pictures are missing.*images/zebra"):
-        folder.check_pictures(folder.ids("val"))
-    with pytest.raises(InputError, match=r"labels\.csv .* no row for 'zebra'"):
-        folder.labels(["zebra"])
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("c.png,blue", "c.png,purple", r"labels\.csv, line 4: 'purple' is not in classes\.txt"),
-        ("c.png,blue\n", "", r"labels\.csv .* no row for 'c'"),
-        ("c.png,blue", "x.png,blue", r"labels\.csv, line 4: there is no picture 'x' in images/"),
-        ("c.png,blue", "c.png", r"labels\.csv, line 4: 'c\.png' has no cell of labels"),
-        ("c.png,blue", "a.png,blue", r"labels\.csv, line 4: 'a' stands there twice"),
-        ("c.png,blue", "a,blue", r"labels\.csv, line 4: 'a' stands there twice"),
-        ("d.png,red blue", "d.png,red,blue", r"labels\.csv, line 5: too many commas"),
-        ("image,labels", "picture,labels", r"labels\.csv has no header line image,labels"),
-        ("image,labels\n", "", r"labels\.csv has no header line image,labels"),
-    ],
-)
-def test_mistake_in_the_rows_is_named_with_its_line(tiny, old, new, message):
-    rewrite(tiny / "labels.csv", old, new)
-    folder = Folder(tiny)
-    with pytest.raises(InputError, match=message):
-        folder.labels(folder.ids("train"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", r"classes\.txt has 0 classes"),
-        ("red\n\n \n", None),  # empty lines are no classes
-        ("red\ngreen\nred\n", r"classes\.txt: 'red' .*stands twice"),
-        ("red\npolar\tbear\n", r"classes\.txt: 'polar\\tbear' has a tab"),
-        ("background\nred\n", r"classes\.txt: take background off"),
-        ("\n".join(f"c{i}" for i in range(255)), r"classes\.txt has 255 classes; 1 to 254"),
-        ("\n".join(f"c{i}" for i in range(254)), None),
-    ],
-)
-def test_classes_that_cannot_be_used(tiny, text, message):
-    (tiny / "classes.txt").write_text(text)
-    if message is None:
-        assert len(Folder(tiny).class_names) == len(text.split())
-    else:
-        with pytest.raises(InputError, match=message):
-            Folder(tiny)
-
-
-def test_largest_class_is_not_the_unsure_label():
+def test_largest_class_is_not_the_unsure_label(tiny):
     assert MOST_CLASSES < 255
+    (tiny / "classes.txt").write_text("".join(f"c{i}\n" for i in range(MOST_CLASSES)))
+    assert len(Folder(tiny).class_names) == MOST_CLASSES
 
 
 def test_two_pictures_with_one_id(tiny):

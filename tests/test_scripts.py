@@ -100,9 +100,9 @@ def test_the_demo_takes_flags_of_its_trainings(command_lines):
 
 @pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
 def test_processes_share_what_can_be_shared(script, command_lines):
-    _, one = command_lines(script, REFINE="irn")
+    _, one = command_lines(script, REFINE="irn", DOCTOR="0")
     assert all(TOGETHER[1] not in line for line in one)
-    _, four = command_lines(script, REFINE="irn", NPROC="4")
+    _, four = command_lines(script, REFINE="irn", NPROC="4", DOCTOR="0")
     together = [line for line in four if line[:4] == TOGETHER]
     shared = [name for name in (*STEPS_IRN, *STEPS_SEG) if not name.startswith("eval")]
     assert steps_of(together) == shared
@@ -112,7 +112,8 @@ def test_processes_share_what_can_be_shared(script, command_lines):
 @pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
 def test_the_doctor_looks_first_unless_told_not_to(script, command_lines):
     train = "--pretrained '/my w.pth' --lr 1 --crop_size=64"
-    _, lines = command_lines(script, TRAIN_FLAGS=train)
+    settings = {"TRAIN_FLAGS": train, "SEG_FLAGS": "--batch_size=3 --accumulate 4", "NPROC": "2"}
+    _, lines = command_lines(script, REFINE="crf", **settings)
     (place,) = [number for number, line in enumerate(lines) if line[:2] == ["-m", "tool.doctor"]]
     assert place == 1
     flags = lines[place][2:]
@@ -120,7 +121,9 @@ def test_the_doctor_looks_first_unless_told_not_to(script, command_lines):
     doctor = importlib.import_module("data.doctor.__main__")
     args = doctor.parse_arguments(flags)
     assert (args.dataset, args.pretrained, args.crop_size) == (script[4:-3], "/my w.pth", 64)
-    _, without = command_lines(script, TRAIN_FLAGS=train, DOCTOR="0")
+    assert (args.seg_batch_size, args.accumulate, args.irn_batch_size) == (3, 4, 0)
+    assert args.processes == 2
+    _, without = command_lines(script, REFINE="crf", **settings, DOCTOR="0")
     assert without == lines[:1] + lines[2:]
     end, lines = command_lines(script, FAIL="tool.doctor")
     assert end.returncode == 1

@@ -1,6 +1,7 @@
 """PASCAL VOC: lists in all their forms, labels from annotations, and the preparation."""
 
 import logging
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,7 @@ def test_counts_that_differ_from_the_published_are_reported(root, caplog, monkey
 
 def test_missing_empty_and_repeating_lists(root, tmp_path):
     voc = VOC(root)
-    with pytest.raises(InputError, match=r"There is no list .*nothing\.txt; .* train, val"):
+    with pytest.raises(InputError, match=r"There is no list nothing: .* train, val"):
         voc.ids("nothing")
     with pytest.raises(InputError, match=r"gone\.txt"):
         voc.ids(tmp_path / "gone.txt")
@@ -280,3 +281,74 @@ def test_preparation_finds_what_is_missing(root, sbd, missing):
     (root / missing).unlink()
     with pytest.raises(InputError, match=f"1 of 4 .*{Path(missing).name}"):
         main(["--dataset_root", str(root), "--sbd_root", str(sbd)])
+    assert not (root / LISTS / "trainaug.txt").exists()
+
+
+def test_hidden_files_are_not_in_trainaug(root):
+    masks = root / "SegmentationClassAug"
+    masks.mkdir()
+    for image_id in (*TRAINAUG, "._2007_000001"):
+        (masks / f"{image_id}.png").touch()
+    main(["--dataset_root", str(root)])
+    assert (root / LISTS / "trainaug.txt").read_text() == lines(TRAINAUG)
+
+
+@pytest.mark.parametrize("text", ["", "\n", lines(["._2007_000001", *TRAINAUG])])
+def test_wrong_trainaug_names_a_command_that_can_be_pasted(root, tmp_path, text):
+    odd = tmp_path / "it's & 14"
+    root.rename(odd)
+    (odd / LISTS / "trainaug.txt").write_text(text)
+    with pytest.raises(InputError, match=r"trainaug\.txt .*Delete the file") as error:
+        main(["--dataset_root", str(odd)])
+    words = shlex.split(str(error.value).split("python -m data.voc ")[1])
+    assert words[:2] == ["--dataset_root", str(odd)]
+
+
+@pytest.mark.parametrize("source", ["masks", "sbd"])
+def test_trainaug_without_pictures_is_not_written(root, sbd, source):
+    arguments = ["--dataset_root", str(root)]
+    if source == "masks":
+        (root / "SegmentationClassAug").mkdir()
+    else:
+        arguments += ["--sbd_root", str(sbd)]
+        for path in (root / LISTS / "train.txt", *(sbd / "dataset").iterdir()):
+            path.write_text(lines(VAL))
+    with pytest.raises(InputError, match="so trainaug would be empty"):
+        main(arguments)
+    assert not (root / LISTS / "trainaug.txt").exists()
+
+
+CAT = annotation([("cat", 0)])
+BOMB = '<!DOCTYPE a [<!ENTITY b "cat"><!ENTITY c "&b;&b;&b;">]>' + CAT.replace("cat", "&c;")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        bytes(10),
+        f'<?xml version="1.0" encoding="martian"?>{CAT}'.encode(),
+        f'<?xml version="1.0" encoding="utf-7"?>{CAT}'.encode(),
+        BOMB.encode(),
+        BOMB.encode("utf-16"),
+        f'<!DOCTYPE a SYSTEM "file:///etc/passwd">{CAT}'.encode(),
+        CAT.replace("cat", "&cat;").encode(),
+        b"<html><object><name>cat</name></object></html>",
+        b"<annotation/>",
+        annotation([("", 0)]).encode(),
+        CAT.replace("cat", "c\u00e4t").encode("latin-1"),
+        CAT.encode() + b" " * (1 << 24),
+        b"<annotation>" + b"<a>" * 200_000,
+    ],
+)
+def test_annotation_that_is_none(root, content):
+    (root / "Annotations" / f"{TRAIN[1]}.xml").write_bytes(content)
+    with pytest.raises(InputError, match=TRAIN[1]) as error:
+        VOC(root).labels(TRAIN)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_annotation_in_its_declared_encoding(root, encoding):
+    head = f'<?xml version="1.0" encoding="{encoding.replace("-sig", "")}"?>'
+    (root / "Annotations" / f"{TRAIN[0]}.xml").write_bytes((head + CAT).encode(encoding))
+    assert VOC(root).labels(TRAIN[:1]).nonzero()[1].tolist() == [7]

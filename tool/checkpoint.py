@@ -379,8 +379,8 @@ def _is_optimizer(state: dict[str, Any]) -> bool:
     )
 
 
-def some(names: Any) -> str:
+def some(names: Any, most: int = SHOWN) -> str:
     """Return the first of some names, and how many more there are."""
     names = [printable(str(name))[:100] for name in names]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

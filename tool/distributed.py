@@ -89,17 +89,22 @@ def share(items: Sequence[Item]) -> list[Item]:
     return list(items[rank() :: world_size()])
 
 
+def check_share(batch_size: int, processes: int) -> None:
+    """Raise an InputError where a batch has not a picture for each process."""
+    if batch_size < processes:
+        raise InputError(
+            f"A batch of {batch_size} cannot be shared by {processes} processes. Take a larger "
+            "one, or fewer processes."
+        )
+
+
 def rows(batch_size: int) -> slice:
     """Return which pictures of every batch are this process's; parts differ by one at most.
 
     Raises:
         InputError: there is not a picture for each process.
     """
-    if batch_size < world_size():
-        raise InputError(
-            f"A batch of {batch_size} cannot be shared by {world_size()} processes. Take a larger "
-            "one, or fewer processes."
-        )
+    check_share(batch_size, world_size())
     first, last = (batch_size * r // world_size() for r in (rank(), rank() + 1))
     return slice(first, last)
 

@@ -75,18 +75,28 @@ shared() { # shared TITLE PROGRAM FLAGS...: a step that $NPROC processes share
     step "$1" "$2" "${LAUNCHER[@]}" "$2.py" "${ALL[@]}" "${@:3}"
 }
 
-examine() { # looks at everything before hours of computing; some flags of 1.1 matter to it
-    local flags=() i
-    for ((i = 0; i < ${#TRAIN[@]}; i++)); do
-        case ${TRAIN[i]} in
-            --pretrained | --train_list | --batch_size | --crop_size)
-                flags+=("${TRAIN[@]:i:2}")
-                ;;
-            --pretrained=* | --train_list=* | --batch_size=* | --crop_size=*)
-                flags+=("${TRAIN[i]}")
-                ;;
-        esac
+take() { # take "NAMES" FLAGS...: appends flags of these names, with their values, to `flags`
+    local names=" $1 " word open=
+    for word in "${@:2}"; do
+        if [ "$open" ]; then
+            flags+=("$word")
+            open=
+        elif [[ $names = *" ${word%%=*} "* ]]; then
+            flags+=("$word")
+            [[ $word = *=* ]] || open=1
+        fi
     done
+}
+
+examine() { # looks at everything before hours of computing; some flags of trainings matter to it
+    local flags=(--model "$SEG_MODEL" --processes "$NPROC")
+    if [ "$REFINE" = irn ]; then
+        take "--irn_batch_size" "${IRN[@]}"
+    else
+        flags+=(--irn_batch_size 0)
+    fi
+    take "--seg_batch_size --accumulate" "${SEG[@]/#--batch_size/--seg_batch_size}"
+    take "--pretrained --train_list --batch_size --crop_size" "${TRAIN[@]}"
     echo
     echo "== 0.1  look at everything (DOCTOR=0 leaves this out)"
     "$PYTHON" -m tool.doctor "${ALL[@]}" "${flags[@]}" || exit 1

@@ -47,7 +47,7 @@ STAND_INS = {
     "name. Run git lfs pull, or download the file itself",
     b"\x1f\x8b": "packed by gzip. Unpack it",
 }
-WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
+WEB_PAGE = (b"<!doctype html", b"<html", b"<head")
 BEGINNING = 512  # bytes that tell what a file is
 TAR = (257, b"ustar")  # where a tar archive says what it is
 LARGEST_TEXT = 1 << 27  # bytes; a list of a million pictures has some 30 million

@@ -41,6 +41,7 @@ class COCO(Dataset):
 
     name = "coco"
     default_root = "../ms_coco_14&15"
+    masks_are_optional = False
     class_names = tuple(CLASS_NAMES.split(", "))
 
     def __init__(self, root: str | Path | None = None) -> None:

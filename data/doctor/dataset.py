@@ -1,114 +1,338 @@
-"""Lists, labels, pictures, masks and weights of a dataset, and the disk that a run fills."""
+"""What in a dataset would stop a step or spoil its result, and the disk that a run fills.
+
+The checks are those that the steps call; here they are called before hours of computing, and all
+their faults are found at once.
+"""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.base import Dataset, check_exist
-from data.doctor.finding import GIB, Finding
-from data.reading import settle
+from data.base import Dataset, constant_labels
+from data.doctor.finding import GIB, Finding, Findings, guarded
 from net.weights import IMAGENET_URLS, cached, read_pretrained
-from tool import cli
+from tool import distributed
+from tool.checkpoint import some
+from tool.cores import cores
 from tool.errors import InputError
-from tool.pictures import UNSURE, check_label, stored_size
+from tool.evaluate import check_class_ids
+from tool.metrics import ConfusionMatrix
+from tool.picture_files import MASK_FORMATS, bits_of, open_picture, orientation_of, picture_file
+from tool.pictures import voc_palette
+from tool.progress import progress
+from tool.reader import file_digest
+from tool.samples import tiff_layout
 
-SAMPLE = 48  # pictures, and masks, that are decoded
+FEW = 10  # a class with fewer pictures is called rare
+SHARE = 50  # and so is one with less than the most frequent one's pictures by this
+LISTED = 24  # classes that a line names
+# Where not all are looked at: pictures to decode and palettes to compare, masks to read, and
+# pictures to compare with each other.
+DECODED, MASKS, COMPARED = 50, 3000, 5000
+FAULTS = 5  # of a kind, that have a line each
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+DISAGREE = 0.5  # share of the masks whose classes are not the labels'
 TAILS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB\x60\x82"}  # of whole JPEGs and PNGs
 TAIL = 64  # last bytes in which they stand
 CHECKPOINTS = 1.3  # GiB that the trainings of all three steps write
 LABELS = 4  # label folders of a run: confident areas, pseudo labels, segmentation, one to spare
 PIXELS_A_BYTE = 15  # of a label PNG
-DISAGREE = 0.5  # share of the sampled masks whose classes are not the labels'
 
 
-def lists(args: cli.Settings, dataset: Dataset) -> Iterator[Finding]:
-    """Look for the lists, and count their ids."""
-    names = {args.train_list or dataset.train_list, args.eval_list or dataset.eval_list}
-    for name in sorted({*names, dataset.test_list}):
-        yield Finding("ok", "list", f"{name} has {len(dataset.ids(name))} pictures")
+def examine(
+    dataset: Dataset,
+    learned: str,
+    others: Iterable[str],
+    judged: Iterable[str],
+    whole: bool,
+    more: Iterable[str] = (),
+) -> Findings:
+    """Yield what is found of lists, labels, pictures and masks.
+
+    Args:
+        dataset: whose ``bands`` and ``value_range`` say how pictures are read.
+        learned: list to learn from.
+        others: further lists.
+        judged: those of them that need masks; where there are none, masks are looked at as they
+            come.
+        whole: decode all pictures, read all masks, and compare all pictures.
+        more: ids of pictures that are in no list.
+
+    Returns:
+        The ids of the list to learn from; none where it has a fault.
+    """
+    ids = {}
+    for name in dict.fromkeys([learned, *others]):
+        ids[name] = (yield from guarded("list", list_of, dataset, name)) or []
+    if ids[learned]:
+        yield from guarded("labels", labels, dataset, ids[learned])
+    every = list(dict.fromkeys(chain(*ids.values(), more)))
+    if every:
+        headers = (yield from guarded("pictures", pictures, dataset, every, whole)) or {}
+        needed = set(chain(*(ids[name] for name in judged)))
+        headers = {i: header for i, header in headers.items() if not judged or i in needed}
+        yield from guarded("masks", masks, dataset, headers, bool(needed), whole)
+        if whole or len(every) <= COMPARED:
+            yield from guarded("duplicates", duplicates, dataset, every)
+    return ids[learned]
 
 
-def labels(dataset: Dataset, ids: list[str]) -> Iterator[Finding]:
-    """Read the image-level labels of the training list, and count positives."""
-    positives = dataset.labels(ids).sum(0)
-    names = np.array(dataset.class_names)
-    mean = f"{positives.sum() / len(ids):.2f} classes a picture"
-    fewest = f"fewest: {names[positives.argmin()]} in {positives.min()}"
-    yield Finding("ok", "labels", f"{len(names)} classes, {mean}, {fewest}")
-    if (positives == len(ids)).any():
-        always = ", ".join(names[positives == len(ids)])
-        yield Finding("warn", "labels", f"every picture shows {always}, which cannot be learnt so")
-    if (positives == 0).any():
-        yield Finding("warn", "labels", f"no picture shows {', '.join(names[positives == 0])}")
+def list_of(dataset: Dataset, name: str) -> Findings:
+    """Look for a list and its pictures; return its ids."""
+    ids = dataset.ids(name)
+    dataset.check_pictures(ids)
+    yield Finding("ok", "list", f"{name} has {len(ids)} pictures")
+    return ids
 
 
-def pictures(args: cli.Settings, dataset: Dataset, ids: list[str]) -> Iterator[Finding]:
-    """Look whether pictures are there and whole."""
-    paths = {image_id: dataset.image_path(image_id) for image_id in ids}
-    check_exist(list(paths.values()), "pictures", "Complete the set, or take them off the list")
-    dataset.reading_file = None  # a range of values that is found here is not the session's
-    settle(dataset, ids)
-    doubtful = [image_id for image_id, path in paths.items() if not looks_whole(path)]
-    decoded = ids if args.all else sorted({*spread(ids), *doubtful})
-    yield from broken(
-        decoded, dataset.read, "pictures", f"{len(ids)} there, {len(decoded)} decoded"
+def batches(
+    dataset: Dataset, name: str, sizes: Mapping[str, tuple[int, int]], processes: int
+) -> Findings:
+    """Compare a list to learn from, and the processes, with what a step takes of it.
+
+    Args:
+        dataset: that has the list.
+        name: of the list.
+        sizes: by the flags of a training: pictures of a part, and parts of a step.
+        processes: that share a part.
+    """
+    for flags, (part, parts) in sizes.items():
+        dataset.training_ids(name, part * parts, flags)
+        distributed.check_share(part, processes)
+    yield Finding("ok", "batches", f"{', '.join(sizes)}: enough pictures, for every process")
+
+
+def labels(dataset: Dataset, ids: list[str]) -> Findings:
+    """Read the image-level labels of the training list, and compare the classes."""
+    positives = dataset.labels(ids)  # (n, K)
+    counts = dict(zip(dataset.class_names, positives.sum(0, dtype=int).tolist(), strict=True))
+    most = max(counts.values())
+    rarest = [f"{name} ({count})" for name, count in sorted(counts.items(), key=lambda c: c[1])]
+    yield Finding(
+        "ok",
+        "labels",
+        f"{dataset.source_names}: {len(counts)} classes, in pictures: {some(rarest, LISTED)}; "
+        f"{positives.sum() / len(ids):.2f} classes a picture, {(~positives.any(1)).sum()} of "
+        f"{len(ids)} pictures without a class",
     )
+    rare = [name for name, count in counts.items() if count < FEW or count * SHARE < most]
+    if rare:
+        text = (
+            f"these classes are rare: {some(rare, LISTED)}. A class needs at least {FEW} pictures, "
+            f"and a {SHARE}th of the {most} of the most frequent one"
+        )
+        yield Finding("warn", "labels", text)
+    constant = constant_labels(positives, dataset.class_names)
+    if constant:
+        yield Finding("warn", "labels", constant)
+    columns = defaultdict(list)
+    for name, column in zip(dataset.class_names, positives.T, strict=True):
+        columns[column.tobytes()].append(name)
+    for column, names in columns.items():
+        if len(names) > 1 and any(column):
+            text = (
+                f"{' and '.join(names)} are always shown together, so they cannot be told apart. "
+                "Add pictures of one alone, or make one class of them"
+            )
+            yield Finding("warn", "labels", text)
 
 
-def looks_whole(path: Path) -> bool:
-    """Return whether a file that begins as a JPEG or PNG also ends as one."""
+class Header(NamedTuple):
+    """What the beginning and the end of a picture say: its size upright, of which numbers it is."""
+
+    height: int
+    width: int
+    depth: str
+    whole: bool  # it ends as its format demands
+
+
+def header_of(path: Path) -> Header:
+    """Return what a picture's header says; an InputError where it is no picture."""
+    with picture_file(path):
+        layout = tiff_layout(path)
+        if layout:
+            (width, height), turned = layout.size, layout.orientation
+            depth = f"{layout.bits} bits"
+            if layout.kind == "float":
+                depth += " float"
+            if layout.bands > layout.colours + layout.has_alpha:
+                depth += f" in {layout.bands} bands"
+        else:
+            image = open_picture(path, decode=False)
+            (width, height), turned = image.size, orientation_of(image)
+            depth = f"{max(8, bits_of(path, image))} bits"
+        if turned in SIDEWAYS:
+            height, width = width, height
+        return Header(height, width, depth, _looks_whole(path))
+
+
+def _looks_whole(path: Path) -> bool:
     with open(path, "rb") as file:
         head = file.read(4)
         file.seek(max(0, os.path.getsize(path) - TAIL))
         tail = file.read()
-    return bool(head) and all(end in tail for begin, end in TAILS.items() if head.startswith(begin))
+    return all(end in tail for begin, end in TAILS.items() if head.startswith(begin))
 
 
-def broken(
-    ids: list[str], read: Callable[[str], object], what: str, text: str
-) -> Iterator[Finding]:
-    """Read some files, and tell of the first one that cannot be read."""
-    errors = []
+def pictures(dataset: Dataset, ids: list[str], whole: bool) -> Findings:
+    """Read the headers of all pictures, and decode some; return the headers by id."""
+    dataset.check_pictures(ids)
+    headers, broken = _look("headers", ids, lambda i: header_of(dataset.image_path(i)))
+    doubtful = [i for i, header in headers.items() if not header.whole]
+    decoded = list(headers) if whole else [*{*spread(list(headers), DECODED), *doubtful}]
+    broken |= _look("pictures", decoded, lambda i: dataset.read(i).size)[1]
+    yield from _faults("pictures", broken)
+    text = f"{len(ids)} there, {len(decoded)} decoded"
+    if headers:
+        sizes = Counter((header.width, header.height) for header in headers.values())
+        (width, height), times = sizes.most_common(1)[0]
+        small, large = (pick(sizes, key=lambda size: size[0] * size[1]) for pick in (min, max))
+        text += (
+            f", {small[0]} x {small[1]} to {large[0]} x {large[1]}, most often {width} x {height} "
+            f"({times})"
+        )
+    depths = Counter(header.depth for header in headers.values())
+    text += "".join(f", {depth} ({times})" for depth, times in depths.most_common())
+    yield Finding("ok", "pictures", text)
+    if len(depths) > 1:
+        rare = depths.most_common()[-1][0]
+        alike = some([i for i, header in headers.items() if header.depth == rare])
+        text = f"they differ in depth, those of {rare} are {alike}. One --value_range is for all"
+        yield Finding("warn", "pictures", text)
+    return headers
+
+
+def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: bool) -> Findings:
+    """Judge background by the masks of pictures, as an evaluation does, and compare the labels.
+
+    Args:
+        dataset: of the masks.
+        headers: of the pictures, by id.
+        needed: whether every picture has to have one.
+        whole: read all masks.
+    """
+    paths = {i: path for i in headers if os.path.isfile(path := dataset.mask_path(i))}
+    if not paths and dataset.masks_are_optional:
+        text = "none, so nothing can be evaluated; train_resnet50_SIPE.py needs --val_freq 0 then"
+        yield Finding("ok", "masks", text)
+        return
+    try:
+        dataset.masks(list(headers))
+    except InputError as error:
+        yield Finding("FAIL" if needed else "warn", "masks", str(error))
+
+    def judge(image_id: str) -> list[int]:
+        matrix = ConfusionMatrix(dataset.num_classes)
+        background = np.zeros(headers[image_id][:2], np.uint8)
+        matrix.update_from(paths[image_id], background, dataset.read_mask)
+        return matrix.counts.any(1).nonzero()[0].tolist()
+
+    some_ids = list(paths) if whole else spread(list(paths), MASKS)
+    shown, broken = _look("masks", some_ids, judge)
+    yield from _faults("masks", broken)
+    classes = sorted({number for numbers in shown.values() for number in numbers})
+    text = f"{len(paths)} of {len(headers)} there, {len(some_ids)} read, with the classes "
+    yield Finding("ok", "masks", text + some(classes, LISTED))
+    yield from _palettes(dataset, spread(list(shown), DECODED))
+    yield from _compare(dataset, shown)
+    if shown:
+        files = [paths[image_id] for image_id in shown]
+        check_class_ids(files, dataset.num_classes, dataset.read_mask)
+
+
+def _palettes(dataset: Dataset, ids: list[str]) -> Findings:
+    """Look for one colour under two ids: a program that sorts palettes changes the ids."""
+    names: dict[tuple[int, ...], tuple[int, str]] = {}
+    for number, colour in enumerate(voc_palette()[: dataset.num_classes].tolist()):
+        names[tuple(colour)] = number, "VOC's colours"
     for image_id in ids:
-        try:
-            read(image_id)
-        except InputError as error:
-            errors.append(error)
-    if errors:
-        yield Finding("FAIL", what, f"{len(errors)} cannot be read, the first: {errors[0]}")
-    else:
-        yield Finding("ok", what, text)
-
-
-def masks(args: cli.Settings, dataset: Dataset, ids: list[str]) -> Iterator[Finding]:
-    """Look at masks, and whether their classes are those of the labels."""
-    some = ids if args.all else spread(ids)
-    dataset.masks(ids)
-    known = dict(zip(some, dataset.labels(some), strict=True))
-    differ = []
-
-    def read(image_id: str) -> None:
         path = dataset.mask_path(image_id)
-        mask = dataset.read_mask(path)
-        check_label(path, mask, dataset.num_classes)
-        if {*np.unique(mask)} - {0, UNSURE} != {*known[image_id].nonzero()[0] + 1}:
-            differ.append(image_id)
+        image = open_picture(path, MASK_FORMATS)
+        if image.mode != "P":
+            continue
+        values = np.asarray(image)
+        if not np.array_equal(values, dataset.read_mask(path)):
+            continue  # colours.csv says what the colours are
+        palette = np.reshape(image.getpalette("RGB"), (-1, 3))
+        for number in np.unique(values).tolist():
+            colour = tuple(palette[number].tolist())
+            other, where = names.setdefault(colour, (number, str(path)))
+            if other != number:
+                text = (
+                    f"{path} has the colour {colour} for the id {number}, which is {other} in "
+                    f"{where}. Where a program has sorted the palette, the ids are wrong: name the "
+                    "colours in colours.csv, see docs/own_pictures.md"
+                )
+                yield Finding("warn", "masks", text)
+                return
 
-    yield from broken(some, read, "masks", f"{len(ids)} there, {len(some)} decoded")
-    if len(differ) > DISAGREE * len(some):
-        text = f"{len(differ)} of {len(some)} masks hold other classes than the labels, such as "
-        yield Finding("FAIL", "masks", f"{text}{differ[0]}. Compare the order of the classes")
+
+def _compare(dataset: Dataset, shown: Mapping[str, Sequence[int]]) -> Findings:
+    """Compare the classes that masks show with the labels of their pictures."""
+    try:
+        rows = dataset.labels(list(shown))
+    except InputError:
+        return  # the look at the labels has said so
+    differ = [
+        image_id
+        for (image_id, numbers), row in zip(shown.items(), rows, strict=True)
+        if {*numbers} - {0} != {*(row.nonzero()[0] + 1).tolist()}
+    ]
+    text = f"{len(differ)} of {len(shown)} masks show other classes than the labels: {some(differ)}"
+    if len(differ) > DISAGREE * len(shown):
+        yield Finding("FAIL", "masks", f"{text}. Compare the order of the classes")
     elif differ:
-        text = f"{len(differ)} of {len(some)} masks hold other classes than the labels"
-        yield Finding("warn", "masks", f"{text}, such as {differ[0]}")
+        yield Finding("warn", "masks", text)
 
 
-def weights(args: cli.Settings, dataset: Dataset) -> Iterator[Finding]:
+def duplicates(dataset: Dataset, ids: list[str]) -> Findings:
+    """Look for pictures that are the same, byte by byte."""
+    paths = {image_id: dataset.image_path(image_id) for image_id in ids}
+    sizes = Counter(os.path.getsize(path) for path in paths.values())
+    alike = [i for i, path in paths.items() if sizes[os.path.getsize(path)] > 1]
+    groups = defaultdict(list)
+    for image_id, digest in _look("duplicates", alike, lambda i: file_digest(paths[i]))[0].items():
+        groups[digest].append(image_id)
+    twice = [some(group) for group in groups.values() if len(group) > 1]
+    if twice:
+        text = f"{'; '.join(twice[:FAULTS])}: these are the same pictures. Keep one of each"
+        yield Finding("warn", "duplicates", text)
+
+
+def _look(
+    what: str, ids: list[str], look: Callable[[str], Any]
+) -> tuple[dict[str, Any], dict[str, InputError]]:
+    """Return by id what ``look`` returns, and the InputErrors that it raises, by threads."""
+
+    def one(image_id: str) -> Any:
+        try:
+            return look(image_id)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(cores()) as threads:
+        results = list(progress(threads.map(one, ids), len(ids), what))
+    found = dict(zip(ids, results, strict=True))
+    errors = {i: result for i, result in found.items() if isinstance(result, InputError)}
+    return {i: found[i] for i in ids if i not in errors}, errors
+
+
+def _faults(what: str, errors: Mapping[str, InputError]) -> Findings:
+    for error in list(errors.values())[:FAULTS]:
+        yield Finding("FAIL", what, str(error))
+    if len(errors) > FAULTS:
+        yield Finding("FAIL", what, f"{len(errors) - FAULTS} more cannot be used")
+
+
+def weights(source: str) -> Findings:
     """Read the weights that step 1.1 starts from."""
-    source = args.pretrained or dataset.pretrained
     if source == "imagenet" and not cached("resnet50").is_file():
         yield Finding("warn", "weights", f"98 MB will be fetched from {IMAGENET_URLS['resnet50']}")
         return
@@ -116,9 +340,9 @@ def weights(args: cli.Settings, dataset: Dataset) -> Iterator[Finding]:
     yield Finding("ok", "weights", f"{source}, {len(state or ())} tensors")
 
 
-def disk(args: cli.Settings, dataset: Dataset, ids: list[str]) -> Iterator[Finding]:
+def disk(dataset: Dataset, ids: list[str], session: str) -> Findings:
     """Compare the free space with what the steps write into the session."""
-    folder = Path(args.session_name).absolute()
+    folder = Path(session).absolute()
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK):
@@ -136,14 +360,14 @@ def disk(args: cli.Settings, dataset: Dataset, ids: list[str]) -> Iterator[Findi
 
 def bytes_to_write(dataset: Dataset, ids: list[str]) -> tuple[float, float]:
     """Return what maps at four scales and label folders of a list take, from a sample of it."""
-    some = spread(ids)
-    sizes = [stored_size(dataset.image_path(image_id)) for image_id in some]
-    pixels = np.minimum([width * height for width, height in sizes], 1_000_000)
-    present = dataset.labels(some).sum(1) + 1  # with background
+    ids_looked_at = spread(ids, DECODED)
+    headers = [header_of(dataset.image_path(image_id)) for image_id in ids_looked_at]
+    pixels = np.minimum([header.height * header.width for header in headers], 1_000_000)
+    present = dataset.labels(ids_looked_at).sum(1) + 1  # with background
     maps = (7.5 * pixels / 256 * 4 * present).mean()  # float32 at stride 16; 1 + 1/4 + 9/4 + 4
     return maps * len(ids), LABELS * pixels.mean() / PIXELS_A_BYTE * len(ids)
 
 
-def spread(items: list) -> list:
-    """Return up to SAMPLE of some items, evenly spread."""
-    return items[:: max(1, -(-len(items) // SAMPLE))]
+def spread(items: list, most: int) -> list:
+    """Return up to so many of some items, evenly spread."""
+    return items[:: max(1, -(-len(items) // most))]

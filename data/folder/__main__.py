@@ -3,22 +3,40 @@
     python -m data.folder --dataset_root pictures [--all]
 
 Reads   all labels, lists and masks, the headers of all pictures, and some pictures wholly
-Prints  a table of what is there; hints, of what makes the result worse; and faults
+Prints  what is there; warnings, of what makes the result worse; and failures
 
-The exit status is 1 where a fault makes a step fail, else 0. A class is called rare below 10
-pictures, and below a 50th of those of the most frequent class.
+The exit status is 1 where a failure makes a step fail, else 0. A class is called rare below 10
+pictures, and below a 50th of those of the most frequent class. ``python -m tool.doctor`` looks at
+the machine too.
 """
 
-import logging
 import sys
 
 from data.datasets import add_folder_flags
+from data.doctor.dataset import examine
+from data.doctor.finding import Finding, Findings, guarded, show
 from data.folder import Folder
-from data.folder.report import check
+from data.lists import plain, visible
+from tool.checkpoint import some
 from tool.cli import StepParser
 from tool.run import run
 
-log = logging.getLogger("data.folder")
+
+def examine_folder(folder: Folder, whole: bool = False) -> Findings:
+    """Yield what is found of all lists, pictures and masks in a folder; see the checks."""
+    names = [path.stem for path in visible(folder.root / "splits") if path.suffix == ".txt"]
+    yield Finding("ok", "folder", f"{len(folder.pictures)} pictures in {folder.root}")
+    yield from examine(folder, folder.train_list, names, (), whole, folder.pictures)
+    yield from guarded("masks", stray_masks, folder)
+
+
+def stray_masks(folder: Folder) -> Findings:
+    """Look for masks that belong to no picture."""
+    known = {plain(image_id) for image_id in folder.pictures}
+    there = (path.stem for path in visible(folder.root / "masks"))
+    strays = [name for name in there if plain(name) not in known]
+    if strays:
+        yield Finding("warn", "masks", f"{len(strays)} belong to no picture: {some(strays)}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,14 +47,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="decode all pictures, not 50 of them")
     add_folder_flags(parser)
     args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    log.setLevel(logging.INFO)
-
     folder = Folder(args.dataset_root, args.negative_class)
     folder.bands, folder.value_range = args.bands, args.value_range
-    report = check(folder, args.all)
-    log.info("%s", report)
-    sys.exit(1 if report.faults else 0)
+
+    findings = show(examine_folder(folder, args.all))
+    failures = sum(finding.status == "FAIL" for finding in findings)
+    warnings = sum(finding.status == "warn" for finding in findings)
+    end = "Correct the failures first." if failures else "It can be used as it is."
+    print(f"{failures} failures, {warnings} warnings. {end}")
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,15 @@ from data.lists import (
     find_list,
     picture_name,
     plain,
-    read_lines,
     read_list,
     strip_ending,
     visible,
 )
 from tool import distributed
+from tool.checkpoint import some
 from tool.errors import InputError
 from tool.pictures import read_mask
-
-CLASSES_TOLD = 10  # of which the line of what is found has the names
+from tool.reader import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -46,44 +45,44 @@ class Folder(Dataset):
         super().__init__(root)
         self.no_class = (plain(negative_class),) if negative_class else NEGATIVES
         path = self.root / "classes.txt"
-        if os.path.exists(path):
-            self.class_names = tuple(read_lines(path))
+        if os.path.lexists(path):
+            names = read_lines(path)
         else:
-            path, self.class_names = self._classes_of_sources(path)
-        check_names(path, self.class_names)
+            path, names = self._classes_of_sources(path)
+        check_names(path, names)
+        self.class_names = tuple(map(plain, names))
 
     @property
     def test_list(self) -> str:
         """``val`` where there is such a list, else the training list."""
         return "val" if os.path.isfile(self.root / "splits" / "val.txt") else self.train_list
 
-    def _classes_of_sources(self, missing: Path) -> tuple[str, tuple[str, ...]]:
+    @cached_property
+    def _found(self) -> list[Source]:
+        return find_sources(self.root, self._folders)
+
+    def _classes_of_sources(self, missing: Path) -> tuple[str, list[str]]:
         """Return the source that names the classes in place of classes.txt, and its classes.
 
         Raises:
             InputError: there is none, or two have them in another order.
         """
-        naming = [s for s in find_sources(self.root, self._folders) if s.classes is not None]
+        naming = [source for source in self._found if source.classes is not None]
         if not naming:
             raise InputError(f"There is no {missing}: one class name a line, without background.")
-        first, *others = (self._classes_in(source.classes, ()) for source in naming)
+        first, *others = (self._classes_in(source.classes) for source in naming)
         for source, other in zip(naming[1:], others, strict=True):
             if source.ordered and other != first and set(other) == set(first):
                 raise InputError(
                     f"{naming[0].name} and {source.name} of {self.root} have the classes in "
                     f"another order. Write them to {missing}, in the order of their ids."
                 )
-        return f"{self.root}: {naming[0].name}", tuple(first)
+        return f"{self.root}: {naming[0].name}", first
 
-    def _classes_in(self, names: Iterable[str], known: Container[str]) -> list[str]:
+    def _classes_in(self, names: Iterable[str], known: Container[str] = ()) -> list[str]:
         """Return the names that are known, or do not mean that there is no class."""
         none = {name.casefold() for name in self.no_class}
         return [name for name in names if name in known or name.casefold() not in none]
-
-    @property
-    def _known(self) -> set[str]:
-        """The classes in Unicode's form NFC, as the sources name them."""
-        return set(map(plain, self.class_names))
 
     @cached_property
     def pictures(self) -> dict[str, Path]:
@@ -128,77 +127,81 @@ class Folder(Dataset):
         Raises:
             InputError: there is none, or one has other classes.
         """
-        sources, known = find_sources(self.root, self._folders), self._known
-        if not sources:
+        if not self._found:
             raise InputError(
                 f"There is no {self.root / 'labels.csv'} with a header image,labels and a row a "
                 "picture, no annotations.json, and no folder of a class in images."
             )
-        for source in sources[:]:
-            if source.classes is None:
+        known = set(self.class_names)
+        sources = []
+        for source in self._found:
+            names = set(self._classes_in(source.classes or (), known))
+            if len(self._found) > 1 and source.is_only_folders(known):
                 continue
-            names = set(self._classes_in(source.classes, known))
-            if len(sources) > 1 and not source.ordered and known.isdisjoint(source.classes):
-                sources.remove(source)
-            elif names - known:
+            if names - known:
                 raise InputError(
                     f"{self.root}: {min(names - known)!r} of {source.name} is no class; the "
-                    f"classes are {', '.join(self.class_names)}. Mend the name, or say with "
+                    f"classes are {', '.join(self.class_names)}. Correct the name, or say with "
                     "--negative_class what pictures without a class are called."
                 )
-            elif source.ordered and known - names:
+            if source.ordered and known - names:
                 raise InputError(
                     f"{self.root}: the class {min(known - names)!r} is not in {source.name}. Add "
                     "it, or take it out of classes.txt."
                 )
+            sources.append(source)
         return sources
 
     @cached_property
     def rows(self) -> dict[str, set[str]]:
-        """Id -> class names, for every picture of which a source tells.
+        """Id -> class names, for every picture that a source names.
 
         Raises:
             InputError: there is no source of labels, one has other classes, a row cannot be, or two
                 sources disagree.
         """
         rows: dict[str, set[str]] = {}
-        known = self._known
-        told: dict[str, str] = {}  # id -> the source
+        origin: dict[str, str] = {}  # id -> the source
         sources = self._sources()
         self.source_names = " and ".join(source.name for source in sources)
         for source in sources:
-            own: dict[str, set[str]] = {}
-            for where, image, names in source.rows((*self.class_names, *self.no_class)):
-                image_id = self.id_of(picture_name(image))
-                if image_id in own:
-                    raise InputError(f"{where}: {image_id!r} stands there twice.")
-                if image_id not in self.pictures:
-                    raise InputError(f"{where}: there is no picture {image_id!r} in images/.")
-                own[image_id] = classes = set(self._classes_in(names, known))
-                none = {n for n in names - classes if n.casefold() != "background"}
-                if classes and none:
-                    raise InputError(
-                        f"{where}: {image_id!r} is {min(none)!r}, which means no class, and shows "
-                        f"{_listed(classes)}."
-                    )
+            own = self._rows_of(source)
+            for image_id, classes in own.items():
                 if rows.get(image_id, classes) != classes:
                     raise InputError(
                         f"{image_id!r} in {self.root} shows {_listed(rows[image_id])} by "
-                        f"{told[image_id]}, and {_listed(classes)} by {source.name}. Mend one of "
-                        "them, or take it away."
+                        f"{origin[image_id]}, and {_listed(classes)} by {source.name}. Correct one "
+                        "of them, or take it away."
                     )
             rows.update(own)
-            told.update(dict.fromkeys(own, source.name))
+            origin.update(dict.fromkeys(own, source.name))
         if distributed.is_main():
-            names = [*self.class_names[:CLASSES_TOLD], ".."][: len(self.class_names)]
             log.info(
                 "labels of %s: %d pictures, %d of them without a class; %d classes: %s",
                 self.source_names,
                 len(rows),
                 sum(not classes for classes in rows.values()),
                 len(self.class_names),
-                ", ".join(names),
+                some(self.class_names),
             )
+        return rows
+
+    def _rows_of(self, source: Source) -> dict[str, set[str]]:
+        """Return id -> class names, for every picture of one source."""
+        rows: dict[str, set[str]] = {}
+        for where, image, names in source.rows((*self.class_names, *self.no_class)):
+            image_id = self.id_of(picture_name(image))
+            if image_id in rows:
+                raise InputError(f"{where}: {image_id!r} stands there twice.")
+            if image_id not in self.pictures:
+                raise InputError(f"{where}: there is no picture {image_id!r} in images/.")
+            rows[image_id] = classes = set(self._classes_in(names, self.class_names))
+            none = {name for name in names - classes if name.casefold() != "background"}
+            if classes and none:
+                raise InputError(
+                    f"{where}: {image_id!r} is {min(none)!r}, which means no class, and shows "
+                    f"{_listed(classes)}."
+                )
         return rows
 
     def list_ids(self, list_name: str) -> list[str]:
@@ -226,7 +229,7 @@ class Folder(Dataset):
     @cached_property
     def _colours(self) -> Colours | None:
         path = self.root / "colours.csv"
-        return Colours(path, self.class_names) if os.path.exists(path) else None
+        return Colours(path, self.class_names) if os.path.lexists(path) else None
 
     def read_mask(self, path: Path) -> np.ndarray:
         """Return a mask, uint8 (H, W), whose colours are those of colours.csv where there is one.
@@ -242,11 +245,10 @@ class Folder(Dataset):
             if image_id not in self.rows:
                 named = self.list_of.get(image_id)
                 of = f", which the list {named} names" if named else ""
-                row = f"the row {self.image_path(image_id).name},<its classes, which may be none>"
                 raise InputError(
                     f"In {self.source_names} of {self.root} is no row for {image_id!r}{of}. Add "
-                    f"{row if 'labels.csv' in self.source_names else 'one'}, or take it off the "
-                    "list."
+                    f"{self.image_path(image_id).name} and its classes, which may be none, or take "
+                    "it off the list."
                 )
         return labels_from_names([self.rows[image_id] for image_id in ids], ids, self)
 

@@ -6,18 +6,19 @@ annotations.json    boxes and regions, crowds included, name the classes of a pi
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from data.coco.annotations import read_items, read_links
-from data.folder.tables import names_in, read_header, read_rows
-from data.lists import plain, read_text
+from data.folder.tables import Rows, names_in, read_table
+from data.lists import plain
 from tool.errors import InputError
+from tool.reader import regular
 
 NEGATIVES = ("good", "normal", "background", "negative", "none")  # names for pictures without class
 ZERO_ONE = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
-MEND = "Write it again, or take it away."
+REMEDY = "Write it again, or take it away."
 
 Row = tuple[str, str, set[str]]  # where it stands, the picture's name, what it shows
 
@@ -37,6 +38,10 @@ class Source(NamedTuple):
     ordered: bool
     rows: Callable[[Sequence[str]], Iterator[Row]]
 
+    def is_only_folders(self, classes: Set[str]) -> bool:
+        """Tell whether these are folders in images/ of which none is called as a class is."""
+        return not self.ordered and classes.isdisjoint(self.classes or classes)
+
 
 def find_sources(root: Path, folders: Mapping[str, Sequence[Path]]) -> list[Source]:
     """Return the sources of labels in a folder, class folders last.
@@ -49,9 +54,9 @@ def find_sources(root: Path, folders: Mapping[str, Sequence[Path]]) -> list[Sour
         InputError: a table has another header, or the json file is damaged.
     """
     sources = []
-    if os.path.exists(root / "labels.csv"):
+    if os.path.lexists(root / "labels.csv"):
         sources.append(_table(root / "labels.csv"))
-    if os.path.exists(root / "annotations.json"):
+    if os.path.lexists(root / "annotations.json"):
         sources.append(_annotations(root / "annotations.json"))
     if folders:
         sources.append(_class_folders(folders))
@@ -59,57 +64,58 @@ def find_sources(root: Path, folders: Mapping[str, Sequence[Path]]) -> list[Sour
 
 
 def _table(path: Path) -> Source:
-    def is_header(names: list[str]) -> bool:
+    def fits(names: list[str]) -> bool:
         # A column called label is meant for names, and called wrongly.
-        fit = len(names) > 1 and "label" not in names and names.count("labels") <= 1
-        return fit and names.count("image") == 1
+        return len(names) > 1 and "image" in names and "label" not in names
 
-    text = read_text(path)
-    separator, header = read_header(path, text, is_header, "image,labels, or image and the classes")
+    columns, rows = read_table(path, fits, "image,labels, or image and the classes")
+    if "labels" in columns:
+        return Source("labels.csv", None, False, lambda classes: _named(rows, classes))
+    classes = tuple(name for name in columns if name != "image")
+    return Source("the 0 and 1 of labels.csv", classes, True, lambda _: _zero_one(rows, classes))
 
-    def named(classes: Sequence[str]) -> Iterator[Row]:
-        for where, row in read_rows(path, text, separator, header):
-            if "labels" not in row:
+
+def _named(rows: Rows, classes: Sequence[str]) -> Iterator[Row]:
+    for where, row in rows:
+        if "labels" not in row:
+            raise InputError(
+                f"{where}: {row.get('image', '')!r} has no cell of labels; one that is empty, "
+                "behind a separator, says that the picture has no class."
+            )
+        yield where, row.get("image", ""), names_in(row["labels"], where, classes)
+
+
+def _zero_one(rows: Rows, classes: Sequence[str]) -> Iterator[Row]:
+    for where, row in rows:
+        shown = set()
+        for name in classes:
+            value = ZERO_ONE.get(row.get(name, "").lower())
+            if value is None:
                 raise InputError(
-                    f"{where}: {row.get('image', '')!r} has no cell of labels; one that is empty, "
-                    "behind a separator, says that the picture has no class."
+                    f"{where}: {row.get(name, '')!r} in the column {name} is neither 0 nor 1. "
+                    "Names of classes would stand in a column called labels."
                 )
-            yield where, row.get("image", ""), names_in(row["labels"], where, classes)
-
-    def zero_one(_) -> Iterator[Row]:
-        for where, row in read_rows(path, text, separator, header):
-            image, shown = row.pop("image", ""), set()
-            for column in (name for name in header if name != "image"):
-                value = ZERO_ONE.get(row.get(column, "").lower())
-                if value is None:
-                    raise InputError(
-                        f"{where}: {row.get(column, '')!r} in the column {column} is neither 0 nor "
-                        "1. Names of classes would stand in a column called labels."
-                    )
-                shown |= {column} if value else set()
-            yield where, image, shown
-
-    if "labels" in header:
-        return Source("labels.csv", None, False, named)
-    classes = tuple(name for name in header if name != "image")
-    return Source("the 0 and 1 of labels.csv", classes, True, zero_one)
+            if value:
+                shown.add(name)
+        yield where, row.get("image", ""), shown
 
 
 def _annotations(path: Path) -> Source:
+    regular(path)
     categories: dict[int, str] = {}
-    for entry in read_items(path, "categories", MEND):
+    for entry in read_items(path, "categories", REMEDY):
         if entry["id"] in categories:
-            raise InputError(f"{path} names the category {entry['id']} twice. {MEND}")
+            raise InputError(f"{path} names the category {entry['id']} twice. {REMEDY}")
         categories[entry["id"]] = plain(entry["name"].strip())
 
     def rows(_) -> Iterator[Row]:
         pictures: dict[int, Row] = {}
-        for entry in read_items(path, "images", MEND):
+        for entry in read_items(path, "images", REMEDY):
             if entry["id"] in pictures:
-                raise InputError(f"{path} names the picture {entry['id']} twice. {MEND}")
+                raise InputError(f"{path} names the picture {entry['id']} twice. {REMEDY}")
             where = f"{path}, picture {entry['id']}"
             pictures[entry["id"]] = where, entry["file_name"], set()
-        for entry in read_links(path, pictures, categories, MEND):
+        for entry in read_links(path, pictures, categories, REMEDY):
             pictures[entry["image_id"]][2].add(categories[entry["category_id"]])
         yield from pictures.values()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.lists import plain, read_text
+from data.lists import plain
 from tool.errors import InputError
 from tool.picture_files import (
     MASK_FORMATS,
@@ -18,13 +18,16 @@ from tool.picture_files import (
     picture_file,
 )
 from tool.pictures import UNSURE, upright
+from tool.reader import Damaged, decoding, read_text
 
 MOST_CLASSES = 254  # 255 is "unsure" in an 8-bit mask, 0 is background
 BACKGROUND = ("background", "bg", "__ignore__")
 VOID = ("void", "ignore", "ignored", "unsure", "unlabeled", "unlabelled")  # 255 in colours.csv
-COLUMN_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+COLUMN_SEPARATORS = (",", ";", "\t")
 NAME_SEPARATORS = (";", ",", "|")
 SHIFTS = np.array([1 << 16, 1 << 8, 1], np.uint32)  # make one number of red, green and blue
+
+Rows = list[tuple[str, dict[str, str]]]  # where each row stands, and its cells by column
 
 
 def check_names(where: str | Path, names: Sequence[str]) -> None:
@@ -32,7 +35,7 @@ def check_names(where: str | Path, names: Sequence[str]) -> None:
 
     Raises:
         InputError: there are none or too many, or one is background, has odd spaces, or stands
-            there twice.
+            there twice, be it in another case or in another form of Unicode.
     """
     if not 1 <= len(names) <= MOST_CLASSES:
         raise InputError(f"{where} has {len(names)} classes; 1 to {MOST_CLASSES} are possible.")
@@ -51,62 +54,66 @@ def check_names(where: str | Path, names: Sequence[str]) -> None:
         if " ".join(name.split()) != name:
             raise InputError(f"{where}: {name!r} has a tab, or two spaces in a row.")
         if key in before:
-            raise InputError(f"{where}: {name!r} stands twice, as {before[key]!r} before.")
+            other = before[key]
+            forms = f", in other letters: {name!a} and {other!a}" if name != other else ""
+            raise InputError(f"{where}: {name!r} stands twice, as {other!r} before{forms}.")
         before[key] = name
 
 
-def read_header(
-    path: Path, text: str, is_header: Callable[[list[str]], bool], form: str
-) -> tuple[str, list[str]]:
-    """Return the separator of a table's columns, and their names.
+def read_table(path: Path, fits: Callable[[list[str]], bool], form: str) -> tuple[list[str], Rows]:
+    """Return the names of a table's columns, and its rows.
+
+    Names are in Unicode's form NFC, ``image`` and ``labels`` in small letters. Cells are without
+    outer space, and those that a row lacks at its end are not in its dict.
+
+    Args:
+        path: of a file whose columns are separated by one of COLUMN_SEPARATORS.
+        fits: tells whether names are those of such a table.
+        form: of the first line, for the message.
 
     Raises:
-        InputError: the first line has no form that ``is_header`` accepts; ``form`` tells it.
+        InputError: no separator gives names that fit, one stands twice, or the rows are no table.
     """
-    first = text.splitlines()[0] if text.strip() else ""
-    for separator in COLUMN_SEPARATORS:
-        try:
-            (cells,) = csv.reader([first], delimiter=separator, skipinitialspace=True)
-        except (csv.Error, ValueError):
-            continue
-        names = [plain(name.strip(' "')) for name in cells]
-        names = [n.lower() if n.lower() in ("image", "labels") else n for n in names]
-        if is_header(names):
-            return separator, names
+    text = read_text(path)
+    with decoding(path, "Write it again."):
+        for separator in COLUMN_SEPARATORS:
+            dialect = {"delimiter": separator, "skipinitialspace": True}
+            header = next(csv.reader(io.StringIO(text, newline=""), **dialect), [])
+            names = [plain(name.strip()) for name in header]
+            names = [n.lower() if n.lower() in ("image", "labels") else n for n in names]
+            if not fits(names):
+                continue
+            twice = next((name for name in names if name and names.count(name) > 1), None)
+            if twice:
+                raise InputError(f"{path}: the column {twice!r} stands twice. Take one away.")
+            file = io.StringIO(text, newline="")
+            rows = csv.DictReader(file, names, strict=True, **dialect)
+            return names, list(_rows(path, rows))
     raise InputError(f"{path} has no header line {form}.")
 
 
-def read_rows(
-    path: Path, text: str, separator: str, header: list[str]
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (where, {column: cell}) of every row below the header, the cells without outer space.
-
-    Cells that a row lacks at its end are not in its dict.
-
-    Raises:
-        InputError: the rows are no table with these columns.
-    """
-    lines = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
-    )
+def _rows(path: Path, rows: csv.DictReader) -> Iterator[tuple[str, dict[str, str]]]:
     begin = 1
     try:
-        for cells in lines:
-            begin, where = lines.line_num + 1, f"{path}, line {lines.line_num}"
-            if lines.line_num == 1 or not any(cell.strip() for cell in cells):
-                continue
-            if any(cell.strip() for cell in cells[len(header) :]):
-                many = COLUMN_SEPARATORS[separator]
-                raise InputError(f"{where}: too many {many}. Put spaces between class names.")
-            row = dict(zip(header, [cell.strip() for cell in cells], strict=False))
-            named = row.get("image", "") + row.get("labels", "")  # a remark may have lines
+        next(rows)  # the header
+        begin = rows.line_num + 1
+        for row in rows:
+            begin, where = rows.line_num + 1, f"{path}, line {rows.line_num}"
+            beyond = row.pop(None, ())
+            cells = {name: cell.strip() for name, cell in row.items() if cell is not None}
+            if any(cell.strip() for cell in beyond):
+                raise InputError(
+                    f"{where} has more cells than the header has names. Put spaces between class "
+                    "names."
+                )
+            named = cells.get("image", "") + cells.get("labels", "")  # a remark may have lines
             if "\n" in named or "\r" in named:
                 raise InputError(f"{where}: a quotation mark is open from an earlier line on.")
-            yield where, row
+            if any(cells.values()):
+                yield where, cells
     except csv.Error as error:
-        raise InputError(
-            f"{path}, line {begin}: a quotation mark is not closed, or stands inside a cell "
-            f"({error}). Close it, or leave it out."
+        raise Damaged(
+            f"line {begin}: {error}; a quotation mark is not closed, or stands inside a cell"
         ) from error
 
 
@@ -134,10 +141,10 @@ def names_in(cell: str, where: str, classes: Sequence[str]) -> set[str]:
     tried = readings[0] if len(readings) == 2 else readings[2]
     name = min(tried - known)
     near = next((n for n in classes if n.casefold() == name.casefold()), None)
-    mend = f"; {near!r} is" if near else ""
+    hint = f"; {near!r} is" if near else ""
     if any(" " in n for n in classes):
-        mend += "; names with spaces need a ; behind each name"
-    raise InputError(f"{where}: {name!r} is not in classes.txt{mend}.")
+        hint += "; names with spaces need a ; behind each name"
+    raise InputError(f"{where}: {name!r} is not in classes.txt{hint}.")
 
 
 class Colours:
@@ -157,14 +164,13 @@ class Colours:
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path = path
-        text = read_text(path)
-        table = read_header(
-            path, text, lambda names: set(self.columns) <= set(names), ",".join(self.columns)
+        _, rows = read_table(
+            path, lambda names: set(self.columns) <= set(names), ",".join(self.columns)
         )
         ids = {plain(name): number for number, name in enumerate(classes, 1)}
         ids = dict.fromkeys(VOID, UNSURE) | dict.fromkeys(BACKGROUND, 0) | ids
         found: dict[int, int] = {}  # colour -> id
-        for where, row in read_rows(path, text, *table):
+        for where, row in rows:
             name, *colour = (row.get(column, "") for column in self.columns)
             name = plain(name)
             if not all(re.fullmatch(r"\d{1,3}", part) and int(part) <= 255 for part in colour):
