@@ -203,8 +203,15 @@ def main(arguments: list[str] | None = None) -> None:
     ckpt = session.checkpoint(args.ckpt)
     content = checkpoint.load(ckpt)
     checkpoint.check_classes(content, dataset.all_names)
-    ways = {"seed_feature": args.seed_feature, "competitors": args.competitors}
-    net = load_classifier(ckpt, content, args.network, dataset.num_classes, args.fold_bn, **ways)
+    net = load_classifier(
+        ckpt,
+        content,
+        args.network,
+        args.fold_bn,
+        num_classes=dataset.num_classes,
+        seed_feature=args.seed_feature,
+        competitors=args.competitors,
+    )
     cli.place(net, device, args.channels_last)
 
     folder = session.path / "npy"

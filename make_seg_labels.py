@@ -23,8 +23,9 @@ from data.datasets import add_dataset_flags, open_dataset
 from data.drawings import draw_labels
 from data.loaders import one_by_one, to_device
 from data.transforms import reduce
-from net.resnet50 import backbone_width, fold_batch_norm
+from net.resnet50 import fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
+from net.weights import restore
 from tool import checkpoint, cli, distributed
 from tool.behind import Behind
 from tool.crf import crf_inference_label
@@ -166,12 +167,11 @@ def main(arguments: list[str] | None = None) -> None:
     check_maps_exist(npy, ids)
     if args.refine == "irn":
         ckpt = session.checkpoint(args.irn_ckpt)
-        state = checkpoint.load_state(ckpt)
-        net = EdgeDisplacement(args.irn_crop_size, width=backbone_width(state, ckpt))
-        checkpoint.load_weights(net, state, ckpt)
+        with naming(ckpt):
+            net = restore(EdgeDisplacement, checkpoint.load(ckpt), crop_size=args.irn_crop_size)
         if args.fold_bn:
-            fold_batch_norm(net.eval())
-        cli.place(net, device, args.channels_last).eval()
+            fold_batch_norm(net)
+        cli.place(net, device, args.channels_last)
         settings["irn_sha256"] = checkpoint.digest(ckpt)
     outputs = Outputs(
         folder, "make_seg_labels", settings, dataset.all_names, ids, lambda i: folder / f"{i}.png"

@@ -23,8 +23,8 @@ from data.datasets import add_dataset_flags, open_dataset
 from data.loaders import AffinityPictures, Schedule, batch_loader, to_device, training_loader
 from data.transforms import cut_window
 from net.irn_loss import loss_sums, loss_terms, total_loss
-from net.resnet50 import backbone_width
 from net.resnet50_irn import AffinityDisplacementLoss
+from net.weights import restore
 from tool import cli, distributed
 from tool.indexing import STRIDE, PathIndex, sources
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
@@ -117,10 +117,10 @@ def build(args: cli.Settings, begun: dict | None) -> AffinityDisplacementLoss:
     sources(side, side, RADIUS)  # refuses a window without any pair
     path_index = PathIndex(RADIUS, (side, side))
     torch.manual_seed(args.seed)  # of the branches; nothing else here draws from torch
-    pretrained, width = args.pretrained, None
+    options = {"path_index": path_index, "edge_only": args.edge_only}
     if begun:
-        pretrained, width = None, backbone_width(begun["net"])
-    return AffinityDisplacementLoss(path_index, pretrained, width, args.edge_only)
+        return restore(AffinityDisplacementLoss, begun, pretrained=None, **options)
+    return AffinityDisplacementLoss(pretrained=args.pretrained, **options)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -30,8 +30,8 @@ from data.loaders import (
 )
 from data.reading import reading_of
 from net.inputs import IMAGENET_MEAN, IMAGENET_STD
-from net.resnet50 import backbone_width
 from net.resnet50_SIPE import CAM_EPS, valid_mask
+from net.weights import restore
 from tool import cli, distributed
 from tool.evaluate import check_class_ids
 from tool.metrics import ConfusionMatrix
@@ -150,7 +150,7 @@ def build(args: cli.Settings, num_classes: int, begun: dict | None) -> nn.Module
     network = cli.import_network(args.network)
     torch.manual_seed(args.seed)  # of the heads; nothing else here draws from torch
     if begun:
-        return network.Net(num_classes, None, width=backbone_width(begun["net"]))
+        return restore(network.Net, begun, pretrained=None)
     return network.Net(num_classes, args.pretrained)
 
 

@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True  # every batch has the same size
     with training.reading():
         net, record = build(args, dataset.num_classes, training.begun)
-    training.about |= {"model": args.model, "config": net.config, "record": record}
+    training.about |= {"model": args.model, "record": record}
     training.found = record
     settings = cli.deciding(args)
     log.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.items()))

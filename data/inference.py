@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from data.loaders import to_device
 from data.transforms import VIEWS
 from net.deeplabv2 import MEAN_BGR
-from net.resnet50 import backbone_width, fold_batch_norm
-from tool import checkpoint, cli
+from net.resnet50 import fold_batch_norm
+from net.weights import restore
+from tool import cli
 from tool.crf import crf_inference
 from tool.errors import InputError, naming
 
@@ -25,7 +26,7 @@ ABSENT = 1e-4  # a class whose probability is nowhere above that takes no part i
 
 
 def load_classifier(
-    path: Path, content: dict[str, Any], network: str, num_classes: int, fold_bn: bool, **options
+    path: Path, content: dict[str, Any], network: str, fold_bn: bool, **options
 ) -> nn.Module:
     """Return the network of step 1 at inference, evaluating, on the CPU.
 
@@ -33,21 +34,15 @@ def load_classifier(
         path: of the checkpoint, for messages.
         content: of :func:`tool.checkpoint.load`.
         network: module with a class CAM, see :func:`tool.cli.import_network`.
-        num_classes: with background, C.
         fold_bn: put batch normalisation into the convolutions.
-        options: of CAM.
+        options: of CAM, before those of the checkpoint.
 
     Raises:
         InputError: the weights do not fit.
     """
     with naming(path):
-        state = checkpoint.state_dict_of(content)
-    width = backbone_width(state, path)
-    net = cli.import_network(network).CAM(num_classes, pretrained=None, width=width, **options)
-    checkpoint.load_weights(net, state, path)
-    if fold_bn:
-        fold_batch_norm(net.eval())
-    return net.eval()
+        net = restore(cli.import_network(network).CAM, content, pretrained=None, **options)
+    return fold_batch_norm(net) if fold_bn else net
 
 
 def infer(

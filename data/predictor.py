@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from data.coco import COCO
 from data.inference import SCALES, infer, load_classifier, mean_logits, refine
@@ -141,13 +140,11 @@ class Predictor:
             self.bands, self.value_range, self.longest = _input_of(content)
         if self.model:
             self._load_segmentation(Path(ckpt), content, scales)
-            num_classes = self.net.config["num_classes"]
         else:
-            with naming(ckpt):
-                num_classes = _classes_of(checkpoint.state_dict_of(content)) + 1
             network = content.get("settings", {}).get("network", cli.NETWORK)
-            self.net = load_classifier(Path(ckpt), content, network, num_classes, fold_bn=True)
+            self.net = load_classifier(Path(ckpt), content, network, fold_bn=True)
             self.scales = tuple(scales or SCALES)
+        num_classes = self.net.config["num_classes"]
         self.net.to(self.device, memory_format=torch.channels_last)
         names = names or list(PUBLISHED.get(num_classes - 1, ()))
         if len(names) != num_classes - 1:
@@ -268,17 +265,3 @@ def _input_of(content: dict[str, Any]) -> tuple[list | None, list | None, float]
             f"Its note of what pictures are, {about!r:.80}, is no bands, value_range, long_side."
         ) from error
     return bands, values, longest
-
-
-def _classes_of(state: dict[str, Tensor]) -> int:
-    """Return K of a classifier's weights.
-
-    Raises:
-        InputError: there is no classifier.
-    """
-    for name, value in state.items():
-        if name.endswith("classifier.weight") and value.ndim == 4:
-            return len(value)
-    raise InputError(
-        "It holds no classifier of step 1. A segmentation network of another project needs --model."
-    )

@@ -138,6 +138,11 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
     align_corners = True
     normalise = staticmethod(normalise)  # with the ImageNet mean and deviation
     head = ("conv_fov.", "bn_fov.", "conv_fov2.", "bn_fov2.", "cls_conv.")
+    prefix = "backbone."
+    stem, classifier = "backbone.conv1a.weight", "cls_conv.weight"
+    block = r"backbone\.b([2-5])(?:_\d+)?\."
+    # The classifiers of ImageNet, and those of AffinityNet and SEAM.
+    other_heads = ("linear1000.", "fc8.", "f8_3.", "f8_4.", "f9.")
 
     def __init__(self, num_classes: int, width: int = 64, blocks: Blocks = BLOCKS) -> None:
         super().__init__(num_classes, width, blocks)
@@ -173,8 +178,3 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
-
-    @classmethod
-    def canonical_name(cls, name: str, shape: tuple[int, ...] = ()) -> str:
-        """Return our name of a tensor; files of the backbone alone lack ``backbone.``."""
-        return name if name.startswith(("backbone.", *cls.head)) else f"backbone.{name}"

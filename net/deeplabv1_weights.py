@@ -6,18 +6,14 @@
 import re
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from net import weights
 from net.deeplabv1_resnet38 import DeepLabV1_ResNet38
-from net.segmentation import Blocks, Weights, architecture_of, rename, start, trained_network
+from net.segmentation import Blocks, Weights, rename, start
 from net.weights import Pretrained, read_pretrained, source_of
-from tool import checkpoint
 from tool.errors import InputError
 
-# Classifiers of projects that share the backbone: ImageNet's, and those of AffinityNet and SEAM.
-OTHER_HEADS = ("linear1000.", "fc8.", "f8_3.", "f8_4.", "f9.")
 MXNET_LEAVES = {
     "weight": "weight",
     "gamma": "weight",
@@ -52,45 +48,32 @@ def build(
 
 
 def restore(content: dict[str, Any]) -> DeepLabV1_ResNet38:
-    """Return the trained network, evaluating, of what ``tool.checkpoint.load`` read.
-
-    Where there is no such network in it, or a tensor is missing or left over, it raises an
-    InputError.
-    """
-    return trained_network(DeepLabV1_ResNet38, recognise(checkpoint.state_dict_of(content)))
+    """Return the trained network, evaluating, see :func:`net.weights.restore`."""
+    return weights.restore(DeepLabV1_ResNet38, content)
 
 
 def recognise(state: dict[str, Tensor]) -> Weights:
     """Give our names to the tensors of MXNet, whose names tell them, or of PyTorch.
 
     A file of PyTorch (layout ``"pytorch"``) holds a trained network, or the backbone of one, and
-    maybe other projects' classifiers; for MXNet's (``"mxnet"``) see :func:`from_mxnet`. Tensors
-    that are not those of a ResNet-38 raise an InputError.
+    maybe other projects' classifiers. MXNet's (``"mxnet"``) holds the backbone and the classifier
+    of ImageNet. Tensors that are not those of a ResNet-38 raise an InputError.
     """
+    network = DeepLabV1_ResNet38
     if any(name.startswith(("arg:", "aux:")) for name in state):
-        layout, (named, left_out) = "mxnet", from_mxnet(state)
+        layout, (named, left_out) = "mxnet", rename(state, from_mxnet, "arg:linear1000_")
     else:
-        layout, state = "pytorch", checkpoint.without_wrappers(state)
-        named, left_out = rename(state, DeepLabV1_ResNet38.canonical_name, OTHER_HEADS)
-    stem, block = "backbone.conv1a.weight", r"backbone\.b([2-5])(?:_\d+)?\."
-    network = f"ResNet-38, which has conv1a and b2 to b7, but {checkpoint.some(named)}"
-    architecture = architecture_of(named, stem, block, "cls_conv.weight", network)
-    return Weights(layout, named, left_out, architecture)
+        layout = "pytorch"
+        named, left_out = rename(state, network.canonical_name, network.other_heads)
+    return Weights(layout, named, left_out, network.size_of(named))
 
 
-def from_mxnet(arrays: dict[str, np.ndarray | Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename the arrays of the published MXNet file, which ``tool.mxnet_params.load`` reads.
+def from_mxnet(name: str) -> str:
+    """Return our name of an array of the published MXNet file, any other name as it is.
 
     ``arg:res2a_branch2a_weight`` is b2's first convolution, ``arg:res2b1_...`` b2_1's,
-    ``aux:bn2a_branch2a_moving_mean`` a running mean; gamma is the scale, beta the shift. The result
-    is ``backbone.*`` tensors, float32, and the names of the ImageNet classifier; see
-    :func:`net.segmentation.rename`.
+    ``aux:bn2a_branch2a_moving_mean`` a running mean; gamma is the scale, beta the shift.
     """
-    tensors = {name: torch.as_tensor(array).float() for name, array in arrays.items()}
-    return rename(tensors, _from_mxnet_name, "arg:linear1000_")
-
-
-def _from_mxnet_name(name: str) -> str:
     match = MXNET_NAME.fullmatch(name)
     if not match:
         return name

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from net.resnet50 import EXPANSION, FixedBatchNorm
 from net.segmentation import Blocks, SegmentationNetwork
 from tool.constants import constant
+from tool.errors import InputError
 
 BLOCKS = (3, 4, 23, 3)
 STRIDES = (1, 2, 1, 1)  # of layer2..layer5, which torchvision calls layer1..layer4
@@ -120,13 +121,17 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
 
     align_corners = False
     head = ("base.aspp.",)
+    prefix = "base."  # which files of one scale lack
+    stem, classifier = "base.layer1.conv1.conv.weight", "base.aspp.c0.weight"
+    block = r"base\.layer([2-5])\.block\d+\."
+    other_heads = ("fc.", "base.fc.")  # the classifiers of a ResNet and of DeepLab v1
 
     def __init__(
         self, num_classes: int, width: int = 64, blocks: Blocks = BLOCKS, stride_on: str = "reduce"
     ) -> None:
         super().__init__(num_classes, width, blocks, stride_on=stride_on)
         if stride_on not in STRIDE_ON:
-            raise ValueError(f"stride_on is one of {STRIDE_ON}, not {stride_on!r}")
+            raise InputError(f"stride_on is one of {STRIDE_ON}, not {stride_on!r}")
         self.base = DeepLabV2(**self.config)
         for name, module in self.named_modules():
             if self.is_head(name) and isinstance(module, nn.Conv2d):
@@ -158,11 +163,6 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
             if self.training:
                 outputs.append(smaller)
         return [*outputs, fused] if self.training else fused
-
-    @staticmethod
-    def canonical_name(name: str, shape: tuple[int, ...] = ()) -> str:
-        """Return our name of a tensor of deeplab-pytorch, whose one-scale files lack ``base.``."""
-        return name if name.startswith("base.") else f"base.{name}"
 
 
 def shrink(x: Tensor, scale: float) -> Tensor:

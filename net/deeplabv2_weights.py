@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from net.deeplabv2 import MEAN_BGR, STRIDE_ON, DeepLabV2_ResNet101_MSC
+from net import weights
+from net.deeplabv2 import MEAN_BGR, DeepLabV2_ResNet101_MSC
 from net.inputs import IMAGENET_MEAN, IMAGENET_STD
-from net.segmentation import Blocks, Weights, architecture_of, rename, start, trained_network
+from net.segmentation import Blocks, Weights, rename, start
 from net.weights import Pretrained, read_pretrained
-from tool import checkpoint
 from tool.errors import InputError
 
 STEM = "base.layer1.conv1"
@@ -47,44 +47,27 @@ def build(
 
 
 def restore(content: dict[str, Any]) -> DeepLabV2_ResNet101_MSC:
-    """Return the trained network, evaluating, of what ``tool.checkpoint.load`` read.
+    """Return the trained network, evaluating, see :func:`net.weights.restore`.
 
-    The file is ours or one of deeplab-pytorch. The place of the stride comes from its ``config``,
-    and is the published one where there is none. Where there is no such network in it, or a tensor
-    is missing or left over, it raises an InputError.
+    The stride of a published file is where deeplab-pytorch has it.
     """
-    weights = recognise(checkpoint.state_dict_of(content))
-    config = content.get("config")
-    if isinstance(config, dict):
-        stride_on = config.get("stride_on")
-        if stride_on not in STRIDE_ON:
-            raise InputError(f"The checkpoint's config has stride_on {stride_on!r}, unknown here.")
-        weights.architecture["stride_on"] = stride_on
-    return trained_network(DeepLabV2_ResNet101_MSC, weights)
+    return weights.restore(DeepLabV2_ResNet101_MSC, content)
 
 
 def recognise(state: dict[str, Tensor]) -> Weights:
     """Tell the layout of a state dict and give its tensors our names.
 
-    A file of deeplab-pytorch (layout ``"deeplab"``) holds an initialisation or a trained network,
-    and maybe ``fc.*``, the classifier of a ResNet or of DeepLab v1; for torchvision's
-    (``"torchvision"``) see :func:`from_torchvision`. Where it is neither, it raises an InputError.
+    A file of deeplab-pytorch (layout ``"deeplab"``) holds an initialisation or a trained network;
+    for torchvision's (``"torchvision"``) see :func:`from_torchvision`. Where it is neither, it
+    raises an InputError.
     """
-    state = checkpoint.without_wrappers(state)
+    network = DeepLabV2_ResNet101_MSC
     if "conv1.weight" in state:
         layout, (named, left_out) = "torchvision", from_torchvision(state)
     else:
-        name_of = DeepLabV2_ResNet101_MSC.canonical_name
-        layout, (named, left_out) = "deeplab", rename(state, name_of, ("fc.", "base.fc."))
-    stem, block = f"{STEM}.conv.weight", r"base\.layer([2-5])\.block\d+\."
-    if stem not in named:
-        raise InputError(
-            "These weights have neither torchvision's names (conv1.weight) nor deeplab-pytorch's "
-            f"(layer1.conv1.conv.weight), but {checkpoint.some(state)}."
-        )
-    network = "ResNet with four layers of bottlenecks"
-    architecture = architecture_of(named, stem, block, "base.aspp.c0.weight", network)
-    architecture["stride_on"] = STRIDE_OF_LAYOUT[layout]
+        layout = "deeplab"
+        named, left_out = rename(state, network.canonical_name, network.other_heads)
+    architecture = {**network.size_of(named), "stride_on": STRIDE_OF_LAYOUT[layout]}
     return Weights(layout, named, left_out, architecture)
 
 

@@ -15,14 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.resnet import Bottleneck
 
 from net.weights import Pretrained, read_pretrained, source_of
 from tool import checkpoint
-from tool.errors import InputError
+from tool.errors import InputError, naming
 
 BLOCKS = (3, 4, 6, 3)
 STRIDES = (1, 2, 2, 1)  # of layer1..layer4; torchvision has 2 in layer4
-EXPANSION = 4  # a bottleneck widens its output four times
+EXPANSION = Bottleneck.expansion  # a bottleneck widens its output four times
 NUMBERS_PER_WIDTH = 1000  # times the width squared: fewer than any ResNet-50 has weights
 
 log = logging.getLogger(__name__)
@@ -40,29 +41,14 @@ class FixedBatchNorm(nn.BatchNorm2d):
         )
 
 
-class Bottleneck(nn.Module):
-    """1x1 reduce, 3x3 (carries the stride), 1x1 expand, with a shortcut."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        out_channels = channels * EXPANSION
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.bn1 = FixedBatchNorm(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
-        self.bn2 = FixedBatchNorm(channels)
-        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
-        self.bn3 = FixedBatchNorm(out_channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = None
-        if stride != 1 or in_channels != out_channels:
-            conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-            self.downsample = nn.Sequential(conv, FixedBatchNorm(out_channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+def bottleneck(in_channels: int, channels: int, stride: int) -> Bottleneck:
+    """Return torchvision's block: 1x1 reduce, 3x3 with the stride, 1x1 expand, and a shortcut."""
+    out_channels = channels * EXPANSION
+    downsample = None
+    if stride != 1 or in_channels != out_channels:
+        conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        downsample = nn.Sequential(conv, FixedBatchNorm(out_channels))
+    return Bottleneck(in_channels, channels, stride, downsample, norm_layer=FixedBatchNorm)
 
 
 class ResNet50(nn.Module):
@@ -83,9 +69,9 @@ class ResNet50(nn.Module):
         in_channels = width
         for number, (blocks, stride) in enumerate(zip(BLOCKS, STRIDES, strict=True), start=1):
             channels = width * 2 ** (number - 1)
-            layer = [Bottleneck(in_channels, channels, stride)]
+            layer = [bottleneck(in_channels, channels, stride)]
             in_channels = channels * EXPANSION
-            layer += [Bottleneck(in_channels, channels, 1) for _ in range(blocks - 1)]
+            layer += [bottleneck(in_channels, channels, 1) for _ in range(blocks - 1)]
             setattr(self, f"layer{number}", nn.Sequential(*layer))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -142,13 +128,13 @@ def build_backbone(pretrained: Pretrained, width: int | None, frozen_stages: int
         frozen_stages: as in :class:`ResNet50`.
     """
     state = read_pretrained(pretrained)
-    if width is None:
-        width = 64 if state is None else backbone_width(state, source_of(pretrained))
-    backbone = ResNet50(width, frozen_stages)
-    if state is not None:
-        checkpoint.load_weights(backbone, state, source_of(pretrained))
-    elif pretrained is not None:
-        log.warning("the backbone starts from random weights")
+    if state is None:
+        if pretrained is not None:
+            log.warning("the backbone starts from random weights")
+        return ResNet50(width or 64, frozen_stages)
+    with naming(source_of(pretrained)):
+        backbone = ResNet50(width or backbone_width(state), frozen_stages)
+        checkpoint.load_weights(backbone, state)
     return backbone
 
 
@@ -165,21 +151,20 @@ def backbone_name(name: str, stem: int) -> str:
     return re.sub(r"^(?=(conv1|bn1|layer[1-4])\.)", "resnet50.", name)
 
 
-def backbone_width(state_dict: dict[str, Tensor], source: Pretrained = None) -> int:
+def backbone_width(state_dict: dict[str, Tensor]) -> int:
     """Return the channels after conv1 of any state dict that holds this backbone.
 
     The tensors may have any of the names in use. Where there is no ``conv1.weight``, or far fewer
-    numbers than go with its width, an InputError names their ``source``.
+    numbers than go with its width, it raises an InputError.
     """
     numbers = sum(value.numel() for value in state_dict.values())
+    stems = ("conv1.weight", "stage0.0.weight")
     for name, value in state_dict.items():
-        if name.endswith(("conv1.weight", "stage0.0.weight")) and value.shape[1:] == (3, 7, 7):
-            width = value.shape[0]
-            if 0 < width**2 * NUMBERS_PER_WIDTH <= numbers:
-                return width
-            reason = f"conv1 has {width} channels, and there are only {numbers} numbers in all"
-            break
-    else:
-        reason = "there is no conv1.weight"
-    weights = "These weights" if source is None else f"The weights in {source}"
-    raise InputError(f"{weights} are not those of a ResNet-50: {reason}.")
+        width = value.shape[:1].numel()
+        stem = name.endswith(stems) and value.shape[1:] == (3, 7, 7)
+        if stem and 0 < width**2 * NUMBERS_PER_WIDTH <= numbers:
+            return width
+    raise InputError(
+        "These weights are not those of a ResNet-50: there is no conv1.weight, or too little "
+        "beside it."
+    )

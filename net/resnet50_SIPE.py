@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import inside, prepare
-from net.resnet50 import EXPANSION, backbone_name, build_backbone
+from net.resnet50 import EXPANSION, backbone_name, backbone_width, build_backbone
 from net.weights import Pretrained
+from tool.errors import InputError
 from tool.optimizer import parameter_group
 
 CAM_EPS = 1e-5  # added to maxima and norms before dividing
@@ -126,6 +127,7 @@ class Net(nn.Module):
     """Classifier, hierarchical feature and IPE, as used in training.
 
     ``num_classes`` is C, with background; for the rest see :func:`net.resnet50.build_backbone`.
+    ``config`` holds the arguments that make the network again, see :func:`net.weights.restore`.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Net(nn.Module):
         self.num_classes = num_classes
         # Only layer3, layer4 and the heads learn: stem, layer1 and layer2 are frozen.
         self.resnet50 = build_backbone(pretrained, width, frozen_stages=2)
+        self.config = {"num_classes": num_classes, "width": self.resnet50.width}
         widths = [self.resnet50.width * 2**i * EXPANSION for i in range(4)]
         self.classifier = nn.Conv2d(widths[3], num_classes - 1, 1, bias=False)
         for number, channels in enumerate(zip(widths, SIDE_CHANNELS, strict=True), start=1):
@@ -149,6 +152,20 @@ class Net(nn.Module):
             parameter_group("backbone", self.resnet50.parameters(), lr, 1, weight_decay),
             parameter_group("heads", heads, lr, NEW_LAYER_LR, weight_decay),
         ]
+
+    @staticmethod
+    def config_of(state: dict[str, Tensor]) -> dict[str, Any]:
+        """Return the arguments that make the network of a published file, of its tensors.
+
+        Where they hold no classifier or no backbone, it raises an InputError.
+        """
+        for name, value in state.items():
+            if name.endswith("classifier.weight") and value.ndim == 4:
+                return {"num_classes": len(value) + 1, "width": backbone_width(state)}
+        raise InputError(
+            "It holds no classifier of step 1. A segmentation network of another project needs "
+            "--model."
+        )
 
     def canonical_name(self, name: str, shape: tuple[int, ...]) -> str:
         """Return our name of a tensor that the released checkpoints or torchvision name otherwise.

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import prepare
-from net.resnet50 import backbone_name, build_backbone
+from net.resnet50 import backbone_name, backbone_width, build_backbone
 from net.weights import Pretrained
 from tool.indexing import STRIDE, PathIndex
 from tool.optimizer import parameter_group
@@ -56,12 +56,14 @@ class MeanShift(nn.Module):
 class Net(nn.Module):
     """Edge and displacement branches on a backbone that does not learn.
 
-    For the arguments see :func:`net.resnet50.build_backbone`.
+    For the arguments see :func:`net.resnet50.build_backbone`; ``config`` holds those that make the
+    network again, see :func:`net.weights.restore`.
     """
 
     def __init__(self, pretrained: Pretrained, width: int | None) -> None:
         super().__init__()
         self.resnet50 = build_backbone(pretrained, width, frozen_stages=4)
+        self.config = {"width": self.resnet50.width}
         self._add_branches("fc_edge", EDGE_BRANCHES)
         self.fc_edge6 = nn.Conv2d(sum(shape[1] for shape in EDGE_BRANCHES), 1, 1)
         self._add_branches("fc_dp", DP_BRANCHES)
@@ -88,6 +90,11 @@ class Net(nn.Module):
             parameter_group("edges", edge, lr, 1, weight_decay),
             parameter_group("displacements", displacement, lr, DISPLACEMENT_LR, weight_decay),
         ]
+
+    @staticmethod
+    def config_of(state: dict[str, Tensor]) -> dict[str, Any]:
+        """Return the arguments that make the network of a published file, of its tensors."""
+        return {"width": backbone_width(state)}
 
     def canonical_name(self, name: str, shape: tuple[int, ...]) -> str:
         """Return our name of a tensor that the released checkpoints or torchvision name otherwise.

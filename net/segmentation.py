@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import within
-from net.weights import Pretrained, source_of
+from net.weights import Pretrained, fits, source_of
 from tool import checkpoint
 from tool.errors import InputError, naming, printable
 from tool.optimizer import parameter_group
@@ -37,12 +37,19 @@ class SegmentationNetwork(nn.Module):
     align_corners: bool  # resized maps share the centres of their corner pixels, else the edges
     head: tuple[str, ...]  # beginnings of the names of the head's modules and tensors
     normalise: Callable[[Tensor], Tensor]  # of (B, 3, H, W) RGB in 0..255; 0 is the mean colour
+    prefix: str  # of the backbone's tensors, which files of the backbone alone lack
+    # What tells the size of a network: names of its first and of its last weights, and how those of
+    # a block begin, a regular expression with the stage (2 to 5) as group.
+    stem: str
+    classifier: str
+    block: str
+    other_heads: tuple[str, ...]  # beginnings of names that other projects' files have besides
 
     def __init__(self, num_classes: int, width: int, blocks: Blocks, **more: Any) -> None:
         super().__init__()
         blocks = tuple(blocks)
         if len(blocks) != 4 or min(blocks) < 1:
-            raise ValueError(f"blocks are 4 counts of at least 1, not {blocks}")
+            raise InputError(f"blocks are 4 counts of at least 1, not {blocks}")
         self.config = {"num_classes": num_classes, "width": width, "blocks": list(blocks), **more}
 
     @classmethod
@@ -89,6 +96,51 @@ class SegmentationNetwork(nn.Module):
     def is_head(cls, name: str) -> bool:
         """Return whether a tensor belongs to the head."""
         return name.startswith(cls.head)
+
+    @classmethod
+    def ignored_name(cls, name: str) -> bool:
+        """Return whether a tensor of a published file is of no use here."""
+        return name.startswith(cls.other_heads)
+
+    @classmethod
+    def canonical_name(cls, name: str, shape: tuple[int, ...] = ()) -> str:
+        """Return our name of a tensor in a published file, which may lack the prefix."""
+        return name if name.startswith((cls.prefix, *cls.head)) else f"{cls.prefix}{name}"
+
+    @classmethod
+    def size_of(cls, named: dict[str, Tensor]) -> dict[str, Any]:
+        """Return ``width``, ``blocks`` and, with a head, ``num_classes`` of tensors by our names.
+
+        Where the first convolution or a stage is missing, or there are fewer numbers in all tensors
+        than such a network has at the least, it raises an InputError.
+        """
+        stages: dict[str, set[str]] = {number: set() for number in "2345"}
+        for match in filter(None, (re.match(cls.block, name) for name in named)):
+            stages[match[1]].add(match[0])
+        blocks = [len(found) for found in stages.values()]
+        first, last = (named.get(name, torch.empty(0)) for name in (cls.stem, cls.classifier))
+        width, num_classes = first.shape[:1].numel(), last.shape[:1].numel()
+        numbers = sum(value.numel() for value in named.values())
+        if not all(blocks) or not fits(width, blocks, num_classes, numbers):
+            raise InputError(
+                f"These weights are not those of a {cls.__name__}, which has {cls.stem} and four "
+                f"stages of blocks, but {checkpoint.some(named)}."
+            )
+        size = {"width": width, "blocks": blocks}
+        return size | {"num_classes": num_classes} if num_classes else size
+
+    @classmethod
+    def config_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        """Return the arguments that make the trained network of a published file, of its tensors.
+
+        Where there is no such network or no head in it, it raises an InputError.
+        """
+        size = cls.size_of({cls.canonical_name(name): value for name, value in state.items()})
+        if "num_classes" not in size:
+            raise InputError(
+                f"These are weights to start training from; a trained network has {cls.classifier}."
+            )
+        return size
 
     def trainable_groups(
         self, lr: float, weight_decay: float, head_lr: float = 10
@@ -159,7 +211,7 @@ class Weights(NamedTuple):
     layout: str  # whose names they had
     tensors: dict[str, Tensor]  # under our names
     left_out: list[str]  # names in the file that are of no use here
-    architecture: dict[str, Any]  # arguments that make their network, see architecture_of
+    architecture: dict[str, Any]  # arguments that make their network
 
 
 def rename(
@@ -188,35 +240,6 @@ def rename(
         elif not checkpoint.same_values(named.setdefault(name_of(name), value), value):
             raise InputError(f"{printable(name)} is given twice, with different values.")
     return named, left_out
-
-
-def architecture_of(
-    named: dict[str, Tensor], stem: str, block: str, head: str, network: str
-) -> dict[str, Any]:
-    """Return the arguments that make a network: ``width``, ``blocks``, with a head ``num_classes``.
-
-    Where the first convolution or a stage is missing, or there are fewer numbers in all tensors
-    than such a network has at the least, it raises an InputError.
-
-    Args:
-        named: tensors under our names.
-        stem, head: names of the weights of the first and the last convolution.
-        block: beginning of a block's names, a regular expression with the stage (2 to 5) as group.
-        network: what the weights should be of, for the message.
-    """
-    misfit = InputError(f"These weights are not those of a {network}.")
-    stages = {str(number): set() for number in (2, 3, 4, 5)}
-    for match in filter(None, (re.match(block, name) for name in named)):
-        stages[match[1]].add(match[0])
-    if stem not in named or not all(stages.values()):
-        raise misfit
-    width, blocks = named[stem].shape[:1].numel(), [len(found) for found in stages.values()]
-    num_classes = named[head].shape[:1].numel() if head in named else 0
-    numbers = sum(value.numel() for value in named.values())
-    if not 0 < width * max(width * sum(blocks), num_classes) <= numbers:
-        raise misfit
-    architecture = {"width": width, "blocks": blocks}
-    return architecture | ({"num_classes": num_classes} if num_classes else {})
 
 
 def start(
@@ -272,16 +295,3 @@ def load_except_head(net: SegmentationNetwork, named: dict[str, Tensor]) -> list
         named = {name: value for name, value in named.items() if not net.is_head(name)}
     checkpoint.load_weights(net, {**named, **{name: own[name] for name in head}})
     return head
-
-
-def trained_network(network: type[SegmentationNetwork], weights: Weights) -> SegmentationNetwork:
-    """Return the network that the weights of a finished training make, evaluating.
-
-    Where there is no head, or a tensor is missing or left over, it raises an InputError.
-    """
-    if "num_classes" not in weights.architecture:
-        head = network.head[-1]
-        raise InputError(f"These are weights to start training from; a trained network has {head}*")
-    net = network(**weights.architecture)
-    checkpoint.load_weights(net, weights.tensors)
-    return net.eval()

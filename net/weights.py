@@ -1,9 +1,11 @@
 """Weights that a network starts from: torchvision's of ImageNet, a file, or random numbers."""
 
+import inspect
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tool import checkpoint, mxnet_params
 from tool.errors import InputError, naming
@@ -54,6 +56,49 @@ def read_pretrained(
             state = checkpoint.load_state(path)
         state = checkpoint.without_wrappers(state)
     return {n: value for n, value in state.items() if with_classifier or not n.startswith("fc.")}
+
+
+def restore(network: type[nn.Module], content: dict[str, Any], **options: Any) -> nn.Module:
+    """Return the trained network, evaluating, of what ``tool.checkpoint.load`` read.
+
+    The checkpoints of this project have a ``config``, the arguments that make the network again. A
+    published file has none; its arguments are what ``network.config_of`` makes of its tensors.
+
+    Args:
+        network: class.
+        content: of the file.
+        options: further arguments of ``network``, which go before those.
+
+    Raises:
+        InputError: there is no such network in it, or a tensor is missing or left over.
+    """
+    state = checkpoint.without_wrappers(checkpoint.state_dict_of(content))
+    if "config" in content:
+        config = content["config"]
+        _check_config(network, config, sum(value.numel() for value in state.values()))
+    else:
+        config = network.config_of(state)
+    net = network(**config | options)
+    checkpoint.load_weights(net, state)
+    return net.eval()
+
+
+def _check_config(network: type[nn.Module], config: Any, numbers: int) -> None:
+    """Refuse what are no arguments of ``network``, or those of one larger than its weights."""
+    known = inspect.signature(network).parameters
+    if isinstance(config, dict) and config.keys() <= known.keys():
+        width, num_classes = config.get("width"), config.get("num_classes", 1)
+        blocks = config.get("blocks", [1])
+        sizes = [width, num_classes, *(blocks if isinstance(blocks, list) else [None])]
+        whole = all(isinstance(size, int) and size > 0 for size in sizes)
+        if whole and fits(width, blocks, num_classes, numbers):
+            return
+    raise InputError(f"Its config {config!r:.80} does not make a {network.__name__}.")
+
+
+def fits(width: int, blocks: list[int], num_classes: int, numbers: int) -> bool:
+    """Return whether so many numbers may be the weights of a network of residual blocks."""
+    return 0 < width * max(width * sum(blocks), num_classes) <= numbers
 
 
 def cached(architecture: str) -> Path:

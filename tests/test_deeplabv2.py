@@ -394,7 +394,7 @@ def test_trained_networks_come_back():
 
 
 def test_impossible_architectures_are_refused():
-    with pytest.raises(ValueError, match="stride_on"):
+    with pytest.raises(InputError, match="stride_on"):
         DeepLabV2_ResNet101_MSC(3, 4, stride_on="pool")
-    with pytest.raises(ValueError, match="blocks"):
+    with pytest.raises(InputError, match="blocks"):
         DeepLabV2_ResNet101_MSC(3, 4, blocks=(1, 1, 1))

@@ -220,13 +220,13 @@ def test_weights_that_do_not_fit_name_their_file(path):
     state = backbone()
     del state["layer4.0.conv1.weight"]
     torch.save(state, path)
-    with pytest.raises(InputError, match=r"The weights in .*net\.pth do not fit ResNet50; missing"):
+    with pytest.raises(InputError, match=r"net\.pth.*ResNet50; missing"):
         build_backbone(path, None, 2)
     torch.save(backbone(), path)
     with pytest.raises(InputError, match=r"net\.pth.*of another shape"):
         build_backbone(path, 4, 2)
     torch.save({"w": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match=r"The weights in .*net\.pth .*no conv1\.weight"):
+    with pytest.raises(InputError, match=r"net\.pth.*no conv1\.weight"):
         build_backbone(path, None, 2)
 
 
@@ -234,7 +234,7 @@ def test_announced_width_makes_no_network(path):
     """A network of 60,000 channels would take terabytes; the file has a few megabytes."""
     conv1 = torch.zeros(60000, 3, 7, 7, dtype=torch.float16)
     torch.save({"conv1.weight": conv1, "w": torch.zeros(2)}, path)
-    with pytest.raises(InputError, match=r"net\.pth.*conv1 has 60000 channels"):
+    with pytest.raises(InputError, match=r"net\.pth.*ResNet-50"):
         build_backbone(path, None, 2)
     state = build_v2(3, "none", width=2, blocks=(1, 1, 1, 1))[0].state_dict()
     conv = {"base.layer1.conv1.conv.weight": conv1}

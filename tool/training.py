@@ -109,7 +109,7 @@ class Training:
         """Take up an earlier run where it stopped, or clear the ground; all processes meet here.
 
         Args:
-            net: on the device, in training mode.
+            net: on the device, in training mode; ``config`` holds the arguments that make it again.
             optimizer: of its parameters.
             device: of this process.
             some_unused: parameters may have no gradient in a step.
@@ -121,6 +121,7 @@ class Training:
             InputError: processes found different steps, or the checkpoint does not fit.
         """
         self.net, self.optimizer = net, optimizer
+        self.about["config"] = net.config
         if self.begun:
             with self.reading():
                 checkpoint.load_weights(net, self.begun["net"])
