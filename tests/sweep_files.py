@@ -30,7 +30,7 @@ import torch
 
 from net.resnet50 import ResNet50, build_backbone
 from tests.fill import filled_state
-from tests.test_mxnet_params import write_params
+from tests.mxnet import write_params
 from tool import checkpoint
 from tool.errors import InputError
 from tool.maps import read_maps, write_maps

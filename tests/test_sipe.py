@@ -1,7 +1,6 @@
 """The network and its mathematics, against float64 formulas and the reference's numbers."""
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +9,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import make_cam
+from data.inference import infer
 from data.transforms import rescale
-from make_cam import infer
 from net.inputs import normalise
-from net.resnet50 import FixedBatchNorm, fold_batch_norm
+from net.resnet50 import FixedBatchNorm, ResNet50, fold_batch_norm
 from net.resnet50_SIPE import (
     CAM,
     Net,
@@ -24,23 +24,15 @@ from net.resnet50_SIPE import (
     get_seed,
     reactivate,
 )
+from net.weights import restore
 from tests.fill import filled_state
+from tests.reference import parity, relative
 from tool.checkpoint import load_weights
+from tool.errors import InputError
 from tool.maps import fuse
-from train_resnet50_SIPE import learning_rate, set_learning_rate
+from tool.optimizer import learning_rate, set_learning_rate
 
-PARITY = Path(__file__).with_name("parity")
 TOLERANCE = 1e-5
-
-
-def reference(name: str) -> dict[str, torch.Tensor]:
-    with np.load(PARITY / f"{name}.npz") as file:
-        return {key: torch.from_numpy(file[key]) for key in file if file[key].dtype.kind != "U"}
-
-
-def relative(value: torch.Tensor, expected: torch.Tensor) -> float:
-    expected = expected.double().reshape(value.shape)
-    return float((value.detach().double() - expected).abs().max() / expected.abs().max())
 
 
 def network(cls):
@@ -100,15 +92,6 @@ def test_general_cam_by_hand():
     torch.testing.assert_close(cam, expected, atol=2e-5, rtol=0)
 
 
-def test_seeds_against_float64(maps):
-    cam, label, feature = maps
-    seeds, probs = get_seed(cam, label, feature)
-    plain, plain_probs = plain_seeds(cam, label, feature)
-    assert torch.equal(seeds.double(), plain)
-    assert relative(probs, plain_probs) < 1e-6
-    assert not seeds.requires_grad
-
-
 def whole_seeds(cam, feature, dtype):
     """A of all positions at once, with (B, N, N) similarities."""
     cam, feature = cam.flatten(2).to(dtype), feature.flatten(2).to(dtype)
@@ -121,49 +104,26 @@ def whole_seeds(cam, feature, dtype):
     return iou
 
 
-def assert_seeds_of(iou, seeds, probs):
-    """Seeds are where A is largest, wherever that is clear, and probs the softmax of A."""
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("h", "w", "dtype"), [(47, 63, torch.float64), (32, 32, torch.float32)])
+def test_seeds_of_large_maps(h, w, dtype, memory_format):
+    """2961 positions are those of 375x500 at scale 2; 1024 are one block, the whole form's bits."""
+    generator = torch.Generator().manual_seed(0)
+    cam = general_cam(torch.randn(2, 5, h, w, generator=generator))
+    feature = torch.randn(2, 64, h, w, generator=generator).relu()
+    iou = whole_seeds(cam, feature, dtype)
+    given = (x.contiguous(memory_format=memory_format) for x in (cam, feature))
+    seeds, probs = get_seed(next(given), torch.ones(2, 6, 1, 1), next(given))
+    seeds, probs = seeds.flatten(2), probs.flatten(2)
     best = iou.topk(2, 1).values
     clear = best[:, 0] - best[:, 1] > 1e-6  # (B, N); rounding decides the others
     assert clear.double().mean() > 0.99
-    assert torch.equal(seeds.flatten(2).argmax(1)[clear], iou.argmax(1)[clear])
-    assert (seeds.flatten(2).sum(1) == 1).all()
-    assert relative(probs.flatten(2), iou.softmax(1)) < 1e-6
-
-
-@pytest.mark.parametrize("block", [1, 7, 34, 35, 36])
-def test_seeds_in_blocks_of_positions(maps, monkeypatch, block):
-    """No block, but the last, needs to be full; the feature of a picture is B x 35 positions."""
-    monkeypatch.setattr("net.resnet50_SIPE.BLOCK", block)
-    cam, label, feature = maps
-    seeds, probs = get_seed(cam, torch.ones_like(label), feature)
-    assert_seeds_of(whole_seeds(cam, feature, torch.float64), seeds, probs)
-    plain, plain_probs = plain_seeds(cam, label, feature)
-    assert torch.equal(get_seed(cam, label, feature)[0].double(), plain)
-    assert relative(probs, plain_probs) < 1e-6
-
-
-def test_seeds_of_several_blocks(monkeypatch):
-    """2961 positions, as a picture of 375x500 has at scale 2, in any memory format."""
-    generator = torch.Generator().manual_seed(0)
-    cam = general_cam(torch.randn(1, 5, 47, 63, generator=generator))
-    feature = torch.randn(1, 64, 47, 63, generator=generator).relu()
-    expected = whole_seeds(cam, feature, torch.float64)
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        given = (x.contiguous(memory_format=memory_format) for x in (cam, feature))
-        seeds, probs = get_seed(next(given), torch.ones(1, 6, 1, 1), next(given))
-        assert_seeds_of(expected, seeds, probs)
-
-
-def test_one_block_is_the_whole_form_bit_for_bit():
-    """1024 positions, those of a window of 512 pixels in training."""
-    generator = torch.Generator().manual_seed(0)
-    cam = general_cam(torch.randn(2, 5, 32, 32, generator=generator))
-    feature = torch.randn(2, 64, 32, 32, generator=generator)
-    iou = whole_seeds(cam, feature, torch.float32)
-    seeds, probs = get_seed(cam, torch.ones(2, 6, 1, 1), feature)
-    assert torch.equal(probs.flatten(2), iou.softmax(1))
-    assert torch.equal(seeds.flatten(2).argmax(1), iou.argmax(1))
+    assert torch.equal(seeds.argmax(1)[clear], iou.argmax(1)[clear])
+    assert (seeds.sum(1) == 1).all()
+    assert relative(probs, iou.softmax(1)) < 1e-6
+    if dtype == torch.float32 and memory_format == torch.contiguous_format:
+        assert torch.equal(probs, iou.softmax(1))
+        assert torch.equal(seeds.argmax(1), iou.argmax(1))
 
 
 def test_seeds_take_memory_linear_in_the_number_of_positions():
@@ -193,8 +153,8 @@ def test_reactivation_and_its_gradient_against_float64(maps):
     plain = feature.double().requires_grad_()
     plain_prototype, plain_is_cam = plain_reactivation(seeds.double(), plain)
     (plain_is_cam * weight.double()).sum().backward()
-    assert relative(prototype.detach(), plain_prototype.detach()) < 1e-6
-    assert relative(is_cam.detach(), plain_is_cam.detach()) < 1e-6
+    assert relative(prototype, plain_prototype) < 1e-6
+    assert relative(is_cam, plain_is_cam) < 1e-6
     assert relative(ours.grad, plain.grad) < 1e-5
     absent = (label == 0)[:, :, 0, 0]
     assert (is_cam[absent] == 0).all()
@@ -219,7 +179,7 @@ def test_consistency_loss_counts_absent_classes_as_zeros():
 
 
 def test_parity_forward():
-    ref = reference("sipe_forward")
+    ref = parity("sipe_forward")
     net = network(Net)
     img = pixels(ref["images"])
     stages = net.resnet50(img)
@@ -230,14 +190,14 @@ def test_parity_forward():
     assert relative(feature, ref["hierarchical_feature"]) < TOLERANCE
     out = net(img, ref["valid_mask"])
     for name in ("score", "cam", "IS_cam", "probs"):
-        assert relative(out[name].detach(), ref[name]) < TOLERANCE
+        assert relative(out[name], ref[name]) < TOLERANCE
     assert torch.equal(out["seeds"], ref["seeds"])
     assert relative(classification_loss(out["score"], ref["label"]), ref["lossCLS"]) < TOLERANCE
     assert relative(consistency_loss(out["cam"], out["IS_cam"]), ref["lossGSC"]) < TOLERANCE
 
 
 def test_parity_ipe():
-    ref = reference("ipe")
+    ref = parity("ipe")
     feature = ref["hierarchical_feature"].requires_grad_()
     seeds, probs = get_seed(ref["norm_cam"], ref["label"], ref["semantic_feature"])
     prototypes = get_prototype(seeds, feature)
@@ -245,15 +205,14 @@ def test_parity_ipe():
     (is_cam * ref["output_weight"]).sum().backward()
     assert torch.equal(seeds, ref["seeds"])
     assert relative(probs, ref["probs"]) < TOLERANCE
-    assert relative(prototypes.detach(), ref["prototypes"]) < TOLERANCE
-    assert relative(is_cam.detach(), ref["IS_cam"]) < TOLERANCE
+    assert relative(prototypes, ref["prototypes"]) < TOLERANCE
+    assert relative(is_cam, ref["IS_cam"]) < TOLERANCE
     assert relative(feature.grad, ref["grad_hierarchical_feature"]) < TOLERANCE
 
 
 def test_parity_train_steps():
-    ref = reference("sipe_train_steps")
-    with np.load(PARITY / "sipe_train_steps.npz") as file:
-        names = file["parameter_names"].tolist()
+    ref = parity("sipe_train_steps")
+    names = ref["parameter_names"].tolist()
     net = network(Net)
     optimizer = torch.optim.SGD(net.trainable_groups(1.0, 1e-4), momentum=1e-4)
     img = pixels(ref["images"])
@@ -267,7 +226,7 @@ def test_parity_train_steps():
         learning = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
-        assert relative(losses.detach(), ref["losses"][step]) < TOLERANCE
+        assert relative(losses, ref["losses"][step]) < TOLERANCE
         assert relative(norm, ref["grad_norm_before_clip"][step]) < TOLERANCE
         lengths = torch.stack([net.get_parameter(name).detach().norm() for name in names])
         expected = ref["parameter_l2_after_step"][step]
@@ -275,7 +234,7 @@ def test_parity_train_steps():
 
 
 def test_parity_inference():
-    ref = reference("cam_inference")
+    ref = parity("cam_inference")
     net = network(CAM).eval()
     image = Image.fromarray(ref["image"].numpy())
     label = F.pad(ref["label"], (1, 0), value=1)
@@ -320,34 +279,73 @@ def test_folded_normalisation_and_channels_last_change_nothing_but_rounding():
             assert one.abs().max() > 0
 
 
-def test_only_layer3_layer4_and_heads_learn():
-    net = Net(4, pretrained=None, width=4)
-    out = net(torch.randn(2, 3, 64, 64), torch.ones(2, 4, 4, 4))
-    (out["score"].sum() + out["IS_cam"].sum()).backward()
-    learning = {id(p) for group in net.trainable_groups(1, 0) for p in group["params"]}
-    for name, parameter in net.named_parameters():
-        frozen = name.startswith(
-            ("resnet50.conv1", "resnet50.bn1", "resnet50.layer1", "resnet50.layer2")
-        )
-        assert parameter.requires_grad != frozen, name
-        assert (id(parameter) in learning) != frozen, name
-        assert (parameter.grad is None) == frozen, name
+@pytest.mark.parametrize("frozen", [-1, 0, 1, 2, 3, 4])
+def test_frozen_stages_neither_learn_nor_build_a_graph(frozen):
+    backbone = ResNet50(4, frozen).train()
+    outputs = backbone(torch.randn(1, 3, 64, 64))
+    for number, (stage, output) in enumerate(zip(backbone.stages(), outputs, strict=True)):
+        assert {p.requires_grad for p in stage.parameters()} == {number > frozen}
+        assert output.requires_grad == (number > frozen)
 
 
-def test_heads_do_not_teach_the_backbone():
-    net = Net(4, pretrained=None, width=4)
-    net(torch.randn(1, 3, 64, 64), torch.ones(1, 4, 4, 4))["IS_cam"].sum().backward()
+def test_only_layer3_layer4_and_heads_learn_and_heads_do_not_teach_the_backbone():
+    net = Net(4, pretrained=None, width=4).train()
+    buffers = {name: value.clone() for name, value in net.named_buffers()}
+    img, mask = torch.randn(2, 3, 64, 64) + 3, torch.ones(2, 4, 4, 4)
+    out = net(img, mask)
+    out["IS_cam"].sum().backward()
     assert all(p.grad is None for p in net.resnet50.parameters())
     assert net.side1.weight.grad.abs().sum() > 0
+    out["score"].sum().backward()
+    learning = {id(p) for group in net.trainable_groups(1, 0) for p in group["params"]}
+    frozen = ("resnet50.conv1", "resnet50.bn1", "resnet50.layer1", "resnet50.layer2")
+    for name, parameter in net.named_parameters():
+        learns = not name.startswith(frozen)
+        assert parameter.requires_grad == learns, name
+        assert (id(parameter) in learning) == learns, name
+        assert (parameter.grad is not None) == learns, name
+    assert all(torch.equal(buffers[name], value) for name, value in net.named_buffers())
+    assert torch.equal(out["score"], net.eval()(img, mask)["score"])
 
 
-def test_training_mode_keeps_batch_statistics():
-    net = Net(4, pretrained=None, width=4).train()
-    before = net.resnet50.layer4[0].bn1.running_mean.clone()
-    img = torch.randn(2, 3, 64, 64) + 3
-    trained = net(img, torch.ones(2, 4, 4, 4))["score"]
-    assert torch.equal(net.resnet50.layer4[0].bn1.running_mean, before)
-    assert torch.equal(trained, net.eval()(img, torch.ones(2, 4, 4, 4))["score"])
+def without(name):
+    return lambda state: state.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (without("layer4.2.bn3.bias"), "layer4.2.bn3.bias"),
+        (without("bn1.running_var"), "bn1.running_var"),
+        (lambda state: state.update(extra=torch.ones(1)), "extra"),
+        (lambda state: state.update({"bn1.bias": torch.ones(3)}), "bn1.bias"),
+    ],
+)
+def test_first_weights_fit_wholly(tmp_path, change, match):
+    state = ResNet50(4).state_dict()
+    change(state)
+    torch.save(state, tmp_path / "first.pth")
+    with pytest.raises(InputError, match=rf"first\.pth.*{match}"):
+        Net(4, tmp_path / "first.pth")
+
+
+@pytest.mark.parametrize("network", [Net, CAM])
+def test_trained_networks_come_back(network):
+    torch.manual_seed(0)
+    source = Net(4, None, width=4)
+    state = {f"module.{name}": value for name, value in source.state_dict().items()}
+    for content in ({"net": state, "config": source.config}, state):
+        net = restore(network, content, pretrained=None)
+        assert net.config == source.config == {"num_classes": 4, "width": 4}
+        assert not net.training
+        assert all(torch.equal(v, net.state_dict()[n]) for n, v in source.state_dict().items())
+    for config in ("x", {"x": 1}, {**net.config, "width": 10**7}, {**net.config, "num_classes": 0}):
+        with pytest.raises(InputError, match="config"):
+            restore(network, {"net": state, "config": config}, pretrained=None)
+    with pytest.raises(InputError, match="check --dataset"):
+        restore(network, state, pretrained=None, num_classes=5)
+    with pytest.raises(InputError, match="--model"):
+        restore(network, ResNet50(4).state_dict(), pretrained=None)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 17), (64, 48)])
@@ -369,6 +367,14 @@ def test_full_size_mask_is_sampled_at_the_top_left_of_each_cell():
     small = mask[:, :, ::16, ::16]
     for name, value in net(img, mask).items():
         assert torch.equal(value, net(img, small)[name])
+
+
+def test_the_released_readings_are_the_defaults():
+    args = make_cam.parse_arguments([])
+    net = CAM(4, None, width=4)
+    released = ("hierarchical", "all")
+    assert (args.seed_feature, args.competitors) == released
+    assert (net.seed_feature, net.competitors) == released
 
 
 def test_other_readings_change_the_maps(monkeypatch):

@@ -1,0 +1,203 @@
+"""What both segmentation networks keep: names, groups, frozen parts, first and trained weights."""
+
+from itertools import chain
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from net import deeplabv1_weights, deeplabv2_weights
+from net.deeplabv1_resnet38 import DeepLabV1_ResNet38
+from net.deeplabv2 import DeepLabV2_ResNet101_MSC
+from net.segmentation import mean_loss
+from tests.fill import filled_state
+from tests.reference import parity
+from tool import checkpoint
+from tool.errors import InputError
+
+
+class Kind(NamedTuple):
+    """A network, the module of its weights, and its published names."""
+
+    network: type[nn.Module]
+    module: ModuleType
+    parity: str
+    size: dict
+    head_weights: list[str]
+    head_biases: list[str]
+    fresh: int  # tensors of the head
+
+
+ASPP = [f"base.aspp.c{number}" for number in range(4)]
+V1_HEAD = ["conv_fov.weight", "conv_fov2.weight", "cls_conv.weight"]
+V1 = Kind(
+    DeepLabV1_ResNet38,
+    deeplabv1_weights,
+    "deeplabv1_resnet38",
+    {"width": 2, "blocks": [2, 1, 2, 2]},
+    V1_HEAD,
+    ["cls_conv.bias"],
+    12,
+)
+V2 = Kind(
+    DeepLabV2_ResNet101_MSC,
+    deeplabv2_weights,
+    "deeplabv2_resnet101",
+    {"width": 4, "blocks": [1, 2, 2, 1], "stride_on": "conv3x3"},
+    [f"{name}.weight" for name in ASPP],
+    [f"{name}.bias" for name in ASPP],
+    8,
+)
+both = pytest.mark.parametrize("kind", [V1, V2], ids=["v1", "v2"])
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time():
+    torch.manual_seed(0)
+
+
+def small(kind: Kind, num_classes: int = 3) -> nn.Module:
+    net = kind.network(num_classes, **kind.size)
+    checkpoint.load_weights(net, filled_state(net, prefix=""))
+    return net
+
+
+def tensors(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: v.clone() for n, v in net.state_dict().items() if not n.endswith("tracked")}
+
+
+@both
+def test_names_and_shapes_are_the_published_ones(kind):
+    with torch.device("meta"):  # nothing is drawn or stored
+        net = kind.network(21)
+    own = [(name, str(tuple(value.shape))) for name, value in tensors(net).items()]
+    ref = parity(kind.parity)
+    published = zip(ref["state_dict_keys"], ref["state_dict_shapes"], strict=True)
+    assert own == [(str(name), str(shape)) for name, shape in published]
+
+
+@both
+def test_convolutions_alone_learn_each_in_one_group(kind):
+    net = small(kind).train()
+    groups = net.trainable_groups(lr=1e-3, weight_decay=5e-4)
+    names = {id(p): n for n, p in net.named_parameters()}
+    members = [[names[id(p)] for p in group["params"]] for group in groups]
+    convolutions = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]
+    learning = [f"{name}.weight" for name in convolutions] + kind.head_biases
+    assert sorted(chain(*members)) == sorted(learning)
+    assert members[1:] == [kind.head_weights, kind.head_biases]
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == set(learning)
+    assert [g["lr_scale"] for g in groups] == [1, 10, 20]
+    assert [g["lr"] for g in groups] == pytest.approx([1e-3, 1e-2, 2e-2])
+    assert [g["weight_decay"] for g in groups] == [5e-4, 5e-4, 0]
+    before = tensors(net)
+    labels = torch.randint(0, 3, (2, 41, 41), dtype=torch.uint8)
+    mean_loss(*net.loss_sums(net(torch.randn(2, 3, 41, 41) * 50), labels)).backward()
+    torch.optim.SGD(groups, lr=1).step()
+    moved = {n for n, p in net.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == set(learning)
+
+
+@both
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (33, 20)])
+def test_predict_gives_logits_at_pixels_in_evaluation_mode(kind, size):
+    net = small(kind).eval()
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        assert net.predict(x).shape == (1, 3, *size)
+        assert net.predict(x, (7, 5)).shape == (1, 3, 7, 5)
+    with pytest.raises(RuntimeError, match="eval"):
+        net.train().predict(x)
+
+
+@both
+@pytest.mark.parametrize("blocks", [(1, 1), (1, 1, 1, 0)])
+def test_impossible_architectures_are_refused(kind, blocks):
+    with pytest.raises(InputError, match="blocks"):
+        kind.network(3, 2, blocks)
+
+
+@both
+def test_a_head_of_other_classes_is_left_out_and_a_fitting_one_is_taken(kind, tmp_path):
+    source = small(kind)
+    torch.save({"net": tensors(source)}, tmp_path / "trained.pth")
+    net, record = kind.module.build(4, tmp_path / "trained.pth")
+    assert len(record["fresh"]) == len(record["left_out"]) == kind.fresh
+    assert len(net.get_parameter(kind.head_biases[0])) == 4
+    net, record = kind.module.build(3, tmp_path / "trained.pth")
+    assert record["fresh"] == record["left_out"] == []
+    assert all(torch.equal(v, source.state_dict()[name]) for name, v in tensors(net).items())
+
+
+@both
+@pytest.mark.parametrize("change", ["missing", "left over", "another shape", "a stage", "a stem"])
+def test_first_weights_fit_wholly(kind, tmp_path, change):
+    state = tensors(small(kind))
+    name = next(n for n in state if n.endswith("running_var") and not kind.network.is_head(n))
+    if change == "left over":
+        state["extra"] = torch.zeros(1)
+    elif change == "another shape":
+        state[name] = torch.zeros(1)
+    elif change == "a stage":
+        stage = ("base.layer5", "backbone.b5")
+        state = {n: value for n, value in state.items() if not n.startswith(stage)}
+    else:
+        del state[name if change == "missing" else kind.network.stem]
+    torch.save(state, tmp_path / "odd.pth")
+    expected = {"left over": "extra", "a stage": "stage", "a stem": "stem|names|has "}
+    with pytest.raises(InputError, match=rf"odd\.pth.*({expected.get(change, name)})"):
+        kind.module.build(3, tmp_path / "odd.pth")
+
+
+@both
+def test_random_weights_are_said(kind):
+    for pretrained in ("none", None):
+        net, record = kind.module.build(3, pretrained, **kind.size)
+        assert (record["pretrained"], record["layout"], record["fresh"]) == (
+            "none",
+            "random",
+            "all",
+        )
+        assert record["config"] == net.config == {"num_classes": 3, **kind.size}
+
+
+@both
+def test_trained_networks_come_back(kind):
+    source = small(kind, 5).eval()
+    x = torch.randn(1, 3, 30, 30) * 50
+    prefix = kind.network.prefix
+    state = {f"module.{n}": value for n, value in tensors(source).items()}
+    net = kind.module.restore({"net": state, "config": source.config})
+    assert net.config == source.config
+    assert not net.training
+    assert torch.equal(net(x), source(x))
+    plain = {n.removeprefix(prefix): value for n, value in tensors(source).items()}
+    published = kind.module.restore({**plain, f"{kind.network.other_heads[0]}bias": torch.ones(1)})
+    expected = {**source.config, **({"stride_on": "reduce"} if kind is V2 else {})}
+    assert published.config == expected
+    assert not published.training
+    assert all(torch.equal(v, source.state_dict()[n]) for n, v in tensors(published).items())
+    with pytest.raises(InputError, match="start training from"):
+        kind.module.restore({n: v for n, v in state.items() if not kind.network.is_head(n[7:])})
+
+
+@both
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"x": 1},
+        {"num_classes": 0},
+        {"num_classes": "x"},
+        {"width": 10**7},
+        {"blocks": 3},
+        {"blocks": [10**7] * 4},
+        {"stride_on": "both"},
+    ],
+)
+def test_odd_configs_are_refused(kind, change):
+    source = small(kind)
+    content = {"net": tensors(source), "config": {**source.config, **change}}
+    with pytest.raises(InputError, match=r"config|stride_on"):
+        kind.module.restore(content)
