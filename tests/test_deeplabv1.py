@@ -165,9 +165,7 @@ def test_prepare_and_predict():
     assert torch.equal(net.prepare(window, box), within(normalise(window), box))
     with torch.no_grad():
         assert torch.equal(net.predict(x), net(x))
-        torch.testing.assert_close(
-            net.predict(x, (33, 17))[..., ::2, ::2], net(x)
-        )
+        torch.testing.assert_close(net.predict(x, (33, 17))[..., ::2, ::2], net(x))
 
 
 # ---------------------------------------------------------------------------- weights

@@ -59,6 +59,17 @@ def test_all_losses_and_gradients_against_gathering(radius, size, form, monkeypa
         torch.testing.assert_close(grad, plain, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("group", [0, 4])
+def test_the_backward_pass_is_the_derivative(group, monkeypatch):
+    """Numerically, in float64: offset by offset, and four offsets at a time."""
+    if group:
+        in_groups(monkeypatch, group)
+    edge, displacement, label = batch(size=(2, 4, 6))
+    assert torch.autograd.gradcheck(
+        lambda *maps: loss_sums(*maps, label, 3, 2)[0], (edge, displacement)
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_both_forms_agree_where_edges_are_equal_or_rough(dtype, monkeypatch):
     """Of several largest cells one takes the gradient, so that its sum is the same."""
