@@ -2,7 +2,7 @@
 
 The results are those of ``net.resnet50_SIPE``. Products are materialised, (B, C, N, N) for the
 seeds and (B, C, 768, h, w) for prototypes and cosines; gradients are computed for the frozen
-stages too; masks are (C, S, S) floats. So does the released code.
+stages too; masks are (B, C, S, S). So does the released code.
 """
 
 import torch
@@ -39,41 +39,24 @@ def reactivate(prototype: Tensor, feature: Tensor) -> Tensor:
     return F.relu(F.cosine_similarity(many, prototype, dim=2, eps=fast.COSINE_EPS))
 
 
-class Net(fast.Net):
-    """The training network; gradients run through everything that the loss reaches."""
+class Net(fast.CAM):
+    """The network of training and inference; gradients run through all that the loss reaches."""
 
-    def __init__(self, num_cls: int) -> None:
-        super().__init__(num_cls, pretrained=None)
+    def __init__(self, *settings: int | None) -> None:
+        super().__init__(*settings)
         self.resnet50.requires_grad_(True)
         self.resnet50.frozen_stages = -1
 
-    def forward(self, img: Tensor, valid_mask: Tensor) -> dict[str, Tensor]:
-        """Return what the fast network returns, from a mask (B, C, S, S)."""
-        logits, feature, x4 = self.forward_features(img)
-        mask = F.interpolate(valid_mask, logits.shape[2:], mode="nearest")
-        cam = fast.general_cam(logits) * mask
+    def explore(
+        self, cam: Tensor, mask: Tensor, seed_feature: Tensor, feature: Tensor
+    ) -> dict[str, Tensor]:
+        """Return what the fast network explores, by the functions above."""
         with torch.no_grad():
-            seeds, probs = get_seed(cam, mask, x4)
+            seeds, probs = get_seed(cam, mask, seed_feature)
         prototypes = get_prototype(seeds, feature)
-        return {
-            "score": logits.mean((2, 3), keepdim=True),
-            "cam": cam,
-            "IS_cam": reactivate(prototypes, feature),
-            "seeds": seeds,
-            "probs": probs,
-            "prototypes": prototypes,
-        }
+        is_cam = reactivate(prototypes, feature)
+        return {"seeds": seeds, "probs": probs, "prototypes": prototypes, "IS_cam": is_cam}
 
-
-class CAM(fast.CAM):
-    """The network at inference."""
-
-    def __init__(self, num_cls: int) -> None:
-        super().__init__(num_cls, pretrained=None)
-
-    def forward(self, pair: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the fast network returns."""
-        logits, feature, _ = (x[:1] + x[1:].flip(3) for x in self.forward_features(pair))
-        cam = fast.general_cam(logits)
-        seeds, _ = get_seed(cam, label, feature)
-        return cam[0], reactivate(get_prototype(seeds, feature), feature)[0]
+    def forward(self, img: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Return what the fast network returns in training, from a mask of full size."""
+        return fast.Net.forward(self, img, F.interpolate(mask, img.shape[2:]))

@@ -5,7 +5,8 @@ whose windows have one size, and never at inference. Pictures are decoded alread
 device where a loader would bring them while the device works.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,355 +14,265 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import infer_seg
-import make_cam
-import train_seg
-from benchmarks.measure import peak_bytes, seconds
-from data.inference import infer, mean_logits, refine
+from benchmarks.measure import Call
 from data.transforms import rescale
-from net.inputs import normalise, prepare
+from net.deeplabv1_resnet38 import DeepLabV1_ResNet38 as V1
+from net.deeplabv2 import DeepLabV2_ResNet101_MSC as V2
 from net.irn_loss import loss_sums, loss_terms, total_loss
-from net.recipes import MODELS
 from net.resnet50 import fold_batch_norm
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from net.resnet50_SIPE import CAM, Net, valid_mask
-from tool.cli import pick_device
-from tool.crf import crf_inference_views
+from net.segmentation import mean_loss
+from tool.crf import crf_inference, crf_inference_views
 from tool.indexing import PathIndex
-from tool.maps import fuse, pack
-from tool.optimizer import make_optimizer
+from tool.maps import fuse
 from tool.walk import refine_by_walk
 
-# Which of the flags are on. On the CPU TF32 and the fused optimiser do nothing.
+WINDOW = 512  # pixels of a training window of steps 1 and 2
+CROP_V2 = 321  # of those of step 3.1
+CROP_V1 = 448
+PICTURE = (375, 500)
+WIDTH = None  # of the backbone; None is the published one
+SHAPE: dict = {}  # of the segmentation networks, likewise
+SCALES = (1.0, 0.5, 1.5, 2.0)  # of step 1.2
+PARTS = 2  # of a batch of DeepLab v2
+PRESENT = [0, 3, 8]  # classes of the pictures of step 1
+RADIUS = 10  # of the pairs of step 2.2
+# What may be on. On the CPU TF32 and the fused optimiser do nothing.
 FLAGS = ("channels_last", "fold", "fused", "tf32", "bf16")
-VARIANTS = {
-    "float32": (),
-    "fp32": FLAGS[:3],
-    "defaults": FLAGS[:4],
-    "bf16": FLAGS,
-}
-RADIUS = 10
-PRESENT = (3, 8)  # classes of the pictures of step 1.2
-V2, V1 = MODELS
-WIDE, TINY = (512, (375, 500), None), (96, (60, 80), 4)  # window of step 1 and 2, picture, width
 
 
 class Job(NamedTuple):
-    """How a step is to be made: on a device, in a variant, of so many pictures and classes."""
+    """How a step is to be made: on a device, with some of FLAGS, of pictures and classes."""
 
     device: torch.device
-    variant: str
-    batch: int
-    classes: int
-    tiny: bool
-
-    @property
-    def sizes(self) -> tuple[int, tuple[int, int], int | None]:
-        return TINY if self.tiny else WIDE
-
-    def has(self, flag: str) -> bool:
-        return flag in VARIANTS[self.variant]
-
-    @property
-    def format(self) -> torch.memory_format:
-        return torch.channels_last if self.has("channels_last") else torch.contiguous_format
+    flags: tuple[str, ...] = ()
+    batch: int = 1
+    classes: int = 21
 
     def place(self, x):
         """Return a network or pictures on the device, laid out."""
-        return x.to(self.device, memory_format=self.format)
+        torch.backends.cudnn.allow_tf32 = "tf32" in self.flags
+        layout = torch.channels_last if "channels_last" in self.flags else torch.contiguous_format
+        return x.to(self.device, memory_format=layout)
 
     def for_inference(self, net: nn.Module) -> nn.Module:
-        return self.place(fold_batch_norm(net.eval()) if self.has("fold") else net.eval())
+        """Return a network that evaluates, on the device."""
+        net.eval()
+        return self.place(fold_batch_norm(net) if "fold" in self.flags else net)
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.has("bf16"))
-
-    def training(self, net: nn.Module, groups, momentum: float = 1e-4) -> torch.optim.Optimizer:
-        """Return an optimiser as a trainer has it, with its search for the fastest algorithms."""
-        torch.backends.cudnn.benchmark = True
-        return make_optimizer(groups, momentum, self.device, self.has("fused"))
+    def run(self, net: Callable, img: Tensor, *more: Tensor):
+        """Return what a network makes of pictures."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled="bf16" in self.flags):
+            return net(self.place(img), *more)
 
     def windows(self, side: int) -> Tensor:
-        pixels = torch.randint(256, (self.batch, 3, side, side), dtype=torch.uint8)
-        return pixels.to(self.device)
+        """Return a batch of noise, uint8 (B, 3, side, side)."""
+        size = (self.batch, 3, side, side)
+        return torch.randint(256, size, dtype=torch.uint8, device=self.device)
 
-    def labels(self, side: int) -> np.ndarray:
-        """Return uint8 (B, side, side): squares of background, one class and 255."""
-        rng = np.random.default_rng(0)
-        cell = -(-side // 8)
-        squares = rng.choice([0, 0, 5, 255], (self.batch, 8, 8)).astype(np.uint8)
-        return squares.repeat(cell, 1).repeat(cell, 2)[:, :side, :side]
+    def labels(self, side: int) -> Tensor:
+        """Return areas of four classes, uint8 (B, side, side)."""
+        return areas(self.batch, 4, (side, side)).byte().to(self.device)
 
-    def picture(self) -> Image.Image:
-        """Return a smooth picture with noise."""
-        height, width = self.sizes[1]
-        rng = np.random.default_rng(0)
-        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-        smooth = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
-        noisy = smooth + rng.integers(-8, 9, smooth.shape)
-        return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    def present(self) -> Tensor:
+        """Return image labels, float32 (B, C), with background."""
+        label = torch.zeros(self.batch, self.classes)
+        label[:, PRESENT] = 1
+        return label.to(self.device)
 
 
-Step = Callable[[], Tensor]  # returns a loss, or a label
+def smooth(number: int, size: tuple[int, int]) -> Tensor:
+    """Return smooth random maps of about 0 to 1, float32 (number, *size)."""
+    return nn.functional.interpolate(torch.rand(1, number, 9, 12), size, mode="bicubic")[0]
 
 
-def sipe(job: Job) -> Step:
-    """Return a training step of 1.1."""
-    side, _, width = job.sizes
-    net = job.place(Net(job.classes, None, width)).train()
-    groups = net.trainable_groups(1e-6, 1e-4)
-    learning = [parameter for group in groups for parameter in group["params"]]
-    optimizer = job.training(net, groups)
-    window = job.windows(side)
-    box = torch.tensor([[0, 0, side, side]] * job.batch, device=job.device)
-    label = torch.zeros(job.batch, job.classes - 1, device=job.device)
-    label[:, list(PRESENT)] = 1
-
-    def step() -> Tensor:
-        img, mask = prepare(window, box), valid_mask(box, side, label)
-        with job.autocast():
-            out = net(img.contiguous(memory_format=job.format), mask)
-        loss = sum(net.losses(out, label).values())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
-        optimizer.step()
-        return loss.detach()
-
-    return step
+def areas(number: int, kinds: int, size: tuple[int, int]) -> Tensor:
+    """Return maps of random areas of so many kinds, int64 (number, *size)."""
+    return smooth(number * kinds, size).view(number, kinds, *size).argmax(1)
 
 
-def maps(job: Job) -> Step:
-    """Return the maps of pictures of one size, at four scales with mirror (1.2)."""
-    net = job.for_inference(CAM(job.classes, None, job.sizes[2]))
-    scaled = [np.array(rescale(job.picture(), scale)) for scale in make_cam.SCALES]
-    pictures = [
-        torch.from_numpy(x).permute(2, 0, 1).expand(job.batch, -1, -1, -1).to(job.device)
-        for x in scaled
-    ]
-    labels = torch.zeros(job.batch, job.classes)
-    labels[:, [0, *(k + 1 for k in PRESENT)]] = 1
+def picture(plain: float = 0.5) -> np.ndarray:
+    """Return uint8 (H, W, 3): smooth areas, mostly grey, with noise, below a plain part.
 
-    @torch.inference_mode()
-    def step() -> list[np.ndarray]:
-        with job.autocast():
-            return [pack(one) for one in infer(net, pictures, labels, job.format)]
-
-    def label() -> Tensor:
-        flat, shapes = step()[0]
-        scales = torch.from_numpy(flat[:3]).split(shapes.prod(1).tolist(), 1)
-        stacked = [m.unflatten(1, shape) for m, shape in zip(scales, shapes.tolist(), strict=True)]
-        return fuse(stacked, job.sizes[1]).argmax(0)
-
-    step.result = label
-    return step
-
-
-def crf(job: Job) -> Step:
-    """Return both views of one picture of 2.1, three labels."""
-    img = np.array(job.picture())
-    height, width = img.shape[:2]
-    rng = np.random.default_rng(0)
-    squares = rng.integers(0, 3, (2, 6, 8)).repeat(-(-height // 6), 1).repeat(-(-width // 8), 2)
-    labels = squares[:, :height, :width]
-
-    def step() -> Tensor:
-        return torch.from_numpy(crf_inference_views(img, labels, num_classes=3, device=job.device))
-
-    return step
-
-
-def irn(job: Job) -> Step:
-    """Return a training step of 2.2."""
-    side, _, width = job.sizes
-    index = PathIndex(RADIUS, (side // 4, side // 4))
-    net = job.place(AffinityDisplacementLoss(index, None, width)).train()
-    optimizer = job.training(net, net.trainable_groups(1e-6, 1e-4))
-    window = job.windows(side)
-    label = torch.from_numpy(job.labels(side)[:, 2::4, 2::4].copy()).to(job.device)
-
-    def step() -> Tensor:
-        with job.autocast():
-            edge, displacement = net(normalise(window).contiguous(memory_format=job.format))
-        loss = total_loss(loss_terms(*loss_sums(edge, displacement, label, job.classes, RADIUS)))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return step
-
-
-def walk(job: Job) -> Step:
-    """Return edges and walk of one picture with three maps (2.3)."""
-    _, size, width = job.sizes
-    net = job.for_inference(EdgeDisplacement(width=width))
-    picture = torch.from_numpy(np.array(job.picture())).permute(2, 0, 1).to(job.device)
-    is_cam = torch.rand(3, *size).to(job.device)
-
-    @torch.inference_mode()
-    def step() -> Tensor:
-        img = normalise(picture)
-        pair = torch.stack([img, img.flip(2)]).contiguous(memory_format=job.format)
-        with job.autocast():
-            edge = net.edge(pair)
-        return refine_by_walk(is_cam, edge, size)[0].cpu()
-
-    return step
-
-
-def _network(job: Job, model: str) -> tuple[nn.Module, object]:
-    small = ["--width", "4", "--blocks", "1", "1", "1", "1"] if job.tiny else []
-    args = train_seg.parse_arguments(["--model", model, "--pretrained", "none", *small])
-    args.amp = "bf16" if job.has("bf16") else "off"
-    args.channels_last = job.has("channels_last")
-    net, _ = MODELS[model].module.build(job.classes, "none", width=args.width, blocks=args.blocks)
-    return job.place(net), args
-
-
-def segmentation(model: str) -> Callable[[Job], Step]:
-    """Return what makes a training step of 3.1, of the recipe's batch in its parts."""
-
-    def make(job: Job) -> Step:
-        net, args = _network(job, model)
-        net.train()
-        args.accumulate = min(args.accumulate, job.batch)
-        optimizer = job.training(
-            net, net.trainable_groups(1e-7, args.weight_decay, args.head_lr), args.momentum
-        )
-        side = 65 if job.tiny else args.crop_size
-        batch = {
-            "window": normalise(job.windows(side)).cpu().numpy(),
-            "label": job.labels(side),
-        }
-
-        def step() -> Tensor:
-            optimizer.zero_grad()
-            torch.manual_seed(0)  # of dropout
-            loss = train_seg.accumulated_step(net, net, batch, args, job.device)
-            optimizer.step()
-            return loss.detach()
-
-        return step
-
-    return make
-
-
-def segment(job: Job) -> Step:
-    """Return a picture of 3.2 with the network and the CRF of DeepLab v2's recipe."""
-    net, training = _network(job, V2)
-    net.eval()
-    args = infer_seg.parse_arguments(["--model", V2])
-    args.amp, args.channels_last = training.amp, training.channels_last
-    picture = np.array(job.picture())
-
-    @torch.inference_mode()
-    def step() -> Tensor:
-        scores = mean_logits(net, picture, args, job.device).softmax(0)
-        return refine(picture, scores, args).argmax(0).cpu()
-
-    return step
-
-
-class Kind(NamedTuple):
-    """A step of the table.
-
-    Attributes:
-        make: returns its call.
-        on_gpu, on_cpu: pictures of a call.
-        with_classes: it depends on the number of classes.
-        trains: it returns a loss, else a label.
+    Without a plain part the CRF's lattice has 100,000 vertices at 375x500; 60 VOC photographs of
+    that size have 5,000 to 250,000, half of them more than 97,000. In the plain part thousands of
+    pixels share a vertex, as they do in a sky.
     """
-
-    make: Callable[[Job], Step]
-    on_gpu: int = 1
-    on_cpu: int = 1
-    with_classes: bool = False
-    trains: bool = False
+    mixed = smooth(1, PICTURE).lerp(smooth(3, PICTURE), 0.15)
+    noisy = 255 * mixed + 2 * torch.randn(mixed.shape)
+    noisy[:, : int(plain * PICTURE[0])] = 200
+    return noisy.clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
-STEPS = {
-    "1.1 SIPE": Kind(sipe, 16, 4, with_classes=True, trains=True),
-    "1.2 maps": Kind(maps, make_cam.GPU_BATCH, 1, with_classes=True),
-    "2.1 CRF": Kind(crf),
-    "2.2 IRN": Kind(irn, 32, 2, trains=True),
-    "2.3 walk": Kind(walk),
-    "3.1 DeepLab v2": Kind(segmentation(V2), 10, 2, trains=True),
-    "3.1 DeepLab v1": Kind(segmentation(V1), 10, 1, trains=True),
-    "3.2 segment": Kind(segment),
-}
+def pixels(job: Job, scale: float = 1) -> Tensor:
+    """Return a picture at a scale, uint8 (3, h, w) on the device."""
+    scaled = rescale(Image.fromarray(picture()), scale)
+    return torch.from_numpy(np.array(scaled)).permute(2, 0, 1).to(job.device)
 
 
-class Measured(NamedTuple):
-    """What a call took, and gave at first."""
-
-    pictures: int
-    seconds: float
-    bytes: int
-    result: np.ndarray  # loss or label
-
-
-def batch_of(name: str, device: torch.device) -> int:
-    """Return how many pictures a call takes."""
-    return STEPS[name].on_gpu if device.type == "cuda" else STEPS[name].on_cpu
-
-
-def measure(name: str, classes: int, variant: str, settings) -> Measured | None:
-    """Return what a step takes, or None where the GPU's memory does not suffice.
+def training(
+    job: Job, net: nn.Module, losses: Callable[[], Iterator[Tensor]], largest_norm: float = 0
+) -> Call:
+    """Return a training step, which returns its loss.
 
     Args:
-        name: a key of STEPS.
-        classes: with background.
-        variant: a key of VARIANTS.
-        settings: has device, threads, repeats, batch (None is the usual one) and tiny.
+        job: what it is made for.
+        net: learns.
+        losses: yields those of the parts of a batch.
+        largest_norm: of the gradient; 0 does not clip it.
     """
-    torch.set_num_threads(settings.threads)
-    torch.manual_seed(0)
-    device = pick_device(settings.device)
-    torch.backends.cudnn.allow_tf32 = "tf32" in VARIANTS[variant]
-    usual = batch_of(name, device)
-    job = Job(
-        device, variant, (settings.batch or usual) if usual > 1 else 1, classes, settings.tiny
-    )
-    try:
-        step = STEPS[name].make(job)
-        result = getattr(step, "result", step)().cpu().numpy()
-        memory = peak_bytes(step, device)
-        return Measured(job.batch, seconds(step, device, settings.repeats), memory, result)
-    except torch.OutOfMemoryError:
-        return None
+    torch.backends.cudnn.benchmark = True
+    groups = net.trainable_groups(1e-6, 1e-4)
+    fused = "fused" in job.flags and job.device.type == "cuda"
+    optimizer = torch.optim.SGD(groups, momentum=0.9, fused=fused or None)
+
+    def step():
+        torch.manual_seed(0)  # of dropout
+        optimizer.zero_grad()
+        total = 0
+        for loss in losses():
+            loss.backward()
+            total = total + loss.detach()
+        if largest_norm:
+            torch.nn.utils.clip_grad_norm_(net.parameters(), largest_norm)
+        optimizer.step()
+        return total
+
+    return step
 
 
-# Pictures that the steps of a whole run take.
-CLASSES = {"voc": 21, "coco": 81}
-LISTED = {"voc": 10582, "coco": 82081}  # of the training list
-TESTED = {"voc": 1449, "coco": 40137}
-EPOCHS, IRN_EPOCHS = 5, 3
+def sipe(job: Job, network: type[Net] = Net) -> Call:
+    """Return a training step of 1.1."""
+    net = job.place(network(job.classes, None, WIDTH)).train()
+    window = job.windows(WINDOW)
+    label = job.present()[:, 1:]
+    box = torch.tensor([[0, 0, WINDOW, WINDOW]] * job.batch, device=job.device)
+
+    def losses():
+        img = net.prepare(window, box)
+        mask = valid_mask(box, WINDOW, label)
+        yield sum(net.losses(job.run(net, img, mask), label).values())
+
+    return training(job, net, losses, largest_norm=1)
 
 
-def work(dataset: str) -> dict[str, float]:
-    """Return how many pictures each step of ``run_voc.sh`` or ``run_coco.sh`` takes."""
-    listed = LISTED[dataset]
-    refined = {"2.1 CRF": listed}  # COCO's labels are made by one view of it
-    if dataset == "voc":
-        refined |= {"2.2 IRN": listed * IRN_EPOCHS, "2.3 walk": listed}
-    recipe = MODELS[V2].training
-    trained = recipe.iterations * recipe.batch_size * recipe.accumulate
-    return {
-        "1.1 SIPE": listed * EPOCHS,
-        "1.2 maps": listed,
-        **refined,
-        "3.1 DeepLab v2": trained,
-        "3.2 segment": TESTED[dataset],
-    }
+def maps(job: Job, network: type[CAM] = CAM) -> Call:
+    """Return the maps of pictures of one size at four scales with mirror (1.2), fused."""
+    net = job.for_inference(network(job.classes, None, WIDTH))
+    scaled = [pixels(job, scale) for scale in SCALES]
+    label = job.present()[:, :, None, None]
+
+    @torch.inference_mode()
+    def call():
+        found = []
+        for one in scaled:
+            img = net.prepare(one.expand(job.batch, -1, -1, -1))
+            pairs = torch.stack([img, img.flip(3)], 1).flatten(0, 1)
+            _, is_cam = job.run(net.forward_pairs, pairs, label)
+            found.append(is_cam[:, PRESENT].flatten(0, 1))
+        return fuse(found, PICTURE).cpu().view(job.batch, len(PRESENT), *PICTURE).argmax(1)
+
+    return call
 
 
-def hours(rates: dict[tuple[str, int], float], dataset: str) -> dict[str, float]:
-    """Return the hours of the steps of a whole run, from pictures a second of (step, classes)."""
-    classes = CLASSES[dataset]
-    found = {}
-    for name, pictures in work(dataset).items():
-        rate = rates.get((name, classes)) or rates.get((name, CLASSES["voc"]))
-        if rate:
-            found[name] = pictures / rate / 3600
-    return found
+def crf(job: Job, kinds: int = 3, plain: float = 0.5) -> Call:
+    """Return both views of one picture of 2.1, of so many labels, see :func:`picture`."""
+    img = picture(plain)
+    labels = areas(2, kinds, PICTURE).numpy()
+
+    def call():
+        refined = crf_inference_views(img, labels, num_classes=kinds, device=job.device)
+        return torch.from_numpy(refined)
+
+    return call
+
+
+def irn(job: Job) -> Call:
+    """Return a training step of 2.2."""
+    side = WINDOW // 4
+    net = AffinityDisplacementLoss(PathIndex(RADIUS, (side, side)), None, WIDTH)
+    net = job.place(net).train()
+    window = job.windows(WINDOW)
+    label = job.labels(side)
+
+    def losses():
+        edge, displacement = job.run(net, net.prepare(window))
+        sums = loss_sums(edge, displacement, label, job.classes, RADIUS)
+        yield total_loss(loss_terms(*sums))
+
+    return training(job, net, losses)
+
+
+def walk(job: Job) -> Call:
+    """Return edges and walk of one picture with three maps (2.3)."""
+    net = job.for_inference(EdgeDisplacement(width=WIDTH))
+    one = pixels(job)
+    is_cam = torch.rand(3, *PICTURE, device=job.device)
+
+    @torch.inference_mode()
+    def call():
+        img = net.prepare(one)
+        edge = job.run(net.edge, torch.stack([img, img.flip(2)]))
+        return refine_by_walk(is_cam, edge, PICTURE)[0].cpu()
+
+    return call
+
+
+def deeplab(network: type, side: int, parts: int, job: Job) -> Call:
+    """Return a training step of 3.1, whose batch comes in so many parts."""
+    net = job.place(network(job.classes, **SHAPE)).train()
+    window = net.prepare(job.windows(side))
+    label = job.labels(side)
+
+    def losses():
+        for some, labels in zip(window.chunk(parts), label.chunk(parts), strict=True):
+            yield mean_loss(*net.loss_sums(job.run(net, some), labels)) / parts
+
+    return training(job, net, losses)
+
+
+def segment(job: Job) -> Call:
+    """Return a picture of 3.2 with the network and the CRF of DeepLab v2's recipe."""
+    net = job.place(V2(job.classes, **SHAPE)).eval()
+    img = pixels(job)
+
+    @torch.inference_mode()
+    def call():
+        (logits,) = job.run(net.predict, net.prepare(img[None]))
+        colours = img.permute(1, 2, 0).cpu().numpy()
+        return crf_inference(colours, logits.float().softmax(0)).argmax(0).cpu()
+
+    return call
+
+
+class Step(NamedTuple):
+    """A step of the chain.
+
+    Attributes:
+        make: makes its call.
+        voc, coco: pictures that it takes in run_voc.sh and run_coco.sh, whose labels the CRF makes.
+        batch: pictures of a call on a GPU.
+        with_classes: its time depends on the number of classes.
+    """
+
+    make: Callable[[Job], Call]
+    voc: int = 0
+    coco: int = 0
+    batch: int = 1
+    with_classes: bool = False
+
+
+VOC = 10_582  # pictures of the training lists
+COCO = 82_081
+RECIPE = 20_000 * 10  # of DeepLab v2
+STEPS = {
+    "1.1 SIPE": Step(sipe, 5 * VOC, 5 * COCO, 16, with_classes=True),
+    "1.2 maps": Step(maps, VOC, COCO, 4, with_classes=True),
+    "2.1 CRF": Step(crf, VOC, COCO),
+    "2.2 IRN": Step(irn, 3 * VOC, batch=32),
+    "2.3 walk": Step(walk, VOC),
+    "3.1 DeepLab v2": Step(partial(deeplab, V2, CROP_V2, PARTS), RECIPE, RECIPE, 10),
+    "3.1 DeepLab v1": Step(partial(deeplab, V1, CROP_V1, 1), batch=10),
+    "3.2 segment": Step(segment, 1_449, 40_137),
+}
