@@ -178,29 +178,20 @@ def _alike(path: Path) -> str:
     return next((n for n in names if plain(strip_ending(n)).casefold() == stem), "")
 
 
-def constant_labels(labels: np.ndarray, names: Sequence[str]) -> str:
-    """Return a sentence on classes that every picture shows, empty where there are none.
-
-    No classifier learns what is never absent.
+def warn_constant_labels(labels: np.ndarray, names: Sequence[str]) -> None:
+    """Warn of classes that every picture shows: no classifier learns what is never absent.
 
     Args:
         labels: of all training pictures, (n, K) in {0, 1}.
         names: of the K classes.
     """
     constant = [name for name, always in zip(names, labels.all(0), strict=True) if always]
-    if not constant:
-        return ""
-    return (
-        f"every picture of the training list shows {' and '.join(constant)}, so the classifier "
-        "cannot learn what sets that apart; the list needs pictures without it"
-    )
-
-
-def warn_constant_labels(labels: np.ndarray, names: Sequence[str]) -> None:
-    """Log what :func:`constant_labels` says, in the first process alone."""
-    text = constant_labels(labels, names)
-    if text and distributed.is_main():
-        log.warning("%s", text)
+    if constant and distributed.is_main():
+        log.warning(
+            "every picture of the training list shows %s, so the classifier cannot learn what sets "
+            "that apart; the list needs pictures without it",
+            " and ".join(constant),
+        )
 
 
 def labels_from_names(names: list[set[str]], ids: list[str], dataset: Dataset) -> np.ndarray:

@@ -108,5 +108,5 @@ def test_missing_right_is_no_missing_picture(tiny, monkeypatch):
 
     monkeypatch.setattr("os.path.isfile", lambda path: False)
     monkeypatch.setattr("os.stat", refuse)
-    with pytest.raises(InputError, match=r"a\.png: permission denied"):
+    with pytest.raises(InputError, match=r"a\.png cannot be read: Permission denied"):
         folder.check_pictures(["a"])

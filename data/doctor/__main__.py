@@ -70,7 +70,9 @@ def examine(args: cli.Settings) -> Findings:
     yield Finding("ok", "dataset", f"{dataset.name} in {dataset.root}")
     yield from guarded("weights", looks.weights, args.pretrained or dataset.pretrained)
     learned = args.train_list or dataset.train_list
-    judged = [args.eval_list or dataset.eval_list, dataset.test_list]
+    judged = [args.eval_list or dataset.eval_list]
+    if args.model != "none":
+        judged.append(dataset.test_list)
     ids = yield from looks.examine(dataset, learned, judged, judged, args.all)
     if ids:
         sizes = batches_of(args)

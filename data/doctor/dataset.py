@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.base import Dataset, constant_labels
+from data.base import Dataset, warn_constant_labels
 from data.doctor.finding import GIB, Finding, Findings, guarded
 from net.weights import IMAGENET_URLS, cached, read_pretrained
 from tool import distributed
@@ -25,7 +25,7 @@ from tool.errors import InputError
 from tool.evaluate import check_class_ids
 from tool.metrics import ConfusionMatrix
 from tool.picture_files import MASK_FORMATS, bits_of, open_picture, orientation_of, picture_file
-from tool.pictures import voc_palette
+from tool.pictures import stored_size, voc_palette
 from tool.progress import progress
 from tool.reader import file_digest
 from tool.samples import tiff_layout
@@ -41,6 +41,7 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 DISAGREE = 0.5  # share of the masks whose classes are not the labels'
 TAILS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB\x60\x82"}  # of whole JPEGs and PNGs
 TAIL = 64  # last bytes in which they stand
+MAX_PIXELS = 1_000_000  # of a picture, to which steps reduce it
 CHECKPOINTS = 1.3  # GiB that the trainings of all three steps write
 LABELS = 4  # label folders of a run: confident areas, pseudo labels, segmentation, one to spare
 PIXELS_A_BYTE = 15  # of a label PNG
@@ -78,7 +79,8 @@ def examine(
         headers = (yield from guarded("pictures", pictures, dataset, every, whole)) or {}
         needed = set(chain(*(ids[name] for name in judged)))
         headers = {i: header for i, header in headers.items() if not judged or i in needed}
-        yield from guarded("masks", masks, dataset, headers, bool(needed), whole)
+        if headers:
+            yield from guarded("masks", masks, dataset, headers, bool(needed), whole)
         if whole or len(every) <= COMPARED:
             yield from guarded("duplicates", duplicates, dataset, every)
     return ids[learned]
@@ -115,13 +117,12 @@ def labels(dataset: Dataset, ids: list[str]) -> Findings:
     counts = dict(zip(dataset.class_names, positives.sum(0, dtype=int).tolist(), strict=True))
     most = max(counts.values())
     rarest = [f"{name} ({count})" for name, count in sorted(counts.items(), key=lambda c: c[1])]
-    yield Finding(
-        "ok",
-        "labels",
+    text = (
         f"{dataset.source_names}: {len(counts)} classes, in pictures: {some(rarest, LISTED)}; "
         f"{positives.sum() / len(ids):.2f} classes a picture, {(~positives.any(1)).sum()} of "
-        f"{len(ids)} pictures without a class",
+        f"{len(ids)} pictures without a class"
     )
+    yield Finding("ok", "labels", text)
     rare = [name for name, count in counts.items() if count < FEW or count * SHARE < most]
     if rare:
         text = (
@@ -129,27 +130,22 @@ def labels(dataset: Dataset, ids: list[str]) -> Findings:
             f"and a {SHARE}th of the {most} of the most frequent one"
         )
         yield Finding("warn", "labels", text)
-    constant = constant_labels(positives, dataset.class_names)
-    if constant:
-        yield Finding("warn", "labels", constant)
-    columns = defaultdict(list)
+    warn_constant_labels(positives, dataset.class_names)
+    together = defaultdict(list)  # column -> the classes that have it
     for name, column in zip(dataset.class_names, positives.T, strict=True):
-        columns[column.tobytes()].append(name)
-    for column, names in columns.items():
+        together[column.tobytes()].append(name)
+    for column, names in together.items():
         if len(names) > 1 and any(column):
-            text = (
-                f"{' and '.join(names)} are always shown together, so they cannot be told apart. "
-                "Add pictures of one alone, or make one class of them"
-            )
+            text = f"{' and '.join(names)} always occur together, so they cannot be told apart"
             yield Finding("warn", "labels", text)
 
 
 class Header(NamedTuple):
-    """What the beginning and the end of a picture say: its size upright, of which numbers it is."""
+    """What the beginning and the end of a picture say."""
 
-    height: int
+    height: int  # upright
     width: int
-    depth: str
+    bits: int  # of a number
     whole: bool  # it ends as its format demands
 
 
@@ -158,19 +154,12 @@ def header_of(path: Path) -> Header:
     with picture_file(path):
         layout = tiff_layout(path)
         if layout:
-            (width, height), turned = layout.size, layout.orientation
-            depth = f"{layout.bits} bits"
-            if layout.kind == "float":
-                depth += " float"
-            if layout.bands > layout.colours + layout.has_alpha:
-                depth += f" in {layout.bands} bands"
+            size, turned, bits = layout.size, layout.orientation, layout.bits
         else:
             image = open_picture(path, decode=False)
-            (width, height), turned = image.size, orientation_of(image)
-            depth = f"{max(8, bits_of(path, image))} bits"
-        if turned in SIDEWAYS:
-            height, width = width, height
-        return Header(height, width, depth, _looks_whole(path))
+            size, turned, bits = image.size, orientation_of(image), max(8, bits_of(path, image))
+        height, width = size if turned in SIDEWAYS else size[::-1]
+        return Header(height, width, bits, _looks_whole(path))
 
 
 def _looks_whole(path: Path) -> bool:
@@ -189,22 +178,16 @@ def pictures(dataset: Dataset, ids: list[str], whole: bool) -> Findings:
     decoded = list(headers) if whole else [*{*spread(list(headers), DECODED), *doubtful}]
     broken |= _look("pictures", decoded, lambda i: dataset.read(i).size)[1]
     yield from _faults("pictures", broken)
-    text = f"{len(ids)} there, {len(decoded)} decoded"
-    if headers:
-        sizes = Counter((header.width, header.height) for header in headers.values())
-        (width, height), times = sizes.most_common(1)[0]
-        small, large = (pick(sizes, key=lambda size: size[0] * size[1]) for pick in (min, max))
-        text += (
-            f", {small[0]} x {small[1]} to {large[0]} x {large[1]}, most often {width} x {height} "
-            f"({times})"
-        )
-    depths = Counter(header.depth for header in headers.values())
-    text += "".join(f", {depth} ({times})" for depth, times in depths.most_common())
+    sizes = sorted({(h.height * h.width, h.width, h.height) for h in headers.values()})
+    spans = " to ".join(f"{width} x {height}" for _, width, height in sizes[:1] + sizes[-1:])
+    depths = Counter(header.bits for header in headers.values()).most_common()
+    bits = ", ".join(f"{depth} bits ({times})" for depth, times in depths)
+    text = f"{len(ids)} there, {len(decoded)} decoded, {spans}, {bits}"
     yield Finding("ok", "pictures", text)
     if len(depths) > 1:
-        rare = depths.most_common()[-1][0]
-        alike = some([i for i, header in headers.items() if header.depth == rare])
-        text = f"they differ in depth, those of {rare} are {alike}. One --value_range is for all"
+        rare = depths[-1][0]
+        alike = some([i for i, header in headers.items() if header.bits == rare])
+        text = f"those of {rare} bits are {alike}, and one --value_range is for all pictures"
         yield Finding("warn", "pictures", text)
     return headers
 
@@ -261,8 +244,11 @@ def _palettes(dataset: Dataset, ids: list[str]) -> Findings:
         if not np.array_equal(values, dataset.read_mask(path)):
             continue  # colours.csv says what the colours are
         palette = np.reshape(image.getpalette("RGB"), (-1, 3))
-        for number in np.unique(values).tolist():
-            colour = tuple(palette[number].tolist())
+        numbers = np.unique(values[values < len(palette)]).tolist()
+        colours = [tuple(palette[number].tolist()) for number in numbers]
+        if len(set(colours)) < len(colours):
+            continue  # it tells nothing apart
+        for number, colour in zip(numbers, colours, strict=True):
             other, where = names.setdefault(colour, (number, str(path)))
             if other != number:
                 text = (
@@ -294,15 +280,16 @@ def _compare(dataset: Dataset, shown: Mapping[str, Sequence[int]]) -> Findings:
 
 def duplicates(dataset: Dataset, ids: list[str]) -> Findings:
     """Look for pictures that are the same, byte by byte."""
-    paths = {image_id: dataset.image_path(image_id) for image_id in ids}
-    sizes = Counter(os.path.getsize(path) for path in paths.values())
-    alike = [i for i, path in paths.items() if sizes[os.path.getsize(path)] > 1]
+    sizes = {image_id: os.path.getsize(dataset.image_path(image_id)) for image_id in ids}
+    times = Counter(sizes.values())
+    alike = [image_id for image_id, size in sizes.items() if times[size] > 1]
+    digests, _ = _look("duplicates", alike, lambda i: file_digest(dataset.image_path(i)))
     groups = defaultdict(list)
-    for image_id, digest in _look("duplicates", alike, lambda i: file_digest(paths[i]))[0].items():
+    for image_id, digest in digests.items():
         groups[digest].append(image_id)
-    twice = [some(group) for group in groups.values() if len(group) > 1]
+    twice = [" and ".join(group) for group in groups.values() if len(group) > 1]
     if twice:
-        text = f"{'; '.join(twice[:FAULTS])}: these are the same pictures. Keep one of each"
+        text = f"the same picture stands there more than once: {some(twice)}. Keep one of each"
         yield Finding("warn", "duplicates", text)
 
 
@@ -319,9 +306,10 @@ def _look(
 
     with ThreadPoolExecutor(cores()) as threads:
         results = list(progress(threads.map(one, ids), len(ids), what))
-    found = dict(zip(ids, results, strict=True))
-    errors = {i: result for i, result in found.items() if isinstance(result, InputError)}
-    return {i: found[i] for i in ids if i not in errors}, errors
+    found, errors = {}, {}
+    for image_id, result in zip(ids, results, strict=True):
+        (errors if isinstance(result, InputError) else found)[image_id] = result
+    return found, errors
 
 
 def _faults(what: str, errors: Mapping[str, InputError]) -> Findings:
@@ -346,26 +334,23 @@ def disk(dataset: Dataset, ids: list[str], session: str) -> Findings:
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK):
-        yield Finding("FAIL", "session", f"{folder} cannot be written. Give another --session_name")
-        return
+        raise InputError(f"{folder} cannot be written. Give another --session_name.")
     free = shutil.disk_usage(folder).free / GIB
-    maps, labels = (count / GIB for count in bytes_to_write(dataset, ids))
-    text = f"{free:.1f} GiB free; maps take some {maps:.2f}, labels {labels:.2f}, checkpoints "
-    text += f"{CHECKPOINTS:.1f}"
-    if free > maps + labels + CHECKPOINTS:
-        yield Finding("ok", "disk", text)
-    else:
-        yield Finding("FAIL", "disk", f"{text}. Make room, or give another --session_name")
+    needs = bytes_to_write(dataset, ids) / GIB + CHECKPOINTS
+    text = f"{free:.1f} GiB free, some {needs:.1f} needed by maps, labels and checkpoints"
+    if free < needs:
+        raise InputError(f"{text}. Make room, or give another --session_name.")
+    yield Finding("ok", "disk", text)
 
 
-def bytes_to_write(dataset: Dataset, ids: list[str]) -> tuple[float, float]:
+def bytes_to_write(dataset: Dataset, ids: list[str]) -> float:
     """Return what maps at four scales and label folders of a list take, from a sample of it."""
-    ids_looked_at = spread(ids, DECODED)
-    headers = [header_of(dataset.image_path(image_id)) for image_id in ids_looked_at]
-    pixels = np.minimum([header.height * header.width for header in headers], 1_000_000)
-    present = dataset.labels(ids_looked_at).sum(1) + 1  # with background
-    maps = (7.5 * pixels / 256 * 4 * present).mean()  # float32 at stride 16; 1 + 1/4 + 9/4 + 4
-    return maps * len(ids), LABELS * pixels.mean() / PIXELS_A_BYTE * len(ids)
+    sample = spread(ids, DECODED)
+    sizes = [stored_size(dataset.image_path(image_id)) for image_id in sample]
+    pixels = np.minimum([width * height for width, height in sizes], MAX_PIXELS)
+    present = dataset.labels(sample).sum(1) + 1  # with background
+    maps = 7.5 * pixels / 256 * 4 * present  # float32 at stride 16; 1 + 1/4 + 9/4 + 4
+    return (maps + LABELS * pixels / PIXELS_A_BYTE).mean() * len(ids)
 
 
 def spread(items: list, most: int) -> list:

@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from logging.handlers import BufferingHandler
 from typing import Any
 
 from tool.errors import InputError
 
 GIB = 1 << 30
+MOST_WARNINGS = 1000
 
 
 @dataclass(frozen=True)
@@ -37,31 +39,24 @@ def guarded(what: str, look: Callable[..., Findings], *arguments) -> Findings:
         yield Finding("FAIL", what, str(error))
 
 
-class _Warnings(logging.Handler):
-    """Keeps what is warned of."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
-
-
 def show(findings: Iterable[Finding]) -> list[Finding]:
     """Print findings as they come, then what was logged as a warning meanwhile; return them all.
 
     A sentence that another look came to before is left out.
     """
-    warnings = _Warnings()
+    warnings = BufferingHandler(MOST_WARNINGS)
+    warnings.setLevel(logging.WARNING)
     logging.getLogger().addHandler(warnings)
     shown = []
-    for finding in findings:
+
+    def add(finding: Finding) -> None:
         if finding.text not in {before.text for before in shown}:
             shown.append(finding)
             print(finding, flush=True)
+
+    for finding in findings:
+        add(finding)
     logging.getLogger().removeHandler(warnings)
-    for text in dict.fromkeys(warnings.texts):
-        shown.append(Finding("warn", "log", text))
-        print(shown[-1])
+    for record in warnings.buffer:
+        add(Finding("warn", "log", record.getMessage()))
     return shown

@@ -59,7 +59,7 @@ class Folder(Dataset):
 
     @cached_property
     def _found(self) -> list[Source]:
-        return find_sources(self.root, self._folders)
+        return find_sources(self.root, self.pictures.values())
 
     def _classes_of_sources(self, missing: Path) -> tuple[str, list[str]]:
         """Return the source that names the classes in place of classes.txt, and its classes.
@@ -87,29 +87,21 @@ class Folder(Dataset):
     @cached_property
     def pictures(self) -> dict[str, Path]:
         """Id -> file, for every picture in images/ and in the folders there."""
+        images = self.root / "images"
         pictures: dict[str, Path] = {}
         taken: dict[str, Path] = {}
-        images = self.root / "images"
         for path in (p for one in visible(images) for p in (visible(one) or [one])):
-            if path.suffix.lower() in PICTURE_ENDINGS and not path.is_dir():
-                # cat.jpg.png has the id cat.jpg, which looks like the file name of cat.
-                for key in (plain(path.stem), plain(strip_ending(path.stem))):
-                    if taken.setdefault(key, path) != path:
-                        other = taken[key].relative_to(images)
-                        raise InputError(f"{path} and {other} have the same id. Rename one.")
-                pictures[path.stem] = path
+            if path.suffix.lower() not in PICTURE_ENDINGS or path.is_dir():
+                continue
+            # cat.jpg.png has the id cat.jpg, which looks like the file name of cat.
+            for key in (plain(path.stem), plain(strip_ending(path.stem))):
+                if taken.setdefault(key, path) != path:
+                    other = taken[key].relative_to(images)
+                    raise InputError(f"{path} and {other} have the same id. Rename one.")
+            pictures[path.stem] = path
         if not pictures:
             raise InputError(f"There are no pictures in {images}.")
         return pictures
-
-    @property
-    def _folders(self) -> dict[str, list[Path]]:
-        """Name of a folder in images/ -> the pictures in it."""
-        folders: dict[str, list[Path]] = {}
-        for path in self.pictures.values():
-            if path.parent != self.root / "images":
-                folders.setdefault(path.parent.name, []).append(path)
-        return folders
 
     @cached_property
     def _ids(self) -> dict[str, str]:
@@ -135,9 +127,9 @@ class Folder(Dataset):
         known = set(self.class_names)
         sources = []
         for source in self._found:
-            names = set(self._classes_in(source.classes or (), known))
             if len(self._found) > 1 and source.is_only_folders(known):
                 continue
+            names = set(self._classes_in(source.classes or (), known))
             if names - known:
                 raise InputError(
                     f"{self.root}: {min(names - known)!r} of {source.name} is no class; the "
@@ -161,20 +153,16 @@ class Folder(Dataset):
                 sources disagree.
         """
         rows: dict[str, set[str]] = {}
-        origin: dict[str, str] = {}  # id -> the source
         sources = self._sources()
         self.source_names = " and ".join(source.name for source in sources)
         for source in sources:
-            own = self._rows_of(source)
-            for image_id, classes in own.items():
-                if rows.get(image_id, classes) != classes:
+            for image_id, classes in self._rows_of(source).items():
+                if rows.setdefault(image_id, classes) != classes:
                     raise InputError(
-                        f"{image_id!r} in {self.root} shows {_listed(rows[image_id])} by "
-                        f"{origin[image_id]}, and {_listed(classes)} by {source.name}. Correct one "
-                        "of them, or take it away."
+                        f"{image_id!r} in {self.root} shows {_listed(rows[image_id])} by another "
+                        f"one of {self.source_names}, and {_listed(classes)} by {source.name}. "
+                        "Correct one of them, or take it away."
                     )
-            rows.update(own)
-            origin.update(dict.fromkeys(own, source.name))
         if distributed.is_main():
             log.info(
                 "labels of %s: %d pictures, %d of them without a class; %d classes: %s",
@@ -191,17 +179,18 @@ class Folder(Dataset):
         rows: dict[str, set[str]] = {}
         for where, image, names in source.rows((*self.class_names, *self.no_class)):
             image_id = self.id_of(picture_name(image))
-            if image_id in rows:
-                raise InputError(f"{where}: {image_id!r} stands there twice.")
-            if image_id not in self.pictures:
-                raise InputError(f"{where}: there is no picture {image_id!r} in images/.")
-            rows[image_id] = classes = set(self._classes_in(names, self.class_names))
+            classes = set(self._classes_in(names, self.class_names))
             none = {name for name in names - classes if name.casefold() != "background"}
-            if classes and none:
-                raise InputError(
-                    f"{where}: {image_id!r} is {min(none)!r}, which means no class, and shows "
-                    f"{_listed(classes)}."
-                )
+            fault = None
+            if image_id in rows:
+                fault = "stands there twice"
+            elif image_id not in self.pictures:
+                fault = "is no picture in images/"
+            elif classes and none:
+                fault = f"is {min(none)!r}, which means no class, and shows {_listed(classes)}"
+            if fault:
+                raise InputError(f"{where}: {image_id!r} {fault}.")
+            rows[image_id] = classes
         return rows
 
     def list_ids(self, list_name: str) -> list[str]:

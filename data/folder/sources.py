@@ -6,7 +6,7 @@ annotations.json    boxes and regions, crowds included, name the classes of a pi
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,6 @@ from data.coco.annotations import read_items, read_links
 from data.folder.tables import Rows, names_in, read_table
 from data.lists import plain
 from tool.errors import InputError
-from tool.reader import regular
 
 NEGATIVES = ("good", "normal", "background", "negative", "none")  # names for pictures without class
 ZERO_ONE = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
@@ -43,23 +42,23 @@ class Source(NamedTuple):
         return not self.ordered and classes.isdisjoint(self.classes or classes)
 
 
-def find_sources(root: Path, folders: Mapping[str, Sequence[Path]]) -> list[Source]:
+def find_sources(root: Path, pictures: Iterable[Path]) -> list[Source]:
     """Return the sources of labels in a folder, class folders last.
 
     Args:
         root: of the dataset.
-        folders: the pictures of each folder in images/, by its name.
+        pictures: in images/ and in the folders there.
 
     Raises:
         InputError: a table has another header, or the json file is damaged.
     """
     sources = []
-    if os.path.lexists(root / "labels.csv"):
-        sources.append(_table(root / "labels.csv"))
-    if os.path.lexists(root / "annotations.json"):
-        sources.append(_annotations(root / "annotations.json"))
-    if folders:
-        sources.append(_class_folders(folders))
+    for name, source_of in (("labels.csv", _table), ("annotations.json", _annotations)):
+        if os.path.lexists(root / name):
+            sources.append(source_of(root / name))
+    within = [path for path in pictures if path.parent != root / "images"]
+    if within:
+        sources.append(_class_folders(within))
     return sources
 
 
@@ -101,7 +100,6 @@ def _zero_one(rows: Rows, classes: Sequence[str]) -> Iterator[Row]:
 
 
 def _annotations(path: Path) -> Source:
-    regular(path)
     categories: dict[int, str] = {}
     for entry in read_items(path, "categories", REMEDY):
         if entry["id"] in categories:
@@ -123,9 +121,7 @@ def _annotations(path: Path) -> Source:
     return Source("annotations.json", classes, True, rows)
 
 
-def _class_folders(folders: Mapping[str, Sequence[Path]]) -> Source:
-    def rows(_) -> Iterator[Row]:
-        for name, paths in folders.items():
-            yield from ((str(path), path.name, {plain(name)}) for path in paths)
-
-    return Source("the folders in images", tuple(map(plain, folders)), False, rows)
+def _class_folders(pictures: Sequence[Path]) -> Source:
+    rows = [(str(path), path.name, {plain(path.parent.name)}) for path in pictures]
+    classes = tuple(dict.fromkeys(plain(path.parent.name) for path in pictures))
+    return Source("the folders in images", classes, False, lambda _: iter(rows))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.lists import plain
+from tool.checkpoint import some
 from tool.errors import InputError
 from tool.picture_files import (
     MASK_FORMATS,
@@ -127,24 +128,21 @@ def names_in(cell: str, where: str, classes: Sequence[str]) -> set[str]:
     """
     if not cell.strip("".join(NAME_SEPARATORS) + " "):
         return set()
-    readings = [cell.split(), [cell]]
-    readings += [cell.split(separator) for separator in NAME_SEPARATORS if separator in cell]
-    readings = [{plain(name.strip()) for name in names} - {""} for names in readings]
-    known = set(map(plain, classes))
-    fitting = [names for names in readings if names and names <= known]
+    parts = [cell.split(separator) for separator in NAME_SEPARATORS if separator in cell]
+    readings = [
+        {plain(name.strip()) for name in names} - {""} for names in (*parts, cell.split(), [cell])
+    ]
+    fitting = [names for names in readings if names.issubset(classes)]
     if any(names != fitting[0] for names in fitting):
         raise InputError(
             f"{where}: {cell!r} can be read in two ways. Put ; behind every class name."
         )
-    if fitting:
-        return fitting[0]
-    tried = readings[0] if len(readings) == 2 else readings[2]
-    name = min(tried - known)
-    near = next((n for n in classes if n.casefold() == name.casefold()), None)
-    hint = f"; {near!r} is" if near else ""
-    if any(" " in n for n in classes):
-        hint += "; names with spaces need a ; behind each name"
-    raise InputError(f"{where}: {name!r} is not in classes.txt{hint}.")
+    if not fitting:
+        raise InputError(
+            f"{where}: {min(readings[0].difference(classes))!r} is not in classes.txt; names with "
+            "spaces need a ; behind each name."
+        )
+    return fitting[0]
 
 
 class Colours:
@@ -164,30 +162,27 @@ class Colours:
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path = path
+        self.ids: dict[int, int] = {}  # red, green and blue as one number -> class id
         _, rows = read_table(
             path, lambda names: set(self.columns) <= set(names), ",".join(self.columns)
         )
-        ids = {plain(name): number for number, name in enumerate(classes, 1)}
-        ids = dict.fromkeys(VOID, UNSURE) | dict.fromkeys(BACKGROUND, 0) | ids
-        found: dict[int, int] = {}  # colour -> id
+        known = dict.fromkeys(VOID, UNSURE) | dict.fromkeys(BACKGROUND, 0)
+        known |= {name: number for number, name in enumerate(classes, 1)}
         for where, row in rows:
-            name, *colour = (row.get(column, "") for column in self.columns)
-            name = plain(name)
+            name, *colour = (plain(row.get(column, "")) for column in self.columns)
             if not all(re.fullmatch(r"\d{1,3}", part) and int(part) <= 255 for part in colour):
                 raise InputError(f"{where}: {','.join(colour)} is no red,green,blue of 0 to 255.")
-            number = ids.get(name, ids.get(name.casefold()))
+            number = known.get(name, known.get(name.casefold()))
             if number is None:
                 raise InputError(
                     f"{where}: {name!r} is no class, nor background or void; the classes are "
-                    f"{', '.join(classes)}."
+                    f"{some(classes)}."
                 )
-            code = int(np.array(colour, np.uint32) @ SHIFTS)
-            if found.setdefault(code, number) != number:
+            code = int.from_bytes(map(int, colour), "big")
+            if self.ids.setdefault(code, number) != number:
                 raise InputError(f"{where}: the colour {','.join(colour)} has another name above.")
-        if not found:
+        if not self.ids:
             raise InputError(f"{path} has no colour.")
-        self.codes = np.array(sorted(found), np.uint32)
-        self.ids = np.array([found[code] for code in sorted(found)], np.uint8)
 
     def read(self, path: Path) -> np.ndarray:
         """Return a coloured mask as class ids, uint8 (H, W), 255 where not judged, upright.
@@ -201,17 +196,16 @@ class Colours:
             image = open_picture(path, MASK_FORMATS)
             if bits_of(path, image) > 8:
                 raise InputError(f"{path} has more than 8 bits; colours of masks are of 8 bits.")
-            codes = (
-                np.asarray(upright(image, orientation_of(image)).convert("RGB"), np.uint32) @ SHIFTS
-            )
-        place = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
-        unknown = self.codes[place] != codes
-        if unknown.any():
-            y, x = np.argwhere(unknown)[0].tolist()
-            colour = ",".join(str(codes[y, x] >> shift & 255) for shift in (16, 8, 0))
+            rgb = upright(image, orientation_of(image)).convert("RGB")
+        codes = np.asarray(rgb, np.uint32) @ SHIFTS
+        found, places = np.unique(codes, return_inverse=True)
+        unknown = [code for code in found.tolist() if code not in self.ids]
+        if unknown:
+            y, x = np.argwhere(codes == unknown[0])[0].tolist()
             raise InputError(
-                f"{path} has the colour {colour} at column {x}, row {y}, and {unknown.sum():,} "
-                f"pixels in all of colours that are not in {self.path}. Add them to the table, or "
-                "draw the mask without soft edges."
+                f"{path} has the colour {','.join(map(str, unknown[0].to_bytes(3, 'big')))} at "
+                f"column {x}, row {y}, and {len(unknown)} colours in all that are not in "
+                f"{self.path}. Add them to the table, or draw the mask without soft edges."
             )
-        return self.ids[place]
+        ids = np.array([self.ids[code] for code in found.tolist()], np.uint8)
+        return ids[places].reshape(codes.shape)
