@@ -12,7 +12,7 @@ it.
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
-import logging
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,19 +25,18 @@ from data.transforms import cut_window
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_irn import AffinityDisplacementLoss
 from net.weights import restore
-from tool import cli, distributed
+from tool import checkpoint, cli, distributed
+from tool.errors import naming
 from tool.indexing import STRIDE, PathIndex, sources
-from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
-from tool.outputs import settings_of
+from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer
+from tool.record import settings_of
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
-from tool.training import Training, contents_of
+from tool.training import Training, sources_of
 
 RADIUS = 10  # of the pairs that are learnt from; the walk uses 5
 TERMS = ("pos", "neg", "dp_fg", "dp_bg")  # of the loss, see net.irn_loss
-
-log = logging.getLogger(__name__)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
@@ -87,40 +86,52 @@ class TopLeftWindows(TorchDataset):
 def store_mean_displacement(
     net: AffinityDisplacementLoss,
     windows: TopLeftWindows,
-    args: cli.Settings,
-    device: torch.device,
     at_once: int,
+    workers: int,
+    device: torch.device,
+    amp: str,
+    layout: torch.memory_format,
 ) -> None:
-    """Set the mean shift to the mean displacement over the windows, some at once, of all processes.
+    """Set the mean shift to the mean displacement over the windows of all processes.
 
-    The number at once changes rounding alone.
+    Args:
+        net: evaluating from now on.
+        windows: this process's share.
+        at_once: windows of a batch; their number changes rounding alone.
+        workers: processes that read pictures.
+        device: where the network is.
+        amp, layout: how it computes, see :func:`tool.cli.autocast` and ``memory_format``.
     """
     net.eval()
     mean = net.mean_shift.running_mean.zero_()
     total = torch.zeros(3, dtype=torch.float64, device=device)  # sum of dy, of dx, windows
-    loader = batch_loader(windows, at_once, args.num_workers)
+    loader = batch_loader(windows, at_once, workers)
     for batch in progress(loader, len(windows), "mean displacement", lambda b: len(b["box"])):
         img = net.prepare(*to_device(batch.values(), device))
-        with cli.autocast(args.amp, device):
-            _, displacement = net(
-                img.contiguous(memory_format=cli.memory_format(args.channels_last))
-            )
+        with cli.autocast(amp, device):
+            _, displacement = net(img.contiguous(memory_format=layout))
         total[:2] += displacement.double().mean((2, 3)).sum(0)
         total[2] += len(displacement)
     total = distributed.total(total)
     mean.copy_(total[:2] / total[2])
 
 
-def build(args: cli.Settings, begun: dict | None) -> AffinityDisplacementLoss:
+def build(args: cli.Settings, begun: checkpoint.Checkpoint | None) -> AffinityDisplacementLoss:
     """Return the network with the weights that a training starts from; ``begun`` has its own."""
     side = -(-args.irn_crop_size // STRIDE)
     sources(side, side, RADIUS)  # refuses a window without any pair
     path_index = PathIndex(RADIUS, (side, side))
     torch.manual_seed(args.seed)  # of the branches; nothing else here draws from torch
     options = {"path_index": path_index, "edge_only": args.edge_only}
-    if begun:
+    if not begun:
+        return AffinityDisplacementLoss(pretrained=args.pretrained, **options)
+    with naming(begun.path):
         return restore(AffinityDisplacementLoss, begun, pretrained=None, **options)
-    return AffinityDisplacementLoss(pretrained=args.pretrained, **options)
+
+
+def line_of(means: dict[str, float]) -> str:
+    """Return the losses as a log line of the released code has them, without names."""
+    return "loss:" + " ".join(f"{mean:.4f}" for mean in means.values())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -133,25 +144,24 @@ def main(arguments: list[str] | None = None) -> None:
     args.pretrained = args.pretrained or dataset.pretrained
     batch_size = args.irn_batch_size
     ids = dataset.training_ids(args.train_list, batch_size, f"--irn_batch_size {batch_size}")
-    contents = contents_of(ids, None, args.pretrained)
-    training = Training(session, args, dataset.all_names, contents, "irn")
+    folder = session.path / "ir_label"
+    labels = [folder / f"{image_id}.png" for image_id in ids]
+    remedy = f"Make them: make_cam.py and cam2ir.py with --infer_list {args.train_list}"
+    check_exist(labels, "confident areas", remedy)
+    settings_of(folder, dataset.all_names)  # of these classes, and in this order
+    files = [dataset.image_path(image_id) for image_id in ids]
+    known = sources_of(ids, files, args.pretrained, label_files=labels)
+    settings, names = cli.deciding(args), dataset.all_names
+    training = Training(session, "irn", settings, names, known, args.restart, args.safetensors)
     if training.is_finished:
         return
-
-    labels = session.path / "ir_label"
-    check_exist(
-        [labels / f"{image_id}.png" for image_id in ids],
-        "confident areas",
-        f"Make them: make_cam.py and cam2ir.py with --infer_list {args.train_list}",
-    )
-    settings_of(labels, dataset.all_names)  # of these classes, and in this order
     infer_ids = dataset.ids(args.infer_list or args.train_list)
     dataset.check_pictures(infer_ids)
-    pictures = AffinityPictures(dataset, ids, labels, args.irn_crop_size, args.seed)
+    pictures = AffinityPictures(dataset, ids, folder, args.irn_crop_size, args.seed)
 
     torch.backends.cudnn.benchmark = True  # every batch has the same size
-    with training.reading():
-        net = build(args, training.begun)
+    layout = cli.memory_format(args.channels_last)
+    net = build(args, training.begun)
     cli.place(net, device, args.channels_last).train()
     groups = net.trainable_groups(args.irn_learning_rate, args.irn_weight_decay)
     optimizer = make_optimizer(groups, args.momentum, device, args.fused)
@@ -160,15 +170,10 @@ def main(arguments: list[str] | None = None) -> None:
     rows = distributed.rows(batch_size)
     schedule = Schedule(len(ids), batch_size, args.irn_num_epoches, args.seed, training.start, rows)
     loader = training_loader(pictures, schedule, args.num_workers)
-    training.start_clock(schedule, ids)
-    log.info("%d pictures, %s", len(ids), training.plan(device))
-    for step, batch in enumerate(loader, training.start):
-        rate = learning_rate(args.irn_learning_rate, step, schedule.total)
-        set_learning_rate(optimizer, rate)
+    rate = partial(learning_rate, args.irn_learning_rate, total=schedule.total)
+    for _, batch in training.steps(loader, rate, args.print_freq, args.save_freq, line_of):
         window, box, label = to_device(batch.values(), device)
-        img = net.prepare(window, box).contiguous(
-            memory_format=cli.memory_format(args.channels_last)
-        )
+        img = net.prepare(window, box).contiguous(memory_format=layout)
         with cli.autocast(args.amp, device):
             edge, displacement = model(img)
         sums = loss_sums(edge, displacement, label, dataset.num_classes, RADIUS)
@@ -178,20 +183,13 @@ def main(arguments: list[str] | None = None) -> None:
         optimizer.zero_grad()
         total_loss(terms).backward()
         optimizer.step()
-
-        report = training.note(step, terms.detach() / distributed.world_size())
-        if report:
-            line = "loss:" + " ".join(f"{mean:.4f}" for mean in report.means)
-            pace = f"imps:{report.images_per_second:.1f} lr: {rate:.4f} etc:{report.finish}"
-            log.info("step:%5d/%5d %s %s", step, schedule.total, line, pace)
-            means = zip(TERMS, report.means, strict=True)
-            training.chart(step, {f"irn/{name}": mean for name, mean in means})
-            training.chart(step, report.pace("irn"))
-        training.save_when_due(step)
+        parts = terms.detach() / distributed.world_size()
+        training.note(dict(zip(TERMS, parts, strict=True)))
     if not args.edge_only:
         windows = TopLeftWindows(dataset, distributed.share(infer_ids), args.irn_crop_size)
         at_once = 1 if device.type == "cpu" else batch_size
-        store_mean_displacement(net, windows, args, device, at_once)
+        workers = args.num_workers
+        store_mean_displacement(net, windows, at_once, workers, device, args.amp, layout)
     training.finish()
 
 

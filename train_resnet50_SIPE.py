@@ -2,7 +2,8 @@
 
 Reads   the training list and its image labels; ImageNet weights of ResNet-50
 Writes  <session>/ckpt/last.pth (now and then, for continuing), <session>/ckpt/final.pth,
-        <session>/runs/ (TensorBoard), <session>/<session>.log, <session>/args.json
+        <session>/curves.csv, <session>/runs/ (TensorBoard), <session>/<session>.log,
+        <session>/args.json
 Try     python train_resnet50_SIPE.py --dataset voc --session_name exp
 Expect  VOC: 3,305 steps, about half an hour on the authors' GPU, validation mIoU near 0.54.
 
@@ -12,6 +13,7 @@ Running the same command again continues it.
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 import logging
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -32,15 +34,16 @@ from data.reading import reading_of
 from net.inputs import IMAGENET_MEAN, IMAGENET_STD
 from net.resnet50_SIPE import CAM_EPS, valid_mask
 from net.weights import restore
-from tool import cli, distributed
+from tool import checkpoint, cli, distributed
+from tool.errors import naming
 from tool.evaluate import check_class_ids
 from tool.metrics import ConfusionMatrix
-from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer, set_learning_rate
+from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer
 from tool.pictures import heat, overlay
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
-from tool.training import Training, contents_of
+from tool.training import Training, sources_of
 
 GRADIENT_NORM = 1.0  # longer gradients are clipped to this before each update
 PICTURES_SHOWN = 4  # of a batch, in TensorBoard
@@ -94,29 +97,49 @@ def validation_pictures(args: cli.Settings, dataset: Dataset) -> ScaledPictures:
 
 @torch.no_grad()
 def validate(
-    net: nn.Module, dataset: Dataset, pictures: ScaledPictures, workers: int, device: torch.device
+    net: nn.Module,
+    dataset: Dataset,
+    pictures: ScaledPictures,
+    workers: int,
+    device: torch.device,
+    amp: str,
 ) -> ConfusionMatrix:
     """Return the confusion matrix of IS-CAM at one scale by the training pass, of all processes.
 
     Seeds come from x4 and ``cam`` is masked by the labels, so the figure is below that of
-    ``make_cam.py``: about 54 against 58.9 on VOC.
+    ``make_cam.py``: about 54 against 58.9 on VOC. The network is back in training mode afterwards.
     """
     matrix = ConfusionMatrix(dataset.num_classes)
+    net.eval()
     benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False  # every picture has another size
-    for item in progress(one_by_one(pictures, workers), len(pictures), "validation"):
-        label, picture = to_device((item["label"], item["pictures"][0][None]), device)
-        present = F.pad(label, (1, 0), value=1)  # (C,)
-        img = net.prepare(picture)  # (1, 3, H, W)
-        is_cam = net(img, present[None, :, None, None].float())["IS_cam"]  # (1, C, h, w)
-        keys = present.nonzero()[:, 0]
-        maps = F.interpolate(is_cam[:, keys], item["size"], mode="bilinear")[0]
-        maps = maps / (maps.amax((1, 2), keepdim=True) + CAM_EPS)  # (P, H, W)
-        prediction = keys[maps.argmax(0)].cpu().numpy()
-        matrix.update_from(dataset.mask_path(item["id"]), prediction, dataset.read_mask)
+    with cli.autocast(amp, device):
+        for item in progress(one_by_one(pictures, workers), len(pictures), "validation"):
+            label, picture = to_device((item["label"], item["pictures"][0][None]), device)
+            prediction = predict(net, label, picture, item["size"]).cpu().numpy()
+            matrix.update_from(dataset.mask_path(item["id"]), prediction, dataset.read_mask)
     torch.backends.cudnn.benchmark = benchmark
+    net.train()
     matrix.counts = distributed.total(torch.from_numpy(matrix.counts)).numpy()
     return matrix
+
+
+def predict(net: nn.Module, label: Tensor, picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the classes that IS-CAM sees in a picture, int64 (H, W).
+
+    Args:
+        net: evaluating.
+        label: uint8 (K,) in {0, 1}, the classes of the picture.
+        picture: uint8 (1, 3, h, w).
+        size: (H, W).
+    """
+    present = F.pad(label, (1, 0), value=1)  # (C,)
+    img = net.prepare(picture)  # (1, 3, h, w)
+    is_cam = net(img, present[None, :, None, None].float())["IS_cam"]  # (1, C, h / 4, w / 4)
+    keys = present.nonzero()[:, 0]
+    maps = F.interpolate(is_cam[:, keys], size, mode="bilinear")[0]
+    maps = maps / (maps.amax((1, 2), keepdim=True) + CAM_EPS)  # (P, H, W)
+    return keys[maps.argmax(0)]
 
 
 def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -141,7 +164,7 @@ def about_input(args: cli.Settings) -> dict[str, list]:
     return {**sizes, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}  # of RGB in [0, 1]
 
 
-def build(args: cli.Settings, num_classes: int, begun: dict | None) -> nn.Module:
+def build(args: cli.Settings, num_classes: int, begun: checkpoint.Checkpoint | None) -> nn.Module:
     """Return the network of ``--network`` with the weights that a training starts from.
 
     Those are of ``begun``, the checkpoint to continue from, if there is one. ``num_classes`` counts
@@ -149,9 +172,16 @@ def build(args: cli.Settings, num_classes: int, begun: dict | None) -> nn.Module
     """
     network = cli.import_network(args.network)
     torch.manual_seed(args.seed)  # of the heads; nothing else here draws from torch
-    if begun:
+    if not begun:
+        return network.Net(num_classes, args.pretrained)
+    with naming(begun.path):
         return restore(network.Net, begun, pretrained=None)
-    return network.Net(num_classes, args.pretrained)
+
+
+def total_loss(terms: dict[str, Tensor], gsc_weight: float) -> Tensor:
+    """Return the sum of the losses, that of GSC weighed; without weight it is left out."""
+    weights = {name: gsc_weight if name == "GSC" else 1 for name in terms}
+    return sum(weights[name] * term for name, term in terms.items() if weights[name])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -164,21 +194,20 @@ def main(arguments: list[str] | None = None) -> None:
     args.pretrained = args.pretrained or dataset.pretrained
     batch_size = args.batch_size
     ids = dataset.training_ids(args.train_list, batch_size, f"--batch_size {batch_size}")
-    contents = contents_of(ids, dataset.labels(ids), args.pretrained)
-    training = Training(session, args, dataset.all_names, contents)
+    sizes = args.crop_size, args.resize_min, args.resize_max
+    pictures = ClassificationPictures(dataset, ids, *sizes, args.seed)
+    files = [dataset.image_path(image_id) for image_id in ids]
+    sources = sources_of(ids, files, args.pretrained, pictures.labels)
+    settings, names = cli.deciding(args), dataset.all_names
+    training = Training(session, "", settings, names, sources, args.restart, args.safetensors)
     if training.is_finished:
         return
     training.about["input"] = {**about_input(args), **reading_of(dataset)}
-
-    pictures = ClassificationPictures(
-        dataset, ids, args.crop_size, args.resize_min, args.resize_max, args.seed
-    )
     warn_constant_labels(pictures.labels, dataset.class_names)
     validation = validation_pictures(args, dataset) if args.val_freq else None
 
     torch.backends.cudnn.benchmark = True  # every batch has the same size
-    with training.reading():
-        net = build(args, dataset.num_classes, training.begun)
+    net = build(args, dataset.num_classes, training.begun)
     cli.place(net, device, args.channels_last).train()
     groups = net.trainable_groups(args.lr, args.wt_dec)
     learning = [parameter for group in groups for parameter in group["params"]]
@@ -190,51 +219,28 @@ def main(arguments: list[str] | None = None) -> None:
     share = distributed.weight(rows.stop - rows.start, batch_size)
     schedule = Schedule(len(ids), batch_size, args.max_epoches, args.seed, training.start, rows)
     loader = training_loader(pictures, schedule, args.num_workers)
-    training.start_clock(schedule, ids)
-    log.info("%d pictures, %d classes, %s", len(ids), dataset.num_classes, training.plan(device))
-    weights = {"GSC": args.gsc_weight}
-    for step, batch in enumerate(loader, training.start):
-        rate = learning_rate(args.lr, step, schedule.total)
-        set_learning_rate(optimizer, rate)
+    rate = partial(learning_rate, args.lr, total=schedule.total)
+    for step, batch in training.steps(loader, rate, args.print_freq, args.save_freq):
         window, box, label = to_device(batch.values(), device)
-        img = net.prepare(window, box).contiguous(
-            memory_format=cli.memory_format(args.channels_last)
-        )
+        img = net.prepare(window, box)
+        img = img.contiguous(memory_format=cli.memory_format(args.channels_last))
         with cli.autocast(args.amp, device):
             out = model(img, valid_mask(box, args.crop_size, label))
         terms = net.losses(out, label)
-        loss = sum(
-            weights.get(name, 1) * term for name, term in terms.items() if weights.get(name, 1)
-        )
         optimizer.zero_grad()
-        (loss * share).backward()
+        (total_loss(terms, args.gsc_weight) * share).backward()
         clip_grad_norm_(learning, GRADIENT_NORM)
         optimizer.step()
-
-        validates = args.val_freq and step and step % args.val_freq == 0
-        losses = torch.stack([term.detach() for term in terms.values()])
-        losses = losses * share / distributed.world_size()
-        report = training.note(step, losses, look=validates)
-        if report:
-            means = dict(zip(terms, report.means, strict=True))
-            line = " ".join(f"loss{name}:{mean:.4f}" for name, mean in means.items())
-            pace = f"imps:{report.images_per_second:.1f} lr: {rate:.4f} etc:{report.finish}"
-            log.info("step:%5d/%5d %s %s", step, schedule.total, line, pace)
-            training.chart(step, {f"loss/{name.lower()}": mean for name, mean in means.items()})
-            training.chart(step, {"train/learning_rate": rate, **report.pace("train")})
-        if step % args.tf_freq == 0 and distributed.is_main():
-            for name, drawings in draw_maps(window, label, out).items():
-                training.board.add_images(name, drawings, step, dataformats="NHWC")
+        validates = bool(args.val_freq and step and step % args.val_freq == 0)
+        part = share / distributed.world_size()
+        training.note({name: term * part for name, term in terms.items()}, due=validates)
+        if step % args.tf_freq == 0:
+            training.draw(draw_maps(window, label, out))
         if validates:
-            net.eval()
-            with cli.autocast(args.amp, device):
-                matrix = validate(net, dataset, validation, args.num_workers, device)
-            net.train()
-            for name, iou in zip(dataset.all_names, matrix.iou(), strict=True):
+            matrix = validate(net, dataset, validation, args.num_workers, device, args.amp)
+            for name, iou in zip(names, matrix.iou(), strict=True):
                 log.info("  iou %s: %.4f", name, iou)
-            log.info("validation step:%5d miou: %.4f", step, matrix.miou())
-            training.chart(step, {"validation/miou": matrix.miou()})
-        training.save_when_due(step)
+            training.note_miou(matrix.miou())
     training.finish()
 
 

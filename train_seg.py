@@ -3,8 +3,8 @@
 Reads   a folder of label PNGs (<session>/pseudo_label, or any other: 0..K, 255 unsure) and the
         pictures of --train_list; initial weights
 Writes  <session>/ckpt/seg_<model>_last.pth (now and then, for continuing),
-        <session>/ckpt/seg_<model>.pth, <session>/runs_seg_<model>/ (TensorBoard), the log,
-        <session>/args.json
+        <session>/ckpt/seg_<model>.pth, <session>/curves_seg_<model>.csv,
+        <session>/runs_seg_<model>/ (TensorBoard), the log, <session>/args.json
 Try     python train_seg.py --dataset voc --session_name exp
         python train_seg.py --dataset voc --label_dir my_labels --initial my_resnet101.pth
         python train_seg.py --dataset voc --model deeplabv1_resnet38 \\
@@ -34,14 +34,14 @@ from data.transforms import RESAMPLE
 from net.deeplabv2 import STRIDE_ON
 from net.recipes import MODELS, defaults, fill_in
 from net.segmentation import mean_loss
-from tool import cli, distributed
-from tool.errors import InputError
+from tool import checkpoint, cli, distributed
+from tool.errors import InputError, naming
 from tool.evaluate import check_class_ids
-from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer, set_learning_rate
-from tool.outputs import settings_of
+from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer
+from tool.record import settings_of
 from tool.run import run
 from tool.session import Session
-from tool.training import Training, contents_of, seed_step
+from tool.training import Training, seed_step, sources_of
 
 log = logging.getLogger(__name__)
 
@@ -93,21 +93,22 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return args
 
 
-def build(args: cli.Settings, num_classes: int, begun: dict | None) -> tuple[nn.Module, dict]:
+def build(
+    args: cli.Settings, num_classes: int, begun: checkpoint.Checkpoint | None
+) -> tuple[nn.Module, dict]:
     """Return the network in training mode, and the record of what it started from."""
+    module = MODELS[args.model].module
     options = {"width": args.width, "blocks": args.blocks}
     if args.model == "deeplabv2_resnet101":
         options["stride_on"] = args.stride_on
     elif args.stride_on:
         raise InputError(f"--stride_on is of DeepLab v2; {args.model} has no such choice.")
-    module = MODELS[args.model].module
-    if begun:
-        net, record = module.restore(begun), begun.get("record")
-        if not (isinstance(record, dict) and isinstance(record.get("fresh"), str | list)):
-            raise InputError("It has no record of what it started from. --restart begins anew.")
-    else:
+    torch.manual_seed(args.seed)  # of the head
+    if not begun:
         net, record = module.build(num_classes, args.pretrained, **options)
-    return net.train(), record
+        return net.train(), record
+    with naming(begun.path):
+        return module.restore(begun).train(), begun["record"]
 
 
 def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn.Module:
@@ -143,28 +144,45 @@ def rows_of_parts(batch_size: int, parts: int) -> np.ndarray:
 
 
 def accumulated_step(
-    model: nn.Module, net: nn.Module, batch: dict[str, np.ndarray], args: cli.Settings, device
+    model: nn.Module,
+    net: nn.Module,
+    batch: dict[str, np.ndarray],
+    accumulate: int,
+    device: torch.device,
+    amp: str,
+    layout: torch.memory_format,
 ) -> Tensor:
-    """Add the gradients of a step, whose batch comes in ``--accumulate`` parts; return its loss.
+    """Add the gradients of a step, whose batch comes in parts; return its loss.
 
-    ``model`` is the network ``net`` or its data parallel wrapper, and the batch holds window and
-    label of all parts, one after the other. The loss is a scalar without gradient; summed over
-    processes it is that of the whole batch.
+    The loss is a scalar without gradient; summed over processes it is that of the whole batch.
+
+    Args:
+        model: the network ``net`` or its data parallel wrapper.
+        net: the network.
+        batch: window and label of all parts, one after the other.
+        accumulate: parts.
+        device: where the network is.
+        amp, layout: how it computes, see :func:`tool.cli.autocast` and ``memory_format``.
     """
     world, total = distributed.world_size(), 0.0
-    parts = zip(*(np.split(array, args.accumulate) for array in batch.values()), strict=True)
+    parts = zip(*(np.split(array, accumulate) for array in batch.values()), strict=True)
     for number, part in enumerate(parts, 1):
         window, label = to_device(part, device)
-        img = window.contiguous(memory_format=cli.memory_format(args.channels_last))
-        adds = world > 1 and number < args.accumulate  # gradients meet after the last part
+        img = window.contiguous(memory_format=layout)
+        adds = world > 1 and number < accumulate  # gradients meet after the last part
         with model.no_sync() if adds else contextlib.nullcontext():
-            with cli.autocast(args.amp, device):
+            with cli.autocast(amp, device):
                 outputs = model(img)
             sums, counts = net.loss_sums(outputs, label)
-            loss = mean_loss(sums * world, distributed.total(counts)) / args.accumulate
+            loss = mean_loss(sums * world, distributed.total(counts)) / accumulate
             loss.backward()
         total += loss.detach() / world
     return total
+
+
+def line_of(means: dict[str, float]) -> str:
+    """Return the loss for a log line."""
+    return f"loss:{means['loss']:.4f}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -179,56 +197,51 @@ def main(arguments: list[str] | None = None) -> None:
     pictures_a_step = args.batch_size * args.accumulate
     flags = f"--batch_size {args.batch_size} times --accumulate {args.accumulate}"
     ids = dataset.training_ids(args.train_list, pictures_a_step, flags)
-    labels = Path(args.label_dir)
-    files = [labels / f"{image_id}.png" for image_id in ids]
-    mend = f"Make them: make_seg_labels.py --infer_list {args.train_list}; or name --label_dir"
-    check_exist(files, "labels", mend)
-    contents = contents_of(ids, None, args.pretrained, files)
-    training = Training(session, args, dataset.all_names, contents, f"seg_{args.model}")
+    folder = Path(args.label_dir)
+    labels = [folder / f"{image_id}.png" for image_id in ids]
+    remedy = f"Make them: make_seg_labels.py --infer_list {args.train_list}; or name --label_dir"
+    check_exist(labels, "labels", remedy)
+    settings_of(folder, dataset.all_names)  # of these classes, and in this order
+    files = [dataset.image_path(image_id) for image_id in ids]
+    sources = sources_of(ids, files, args.pretrained, label_files=labels)
+    settings, name = cli.deciding(args), f"seg_{args.model}"
+    restart, names = args.restart, dataset.all_names
+    training = Training(session, name, settings, names, sources, restart, args.safetensors)
     if training.is_finished:
         return
-    training.about["input"] = reading_of(dataset)
-    settings_of(labels, dataset.all_names)  # of these classes, and in this order
-    check_class_ids(files, dataset.num_classes)
-    sampling = (args.crop_size, args.scales, args.scale_draw, args.resample, args.hsv_shift)
-    pictures = SegmentationPictures(dataset, ids, labels, args.model, *sampling, args.seed)
+    check_class_ids(labels, dataset.num_classes)
+    sampling = args.crop_size, args.scales, args.scale_draw, args.resample, args.hsv_shift
+    pictures = SegmentationPictures(dataset, ids, folder, args.model, *sampling, args.seed)
 
-    torch.manual_seed(args.seed)  # of the head
     torch.backends.cudnn.benchmark = True  # every batch has the same size
-    with training.reading():
-        net, record = build(args, dataset.num_classes, training.begun)
+    layout = cli.memory_format(args.channels_last)
+    net, record = build(args, dataset.num_classes, training.begun)
     training.about |= {"model": args.model, "record": record}
-    training.found = record
-    settings = cli.deciding(args)
+    training.about["input"] = reading_of(dataset)
     log.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.items()))
     fresh = record["fresh"] if record["fresh"] == "all" else f"{len(record['fresh'])} tensors"
     log.info("starting from %s, fresh: %s; %s", args.pretrained, fresh, net.config)
     net = cli.place(synchronised(args, net, device), device, args.channels_last)
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
     optimizer = make_optimizer(groups, args.momentum, device, args.fused, args.optimizer)
-    model = training.begin(net, optimizer, device)
+    model = training.begin(net, optimizer, device, **record)
 
-    total = args.iterations
-    rows = rows_of_parts(args.batch_size, args.accumulate)
-    schedule = Schedule(len(ids), pictures_a_step, None, args.seed, training.start, rows, total)
-    loader = training_loader(pictures, schedule, args.num_workers)
-    training.start_clock(schedule, ids)
-    log.info("%d pictures, %d classes, %s", len(ids), dataset.num_classes, training.plan(device))
-    for step, batch in enumerate(loader, training.start):
+    def rate(step: int) -> float:
         changed = step // args.lr_every * args.lr_every
-        rate = learning_rate(args.lr, changed, total + args.lr_past)
-        set_learning_rate(optimizer, rate)
+        return learning_rate(args.lr, changed, args.iterations + args.lr_past)
+
+    rows = rows_of_parts(args.batch_size, args.accumulate)
+    schedule = Schedule(
+        len(ids), pictures_a_step, None, args.seed, training.start, rows, args.iterations
+    )
+    loader = training_loader(pictures, schedule, args.num_workers)
+    steps = training.steps(loader, rate, args.print_freq, args.save_freq, line_of, ".2e")
+    for step, batch in steps:
         seed_step(args.seed, step)
         optimizer.zero_grad()
-        loss = accumulated_step(model, net, batch, args, device)
+        loss = accumulated_step(model, net, batch, args.accumulate, device, args.amp, layout)
         optimizer.step()
-        report = training.note(step, loss[None])
-        if report:
-            pace = f"imps:{report.images_per_second:.1f} lr: {rate:.2e} etc:{report.finish}"
-            log.info("step:%5d/%5d loss:%.4f %s", step, total, report.means[0], pace)
-            chart = {"seg/loss": report.means[0], "seg/learning_rate": rate}
-            training.chart(step, {**chart, **report.pace("seg")})
-        training.save_when_due(step)
+        training.note({"loss": loss})
     training.finish()
 
 

@@ -66,7 +66,7 @@ def read_weights(path: Path) -> None:
 def read_begun(path: Path) -> None:
     """Read a file as a training that continues does."""
     content = checkpoint.load(path)
-    checkpoint.check_begun(path, content)
+    checkpoint.check_begun(content, "train_irn", finished=False)
     checkpoint.check_classes(content, ["background", "cat"])
     net = torch.nn.Linear(3, 2)
     checkpoint.load_weights(net, content["net"], path)
@@ -103,6 +103,8 @@ def begun() -> dict:
         "net": net.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": 3,
+        "program": "train_irn",
+        "sources": {"pretrained": "none"},
         "settings": {"lr": 0.1, "scales": [1, 2], "crop": None},
         "class_names": ["background", "cat"],
     }

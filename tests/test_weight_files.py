@@ -1,5 +1,6 @@
 """Files of weights: what is read, and what is refused in a sentence that names file and tensor."""
 
+import copy
 import io
 import json
 import os
@@ -31,6 +32,7 @@ from tool.checkpoint import (
     load_weights,
 )
 from tool.errors import InputError, naming
+from tool.optimizer import load_optimizer
 
 NAMES = ["background", "cat"]
 
@@ -284,7 +286,6 @@ def test_safetensors_keep_what_is_said_about_the_weights(tmp_path):
     with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert json.loads(file.metadata()["class_names"]) == NAMES
     check_classes(content, NAMES)
-    check_begun("a", {**content, "net": read}, finished=True)
 
 
 def test_metadata_of_other_programs_stay_words(tmp_path):
@@ -478,62 +479,63 @@ def test_a_source_is_named_once():
 # ------------------------------------------------------------------------- trainings that go on
 
 
-def begun(**changes) -> dict:
+def begun(**changes) -> checkpoint.Checkpoint:
     net = nn.Linear(1, 1)
     content = {
         "net": net.state_dict(),
         "optimizer": torch.optim.SGD(net.parameters(), 0.1, momentum=0.9).state_dict(),
         "step": 3,
+        "program": "train_irn",
         "settings": {"lr": 0.1, "scales": [1, 2], "crop": None},
+        "class_names": NAMES,
+        "sources": {"pretrained": "none"},
     }
     content |= changes
-    return {name: value for name, value in content.items() if value is not None}
+    known = {name: value for name, value in content.items() if value is not None}
+    return checkpoint.Checkpoint(known, "net.pth", "")
 
 
 def test_a_checkpoint_to_continue_from(path):
-    torch.save(begun(net=OrderedDict(nn.Linear(1, 1).state_dict())), path)
-    check_begun(path, load(path))
-    check_begun(path, begun(optimizer=None), finished=True)
-
-
-@pytest.mark.parametrize("name", ["net", "optimizer", "step", "settings"])
-def test_a_checkpoint_without_what_continues_is_refused(path, name):
-    with pytest.raises(InputError, match=rf"net\.pth cannot be continued: {name} missing"):
-        check_begun(path, begun(**{name: None}))
-    with pytest.raises(InputError, match=r"net, settings, step, optimizer missing"):
-        check_begun(path, {})
+    torch.save(dict(begun(net=OrderedDict(nn.Linear(1, 1).state_dict()))), path)
+    check_begun(load(path), "train_irn", finished=False)
+    check_begun(begun(optimizer=None), "train_irn")
 
 
 @pytest.mark.parametrize(
     "change",
     [
+        *({name: None} for name in begun()),
         {"net": {"w": 3}},
-        {"net": [torch.ones(1)]},
-        {"step": -1},
-        {"step": True},
+        {"net": {"w": torch.tensor([torch.nan])}},
         {"step": 3.0},
-        {"step": torch.tensor(3)},
-        {"settings": {"lr": torch.ones(2)}},
-        {"settings": {"scales": [torch.ones(2)]}},
-        {"settings": {1: 2}},
+        {"program": "train_seg"},
         {"settings": "lr"},
+        {"class_names": "cat"},
+        {"sources": {"pretrained": 3}},
         {"optimizer": {}},
-        {"optimizer": {"state": {}, "param_groups": 3}},
         {"optimizer": {"state": {}, "param_groups": [{"lr": 1}]}},
-        {"optimizer": {"state": [], "param_groups": []}},
     ],
 )
-def test_parts_of_another_kind_are_named(path, change):
-    (name,) = change
-    with pytest.raises(InputError, match=rf"net\.pth cannot be continued: {name} missing or"):
-        check_begun(path, begun(**change))
+def test_a_checkpoint_that_is_none_of_ours_is_refused(change):
+    with pytest.raises(InputError, match=r"net\.pth"):
+        check_begun(begun(**change), "train_irn", finished=False)
 
 
-def test_weights_to_continue_from_are_checked(path):
-    with pytest.raises(InputError, match=r"net\.pth: The tensor w holds NaN"):
-        check_begun(path, begun(net={"w": torch.tensor([torch.nan])}))
-    with pytest.raises(InputError, match=r"net\.pth: No state dict"):
-        check_begun(path, begun(net={}))
+@pytest.mark.parametrize("change", ["shape", "place", "nan"])
+def test_momenta_of_another_network_are_refused(change):
+    net = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = copy.deepcopy(optimizer.state_dict())
+    load_optimizer(optimizer, state)
+    if change == "place":
+        state["param_groups"][0]["params"] = [0]
+    else:
+        wrong = {"shape": torch.ones(3), "nan": torch.full((2,), torch.nan)}[change]
+        state["state"][1]["momentum_buffer"] = wrong
+    with pytest.raises(InputError, match="optimizer"):
+        load_optimizer(optimizer, state)
 
 
 @pytest.mark.parametrize("names", ["cat", 3, [1, 2], torch.ones(2), {"a": 1}])

@@ -36,8 +36,15 @@ WEIGHTS = ("weight", "bias", "mean", "var", "gamma", "beta")  # endings of what 
 VARIANCES = ("running_var", "moving_var")  # ends of the names of stored variances
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHOWN = 5  # names that a message lists before it says "and N more"
-# What a checkpoint to continue from holds; a finished one needs no optimiser.
-BEGUN = {"net": dict, "settings": dict, "step": int, "optimizer": dict}
+# What a training of ours writes, and what it continues with.
+BEGUN = {
+    "net": {str: Tensor},
+    "step": int,
+    "settings": {str: object},
+    "class_names": [str],
+    "sources": {str: str},
+}
+OPTIMIZER = {"optimizer": {"state": dict, "param_groups": [{"params": [int]}]}}
 LENGTH = 8  # bytes at the beginning of a safetensors file that say how long its header is
 
 
@@ -90,7 +97,7 @@ def load(path: str | Path) -> Checkpoint:
     """
     missing = f"There is no checkpoint {path}. Train first, or give another path."
     packed = read_bytes(path, largest=None, missing=missing)
-    with decoding(path, "Copy it again, or train again."):
+    with decoding(path, "Copy it again, or delete it and train again."):
         is_safetensors = packed[LENGTH : LENGTH + 1] == b"{"
         content = _unpack_safetensors(packed) if is_safetensors else _unpack_torch(packed)
         _check_sizes(content, len(packed))
@@ -338,45 +345,16 @@ def check_classes(content: Checkpoint, class_names: Sequence[str]) -> None:
         )
 
 
-def check_begun(path: str | Path, content: dict[str, Any], finished: bool = False) -> None:
-    """Refuse a checkpoint, of :func:`load`, that holds too little to continue a training.
+def check_begun(content: Checkpoint, program: str, finished: bool = True) -> None:
+    """Refuse a checkpoint by an InputError that holds no finite training of a program of ours.
 
-    One that is ``finished`` needs no optimiser. The InputError names the file ``path``.
+    One that is not ``finished`` holds an optimiser to continue with.
     """
-    wanted = {name: kind for name, kind in BEGUN.items() if not (finished and name == "optimizer")}
-    wrong = [name for name, kind in wanted.items() if not isinstance(content.get(name), kind)]
-    if not wrong:
-        settings = content["settings"].items()
-        checks = {
-            "net": all(isinstance(value, Tensor) for value in content["net"].values()),
-            "settings": all(isinstance(name, str) and _is_plain(v) for name, v in settings),
-            "step": not isinstance(content["step"], bool) and content["step"] >= 0,
-            "optimizer": finished or _is_optimizer(content["optimizer"]),
-        }
-        wrong = [name for name, good in checks.items() if not good]
-    if wrong:
-        raise InputError(
-            f"{path} cannot be continued: {', '.join(wrong)} missing or of another kind. Move it "
-            "away, or give --restart to overwrite it."
-        )
-    with naming(path):
-        state_dict_of({"net": content["net"]})
-
-
-def _is_plain(value: Any) -> bool:
-    values = value if isinstance(value, list | tuple) else [value]
-    return value is None or all(isinstance(one, str | int | float) for one in values)
-
-
-def _is_optimizer(state: dict[str, Any]) -> bool:
-    groups = state.get("param_groups")
-    return (
-        isinstance(state.get("state"), dict)
-        and all(isinstance(values, dict) for values in state["state"].values())
-        and isinstance(groups, list)
-        and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
-        and all(isinstance(place, int) for g in groups for place in g["params"])
-    )
+    remedy = "Move it away, or name another --session_name."
+    with decoding(content.path, remedy):
+        check(content, {**BEGUN, "program": {program}} | ({} if finished else OPTIMIZER))
+    with naming(content.path):
+        check_weights(content["net"])
 
 
 def some(names: Any, most: int = SHOWN) -> str:

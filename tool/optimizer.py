@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tool.checkpoint import FLOATS
 from tool.errors import InputError
 
 POWER = 0.9  # of the polynomial schedule
@@ -14,11 +13,6 @@ POWER = 0.9  # of the polynomial schedule
 # published numbers were made so.
 RELEASED_MOMENTUM = 1e-4
 OPTIMIZERS = ("sgd", "adamw")
-# What an optimiser holds of a parameter: momenta of its shape, and a step that is one number.
-HELD = {
-    torch.optim.SGD: {"momentum_buffer"},
-    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
-}
 
 
 def learning_rate(start: float, step: int, total: int) -> float:
@@ -72,37 +66,23 @@ def make_optimizer(
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load an optimiser's momenta; what its groups were constructed with stays.
 
-    A continued run so obeys its own ``--fused``, and a checkpoint that does not know a group's
-    ``lr_scale`` can be continued.
+    A continued run so obeys its own ``--fused``.
 
     Args:
-        optimizer: one of HELD.
+        optimizer: of :func:`make_optimizer`.
         state: of a checkpoint that :func:`tool.checkpoint.check_begun` has seen.
 
     Raises:
-        InputError: the momenta are not those of these parameters.
+        InputError: the momenta are not those of these parameters, or not finite.
     """
     own = optimizer.state_dict()
-    places = [group["params"] for group in own["param_groups"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    fits = places == [group["params"] for group in state["param_groups"]] and all(
-        place in range(len(parameters))
-        and values.keys() == HELD[type(optimizer)]
-        and all(_is_held(name, value, parameters[place]) for name, value in values.items())
-        for place, values in state["state"].items()
-    )
+    held = [(place, v) for place, values in state["state"].items() for v in values.values()]
+    places = [[group["params"] for group in one["param_groups"]] for one in (own, state)]
+    # Momenta have the shape of their parameter, and AdamW's step is one number.
+    fits = places[0] == places[1] and all(v.shape in ((), parameters[n].shape) for n, v in held)
     if not fits:
         raise InputError("Its optimizer is that of another network. --restart begins anew.")
+    if not all(value.isfinite().all() for _, value in held):
+        raise InputError("The momenta of its optimizer are NaN or infinite. --restart begins anew.")
     optimizer.load_state_dict({**own, "state": state["state"]})
-
-
-def _is_held(name: str, value: Any, parameter: Tensor) -> bool:
-    shape = () if name == "step" else parameter.shape
-    return (
-        isinstance(value, Tensor)
-        and value.shape == shape
-        and value.dtype in FLOATS
-        and value.layout == torch.strided
-        and not value.is_meta
-        and bool(value.isfinite().all())
-    )

@@ -1,19 +1,6 @@
-"""How fast a training goes, and what a log line tells of it."""
+"""How fast a training goes, and when it will be done."""
 
 import time
-from typing import NamedTuple
-
-
-class Report(NamedTuple):
-    """What a log line tells: of the steps since the last one, and of the time that is left."""
-
-    means: list[float]  # of the losses
-    images_per_second: float
-    finish: str  # date and time
-
-    def pace(self, group: str) -> dict[str, float]:
-        """Return the pace for :meth:`Training.chart`."""
-        return {f"{group}/images_per_second": self.images_per_second}
 
 
 class Pace:

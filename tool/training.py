@@ -1,103 +1,193 @@
-"""A training that may be killed at any moment and continues when its command is run again."""
+"""A training that may be killed at any moment and continues when its command is run again.
 
+A trainer keeps its data, network and loss, and asks for the rest in this order::
+
+    training = Training(session, "irn", settings, class_names, sources, restart=False)
+    if training.is_finished:
+        return
+    model = training.begin(net, optimizer, device)
+    for step, batch in training.steps(loader, rate, print_freq=10, save_freq=200):
+        ...                              # compute, update
+        training.note({"pos": ..., "neg": ...})
+    training.finish()
+
+The table ``<session>/curves.csv`` (``curves_irn.csv``, ``curves_seg_<model>.csv``) has a row for
+every log line: ``step`` (from 0) and ``total`` steps, the mean of each loss since the row before by
+its name, ``learning_rate``, ``images_per_second``, and ``miou`` (a fraction; empty where the step
+was not validated). What a continued training computes anew stands there once.
+"""
+
+import csv
+import json
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from tool import checkpoint, cli, distributed
+from tool import checkpoint, distributed
 from tool.errors import InputError, naming
-from tool.files import check_readable, claim, clear_unfinished, digest_of, writing
-from tool.optimizer import load_optimizer
-from tool.pace import Pace, Report
+from tool.optimizer import load_optimizer, set_learning_rate
+from tool.pace import Pace
+from tool.reader import decoding, read_table, text_digest
+from tool.record import Digests
 from tool.session import Session
+from tool.writer import claim, clear_unfinished, write_atomic, write_table, writing
 
-# Names that settings had in checkpoints of earlier versions.
-FORMER_NAMES = {"initial": "pretrained"}
-# Settings that name files: what is in the files counts, and not where they lie.
-FILES = ("train_list", "pretrained", "label_dir")
+# What a training learns from, told apart by content.
+SOURCES = {
+    "train_list": "the pictures of the list, or their labels",
+    "pictures": "the content of the pictures",
+    "pretrained": "the initial weights",
+    "label_files": "the content of the label files",
+}
+DIVERGED = (
+    "The last checkpoint stays as it is; train again with a lower --lr (--restart begins anew)."
+)
 
 log = logging.getLogger(__name__)
 
 
-class Training:
-    """Checkpoints, losses and pace of one training in a session.
-
-    A script asks :attr:`is_finished`, builds its network (:attr:`begun` tells of what an earlier
-    run left), calls :meth:`begin`, then in every step :meth:`note` and :meth:`save_when_due`, and
-    :meth:`finish` at the end.
+def sources_of(
+    ids: Sequence[str],
+    pictures: Sequence[Path],
+    pretrained: str | Path,
+    labels: np.ndarray | None = None,
+    label_files: Sequence[Path] = (),
+) -> dict[str, str | Sequence[Path]]:
+    """Return what a training learns from, wherever it lies, by the names in SOURCES.
 
     Args:
-        session: where ``ckpt/`` and ``runs/`` lie.
-        args: the settings: those that declared themselves deciding must agree with an earlier
-            run's; ``restart``, ``print_freq`` and ``save_freq`` are used here.
-        class_names: of the C classes, background first; they must agree too.
-        contents: of the files that flags name, see :func:`contents_of`; they are compared instead
-            of the names of the files.
-        name: of the files, ``ckpt/<name>.pth``, ``ckpt/<name>_last.pth`` and ``runs_<name>/``;
+        ids: of the list.
+        pictures: their files.
+        pretrained: a file of initial weights, or the name of a choice.
+        labels: uint8 (n, K) image-level labels, where they are learnt from.
+        label_files: label pictures, where they are learnt from.
+    """
+    learnt = "" if labels is None else labels.tobytes().hex()
+    is_file = os.path.isfile(pretrained)
+    return {
+        "train_list": f"{len(ids)} pictures, {text_digest(*ids, learnt)}",
+        "pictures": pictures,
+        "pretrained": [Path(pretrained)] if is_file else str(pretrained),
+        "label_files": label_files,
+    }
+
+
+class Training:
+    """One training in a session: what it began with, its loop, and what it writes.
+
+    Args:
+        session: where ``ckpt/``, ``runs/`` and the curves lie.
+        name: of the files, ``ckpt/<name>.pth``, ``ckpt/<name>_last.pth``, ``runs_<name>/``;
             without it ``ckpt/final.pth``, ``ckpt/last.pth`` and ``runs/``.
+        settings: those that decide the result; an earlier run must have had the same, but for the
+            names of files, whose content counts.
+        class_names: of the C classes, background first; they must agree too.
+        sources: see :func:`sources_of`; they must agree too.
+        restart: begin anew, whatever is there of an earlier run.
+        safetensors: write the final weights in that format too.
+
+    Attributes:
+        begun: the checkpoint to continue from; None where there is none.
+        is_finished: there is nothing left to train.
+        about: what the checkpoints note besides; a trainer adds what it wants.
+        start: the first step.
 
     Raises:
-        InputError: an earlier run had other settings or classes.
+        InputError: an earlier run had other settings, classes or sources, or its files are not what
+            this program wrote.
     """
 
     def __init__(
         self,
         session: Session,
-        args: cli.Settings,
+        name: str,
+        settings: Mapping[str, Any],
         class_names: Sequence[str],
-        contents: dict[str, str],
-        name: str = "",
+        sources: Mapping[str, str | Sequence[Path]],
+        restart: bool,
+        safetensors: bool = False,
     ) -> None:
-        self.session, self.found = session, {}
-        folder = session.path / "ckpt"
-        self.final = folder / f"{name or 'final'}.pth"
-        self.last = folder / (f"{name}_last.pth" if name else "last.pth")
-        self.board_folder = session.path / (f"runs_{name}" if name else "runs")
-        self.args = args
+        self.session, self.restart, self.safetensors = session, restart, safetensors
+        self.sources, self.digests = sources, Digests(session.path)
+        ending = f"_{name}" if name else ""
+        self.final = session.path / "ckpt" / f"{name or 'final'}.pth"
+        self.last = self.final.with_name(f"{name}_last.pth" if name else "last.pth")
+        self.board_folder = session.path / f"runs{ending}"
+        self.curves = session.path / f"curves{ending}.csv"
         self.about: dict[str, Any] = {
-            "settings": cli.deciding(args),
+            "program": session.program,
+            "settings": dict(settings),
             "class_names": list(class_names),
-            "contents": contents,
         }
+        if distributed.is_main():  # it reads everything, and alone compares and writes
+            self.about["sources"] = self._digest_sources()
         self.start = 0
-        self.begun = None if args.restart else self._find_begun()
-        self.is_finished = self.begun is not None and self.final.exists()
+        self.begun = self._find_begun()
+        self.is_finished = self.begun is not None and self.begun.path == self.final
         if self.is_finished:
             log.info("%s is finished; --restart trains it anew", self.final)
-            self._save_safetensors(self.begun)
+            self._write_safetensors(self.begun)
 
-    def _find_begun(self) -> dict[str, Any] | None:
+    def _digest_sources(self) -> dict[str, str]:
+        return {
+            name: source if isinstance(source, str) else self.digests.together(source)
+            for name, source in self.sources.items()
+        }
+
+    def _find_begun(self) -> checkpoint.Checkpoint | None:
+        if self.restart:  # it deletes nothing that another program wrote
+            for path in filter(Path.exists, self._files()):
+                checkpoint.check_begun(checkpoint.load(path), self.session.program)
+            return None
         path = self.final if self.final.exists() else self.last
         if not path.exists():
             return None
         begun = checkpoint.load(path)
-        checkpoint.check_begun(path, begun, finished=path == self.final)
+        checkpoint.check_begun(begun, self.session.program, finished=path == self.final)
         checkpoint.check_classes(begun, self.about["class_names"])
-        settings, contents = self.about["settings"], self.about["contents"]
-        for name, value in begun.get("settings", {}).items():
-            name = FORMER_NAMES.get(name, name)
-            before, now = value, settings.get(name)
-            if name in contents and name in begun.get("contents", {}):
-                before, now = begun["contents"][name], contents[name]
-            elif name in FILES:
-                before, now = (Path(str(file)).name for file in (before, now))
-            if before != now:
-                raise InputError(
-                    f"{path} was trained with --{name} {before}, not {now}. Give that, or another "
-                    "--session_name, or --restart to overwrite it."
-                )
+        if distributed.is_main():
+            self._compare(begun)
         return begun
 
-    def reading(self) -> AbstractContextManager[None]:
-        """Put the checkpoint's name before the messages of what its content causes."""
-        return naming(self.last) if self.begun else nullcontext()
+    def _files(self) -> list[Path]:
+        return [self.final, self.last, self.final.with_suffix(".safetensors")]
+
+    def _compare(self, begun: checkpoint.Checkpoint) -> None:
+        """Raise an InputError where a checkpoint is of another training."""
+        remedy = "or another --session_name, or --restart to overwrite it."
+        for name, now in self.about["settings"].items():
+            before = begun["settings"].get(name)
+            if before != now and name not in ("train_list", "pretrained", "label_dir"):
+                raise InputError(
+                    f"{begun.path} was trained with --{name} {before}, not {now}. Give that, "
+                    f"{remedy}"
+                )
+        different = self._first_difference(begun["sources"], self.about["sources"])
+        if different:
+            raise InputError(
+                f"{begun.path} was trained from what has changed since: {SOURCES[different]}. Put "
+                f"back what was there, {remedy}"
+            )
+
+    def _first_difference(self, before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+        return next((name for name, value in now.items() if before.get(name) != value), None)
+
+    def _check_unchanged(self) -> None:
+        """Raise an InputError where a file was replaced since its digest was noted."""
+        different = self._first_difference(self.about["sources"], self._digest_sources())
+        if different:
+            raise InputError(
+                f"{SOURCES[different]} changed while {self.final} was being trained. Train it anew "
+                "with --restart."
+            )
 
     def begin(
         self,
@@ -105,151 +195,186 @@ class Training:
         optimizer: torch.optim.Optimizer,
         device: torch.device,
         some_unused: bool = False,
+        **found: Any,
     ) -> nn.Module:
         """Take up an earlier run where it stopped, or clear the ground; all processes meet here.
 
+        Only now something is written, after the program has refused nothing.
+
         Args:
-            net: on the device, in training mode; ``config`` holds the arguments that make it again.
+            net: on the device, in training mode, with the weights of ``begun`` if there is one;
+                ``config`` holds the arguments that make it again.
             optimizer: of its parameters.
             device: of this process.
             some_unused: parameters may have no gradient in a step.
+            found: see :meth:`tool.session.Session.accept`.
 
         Returns:
             What to call in training: the network, or its data parallel wrapper.
 
         Raises:
-            InputError: processes found different steps, or the checkpoint does not fit.
+            InputError: processes found different steps, the checkpoint does not fit, or another
+                process is training the same.
         """
         self.net, self.optimizer = net, optimizer
         self.about["config"] = net.config
         if self.begun:
-            with self.reading():
-                checkpoint.load_weights(net, self.begun["net"])
+            with naming(self.begun.path):
                 checkpoint.load_counters(net, self.begun["net"])
                 load_optimizer(optimizer, self.begun["optimizer"])
             self.start = self.begun["step"]
             log.info("continuing %s at step %d", self.last, self.start)
         distributed.agree(self.start, "steps to continue from")
-        self.session.accept(**self.found)
-        self.board = Board(self.board_folder, self.start)
+        self.board = None
         if distributed.is_main():
+            self._check_unchanged()
             self._claim()
-            for path in (self.last, self.final, self.final.with_suffix(".safetensors")):
-                clear_unfinished(path.parent, path.name)
-                if self.args.restart:  # an interrupted restart would look finished
-                    path.unlink(missing_ok=True)
+            self.session.accept(**found)
+            with writing(self.board_folder):
+                self.board = SummaryWriter(self.board_folder, purge_step=self.start)
         return distributed.parallel(net, device, some_unused)
 
     def _claim(self) -> None:
         lock = self.final.with_name(f".{self.final.stem}.lock")
-        try:
-            self.lock = claim(lock)
-        except BlockingIOError as error:
-            raise InputError(
-                f"Another process is training {self.final} at this moment. Wait for it, or name "
-                "another --session_name."
-            ) from error
+        self.lock = claim(lock, f"training {self.final}")
+        for path in self._files():
+            clear_unfinished(path.parent, path.name)
+            if self.restart:  # an interrupted restart would look finished
+                path.unlink(missing_ok=True)
 
-    def start_clock(self, schedule: Any, ids: list[str]) -> None:
-        """Start the clock, right before the first step.
+    def steps(
+        self,
+        loader: DataLoader,
+        rate: Callable[[int], float],
+        print_freq: int,
+        save_freq: int,
+        line: Callable[[dict[str, float]], str] | None = None,
+        rate_form: str = ".4f",
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yield the number and the batch of every step that is left, at its learning rate.
 
         Args:
-            schedule: a :class:`data.loaders.Schedule`; its ``total`` counts steps, ``batch_size``
-                the pictures of a step, and ``batch(step)`` gives their places in the list.
-            ids: of the list.
+            loader: of :func:`data.loaders.training_loader`, from :attr:`start` on.
+            rate: the learning rate of a step.
+            print_freq: steps between log lines.
+            save_freq: steps between checkpoints.
+            line: writes the mean losses of a log line, by name; lossNAME:0.1234 by default.
+            rate_form: how to write the learning rate in a log line.
+
+        Raises:
+            InputError: a loss or a weight is NaN or infinite.
         """
-        self.total, self.batch_size = schedule.total, schedule.batch_size
+        schedule, ids = loader.batch_sampler, loader.dataset.ids
         self.pictures_of = lambda step: [ids[place] for place in schedule.batch(step)]
-        self.pace = Pace(self.start, self.total, self.batch_size)
+        self.line, self.rate_form = line or losses_by_name, rate_form
+        self.total = schedule.total
+        self.pace = Pace(self.start, self.total, schedule.batch_size)
         self.losses: list[Tensor] = []
-        self.first = self.start  # step of the first entry of ``losses``
+        self.has_curves = False  # as far as this run began with
+        log.info("%d steps of %d, %d pictures", self.total, schedule.batch_size, len(ids))
+        for step, batch in enumerate(loader, self.start):
+            self.step, self.rate, self.row = step, rate(step), {}
+            self.is_due = step % print_freq == 0
+            self.saves = (step + 1) % save_freq == 0 or step + 1 == self.total
+            set_learning_rate(self.optimizer, self.rate)
+            yield step, batch
+            if self.row and distributed.is_main():
+                self._add_row()
+            if self.saves and distributed.is_main():
+                check_weights(self.net, step)
+                content = {**self._content(step + 1), "optimizer": self.optimizer.state_dict()}
+                checkpoint.save(self.last, content)
 
-    def plan(self, device: torch.device) -> str:
-        """Return what is about to be done, for the log."""
-        return f"{self.total} steps of {self.batch_size} on {device}"
+    def _content(self, step: int) -> dict[str, Any]:
+        return {**self.about, "net": self.net.state_dict(), "step": step}
 
-    def chart(self, step: int, values: dict[str, float]) -> None:
-        """Write values to TensorBoard, by their tags."""
-        for tag, value in values.items():
-            self.board.add_scalar(tag, value, step)
-
-    def note(self, step: int, losses: Tensor, look: bool = False) -> Report | None:
-        """Take the losses of a step, and return what to log where a line is due.
+    def note(self, losses: dict[str, Tensor], due: bool = False) -> None:
+        """Take the losses of the step, and log their means where a line is due.
 
         Args:
-            step: from 0.
-            losses: (n,), without gradient; the sum over processes is that of the whole batch.
-            look: check the losses of this step whether or not a line is due.
+            losses: scalars by name; the sums over processes are those of the whole batch.
+            due: log a line whether or not its time has come.
 
         Raises:
             InputError: a loss since the last look is NaN or infinite.
         """
-        self.losses.append(losses)
-        due = step % self.args.print_freq == 0
-        if not (due or look or self._saves(step)):
-            return None
+        self.losses.append(torch.stack([loss.detach() for loss in losses.values()]))
+        self.is_due |= due
+        if not (self.is_due or self.saves):
+            return
         together = distributed.total(torch.stack(self.losses))  # (steps, n)
-        check_finite(together, self.first, self.pictures_of)
-        if not due:
-            return None
-        self.losses, self.first = [], step + 1
-        return Report(together.mean(0).tolist(), *self.pace.report(step + 1))
+        check_finite(together, self.step + 1 - len(together), self.pictures_of)
+        if self.is_due:
+            self.losses = []
+            self._log(dict(zip(losses, together.mean(0).tolist(), strict=True)))
 
-    def _saves(self, step: int) -> bool:
-        return (step + 1) % self.args.save_freq == 0 or step + 1 == self.total
+    def _log(self, means: dict[str, float]) -> None:
+        speed, finish = self.pace.report(self.step + 1)
+        where = f"step:{self.step:5d}/{self.total:5d}"
+        rate = f"{self.rate:{self.rate_form}}"
+        log.info("%s %s imps:%.1f lr: %s etc:%s", where, self.line(means), speed, rate, finish)
+        pace = {"learning_rate": self.rate, "images_per_second": speed}
+        self.row = {"step": self.step, "total": self.total, **means, **pace, "miou": ""}
+        self._chart({f"loss/{name.lower()}": mean for name, mean in means.items()})
+        self._chart({f"train/{name}": value for name, value in pace.items()})
 
-    def save_when_due(self, step: int) -> None:
-        """Write the checkpoint to continue from, every ``save_freq`` steps and after the last."""
-        if self._saves(step) and distributed.is_main():
-            check_weights(self.net, step)
-            optimizer = self.optimizer.state_dict()
-            content = {"net": self.net.state_dict(), "optimizer": optimizer, "step": step + 1}
-            checkpoint.save(self.last, {**self.about, **content})
+    def note_miou(self, miou: float) -> None:
+        """Take the mIoU of a validation, a fraction, in a step that has a log line."""
+        log.info("validation step:%5d miou: %.4f", self.step, miou)
+        self.row["miou"] = miou
+        self._chart({"validation/miou": miou})
+
+    def _chart(self, values: dict[str, float]) -> None:
+        if self.board:
+            with writing(self.board_folder):
+                for tag, value in values.items():
+                    self.board.add_scalar(tag, value, self.step)
+
+    def draw(self, drawings: dict[str, Tensor]) -> None:
+        """Show pictures of the step in TensorBoard: uint8 (n, H, W, 3) by their name."""
+        if self.board:
+            with writing(self.board_folder):
+                for name, pictures in drawings.items():
+                    self.board.add_images(name, pictures, self.step, dataformats="NHWC")
+
+    def _add_row(self) -> None:
+        if not self.has_curves:
+            self._begin_curves()
+            self.has_curves = True
+        with writing(self.curves), open(self.curves, "a", newline="") as file:
+            csv.writer(file).writerow(self.row.values())
+
+    def _begin_curves(self) -> None:
+        """Write the table as far as the step that this run began with."""
+        kept = []
+        if self.start and self.curves.exists():
+            remedy = "Delete it."
+            rows = read_table(self.curves, remedy, tuple(self.row))
+            with decoding(self.curves, remedy):  # a killed run leaves half a row, of a later step
+                kept = [row for row in rows if row["total"] and int(row["step"]) < self.start]
+                kept = [[json.loads(row[n]) if row[n] else "" for n in self.row] for row in kept]
+        write_table(self.curves, [list(self.row), *kept], write_atomic)
 
     def finish(self) -> None:
         """Write the weights."""
-        self.board.close()
         if distributed.is_main():
-            content = {"net": self.net.state_dict(), "step": self.total}
-            checkpoint.save(self.final, {**self.about, **content})
-            self._save_safetensors({**self.about, **content})
+            self.board.close()
+            self._check_unchanged()
+            content = self._content(self.total)
+            checkpoint.save(self.final, content)
+            self._write_safetensors(content)
             self.lock.close()
             Path(self.lock.name).unlink(missing_ok=True)
         log.info("%s written, %s", self.final, self.pace.elapsed())
 
-    def _save_safetensors(self, content: dict[str, Any]) -> None:
-        if self.args.safetensors and distributed.is_main():
+    def _write_safetensors(self, content: Mapping[str, Any]) -> None:
+        if self.safetensors and distributed.is_main():
             checkpoint.save(self.final.with_suffix(".safetensors"), content)
 
 
-def contents_of(
-    ids: list[str],
-    labels: np.ndarray | None,
-    pretrained: str | Path,
-    label_files: Sequence[Path] = (),
-) -> dict[str, str]:
-    """Return what tells apart what a training learns from, wherever it lies, by names of flags.
-
-    Args:
-        ids: of the list.
-        labels: uint8 (n, K) image-level labels, where they are learnt from.
-        pretrained: a file of initial weights, or the name of a choice.
-        label_files: label pictures of the list, which are told apart by name and size.
-    """
-    listed = digest_of("\n".join(ids).encode(), b"" if labels is None else labels.tobytes())
-    contents = {"train_list": f"{len(ids)} pictures, {listed}"}
-    if Path(pretrained).is_file():
-        check_readable(pretrained, f"There is no file {pretrained}.")
-        contents["pretrained"] = digest_of(Path(pretrained).read_bytes())
-    if label_files:
-        sizes = [f"{path.name} {path.stat().st_size}" for path in label_files]
-        contents["label_dir"] = digest_of("\n".join(sizes).encode())
-    return contents
-
-
-DIVERGED = (
-    "The last checkpoint stays as it is; train again with a lower --lr (--restart begins anew)."
-)
+def losses_by_name(means: dict[str, float]) -> str:
+    """Return the losses as a log line of the released code has them."""
+    return " ".join(f"loss{name}:{mean:.4f}" for name, mean in means.items())
 
 
 def check_finite(losses: Tensor, first_step: int, pictures_of: Callable[[int], list[str]]) -> None:
@@ -258,7 +383,7 @@ def check_finite(losses: Tensor, first_step: int, pictures_of: Callable[[int], l
     Args:
         losses: (steps, n), the losses of every step.
         first_step: the step of the first row.
-        pictures_of: tells the ids of the pictures of a step.
+        pictures_of: returns the ids of the pictures of a step.
 
     Raises:
         InputError: some loss is NaN or infinite.
@@ -283,28 +408,6 @@ def check_weights(net: nn.Module, step: int) -> None:
             raise InputError(
                 f"The weights {name} became NaN or infinite in step {step}. {DIVERGED}"
             )
-
-
-class Board:
-    """A TensorBoard writer that continues at a step; process 0 alone writes.
-
-    Raises:
-        InputError: the disk is full or the folder cannot be written; the methods too, when what an
-            earlier call gave them could not be written.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self.folder = folder
-        with writing(folder):
-            self.writer = SummaryWriter(folder, purge_step=step) if distributed.is_main() else None
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        def call(*args: Any, **options: Any) -> None:
-            if self.writer is not None:
-                with writing(self.folder):
-                    getattr(self.writer, name)(*args, **options)
-
-        return call
 
 
 def seed_step(seed: int, step: int) -> None:
