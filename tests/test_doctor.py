@@ -228,14 +228,6 @@ def test_a_picture_that_is_damaged_inside_is_found_with_all(examine, tiny, monke
     assert "e.png" in only(examine("--all"))
 
 
-def test_many_faults_take_few_lines(tiny):
-    for path in (tiny / "images").iterdir():
-        path.write_bytes(b"no picture")
-    failures = texts(list(examine_folder(Folder(tiny))), "FAIL")
-    assert len(failures) == looks.FAULTS + 1
-    assert failures[-1] == "pictures: 1 more cannot be used"
-
-
 def test_masks_that_belong_to_no_picture(tiny):
     save_label(tiny / "masks/stray.png", np.ones((7, 5), np.uint8))
     assert "stray" in texts(list(examine_folder(Folder(tiny))), "warn")[-1]

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 from tiny import COLOURS, LABELS
 
-import cam2ir
 import eval_cam
 import eval_seg_labels
-import make_cam
 import make_seg_labels
 import train_resnet50_SIPE
 from data.datasets import add_dataset_flags, open_dataset
@@ -60,25 +57,22 @@ def one_hot(root: Path, names=("red", "green", "blue"), rows=EXPECTED) -> None:
     (root / "labels.csv").write_text("\n".join([",".join(["image", *names]), *lines]) + "\n")
 
 
-def annotations(root: Path, rows=EXPECTED, **more) -> dict:
-    """Write boxes, regions and crowds without any, of categories whose numbers have gaps."""
-    numbers = {"red": 3, "green": 7, "blue": 20}
+def annotations(root: Path, rows=EXPECTED) -> dict:
+    """Write crowds and objects without a region, of categories whose numbers have gaps."""
+    numbers = {"blue": 20, "green": 7, "red": 3}
     content = {
-        "categories": [{"id": number, "name": name} for name, number in numbers.items()][::-1],
+        "categories": [{"id": number, "name": name} for name, number in numbers.items()],
         "images": [
             {"id": n, "file_name": f"images/{i}.png", "height": 40 + n, "width": 48}
             for n, i in enumerate(rows)
         ],
-        "annotations": [],
-        **more,
+        "annotations": [
+            {"id": 10 * n + k, "image_id": n, "category_id": numbers[name], "iscrowd": k % 2}
+            for n, row in enumerate(rows.values())
+            for k, name in enumerate(COLOURS)
+            if row[k]
+        ],
     }
-    forms = {"bbox": [1, 2, 3, 4]}, {"segmentation": [[1, 1, 9, 1, 9, 9]]}, {"iscrowd": 1}
-    for n, row in enumerate(rows.values()):
-        for k, number in enumerate(numbers.values()):
-            if row[k]:
-                place = len(content["annotations"])
-                entry = {"id": place, "image_id": n, "category_id": number, **forms[place % 3]}
-                content["annotations"].append(entry)
     (root / "annotations.json").write_text(json.dumps(content))
     return content
 
@@ -139,11 +133,8 @@ def test_one_hot_table_names_the_classes_in_its_order(bare):
     folder = Folder(bare)
     assert folder.class_names == ("green", "red", "blue")
     assert folder.labels(["a", "d", "f"]).tolist() == [[0, 1, 0], [0, 1, 1], [0, 0, 0]]
-
-
-def test_order_of_classes_txt_counts(tiny):
-    one_hot(tiny, ("blue", "green", "red"))
-    assert labels_of(tiny) == EXPECTED
+    (bare / "classes.txt").write_text("red\ngreen\nblue\n")  # whose order counts
+    assert labels_of(bare) == EXPECTED
 
 
 def test_one_hot_table_as_programs_write_it(bare):
@@ -158,10 +149,8 @@ def test_one_hot_table_as_programs_write_it(bare):
     ("old", "new", "message"),
     [
         ("b.png,0,1,0", "b.png,0,2,0", "line 3: '2' in the column green is neither 0 nor 1"),
-        ("b.png,0,1,0", "b.png,0,green,0", "'green' in the column green .* a column called labels"),
         ("b.png,0,1,0", "b.png,0,1", "line 3: '' in the column blue is neither 0 nor 1"),
         ("b.png,0,1,0", "z.png,0,1,0", "line 3: 'z' is no picture"),
-        ("b.png,0,1,0", "a.png,0,1,0", "line 3: 'a' stands there twice"),
         ("b.png,0,1,0\n", "", "labels.csv of .* no row for 'b'"),
         ("image,red", "image,rot", "'rot' of the 0 and 1 of labels.csv is no class"),
     ],
@@ -204,13 +193,6 @@ def test_class_folders(bare):
     assert Folder(bare).labels(["a", "f"]).tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
 
 
-def test_class_folders_with_names_of_several_words(bare):
-    into_folders(bare, {**ONE_EACH, "a": "traffic light"})
-    folder = Folder(bare)
-    assert folder.class_names[-1] == "traffic light"
-    assert folder.labels(["a"]).tolist() == [[0, 0, 0, 1]]
-
-
 def test_class_folders_that_cannot_be_used(bare):
     into_folders(bare, {i: name for i, name in ONE_EACH.items() if i != "b"})
     with refused("the folders in images of .* no row for 'b'. Add b.png"):
@@ -250,13 +232,10 @@ def test_annotations(bare):
         (lambda c: c["images"].pop(), "annotations.json of .* no row for 'f'"),
         (lambda c: c["images"][1].update(id=0), "names the picture 0 twice"),
         (lambda c: c["images"][1].update(file_name="a.png"), "'a' stands there twice"),
-        (lambda c: c["images"][0].pop("file_name"), "entry 1 of images has no file_name"),
+        (lambda c: c["images"][0].pop("file_name"), "images has no file_name"),
         (lambda c: c["categories"][0].update(id=3), "names the category 3 twice"),
         (lambda c: c["categories"][0].update(name="rot"), "'rot' of annotations.json is no class"),
         (lambda c: c["annotations"][0].update(image_id=99), "annotation 0 is of picture 99"),
-        (lambda c: c["annotations"][0].update(category_id=99), "annotation 0 is of category 99"),
-        (lambda c: c["annotations"][0].update(iscrowd=2), "annotation 0.iscrowd is 2"),
-        (lambda c: c["annotations"][1].update(id=0), "annotation 0 stands there twice"),
     ],
 )
 def test_annotations_with_a_mistake(tiny, edit, message):
@@ -265,12 +244,6 @@ def test_annotations_with_a_mistake(tiny, edit, message):
     edit(content)
     (tiny / "annotations.json").write_text(json.dumps(content))
     with refused(message):
-        labels_of(tiny)
-
-
-def test_annotations_that_are_no_json(tiny):
-    (tiny / "annotations.json").write_text('{"images": [')
-    with refused(r"annotations\.json is damaged .* or take it away"):
         labels_of(tiny)
 
 
@@ -388,35 +361,11 @@ def test_table_of_colours_with_a_mistake(coloured, old, new, message):
         Folder(coloured).read_mask(coloured / "masks/a.png")
 
 
-def test_evaluations_read_coloured_masks(flags, run, coloured, tmp_path):
+def test_programs_read_coloured_masks(flags, run, coloured, tmp_path):
     train_resnet50_SIPE.main([*flags["train"], "--val_freq", "2"])
-    shutil.rmtree(tmp_path / "run/npy")
-    make_cam.main([*flags["make_cam"], "--save_cam", "--scales", "1.0"])
     eval_cam.main(flags["eval_cam"])
     make_seg_labels.main([*run["make_seg_labels"], "--refine", "crf"])
     eval_seg_labels.main(run["eval_seg_labels"])
     for name in ("eval_cam", "eval_pseudo_label"):
         result = json.loads((tmp_path / f"run/{name}.json").read_text())
-        assert 0 < result["miou"] < 1
-
-
-# -------------------------------------------------------------------------------- deep pictures
-
-
-@pytest.mark.parametrize(("dtype", "low", "high"), [("uint16", 0, 4080), ("float32", -1, 1)])
-def test_deep_tiffs_in_class_folders(bare, flags, run, tmp_path, dtype, low, high):
-    into_folders(bare, ONE_EACH)
-    for path in sorted((bare / "images").rglob("*.png")):
-        shares = np.asarray(Image.open(path))[..., ::-1] / 255
-        values = (low + shares * (high - low)).astype(dtype)
-        values = np.concatenate([values, np.zeros_like(values[..., :1])], -1)
-        tifffile.imwrite(
-            path.with_suffix(".tif"), values, planarconfig="contig", photometric="minisblack"
-        )
-        path.unlink()
-    read = ["--bands", "3", "2", "1", "--value_range", str(low), str(high)]
-    train_resnet50_SIPE.main([*flags["train"], *read])
-    shutil.rmtree(tmp_path / "run/npy")
-    make_cam.main([*flags["make_cam"], "--scales", "1.0"])  # the session knows how to read
-    cam2ir.main(run["cam2ir"])
-    assert not read_mask(tmp_path / "run/ir_label/f.png").any()
+        assert result["miou"] > 0.99  # the maps of the fixture are the masks, blurred

@@ -51,7 +51,6 @@ def annotations(**more) -> bytes:
 # A file of the folder, what stands in its place, and words of the sentence beside the file's name.
 KINDS = {
     "classes in Latin-1": ("classes.txt", LATIN, "line 2 has the byte 0xf8"),
-    "labels in Latin-1": ("labels.csv", LATIN, "0xf8"),
     "a list in UTF-16 without a mark": ("splits/train.txt", "a\nb".encode("utf-16-le"), "zero"),
     "a picture for a list": ("splits/train.txt", b"\x89PNG\r\n\x1a\n\0\0", "UTF-8"),
     "a pipe for classes": ("classes.txt", "pipe", "pipe"),
@@ -61,7 +60,6 @@ KINDS = {
     "a pipe for a list": ("splits/train.txt", "pipe", "splits"),
     "a pipe for a picture": ("images/a.png", "pipe", "missing|pipe"),
     "a device for labels": ("labels.csv", "device", "device"),
-    "a device for annotations": ("annotations.json", "device", "device"),
     "a folder for labels": ("labels.csv", "folder", "folder"),
     "a folder for a list": ("splits/train.txt", "folder", "splits"),
     "a link to nothing for labels": ("labels.csv", "link", "nowhere"),
@@ -84,9 +82,7 @@ KINDS = {
     "a class in both forms": ("labels.csv", f"image,{NFC},{NFD}\n".encode(), "twice"),
     "two columns of labels": ("labels.csv", b"image,labels,labels\na,red,blue\n", "twice"),
     "a quotation mark that stays open": ("labels.csv", b'image,labels\na,"red\nb,', "line 2"),
-    "one in the middle of a table": ("labels.csv", b'image,labels\na,red\n"b,g\nd,', "line 3"),
     "one that is open over a row": ("labels.csv", b'image,labels\na,"red\nb",green\n', "line 3"),
-    "one that is closed early": ("labels.csv", b'image,labels\na,"re"d\n', "line 2"),
     "names over two lines": ("labels.csv", b'image,labels\na,"red\nblue"\n', "line 3"),
     "an endless cell": ("labels.csv", b"image,labels\na," + b"x" * 200_000, "line 2"),
     "an endless header": ("labels.csv", b"image,labels," + b"x" * 200_000, "damaged"),
@@ -94,16 +90,12 @@ KINDS = {
     "a table that begins with a line": ("labels.csv", b"\n\nimage,labels\n", "no header line"),
     "a header between spaces": ("labels.csv", b"image labels\na red\n", "no header line"),
     "a header of label": ("labels.csv", b"image,label\na,red\n", "no header line"),
-    "a header of picture": ("labels.csv", b"picture,labels\na,red\n", "no header line"),
     "too many cells": ("labels.csv", b"image;labels\na;red;blue\n", "line 2.*more cells"),
-    "too many cells between tabs": ("labels.csv", b"image\tlabels\na\tred\tblue\n", "line 2"),
     "another case": ("labels.csv", b"image,labels\na,Red\n", "line 2: 'Red' is not"),
-    "an unknown class": ("labels.csv", b"image,labels\na,red;purple\n", "line 2: 'purple'"),
     "no cell of labels": ("labels.csv", b"image,labels\na\n", "line 2: 'a' has no cell"),
     "no name of a picture": ("labels.csv", b"image,labels\n,red\n", "'' is no picture"),
     "an unknown picture": ("labels.csv", b"image,labels\nx.png,red\n", "line 2: 'x' is no picture"),
     "a picture twice": ("labels.csv", b"image,labels\na,red\na.png,red\n", "line 3: 'a' .*twice"),
-    "a path to it twice": ("labels.csv", b"image,labels\na,red\nx/a.png,red\n", "'a' .*twice"),
     "no row": ("labels.csv", b"image,labels\na,red\n", r"'b'.*b\.png"),
     "no classes": ("classes.txt", b"\n \n# red\n", "0 classes"),
     "255 classes": ("classes.txt", "\n".join(map(str, range(255))).encode(), "255 classes"),
@@ -114,7 +106,6 @@ KINDS = {
         f"{NFC}\nred\n{NFD}\n".encode(),
         r"cafe\\u0301' and 'caf\\xe9'",
     ),
-    "a class in two spellings": ("classes.txt", "ß\nred\nSS\n".encode(), "'SS' .* 'ß'"),
     "a tab in a class": ("classes.txt", b"polar\tbear\n", "tab"),
     "an unseen space in a class": ("classes.txt", "a\u00a0b\n".encode(), "space"),
     "an empty list": ("splits/train.txt", b"# nothing\n", "train .*is empty"),
@@ -232,9 +223,7 @@ def test_background_under_every_spelling(tiny, name):
     ("line", "name"),
     [
         ("a", "a"),
-        ("2007_000001", "2007_000001"),
         ("a.b", "a.b"),
-        ("a.jpg", "a.jpg"),
         ("my cat", "my cat"),
         ("my cat.JPG", "my cat.JPG"),
         ("images/a.jfif", "a.jfif"),
@@ -243,14 +232,11 @@ def test_background_under_every_spelling(tiny, name):
         ("/my pictures/my cat", "my cat"),
         (r"images\my cat.jpg", "my cat.jpg"),
         (r"C:\my pictures\cat.jpg", "cat.jpg"),
-        ("./a.jpg", "a.jpg"),
         ("/JPEGImages/x.jpg /SegmentationClassAug/x.png", "x.jpg"),
         ("/JPEGImages/x.jpg\t/SegmentationClassAug/x.png", "x.jpg"),
         ("JPEGImages/my cat.jpg   SegmentationClassAug/my cat.png", "my cat.jpg"),
         ("my images/my cat.jpg my masks/other.png", "my cat.jpg"),
-        (r"JPEGImages\x.jpg SegmentationClass\x.png", "x.jpg"),
         ("JPEGImages/x SegmentationClass/x", "x"),
-        ("JPEGImages/x\tSegmentationClass/x", "x"),
         ("JPEGImages/my cat SegmentationClass/my cat", "my cat"),
         ("x.jpg x.png", "x.jpg"),
         ("my cat.jpg my cat.png", "my cat.jpg"),
@@ -267,16 +253,6 @@ def test_picture_that_a_line_means(line, name):
 def test_lines_end_where_editors_end_them(tmp_path, name):
     (tmp_path / "x.txt").write_bytes(f"{name}\n".encode())
     assert read_list(tmp_path / "x.txt") == [name]
-
-
-@pytest.mark.parametrize("ending", ["jpg", "JPG", "jpeg", "jfif", "JFIF", "PNG", "bmp", "tif"])
-def test_list_with_endings(tiny, ending):
-    (tiny / "splits").mkdir()
-    kind = {"jpg": "jpeg", "jfif": "jpeg", "tif": "tiff"}.get(ending.lower(), ending.lower())
-    PICTURE.save(tiny / f"images/x.{ending}", kind)
-    for name in ("x", f"x.{ending}", f"images/x.{ending} masks/x.png", f"x.{ending}  \r"):
-        (tiny / "splits/val.txt").write_text(f"{name}\n")
-        assert Folder(tiny).ids("val") == ["x"]
 
 
 @pytest.mark.parametrize("line", ["cat.jpg", "cat.jpg.png", "images/cat.jpg.png"])
@@ -428,20 +404,10 @@ def test_file_in_place_of_the_splits_is_no_permission_to_train_on_everything(tin
         Folder(tiny).ids("train")
 
 
-@pytest.mark.parametrize(
-    ("rows", "named"),
-    [
-        ([[1, 0], [1, 1]], "a"),
-        ([[1, 1], [1, 1]], "a and b"),
-        ([[1, 0], [0, 1]], None),
-        ([[1, 0], [0, 0]], None),
-    ],
-)
-def test_class_that_is_never_absent(rows, named, caplog, monkeypatch):
-    warn_constant_labels(np.array(rows, np.uint8), ("a", "b"))
+@pytest.mark.parametrize(("row", "named"), [([0, 1], "b"), ([1, 1], "a and b"), ([0, 0], None)])
+def test_class_that_is_never_absent(row, named, caplog, monkeypatch):
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        warn_constant_labels(np.array([[1, 1], row], np.uint8), ("a", "b"))
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * bool(named)
     assert (f"shows {named}, so the classifier cannot learn" in caplog.text) is bool(named)
-    caplog.clear()
-    monkeypatch.setenv("RANK", "1")
-    warn_constant_labels(np.array(rows, np.uint8), ("a", "b"))
-    assert not caplog.records
