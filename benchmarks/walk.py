@@ -47,8 +47,7 @@ def gathered(edge: Tensor, displacement: Tensor, label: Tensor, classes: int, ra
 def losses(job: Job, sums_of: Callable) -> Call:
     """Return losses and gradients of random maps."""
     edge = torch.randn(job.batch, 1, SIDE, SIDE, device=job.device, requires_grad=True)
-    size = (job.batch, 2, SIDE, SIDE)
-    displacement = torch.randn(size, device=job.device, requires_grad=True)
+    displacement = torch.randn(job.batch, 2, SIDE, SIDE, device=job.device, requires_grad=True)
     label = job.labels(SIDE)
 
     def call():
