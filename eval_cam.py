@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from data.base import check_exist
 from data.datasets import add_dataset_flags, open_dataset
 from tool import cli
 from tool.evaluate import Read, evaluate
-from tool.maps import FORMATS, check_maps_exist, maps_path, read_maps
+from tool.maps import MAKE, maps_file, read_maps
 from tool.metrics import ConfusionMatrix, iou_of, iou_table, miou_of
 from tool.pictures import UNSURE
 from tool.run import run
@@ -91,8 +92,7 @@ class ArgmaxOfMaps:
 
     def path_of(self, image_id: str) -> Path:
         """Return the file of a picture's maps, in whichever format it is."""
-        paths = [maps_path(self.folder, image_id, ending) for ending in FORMATS]
-        return next((path for path in paths if path.exists()), paths[0])
+        return maps_file(self.folder, image_id, self.allow_pickle)
 
     def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray | None]:
         """Return int64 (H, W) class ids, and int64 (101, C, C + 1) of :func:`sweep_counts`."""
@@ -131,8 +131,8 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = open_dataset(args)
     about = {"dataset": args.dataset, "list": str(args.eval_list or dataset.eval_list)}
     npy = session.path / "npy"
-    check_maps_exist(npy, dataset.ids(about["list"]))
     predict = ArgmaxOfMaps(npy, dataset.num_classes, args.allow_pickle, dataset.read_mask)
+    check_exist([predict.path_of(i) for i in dataset.ids(about["list"])], "maps", MAKE)
     found = evaluate(
         "eval_cam", session.path, dataset, about, args.gt_path, predict, args.num_workers
     )

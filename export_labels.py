@@ -21,7 +21,7 @@ from data.datasets import add_dataset_flags, open_dataset
 from data.export import FORMATS, Labelled, check_names
 from tool import cli
 from tool.errors import InputError
-from tool.outputs import settings_of
+from tool.record import settings_of
 from tool.pictures import UNSURE, check_label, read_mask
 from tool.progress import progress
 from tool.run import run

@@ -8,8 +8,8 @@ Try     python infer_seg.py --dataset voc --session_name exp
         python infer_seg.py --dataset voc --infer_list test --out_dir exp/test --archive exp/voc.tgz
 Expect  VOC: SIPE's mIoU on val is 68.8 (DeepLab v2) and 68.2 (v1), with the CRF.
 
-A flag that is not given has the value of the network's own recipe. Files that exist are kept, so
-running the same command again finishes what is left.
+A flag that is not given has the value of the network's own recipe. Files that are there, of the
+same pictures, are kept, so running the same command again finishes what is left.
 """
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
@@ -17,6 +17,7 @@ import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 import argparse
 import logging
 import shlex
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,14 @@ from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from data.drawings import draw_labels
 from data.inference import CRF_PICTURES, enlarged_argmax, mean_logits, refine
-from data.loaders import ScaledPictures, one_by_one
-from net.recipes import MODELS, defaults, fill_in
+from data.loaders import ScaledPictures
+from data.picture_loop import outputs_of, write_every
+from data.transforms import VIEWS
+from net.recipes import MODELS, TestFlags, defaults, fill_in
 from tool import checkpoint, cli, distributed
-from tool.behind import Behind
 from tool.errors import InputError, naming
-from tool.memory import LOWER_PIXELS, enough_memory
 from tool.onnx_file import write_onnx
-from tool.outputs import Outputs
 from tool.pictures import save_label
-from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
 
@@ -94,14 +93,18 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return args
 
 
-def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
-    """Return the trained network; one of another model, or for other classes, is an InputError."""
+def load_network(model: str, ckpt: Path, dataset: Dataset) -> tuple[nn.Module, str]:
+    """Return the trained network, and the digest of its file.
+
+    Raises:
+        InputError: it is of another model, or for other classes.
+    """
     content = checkpoint.load(ckpt)
-    model = content.get("model", args.model)
-    if isinstance(model, str) and model != args.model:  # other projects keep their weights there
-        raise InputError(f"{ckpt} is a {model}. Give --model {model}.")
-    with naming(f"{ckpt}, read as {args.model}"):
-        net = MODELS[args.model].module.restore(content)
+    noted = content.get("model", model)
+    if isinstance(noted, str) and noted != model:  # other projects keep their weights there
+        raise InputError(f"{ckpt} is a {noted}. Give --model {noted}.")
+    with naming(f"{ckpt}, read as {model}"):
+        net = MODELS[model].module.restore(content)
     names = checkpoint.class_names_of(content) or list(dataset.all_names)
     if net.config["num_classes"] != dataset.num_classes or names != list(dataset.all_names):
         raise InputError(
@@ -109,19 +112,35 @@ def load_network(args, ckpt: Path, dataset: Dataset) -> nn.Module:
             f"{dataset.name} has {dataset.num_classes} ({', '.join(dataset.all_names[:4])}, ..). "
             "Check --dataset and --ckpt."
         )
-    return net
+    return net, content.digest
 
 
-def segment(net: nn.Module, item: dict, args, device: torch.device) -> np.ndarray:
-    """Return the label, uint8 (H, W), of an item of ScaledPictures, with the original."""
+def segment(
+    net: nn.Module,
+    model: str,
+    how: TestFlags,
+    crf: bool,
+    amp: str,
+    memory_format: torch.memory_format,
+    item: dict,
+) -> tuple[np.ndarray]:
+    """Return the label, (H, W), of an item of ScaledPictures, with the original.
+
+    Args:
+        net, how, amp, memory_format: of :func:`data.inference.mean_logits`.
+        model: whose recipe it is.
+        crf: refine by a dense CRF.
+        item: of :class:`data.loaders.ScaledPictures`.
+    """
     img = item["original"]
-    probabilities = mean_logits(net, img, args, device).softmax(0)
-    if args.crf:
-        probabilities = refine(img, probabilities, args)
-    size = tuple(item["size"])
-    same = size == img.shape[:2]
-    label = probabilities.argmax(0) if same else enlarged_argmax(probabilities, size)
-    return label.cpu().numpy().astype(np.uint8)
+    probabilities = mean_logits(net, img, VIEWS[model], how, amp, memory_format).softmax(0)
+    if crf:
+        probabilities = refine(img, probabilities, how)
+    if item["size"] == img.shape[:2]:
+        label = probabilities.argmax(0)
+    else:
+        label = enlarged_argmax(probabilities, item["size"])
+    return (label.cpu().numpy(),)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -134,34 +153,25 @@ def main(arguments: list[str] | None = None) -> None:
     ids = dataset.ids(infer_list)
     dataset.check_pictures(ids)
     ckpt = session.checkpoint(args.ckpt or f"seg_{args.model}.pth")
-    net = load_network(args, ckpt, dataset)
+    net, digest = load_network(args.model, ckpt, dataset)
     if args.export:
         return write_onnx(args.export, net, tuple(args.export_size), list(dataset.all_names))
-    net = cli.place(net, device, args.channels_last)
+    cli.place(net, device, args.channels_last)
 
     folder = args.out_dir or session.path / f"seg_{args.model}"
-    settings = {**cli.deciding(args), "sha256": checkpoint.digest(ckpt)}
-    outputs = Outputs(
-        folder, "infer_seg", settings, dataset.all_names, ids, lambda i: folder / f"{i}.png"
-    )
+    settings = {**cli.deciding(args), "digest": digest}
+    outputs = outputs_of(session.path, folder, "infer_seg", settings, dataset, ids)
     todo = outputs.open(args.restart, device)
     session.accept()
 
     pictures = ScaledPictures(dataset, todo, (), True, with_label=False, max_pixels=args.max_pixels)
-    loader = one_by_one(pictures, args.num_workers)
-    reduced = 0
-    with torch.inference_mode(), Behind() as files:
-        for item in progress(loader, len(todo), "infer_seg"):
-            path = dataset.image_path(item["id"])
-            with enough_memory(item["id"], LOWER_PIXELS), naming(path):
-                label = segment(net, item, args, device)
-            reduced += item["size"][0] * item["size"][1] > args.max_pixels
-            files.call(save_label, folder / f"{item['id']}.png", label)
-    tell_reduced(reduced, args.max_pixels)
-    if args.visualize:
-        drawings = session.path / f"visual_{folder.name}"
-        draw_labels(dataset, distributed.share(ids), folder, drawings, args.num_workers)
+    how = TestFlags(**{name: getattr(args, name) for name in vars(MODELS[args.model].test)})
+    amp, memory_format = args.amp, cli.memory_format(args.channels_last)
+    compute = partial(segment, net, args.model, how, args.crf, amp, memory_format)
+    write_every(outputs, pictures, compute, save_label, args.num_workers, args.max_pixels)
     outputs.finish()
+    if args.visualize:
+        draw_labels(outputs, dataset, args.restart, args.num_workers)
     if args.archive and distributed.is_main():
         write_archive(args.archive, args.archive_comp, dataset, ids, folder)
         log.info("%s written, %d pictures", args.archive, len(ids))

@@ -6,40 +6,32 @@ Writes  <session>/pseudo_label/<id>.png (every pixel 0..K); overlays in <session
 Try     python make_seg_labels.py --dataset voc --session_name exp
 Expect  VOC: the published CRF labels have mIoU 64.7 on train.
 
-Files that exist are kept, so running the same command again finishes what is left.
+Files that are there, of the same pictures and maps, are kept, so running the same command again
+finishes what is left.
 """
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
-import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset as TorchDataset
 
-from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from data.drawings import draw_labels
-from data.loaders import one_by_one, to_device
-from data.transforms import reduce
+from data.loaders import to_device
+from data.picture_loop import MappedPictures, outputs_of_maps, write_every
 from net.resnet50 import fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from net.weights import restore
-from tool import checkpoint, cli, distributed
-from tool.behind import Behind
+from tool import checkpoint, cli
 from tool.crf import crf_inference_label
 from tool.errors import naming
-from tool.maps import check_maps_exist, check_size, read_maps
-from tool.memory import LOWER_PIXELS, enough_memory
-from tool.outputs import Outputs, settings_of
 from tool.pictures import save_label
-from tool.progress import progress, tell_reduced
 from tool.run import run
 from tool.session import Session
 from tool.walk import refine_by_walk
-
-log = logging.getLogger(__name__)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
@@ -95,61 +87,58 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return parser.parse_args(arguments)
 
 
-class MapsAndPictures(TorchDataset):
-    """Maps and picture of every id; with ``crf``, the finished label too."""
-
-    def __init__(self, dataset: Dataset, ids: list[str], npy: Path, args, crf_device) -> None:
-        self.dataset, self.ids = dataset, ids
-        self.npy, self.args, self.crf_device = npy, args, crf_device
-        self.num_classes = dataset.num_classes
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict:
-        """Return id and size (H, W) of the picture; and of the picture, reduced,
-
-        ``picture``: uint8 (h, w, 3), ``keys``: (P,), and ``IS_CAM``: float32 (P, h, w); or with
-        crf, ``index``: uint8 (h, w), of the largest map, and on the CPU ``label``: uint8 (h, w).
-        """
-        image_id, most = self.ids[index], self.args.max_pixels
-        image = self.dataset.read(image_id)
-        maps = read_maps(self.npy, image_id, self.args.allow_pickle, self.num_classes, most)
-        is_cam, keys = maps["IS_CAM"], maps["keys"]
-        img = np.array(reduce(image, most))
-        check_size(image_id, is_cam, img)
-        size = (image.height, image.width)
-        item = {"id": image_id, "size": size, "picture": img, "keys": keys}
-        if self.args.refine == "irn":
-            return {**item, "IS_CAM": is_cam.astype(np.float32)}
-        item["index"] = is_cam.argmax(0).astype(np.uint8)
-        if self.crf_device.type == "cpu":
-            item["label"] = self.by_crf(item)
-        return item
-
-    def by_crf(self, item: dict) -> np.ndarray:
-        """Return the label of an item, uint8 (h, w), by the CRF."""
-        if "label" in item:
-            return item["label"]
-        settings = (self.args.crf_iterations, len(item["keys"]), self.args.gt_prob, self.crf_device)
-        path = self.dataset.image_path(item["id"])
-        with enough_memory(item["id"], LOWER_PIXELS), naming(path):
-            index = crf_inference_label(item["picture"], item["index"], *settings)
-        return item["keys"][index].astype(np.uint8)
+def whole(is_cam: np.ndarray) -> np.ndarray:
+    """Return maps as they are, which is what the walk takes."""
+    return is_cam
 
 
-def walk(net: EdgeDisplacement, item: dict, args, device: torch.device) -> np.ndarray:
-    """Return the label of a picture, uint8 (H, W), by the random walk on its edges."""
-    picture, is_cam = to_device((item["picture"], item["IS_CAM"]), device)
+def largest(is_cam: np.ndarray) -> np.ndarray:
+    """Return the place of the largest of P maps, uint8 (H, W), which is what the CRF takes."""
+    return is_cam.argmax(0).astype(np.uint8)
+
+
+def by_crf(
+    crf_iterations: int, gt_prob: float, device: torch.device, item: dict
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return label, (h, w), and size of an item of MappedPictures with its largest maps."""
+    how = (crf_iterations, len(item["keys"]), gt_prob, device)
+    index = crf_inference_label(item["picture"], item["view"], *how)
+    return item["keys"][index], item["size"]
+
+
+def by_walk(
+    net: EdgeDisplacement,
+    beta: float,
+    exp_times: int,
+    amp: str,
+    memory_format: torch.memory_format,
+    item: dict,
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return label, (h, w), and size of an item of MappedPictures with its whole maps.
+
+    Args:
+        net: on its device, evaluating.
+        beta, exp_times: of :func:`tool.walk.refine_by_walk`.
+        amp: of :func:`tool.cli.autocast`.
+        memory_format: what the network takes pictures in.
+        item: of :class:`data.picture_loop.MappedPictures`.
+    """
+    device = next(net.parameters()).device
+    picture, is_cam = to_device((item["picture"], item["view"]), device)
     img = net.prepare(picture.permute(2, 0, 1))
-    pair = torch.stack([img, img.flip(2)]).contiguous(
-        memory_format=cli.memory_format(args.channels_last)
-    )
-    with cli.autocast(args.amp, device):
+    pair = torch.stack([img, img.flip(2)]).contiguous(memory_format=memory_format)
+    with cli.autocast(amp, device):
         edge = net.edge(pair)  # (1, h, w)
-    settings = {"beta": args.beta, "exp_times": args.exp_times}
-    index, _ = refine_by_walk(is_cam, edge, img.shape[1:], **settings)
-    return item["keys"][index.cpu().numpy()].astype(np.uint8)
+    index, _ = refine_by_walk(is_cam, edge, img.shape[1:], beta=beta, exp_times=exp_times)
+    return item["keys"][index.cpu().numpy()], item["size"]
+
+
+def load_network(ckpt: Path, crop_size: int, fold_bn: bool) -> tuple[EdgeDisplacement, str]:
+    """Return IRN, evaluating, and the digest of its file; weights that misfit raise InputErrors."""
+    content = checkpoint.load(ckpt)
+    with naming(ckpt):
+        net = restore(EdgeDisplacement, content, crop_size=crop_size)
+    return fold_batch_norm(net) if fold_bn else net, content.digest
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -161,42 +150,33 @@ def main(arguments: list[str] | None = None) -> None:
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
 
-    folder = args.out_dir or session.path / "pseudo_label"
-    npy = session.path / "npy"
-    settings = {**cli.deciding(args), "maps": settings_of(npy, dataset.all_names)}
-    check_maps_exist(npy, ids)
+    settings = cli.deciding(args)
     if args.refine == "irn":
         ckpt = session.checkpoint(args.irn_ckpt)
-        with naming(ckpt):
-            net = restore(EdgeDisplacement, checkpoint.load(ckpt), crop_size=args.irn_crop_size)
-        if args.fold_bn:
-            fold_batch_norm(net)
+        net, settings["digest"] = load_network(ckpt, args.irn_crop_size, args.fold_bn)
         cli.place(net, device, args.channels_last)
-        settings["irn_sha256"] = checkpoint.digest(ckpt)
-    outputs = Outputs(
-        folder, "make_seg_labels", settings, dataset.all_names, ids, lambda i: folder / f"{i}.png"
-    )
+        amp, memory_format = args.amp, cli.memory_format(args.channels_last)
+        view, compute = whole, partial(by_walk, net, args.beta, args.exp_times, amp, memory_format)
+    else:
+        view, compute = largest, partial(by_crf, args.crf_iterations, args.gt_prob, device)
+    npy, folder = session.path / "npy", args.out_dir or session.path / "pseudo_label"
+    about = (settings, dataset, ids, args.allow_pickle)
+    outputs = outputs_of_maps(session.path, folder, "make_seg_labels", *about)
     todo = outputs.open(args.restart, device)
     session.accept()
-
-    pictures = MapsAndPictures(dataset, todo, npy, args, device)
-    # On the CPU, processes compute the CRF, one a core; a GPU has work from this one alone.
-    loader = one_by_one(pictures, args.num_workers)
-    reduced = 0
-    with torch.inference_mode(), Behind() as files:
-        for item in progress(loader, len(todo), "make_seg_labels"):
-            reduced += item["picture"].shape[:2] != item["size"]
-            with enough_memory(item["id"], LOWER_PIXELS):
-                if args.refine == "irn":
-                    label = walk(net, item, args, device)
-                else:
-                    label = pictures.by_crf(item)
-            files.call(save_label, folder / f"{item['id']}.png", label, item["size"])
-    tell_reduced(reduced, args.max_pixels)
-    if args.visualize:
-        drawings = session.path / f"visual_{folder.name}"
-        draw_labels(dataset, distributed.share(ids), folder, drawings, args.num_workers)
+    write_every(
+        outputs,
+        MappedPictures(dataset, todo, npy, args.allow_pickle, args.max_pixels, view),
+        compute,
+        save_label,
+        args.num_workers,
+        args.max_pixels,
+        # On the CPU, processes compute the CRF, one a core; a GPU has work from this one alone.
+        in_processes=args.refine == "crf" and device.type == "cpu",
+    )
     outputs.finish()
+    if args.visualize:
+        draw_labels(outputs, dataset, args.restart, args.num_workers)
 
 
 if __name__ == "__main__":

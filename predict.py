@@ -1,7 +1,8 @@
 """From pictures to masks in one command, with a trained network and without a dataset.
 
 Reads   a checkpoint of step 1.1 or 3.1 (or a published one), and pictures or folders of them
-Writes  <out_dir>/<id>_mask.png (class ids), <id>_overlay.png, <id>_heat_<class>.png and <id>.json
+Writes  <out_dir>/<id>_mask.png (class ids), <id>_overlay.png, <id>_heat_<class>.png and <id>.json;
+        a folder of its own, where what is there of the same picture and settings is kept
 Try     python predict.py photo.jpg --session_name demo --labels square,disc
         python predict.py photos --session_name exp --ckpt seg_deeplabv2_resnet101.pth
 
@@ -18,20 +19,31 @@ import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from data.lists import PICTURE_ENDINGS, strip_ending, visible
-from data.predictor import REFINE, Predictor
+from data.picture_loop import write_every
+from data.predictor import REFINE, Prediction, Predictor
 from net.recipes import MODELS
 from tool import cli
 from tool.errors import InputError
-from tool.progress import progress
+from tool.pictures import stored_size
+from tool.record import Outputs
 from tool.run import run
 from tool.session import find_checkpoint
 
 NO_CLASS = "none"  # in --labels: the picture shows background only
 
 log = logging.getLogger(__name__)
+
+
+def names(text: str) -> list[str]:
+    """An argparse type: one or more names between commas."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise ValueError
+    return found
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
@@ -46,8 +58,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     )
     parser.add_argument(
         "--labels",
-        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
-        help="names of the classes that the pictures show, between commas; none: background only; "
+        type=names,
+        help="of the classes that the pictures show, between commas; none: background only; "
         "without the flag they are guessed",
     )
     parser.add_argument("--out_dir", type=Path, default=Path("predictions"), help="folder to write")
@@ -71,9 +83,15 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     )
     parser.add_argument(
         "--class_names",
-        type=lambda text: [name.strip() for name in text.split(",")],
+        type=names,
         help="between commas, without background, for files that hold none",
     )
+    parser.add_argument(
+        "--network",
+        default=cli.NETWORK,
+        help="module of the classifier, see make_cam.py; what a checkpoint names is not imported",
+    )
+    parser.add_argument("--restart", action="store_true", help="make every file again")
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda:N")
     args = parser.parse_args(arguments)
     if args.labels == [NO_CLASS]:
@@ -99,10 +117,24 @@ def pictures_of(paths: Sequence[Path]) -> dict[str, Path]:
                     f"{other} and {picture} would write the same files. Give them one by one, with "
                     "another --out_dir each."
                 )
-    missing = [str(path) for path in found.values() if not path.is_file()]
+    missing = [str(path) for path in found.values() if not path.exists()]
     if missing:
         raise InputError(f"There is no picture {missing[0]}.")
     return found
+
+
+def predict(predictor: Predictor, labels: list[str] | None, item: dict) -> tuple[Prediction]:
+    """Return what the network says of the picture at ``path`` of an item, and log it."""
+    prediction = predictor(item["path"], labels)
+    shares = [f"{one['name']} {one['area_share']:.1%}" for one in prediction.about()["classes"]]
+    guessed = " (guessed)" if prediction.guessed else ""
+    log.info("%s: %s%s", item["path"], ", ".join(shares) or "no class", guessed)
+    return (prediction,)
+
+
+def save(path: Path, prediction: Prediction) -> None:
+    """Write what a prediction is shown by, the JSON of this path last."""
+    prediction.save(path.parent, path.name.removesuffix(".json"))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -110,6 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     pictures = pictures_of(args.pictures)
+    if args.out_dir.resolve() in {path.resolve().parent for path in pictures.values()}:
+        raise InputError(f"--out_dir {args.out_dir} holds the pictures. Give another folder.")
     predictor = Predictor(
         find_checkpoint(args.session_name, args.ckpt),
         args.device,
@@ -119,16 +153,23 @@ def main(arguments: list[str] | None = None) -> None:
         args.max_pixels,
         args.model,
         args.class_names,
+        args.network,
     )
     if args.labels is None:
         log.warning("no --labels: the classes are GUESSED from the pictures, which may be wrong")
-    for name, path in progress(pictures.items(), len(pictures), "predict"):
-        prediction = predictor(path, args.labels)
-        prediction.save(args.out_dir, name)
-        shares = [f"{one['name']} {one['area_share']:.1%}" for one in prediction.about()["classes"]]
-        guessed = " (guessed)" if prediction.guessed else ""
-        log.info("%s: %s%s", path, ", ".join(shares) or "no class", guessed)
-    log.info("%d pictures in %s", len(pictures), args.out_dir)
+    else:
+        predictor.ids_of(args.labels)  # an unknown name ends the program here
+    how = (predictor.digest, predictor.all_names, predictor.by_crf, args.labels, args.scales)
+    how = f"{how} {args.threshold} {args.max_pixels}"
+    sources = {"picture": list(pictures.values()), "settings": [how] * len(pictures)}
+    outputs = Outputs(
+        args.out_dir, args.out_dir, "predict", {}, (), list(pictures), ".json", sources
+    )
+    todo = outputs.open(args.restart, predictor.device)
+    photos = [{"id": i, "path": pictures[i], "size": stored_size(pictures[i])} for i in todo]
+    compute = partial(predict, predictor, args.labels)
+    write_every(outputs, photos, compute, save, num_workers=0, max_pixels=args.max_pixels)
+    outputs.finish()
 
 
 if __name__ == "__main__":

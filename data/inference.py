@@ -3,6 +3,7 @@
 Shared by ``make_cam.py`` and ``infer_seg.py``, which work through a dataset, and ``predict.py``.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.loaders import to_device
-from data.transforms import VIEWS
 from net.deeplabv2 import MEAN_BGR
+from net.recipes import TestFlags
 from net.resnet50 import fold_batch_norm
 from net.weights import restore
 from tool import cli
@@ -81,23 +82,31 @@ def infer(
 
 
 def mean_logits(
-    net: nn.Module, picture: np.ndarray, args: cli.Settings, device: torch.device
+    net: nn.Module,
+    picture: np.ndarray,
+    view: Callable[[np.ndarray, float], np.ndarray],
+    how: TestFlags,
+    amp: str = "off",
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """Return logits averaged over scales, and mirrored pictures if asked, float32 (C, H, W).
 
     Args:
-        net: evaluating.
+        net: on its device, evaluating.
         picture: uint8 (H, W, 3) RGB.
+        view: makes what the network takes of a picture and a scale, one of ``VIEWS``.
+        how: scales, and whether to mirror.
+        amp: of :func:`tool.cli.autocast`.
+        memory_format: what the network takes pictures in.
     """
     total, number, size = 0.0, 0, picture.shape[:2]
-    for scale in args.scales:
-        view = VIEWS[args.model](picture, scale)  # (3, h, w)
-        for mirrored in (False, True) if args.mirror else (False,):
-            (x,) = to_device((view[None],), device)
-            x = (x.flip(3) if mirrored else x).contiguous(
-                memory_format=cli.memory_format(args.channels_last)
-            )
-            with cli.autocast(args.amp, device):
+    device = next(net.parameters()).device
+    for scale in how.scales:
+        scaled = view(picture, scale)  # (3, h, w)
+        for mirrored in (False, True) if how.mirror else (False,):
+            (x,) = to_device((scaled[None],), device)
+            x = (x.flip(3) if mirrored else x).contiguous(memory_format=memory_format)
+            with cli.autocast(amp, device):
                 logits = net.predict(x, size)[0].float()
             total = total + (logits.flip(2) if mirrored else logits)
             number += 1
@@ -131,7 +140,7 @@ def crf_picture(picture: np.ndarray, kind: str) -> np.ndarray:
     return (picture - np.array(MEAN_BGR[::-1])).astype(np.int64).astype(np.uint8)
 
 
-def refine(picture: np.ndarray, probabilities: Tensor, args: cli.Settings) -> Tensor:
+def refine(picture: np.ndarray, probabilities: Tensor, how: TestFlags) -> Tensor:
     """Return class probabilities (C, H, W) after the CRF.
 
     Its time grows with the classes, so those that are nowhere above ABSENT are left out, with 0.
@@ -144,14 +153,14 @@ def refine(picture: np.ndarray, probabilities: Tensor, args: cli.Settings) -> Te
     refined = torch.zeros_like(probabilities)
     try:
         refined[classes] = crf_inference(
-            crf_picture(picture, args.crf_picture),
+            crf_picture(picture, how.crf_picture),
             probabilities[classes],
-            args.crf_iterations,
-            args.gaussian_sxy,
-            args.gaussian_weight,
-            args.bilateral_sxy,
-            args.bilateral_srgb,
-            args.bilateral_weight,
+            how.crf_iterations,
+            how.gaussian_sxy,
+            how.gaussian_weight,
+            how.bilateral_sxy,
+            how.bilateral_srgb,
+            how.bilateral_weight,
         )
     except ValueError as error:
         raise InputError(f"{error} See --*_sxy and --bilateral_srgb.") from error

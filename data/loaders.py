@@ -235,7 +235,7 @@ class ScaledPictures(TorchDataset):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
-        """Return id, size (H, W), pictures: one uint8 (3, h, w) a scale; and if asked for
+        """Return id, path, size (H, W), pictures: one uint8 (3, h, w) a scale; and if asked for
 
         ``label``: uint8 (K,), and ``original``: uint8 (H, W, 3), reduced like all of them.
         """
@@ -244,7 +244,8 @@ class ScaledPictures(TorchDataset):
         image = reduce(image, self.max_pixels)
         with enough_memory(f"{self.ids[index]} at {len(self.scales)} scales", self.mend):
             pictures = [channels_first(rescale(image, scale)) for scale in self.scales]
-        item = {"id": self.ids[index], "size": size, "pictures": pictures}
+        path = self.dataset.image_path(self.ids[index])
+        item = {"id": self.ids[index], "path": path, "size": size, "pictures": pictures}
         if self.labels is not None:
             item["label"] = self.labels[index]
         if self.with_original:

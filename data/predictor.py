@@ -1,9 +1,9 @@
 """A trained network that takes single pictures, without a dataset: see ``predict.py``."""
 
-import argparse
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from data.coco import COCO
 from data.inference import SCALES, infer, load_classifier, mean_logits, refine
 from data.lists import plain
 from data.loaders import channels_first, to_device
-from data.transforms import reduce, rescale
+from data.transforms import VIEWS, reduce, rescale
 from data.voc import VOC
 from net.recipes import MODELS
 from tool import checkpoint, cli
 from tool.crf import crf_inference_label
 from tool.errors import InputError, naming
-from tool.files import safe_name, write_json
 from tool.maps import fuse
 from tool.memory import LOWER_PIXELS, enough_memory
 from tool.pictures import (
@@ -33,8 +32,19 @@ from tool.pictures import (
     save_rgb,
     with_legend,
 )
+from tool.reader import Between, Damaged, check, decoding
+from tool.writer import safe_name, write_json
 
 REFINE = ("none", "crf")
+# What a checkpoint of ours notes beside its weights.
+NOTED = {
+    "input?": {
+        "bands?": (int, int, int),
+        "value_range?": (float, float),
+        "long_side?": (Between(1), Between(1)),
+    },
+    "settings?": {"network?": str},
+}
 PUBLISHED = {len(names): names for names in (VOC.class_names, COCO.class_names)}
 
 
@@ -113,9 +123,11 @@ class Predictor:
         model: whose network it is where the file does not say so, a key of ``MODELS``.
         class_names: of the K foreground classes where the file does not say so; None are those of
             VOC for 20 classes and of COCO for 80.
+        network: module of the classifier. What a file names is compared, and never imported.
 
     Raises:
-        InputError: the file cannot be read, is no such network, or names no classes.
+        InputError: the file cannot be read, is no such network, names no classes or others than
+            ``class_names``, or was trained with another ``network``.
     """
 
     def __init__(
@@ -128,39 +140,36 @@ class Predictor:
         max_pixels: float = 1_000_000,
         model: str | None = None,
         class_names: Sequence[str] | None = None,
+        network: str = cli.NETWORK,
     ) -> None:
         self.device = cli.pick_device(device)
         self.threshold, self.max_pixels = threshold, max_pixels
         content = checkpoint.load(ckpt)
+        self.digest = content.digest
         found = content.get("model")
         self.model = model or (found if isinstance(found, str) and found in MODELS else None)
-        names = checkpoint.class_names_of(content)
-        names = list(class_names or (names or [])[1:])
-        with naming(ckpt):
+        self.by_crf = (refine or ("crf" if self.model else "none")) == "crf"
+        with decoding(ckpt, "Give another file."):
             self.bands, self.value_range, self.longest = _input_of(content)
         if self.model:
-            self._load_segmentation(Path(ckpt), content, scales)
+            self.recipe = MODELS[self.model].test
+            if scales:
+                self.recipe = replace(self.recipe, scales=list(scales))
+            with naming(f"{ckpt}, read as {self.model}"):
+                self.net = MODELS[self.model].module.restore(content)
         else:
-            network = content.get("settings", {}).get("network", cli.NETWORK)
+            noted = (content.get("settings") or {}).get("network", network)
+            if noted != network:
+                raise InputError(
+                    f"{ckpt} was trained with --network {noted}, which would be imported. Give "
+                    "that flag if you trust the module."
+                )
             self.net = load_classifier(Path(ckpt), content, network, fold_bn=True)
             self.scales = tuple(scales or SCALES)
         num_classes = self.net.config["num_classes"]
         self.net.to(self.device, memory_format=torch.channels_last)
-        names = names or list(PUBLISHED.get(num_classes - 1, ()))
-        if len(names) != num_classes - 1:
-            raise InputError(
-                f"{ckpt} tells {num_classes - 1} classes apart, and {len(names)} names are known. "
-                "Give the names with --class_names, in the order of training."
-            )
-        self.all_names = ["background", *names]
-        self.by_crf = (refine or ("crf" if self.model else "none")) == "crf"
-
-    def _load_segmentation(self, ckpt: Path, content: dict, scales) -> None:
-        recipe = MODELS[self.model]
-        with naming(f"{ckpt}, read as {self.model}"):
-            self.net = recipe.module.restore(content)
-        settings = {**vars(recipe.test), "model": self.model, "amp": "off", "channels_last": True}
-        self.settings = argparse.Namespace(**settings | ({"scales": scales} if scales else {}))
+        own = checkpoint.class_names_of(content)
+        self.all_names = ["background", *_names_of(ckpt, num_classes - 1, own, class_names)]
 
     def ids_of(self, labels: Sequence[str]) -> list[int]:
         """Return the class ids of names.
@@ -188,27 +197,29 @@ class Predictor:
         Raises:
             InputError: the picture cannot be read, or a name is no class.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"a picture is given by the path of its file, not as {type(path)}")
         keys = None if labels is None else self.ids_of(labels)
         image = read_rgb(path, self.bands, self.value_range)
-        size = (image.height, image.width)
-        image = reduce(image, self.max_pixels)
-        picture = np.array(image)
+        picture = np.array(reduce(image, self.max_pixels))
         with enough_memory(str(path), LOWER_PIXELS), naming(path):
-            does = self._segment if self.model else self._localize
-            scores, keys, maps, mask = does(picture, image, keys)
+            predict = self._segment if self.model else self._localize
+            scores, keys, maps, mask = predict(picture, keys)
+        names = self.all_names[1:]
         return Prediction(
             picture,
-            size,
+            (image.height, image.width),
             [self.all_names[key] for key in keys],
             np.array(keys),
             maps.cpu().numpy(),
             mask.astype(np.uint8),
-            {n: round(s, 6) for n, s in zip(self.all_names[1:], scores.tolist(), strict=True)},
+            {name: round(one, 6) for name, one in zip(names, scores.tolist(), strict=True)},
             guessed=labels is None,
         )
 
-    def _localize(self, picture: np.ndarray, image: Image.Image, keys: list[int] | None):
+    def _localize(self, picture: np.ndarray, keys: list[int] | None):
         """Return scores (K,), keys, maps (P, h, w) and mask (h, w) by IS-CAM."""
+        image = Image.fromarray(picture)
         image = rescale(image, min(1, self.longest / max(image.size)))
         scaled = [channels_first(rescale(image, scale))[None] for scale in self.scales]
         scaled = to_device(scaled, self.device)
@@ -226,16 +237,22 @@ class Predictor:
             index = crf_inference_label(picture, index, 10, len(keys), device=self.device)
         return scores, keys, maps, np.array(keys)[index]
 
-    def _segment(self, picture: np.ndarray, image: Image.Image, keys: list[int] | None):
+    def _segment(self, picture: np.ndarray, keys: list[int] | None):
         """Return scores (K,), keys, maps (P, h, w) and mask (h, w) by a segmentation network."""
-        logits = mean_logits(self.net, picture, self.settings, self.device)  # (C, h, w)
+        logits = mean_logits(
+            self.net,
+            picture,
+            VIEWS[self.model],
+            self.recipe,
+            memory_format=torch.channels_last,
+        )  # (C, h, w)
         scores = logits.softmax(0)[1:].amax((1, 2))
         if keys is not None:
             absent = sorted(set(range(1, len(logits))).difference(keys))
             logits[absent] = -math.inf
         probabilities = logits.softmax(0)
         if self.by_crf:
-            probabilities = refine(picture, probabilities, self.settings)
+            probabilities = refine(picture, probabilities, self.recipe)
         mask = probabilities.argmax(0).cpu().numpy()
         if keys is None:
             keys = np.unique(mask)[np.unique(mask) > 0].tolist()
@@ -243,25 +260,42 @@ class Predictor:
         return scores, keys, probabilities[keys], mask
 
 
-def _input_of(content: dict[str, Any]) -> tuple[list | None, list | None, float]:
+def _names_of(
+    ckpt: str | Path, number: int, own: list[str] | None, given: Sequence[str] | None
+) -> list[str]:
+    """Return the names of the ``number`` foreground classes.
+
+    Args:
+        ckpt: for messages.
+        number: of foreground classes, K.
+        own: names of the C classes in the file, if it has any.
+        given: names of the K classes that the user gives, if any.
+    """
+    names = own[1:] if own else list(given or PUBLISHED.get(number, ()))
+    if given and list(given) != names:
+        raise InputError(
+            f"{ckpt} was trained for the classes {', '.join(names)}, not {', '.join(given)}. Leave "
+            "out --class_names."
+        )
+    if len(names) != number:
+        raise InputError(
+            f"{ckpt} tells {number} classes apart, and {len(names)} names are known. Give the "
+            "names with --class_names, in the order of training."
+        )
+    return names
+
+
+def _input_of(content: dict[str, Any]) -> tuple[list[int] | None, list[float] | None, float]:
     """Return bands, value range and the longest side of pictures that a checkpoint notes.
 
     Raises:
-        InputError: the note is none of ours.
+        Damaged: the note is none of ours.
     """
-    about = content.get("input", {})
-    try:
-        bands, values = about.get("bands"), about.get("value_range")
-        sizes = about.get("long_side")  # earlier versions noted the flags alone
-        longest = sizes[1] if sizes else content.get("settings", {}).get("resize_max", math.inf)
-        whole = all(isinstance(band, int) and band > 0 for band in bands or (1,))
-        if not (whole and len(bands or "rgb") == 3 and longest >= 1):
-            raise ValueError
-        low, high = values or (0, 1)
-        if not low < high:
-            raise ValueError
-    except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
-        raise InputError(
-            f"Its note of what pictures are, {about!r:.80}, is no bands, value_range, long_side."
-        ) from error
-    return bands, values, longest
+    check(content, NOTED)
+    about = content.get("input") or {}
+    bands, values = about.get("bands"), about.get("value_range")
+    if min(bands or (1,)) < 1:
+        raise Damaged(f"its bands are {bands}, which count from 1")
+    if values and values[0] >= values[1]:
+        raise Damaged(f"its value_range is {values}, whose first is not the smaller one")
+    return bands, values, (about.get("long_side") or (0, math.inf))[1]

@@ -110,17 +110,6 @@ def begun() -> dict:
     }
 
 
-def maps() -> dict[str, np.ndarray]:
-    half = np.linspace(0, 1, 60, dtype=np.float16).reshape(3, 4, 5)
-    return {"keys": np.array([0, 3, 17]), "IS_CAM": half, "CAM": half[1:], "size": np.array([8, 9])}
-
-
-def maps_of_scales() -> dict[str, np.ndarray]:
-    values = np.linspace(0, 1, 3 * 26, dtype=np.float32).reshape(3, 26)
-    shapes = np.array([[4, 5], [2, 3]])
-    return {**maps(), "IS_CAM": values, "CAM": values[1:], "shapes": shapes}
-
-
 def make_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], None]]]:
     """Write one sound file a format, and return it with the function that reads it."""
     state = weights()
@@ -133,7 +122,6 @@ def make_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], None]]]:
         "safetensors": ("net.safetensors", read_weights),
         "mxnet": ("net.params", read_weights),
         "maps npz": ("npz.npz", read_picture),
-        "maps of scales": ("scales.npz", read_picture),
         "maps packed npz": ("packed.npz", read_picture),
         "maps npy": ("pickled.npy", read_picture),
     }
@@ -146,10 +134,11 @@ def make_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], None]]]:
     checkpoint.save(found["safetensors"][0], {"net": state, "class_names": ["background", "cat"]})
     arrays = {name: value.float().numpy() for name, value in state.items() if value.ndim}
     write_params(found["mxnet"][0], arrays, version=2)
-    write_maps(found["maps npz"][0], maps())
-    write_maps(found["maps of scales"][0], maps_of_scales())
-    np.savez_compressed(found["maps packed npz"][0], **maps())
-    write_maps(found["maps npy"][0], maps())
+    maps = [torch.linspace(0, 1, 5 * h * w).view(5, h, w) for h, w in ((4, 5), (2, 3))]
+    for kind in ("maps npz", "maps npy"):
+        write_maps(found[kind][0], np.array([0, 3, 17]), maps, (8, 9))
+    with np.load(found["maps npz"][0]) as stored:
+        np.savez_compressed(found["maps packed npz"][0], **stored)
     return found
 
 

@@ -610,8 +610,6 @@ def test_whole_pipeline(root, content, weights, tmp_path, command_lines):
         result = json.loads((session / f"eval_{name}.json").read_text())
         assert result["miou"] == pytest.approx(matrix.miou())
         assert (result["images"], result["list"], len(result["iou"])) == (5, "train", 81)
-    made = json.loads((session / "npy/settings.json").read_text())
-    assert made["save_layout"] == "scales"
     text = (session / "run.log").read_text()
     assert text.count("validation step:") == 1
     assert text.count("is finished; --restart") == 2  # the second run trained nothing

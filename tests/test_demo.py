@@ -12,10 +12,9 @@ import torch
 from data.demo import Demo, dataset, drawing, pretrain, report
 from data.folder import Folder
 from net.resnet50 import build_backbone, read_pretrained
-from tests.tiny import make_folder
+from tests.tiny import make_folder, store_maps
 from tool import distributed
 from tool.errors import InputError
-from tool.maps import write_maps
 from tool.pictures import read_mask, read_rgb, save_label
 from tool.writer import write_json
 
@@ -181,9 +180,8 @@ def session(root, tmp_path, monkeypatch):
         mask = read_mask(demo.mask_path(image_id))
         keys = np.unique([0, *mask.ravel()])
         maps = (mask == keys[:, None, None]).astype(np.float32)
-        write_maps(session / f"npy/{image_id}.npz", {"keys": keys, "IS_CAM": maps})
-        plain = {"keys": keys, "IS_CAM": maps, "CAM": maps[1:]}
-        write_maps(session / f"cam_only/npy/{image_id}.npz", plain)
+        store_maps(session / f"npy/{image_id}.npz", keys, maps)
+        store_maps(session / f"cam_only/npy/{image_id}.npz", keys, maps, maps[1:])
         save_label(session / f"pseudo_label/{image_id}.png", mask)
     for miou, (file, _) in enumerate(report.TABLE.values(), 5):
         write_json(session / f"eval_{file}.json", {"miou": miou / 10})

@@ -50,6 +50,7 @@ WRITTEN = (
     "labelmap.txt",
     "data.yaml",
     "settings.json",
+    "sources.json",
 )
 USERS = ("cat.jpg", "classes.txt", "labels.csv", "annotations.json", "colours.csv")
 USERS += ("resnet50.pth", "trainaug.txt", "train_aug.txt", "images/cat/x.jpg")

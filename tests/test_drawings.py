@@ -8,18 +8,16 @@ import pytest
 from PIL import Image
 
 import cam2ir
-import infer_seg
 import make_cam
 import make_seg_labels
 import train_resnet50_SIPE
 from tool.errors import InputError
-from tool.maps import read_maps, write_maps
 from tool.memory import enough_memory
 from tool.pictures import label_overlay, read_mask, read_rgb, save_label
 
 
 def ages(folder):
-    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -37,7 +35,7 @@ def test_labels(run, tiny, tmp_path, caplog, program, labels, drawings, flags, w
     program.main(command)
     assert not (session / drawings).exists()
     program.main([*command, "--visualize"])
-    assert "6 drawings made" in caplog.text
+    assert "drawings: 6/6" in caplog.text
     for image_id in "abcdef":
         label = read_mask(session / labels / f"{image_id}.png")
         picture = np.array(read_rgb(tiny / f"images/{image_id}.png"))
@@ -49,19 +47,33 @@ def test_labels(run, tiny, tmp_path, caplog, program, labels, drawings, flags, w
     program.main([*command, "--visualize"])
     after = ages(session / drawings)
     assert {name for name in after if after[name] != before[name]} == {"c.png", "d.png"}
-    assert "2 drawings made" in caplog.text
+    assert "drawings: 2/2" in caplog.text
     caplog.clear()
     program.main([*command, "--visualize"])
-    assert "drawings" not in caplog.text
+    assert "drawings:" not in caplog.text
 
 
-def test_a_drawing_of_a_former_label_is_drawn_anew(run, tiny, tmp_path):
+def test_drawings_follow_content_and_no_clock(run, tmp_path):
+    """A label that is another one, with the time of the former."""
     cam2ir.main([*run["cam2ir"], "--visualize"])
-    drawing = tmp_path / "run/visual_ir_label/a.png"
-    Image.new("RGB", (48, 40)).save(drawing)
-    os.utime(drawing, (1, 1))
-    cam2ir.main([*run["cam2ir"], "--visualize", "--restart"])
-    assert np.array(Image.open(drawing)).any()
+    label, folder = tmp_path / "run/ir_label/a.png", tmp_path / "run/visual_ir_label"
+    before, status = ages(folder), label.stat()
+    save_label(label, np.ones_like(read_mask(label)))
+    os.utime(label, ns=(status.st_atime_ns, status.st_mtime_ns))
+    for path in (tmp_path / "run/ir_label").glob("[b-f].png"):
+        os.utime(path)
+    cam2ir.main([*run["cam2ir"], "--visualize"])
+    after = ages(folder)
+    assert {name for name in before if after[name] != before[name]} == {"a.png"}
+
+
+def test_a_folder_of_somebody_else_is_kept(run, tmp_path):
+    photo = tmp_path / "run/visual_ir_label/a.png"
+    photo.parent.mkdir()
+    photo.write_bytes(b"mine")
+    with pytest.raises(InputError, match="visual_ir_label"):
+        cam2ir.main([*run["cam2ir"], "--visualize"])
+    assert photo.read_bytes() == b"mine"
 
 
 def test_maps(flags, tmp_path, caplog):
@@ -71,42 +83,22 @@ def test_maps(flags, tmp_path, caplog):
     command = [*flags["make_cam"], "--scales", "1.0"]
     make_cam.main([*command, "--visualize"])
     folder = session / "visual"
-    at_once = {path.name: path.read_bytes() for path in folder.iterdir()}
+    at_once = {path.name: path.read_bytes() for path in folder.glob("*.png")}
     assert sorted(name for name in at_once if name.startswith("d_")) == [
         "d_background.png",
         "d_blue.png",
         "d_red.png",
     ]
-    for path in folder.iterdir():
+    for path in folder.glob("*.png"):
         path.unlink()
     make_cam.main([*command, "--visualize"])
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == at_once
-    assert "6 drawings made" in caplog.text
+    assert {path.name: path.read_bytes() for path in folder.glob("*.png")} == at_once
+    assert "drawings: 6/6" in caplog.text
     caplog.clear()
     (folder / "c_background.png").unlink()
     make_cam.main([*command, "--visualize"])
-    assert "1 drawings made" in caplog.text
+    assert "drawings: 1/1" in caplog.text
     assert (folder / "c_background.png").exists()
-
-
-def test_maps_that_are_pickles_are_not_opened(flags, tmp_path, caplog):
-    train_resnet50_SIPE.main([*flags["train"], "--max_epoches", "1"])
-    command = [*flags["make_cam"], "--scales", "1.0", "--save_format", "npy"]
-    make_cam.main(command)
-    make_cam.main([*command, "--visualize"])
-    assert "are not opened" in caplog.text
-    assert not (tmp_path / "run/visual").exists()
-
-
-def test_maps_of_half_the_size(tmp_path, tiny):
-    from data.folder import Folder
-
-    dataset = Folder(tiny)
-    maps = {"keys": np.array([0, 1]), "IS_CAM": np.ones((2, 20, 24), np.float16)}
-    write_maps(tmp_path / "npy/a.npz", {**maps, "size": np.array([40, 48])})
-    make_cam.visualize_stored(tmp_path, dataset, "a")
-    assert Image.open(tmp_path / "visual/a_red.png").size == (48, 40)
-    assert read_maps(tmp_path / "npy", "a")["IS_CAM"].shape == (2, 40, 48)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 9 bytes")])
@@ -130,4 +122,3 @@ def test_programs_name_the_picture_and_the_flag(run, monkeypatch):
     monkeypatch.setattr(cam2ir, "confident_areas", exhaust)
     with pytest.raises(InputError, match=r"suffice for a\. Lower --max_pixels"):
         cam2ir.main(run["cam2ir"])
-    assert infer_seg.LOWER_PIXELS == "Lower --max_pixels."

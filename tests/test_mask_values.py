@@ -9,9 +9,10 @@ import eval_cam
 import eval_seg_labels
 import train_resnet50_SIPE
 import train_seg
+from tests.tiny import store_maps
 from tool.errors import InputError
 from tool.evaluate import SPREAD, check_class_ids
-from tool.maps import read_maps, write_maps
+from tool.maps import read_maps
 from tool.pictures import read_mask, save_label
 
 NO_CLASS = r"holds a class, .*0 \(background\) and 255, which means not judged; .* 1 to 3\."
@@ -66,7 +67,8 @@ def test_label_pictures_are_looked_at_until_one_has_a_class(tmp_path):
 @pytest.mark.parametrize("fault", [np.full((40, 48), 9), np.zeros((4, 4))])
 def test_mask_that_does_not_fit_maps_with_plain_cam(run, tiny, tmp_path, fault):
     maps = read_maps(tmp_path / "run/npy", "a")
-    write_maps(tmp_path / "run/npy/a.npz", {**maps, "CAM": maps["IS_CAM"][1:]})
+    is_cam = maps["IS_CAM"]
+    store_maps(tmp_path / "run/npy/a.npz", maps["keys"], is_cam, is_cam[1:])
     save_label(tiny / "masks/a.png", fault)
     with pytest.raises(InputError, match=r"a\.png does not fit"):
         eval_cam.main(run["eval_seg_labels"])

@@ -1,16 +1,18 @@
 """Names of classes and of pictures become names of files that stay in their folder."""
 
+import math
+
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import make_cam
-from data.base import Dataset
+from data.base import LONGEST_ID, Dataset
+from data.drawings import draw_map
 from data.folder import Folder
+from tests.tiny import store_maps
 from tool.errors import InputError
-from tool.files import LONGEST_NAME, safe_name
+from tool.writer import LONGEST_NAME, safe_name
 
 CLEAN = ["cat", "dining table", "a_b-c.d", "2007_000032", "Größe", "猫"]
 
@@ -56,19 +58,18 @@ def test_any_two_names(names):
         assert not set(name) & set("/\\\0")
 
 
-def test_drawing_of_a_class_with_a_path_in_its_name_stays_in_the_session(tmp_path):
-    session, picture = tmp_path / "run", np.zeros((4, 5, 3), np.uint8)
-    names = ("background", "x/../../../y")
-    make_cam.visualize(session, "a", picture, names, torch.rand(2, 4, 5))
-    made = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(made) == 2
-    assert {path.parent for path in made} == {session / "visual"}
-
-
-def test_drawing_of_the_longest_id_and_class(tmp_path):
-    picture = np.zeros((4, 5, 3), np.uint8)
-    make_cam.visualize(tmp_path, "i" * 200, picture, ["c" * 300], torch.rand(1, 4, 5))
-    assert len(list((tmp_path / "visual").iterdir())) == 1
+def test_drawings_of_odd_names_stay_in_their_folder(tmp_path, tiny):
+    """Of a class that is a path, and of the longest id and class."""
+    dataset, folder = Folder(tiny), tmp_path / "visual"
+    dataset.class_names = ("x/../../../y", "c" * 300, "c" * 299 + "d")
+    dataset.image_path = lambda image_id: tiny / "images/a.png"
+    image_id = "i" * LONGEST_ID
+    keys, maps = np.arange(4), np.ones((4, 40, 48), np.float32)
+    store_maps(tmp_path / f"npy/{image_id}.npz", keys, maps)
+    draw_map(dataset, tmp_path / "npy", folder, math.inf, image_id)
+    assert len(list(folder.iterdir())) == 4
+    assert (folder / f"{image_id}_background.png").exists()
+    assert len(list(tmp_path.rglob("*.png"))) == 4 + 12  # six pictures and masks
 
 
 class Named(Dataset):

@@ -1,4 +1,4 @@
-"""Folders of outputs: whose files they are, of which classes, and what --restart may delete."""
+"""Folders that programs write: whose they are, of which classes, and what they were made from."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from processes import start
 
 import cam2ir
@@ -18,310 +19,227 @@ import make_seg_labels
 import train_irn
 import train_resnet50_SIPE as train
 import train_seg
+from tests import tiny
 from tool import checkpoint
 from tool.errors import InputError
 from tool.maps import read_maps
 from tool.pictures import read_mask, save_label
+from tool.reader import file_digest
+
+PROGRAMS = {
+    "train_resnet50_SIPE": train,
+    "make_cam": make_cam,
+    "eval_cam": eval_cam,
+    "cam2ir": cam2ir,
+    "train_irn": train_irn,
+    "make_seg_labels": make_seg_labels,
+    "eval_seg_labels": eval_seg_labels,
+    "train_seg": train_seg,
+    "infer_seg": infer_seg,
+}
 
 
-def session_of(flags: list[str]) -> Path:
-    return Path(flags[flags.index("--session_name") + 1])
+class Chain:
+    """All steps of a session on the tiny folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.session = folder / "ds", folder / "run"
+        weights = tiny.make_weights(folder / "narrow.pth")
+        tiny.make_folder(self.root)
+        self.flags = tiny.command_lines(self.root, self.session, weights)
+
+    def __call__(self, program: str, *more: object) -> None:
+        PROGRAMS[program].main([*self.flags[program], *map(str, more)])
+
+    def ages(self, folder: str) -> dict[str, int]:
+        files = (p for p in (self.session / folder).iterdir() if p.suffix in (".npz", ".png"))
+        return {path.stem: path.stat().st_mtime_ns for path in files}
 
 
-def reorder(root: Path) -> None:
-    (root / "classes.txt").write_text("green\nred\nblue\n")
+@pytest.fixture(scope="module")
+def chained(tmp_path_factory):
+    chain = Chain(tmp_path_factory.mktemp("chain"))
+    for program in PROGRAMS:
+        chain(program)
+    return chain
 
 
 @pytest.fixture
-def done(flags, run):
-    """All command lines, after steps 1.1 to 2.3 with the dense CRF, from labels to labels."""
-    shutil.rmtree(session_of(run["cam2ir"]) / "npy")
-    train.main(flags["train"])
-    make_cam.main(flags["make_cam"])
-    cam2ir.main(run["cam2ir"])
-    lines = {**flags, **run, "make_seg_labels": [*run["make_seg_labels"], "--refine", "crf"]}
-    make_seg_labels.main(lines["make_seg_labels"])
-    return lines
+def chain(chained, tmp_path):
+    """A copy of a session after all steps."""
+    shutil.copytree(chained.root.parent, tmp_path, dirs_exist_ok=True)
+    copy = Chain.__new__(Chain)
+    copy.root, copy.session = tmp_path / "ds", tmp_path / "run"
+    copy.flags = tiny.command_lines(copy.root, copy.session, tmp_path / "narrow.pth")
+    return copy
 
 
-@pytest.fixture
-def seg(flags, tiny) -> dict[str, list[str]]:
-    """Command lines of step 3 on the masks."""
-    train_flags = [*flags["make_cam"], "--label_dir", str(tiny / "masks"), "--pretrained", "none"]
-    train_flags += ["--width", "1", "--blocks", "1", "1", "1", "1", "--crop_size", "33"]
-    train_flags += ["--batch_size", "2", "--accumulate", "1", "--iterations", "2", "--lr", "1e-7"]
-    return {"train": train_flags, "infer": [*flags["make_cam"], "--infer_list", "train"]}
+# ------------------------------------------------------------------------- classes
 
 
-# --------------------------------------------------------------------------- the order of classes
-
-
-@pytest.mark.parametrize(
-    ("program", "name"),
-    [
-        (train, "train"),
-        (make_cam, "make_cam"),
-        (eval_cam, "make_cam"),
-        (cam2ir, "cam2ir"),
-        (train_irn, "train_irn"),
-        (make_seg_labels, "make_seg_labels"),
-        (eval_seg_labels, "eval_seg_labels"),
-    ],
-)
-def test_other_classes_are_refused(program, name, done, tiny):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_other_classes_are_refused(program, chain):
     """Also where the number of classes stays: only their order has changed."""
-    reorder(tiny)
-    with pytest.raises(InputError, match=r"the classes background, red, green, blue.*--dataset"):
-        program.main(done[name])
+    (chain.root / "classes.txt").write_text("green\nred\nblue\n")
+    with pytest.raises(InputError, match=r"background, (red, green|green, red).*--dataset"):
+        chain(program)
 
 
-def test_other_classes_are_refused_by_the_segmentation(seg, tiny):
-    train_seg.main(seg["train"])
-    infer_seg.main(seg["infer"])
-    reorder(tiny)
-    for program, name in ((train_seg, "train"), (infer_seg, "infer")):
-        with pytest.raises(InputError, match=r"background, (red|green).*Check|check"):
-            program.main(seg[name])
+# ------------------------------------------------------------------------- whose files
 
 
-def test_labels_of_other_classes_are_not_learnt_from(done, seg, tiny):
-    labels = session_of(done["train"]) / "pseudo_label"
-    reorder(tiny)
-    with pytest.raises(InputError, match=r"pseudo_label were made for the classes"):
-        train_seg.main([*seg["train"], "--label_dir", str(labels)])
+@pytest.mark.parametrize("program", ["make_seg_labels", "infer_seg"])
+def test_folders_of_somebody_else_stay(program, chain):
+    masks = {path.name: path.read_bytes() for path in (chain.root / "masks").iterdir()}
+    for folder in (chain.root / "masks", chain.session / "ir_label"):
+        for more in ([], ["--restart"]):
+            with pytest.raises(InputError, match=folder.name):
+                chain(program, "--out_dir", folder, *more)
+    assert masks == {path.name: path.read_bytes() for path in (chain.root / "masks").iterdir()}
 
 
-# --------------------------------------------------------------------------- whose files
-
-
-def test_a_folder_of_nobody_is_refused_and_kept(run, tmp_path):
-    mine = tmp_path / "mine"
-    for image_id in "abcdef":
-        save_label(mine / f"{image_id}.png", np.ones((4, 4), np.uint8))
-    command = [*run["make_seg_labels"], "--refine", "crf", "--out_dir", str(mine)]
-    for more in ([], ["--restart"]):
-        with pytest.raises(InputError, match=r"mine holds 6 files.*no settings\.json.*empty"):
-            make_seg_labels.main([*command, *more])
-    assert all((read_mask(mine / f"{i}.png") == 1).all() for i in "abcdef")
-
-
-def test_masks_of_the_dataset_are_never_deleted(run, tiny):
-    before = {path.name: path.read_bytes() for path in (tiny / "masks").iterdir()}
-    command = [*run["make_seg_labels"], "--refine", "crf", "--sem_seg_out_dir", str(tiny / "masks")]
-    for _ in range(2):
-        with pytest.raises(InputError, match="masks holds 6 files"):
-            make_seg_labels.main([*command, "--restart"])
-    assert before == {path.name: path.read_bytes() for path in (tiny / "masks").iterdir()}
-
-
-@pytest.mark.parametrize("folder", ["npy", "ir_label"])
-def test_no_program_writes_into_the_folder_of_another(folder, done):
-    path = session_of(done["train"]) / folder
-    before = {file.name for file in path.iterdir()}
-    maker = {"npy": "make_cam", "ir_label": "cam2ir"}[folder]
-    for more in ([], ["--restart"]):
-        with pytest.raises(InputError, match=rf"{folder} holds what {maker}\.py made.*another one"):
-            make_seg_labels.main([*done["make_seg_labels"], "--out_dir", str(path), *more])
-    assert before == {file.name for file in path.iterdir()}
-
-
-@pytest.mark.parametrize("note", [None, "null", "[]", "{}", "{", '"text"'])
-def test_files_whose_note_is_lost_do_not_pass_for_new_ones(note, done):
-    path = session_of(done["train"]) / "npy/settings.json"
-    path.unlink() if note is None else path.write_text(note)
-    with pytest.raises(InputError, match=r"settings\.json"):
-        make_cam.main([*done["make_cam"], "--scales", "0.5"])
-    assert len(list(path.parent.glob("*.npz"))) == 6
-
-
-def test_restart_deletes_only_what_is_on_the_list(done, tmp_path):
-    folder = session_of(done["train"]) / "npy"
-    (tmp_path / "two.txt").write_text("a\nb\n")
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
-    make_cam.main([*done["make_cam"], "--restart", "--infer_list", str(tmp_path / "two.txt")])
-    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
-    changed = {name for name, time in after.items() if time != before[name]}
-    assert changed == {"a.npz", "b.npz"}
-
-
-def test_restart_of_a_part_with_other_settings_is_refused(done, tmp_path):
-    """Else one folder would hold files of two settings."""
-    folder = session_of(done["train"]) / "npy"
-    (tmp_path / "two.txt").write_text("a\nb\n")
-    part = ["--restart", "--scales", "0.5", "--infer_list", str(tmp_path / "two.txt")]
-    with pytest.raises(InputError, match=r"also holds 4 files.*such as c\.npz.*scales"):
-        make_cam.main([*done["make_cam"], *part])
-    assert len(list(folder.glob("*.npz"))) == 6
-
-
-def test_restart_checks_first_and_deletes_then(done, tiny):
-    """A label row that is missing, and a map that is missing."""
-    session = session_of(done["train"])
-    (session / "npy/c.npz").unlink()
-    with pytest.raises(InputError, match=r"no maps .*c\.npz"):
-        cam2ir.main([*done["cam2ir"], "--restart"])
-    assert len(list((session / "ir_label").glob("*.png"))) == 6
-    rows = (tiny / "labels.csv").read_text().splitlines()
-    (tiny / "labels.csv").write_text("\n".join(rows[:-1]) + "\n")
+def test_a_command_that_is_refused_deletes_nothing(chain):
+    """A map, and then a label row, that is missing."""
+    (chain.session / "npy/c.npz").unlink()
+    with pytest.raises(InputError, match=r"c\.npz"):
+        chain("cam2ir", "--restart")
+    assert len(chain.ages("ir_label")) == 6
+    rows = (chain.root / "labels.csv").read_text().splitlines()
+    (chain.root / "labels.csv").write_text("\n".join(rows[:-1]) + "\n")
     with pytest.raises(InputError, match=r"labels\.csv"):
-        make_cam.main([*done["make_cam"], "--restart"])
-    assert len(list((session / "npy").glob("*.npz"))) == 5
+        chain("make_cam", "--restart")
+    assert len(chain.ages("npy")) == 5
 
 
-@pytest.mark.parametrize("program", ["train", "train_irn"])
-def test_restart_of_a_training_checks_first(program, done):
-    session = session_of(done["train"])
-    name, board = {"train": ("final", "runs"), "train_irn": ("irn", "runs_irn")}[program]
-    run_of = {"train": train, "train_irn": train_irn}[program]
-    run_of.main(done[program])
-    final = session / f"ckpt/{name}.pth"
-    shutil.rmtree(session / board)
-    (session / board).write_text("in the way")
-    with pytest.raises((InputError, OSError)):
-        run_of.main([*done[program], "--restart"])
-    assert final.exists()
+# ------------------------------------------------------------------------- what was made from what
 
 
-def test_a_window_without_pairs_is_refused_before_anything_is_deleted(done):
-    train_irn.main(done["train_irn"])
-    final = session_of(done["train"]) / "ckpt/irn.pth"
-    with pytest.raises(InputError, match="Take a larger window"):
-        train_irn.main([*done["train_irn"], "--irn_crop_size", "32", "--restart"])
-    assert final.exists()
-
-
-# --------------------------------------------------------------------------- corrected labels
-
-
-def test_maps_of_corrected_labels_are_made_again(done, tiny, caplog):
-    csv = tiny / "labels.csv"
-    csv.write_text(csv.read_text().replace("a.png,red", "a.png,red blue"))
-    session = session_of(done["train"])
-    before = {path.name: path.stat().st_mtime_ns for path in (session / "npy").glob("*.npz")}
-    make_cam.main(done["make_cam"])
-    assert "1 files are outdated, such as a.npz" in caplog.text
-    assert read_maps(session / "npy", "a")["keys"].tolist() == [0, 1, 3]
-    assert all(
-        (session / "npy" / n).stat().st_mtime_ns == t for n, t in before.items() if n[0] != "a"
+def test_notes_hold_settings_and_digests(chain):
+    npy, irn = (
+        json.loads((chain.session / folder / "settings.json").read_text())
+        for folder in ("npy", "pseudo_label")
     )
-    for program, name in ((cam2ir, "cam2ir"), (make_seg_labels, "make_seg_labels")):
-        with pytest.raises(InputError, match=r"were made with maps .*--restart"):
-            program.main(done[name])
-        program.main([*done[name], "--restart"])
+    assert (npy["program"], npy["ckpt"]) == ("make_cam", "final.pth")
+    assert npy["digest"] == file_digest(chain.session / "ckpt/final.pth")
+    assert irn["digest"] == file_digest(chain.session / "ckpt/irn.pth")
+    assert irn["maps"] == npy
+    ways = (npy["competitors"], npy["seed_feature"], npy["scales"])
+    assert ways == ("all", "hierarchical", [1.0, 0.5, 1.5, 2.0])
 
 
-def test_a_list_that_changed_between_kill_and_resume_is_refused(flags, tiny, monkeypatch):
-    (tiny / "splits").mkdir()
-    (tiny / "splits/train.txt").write_text("a\nb\nc\nd\n")
-    real = train.Training.save_when_due
-
-    def dies(training, step):
-        real(training, step)
-        if step == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(train.Training, "save_when_due", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train.main([*flags["train"], "--save_freq", "1"])
-    monkeypatch.undo()
-    (tiny / "splits/train.txt").write_text("a\nb\nc\nd\ne\nf\n")
-    with pytest.raises(InputError, match=r"--train_list 4 pictures, .*not 6 pictures"):
-        train.main([*flags["train"], "--save_freq", "1"])
+def test_a_corrected_label_makes_what_follows_from_it_again(chain):
+    folders = ("npy", "ir_label", "pseudo_label", "seg_deeplabv2_resnet101")
+    before = {folder: chain.ages(folder) for folder in folders}
+    csv = chain.root / "labels.csv"
+    csv.write_text(csv.read_text().replace("a.png,red", "a.png,red blue"))
+    for program in ("make_cam", "cam2ir", "make_seg_labels", "infer_seg"):
+        chain(program)
+    assert read_maps(chain.session / "npy", "a")["keys"].tolist() == [0, 1, 3]
+    for folder in folders:
+        after = chain.ages(folder)
+        changed = {name for name, age in after.items() if age != before[folder][name]}
+        assert changed == ({"a"} if folder != folders[-1] else set())
 
 
-# --------------------------------------------------------------------------- moved work
+def test_a_replaced_picture_makes_what_follows_from_it_again(chain):
+    before = chain.ages("seg_deeplabv2_resnet101")
+    shutil.copy(chain.root / "images/b.png", chain.root / "images/e.png")
+    chain("make_cam")
+    with Image.open(chain.root / "images/b.png") as picture:
+        assert read_maps(chain.session / "npy", "e")["IS_CAM"].shape[1:] == picture.size[::-1]
+    chain("infer_seg")
+    after = chain.ages("seg_deeplabv2_resnet101")
+    assert {name for name in before if after[name] != before[name]} == {"e"}
 
 
-def test_work_that_was_moved_continues(done, tiny, weights, tmp_path, monkeypatch):
+def test_maps_of_a_checkpoint_that_was_replaced_are_refused(chain):
+    final = chain.session / "ckpt/final.pth"
+    content = checkpoint.load(final)
+    content["net"]["classifier.weight"] *= 2
+    checkpoint.save(final, content)
+    for program in ("cam2ir", "make_seg_labels"):
+        with pytest.raises(InputError, match=r"final\.pth.*make_cam\.py --restart"):
+            chain(program)
+    with pytest.raises(InputError, match=r"digest.*--restart"):
+        chain("make_cam")
+    chain("make_cam", "--restart")
+    with pytest.raises(InputError, match=r"maps .*--restart"):
+        chain("cam2ir")
+    chain("cam2ir", "--restart")
+
+
+def test_work_that_was_moved_continues(chain, tmp_path, monkeypatch):
     """The session renamed and given by another path, the data and the weights moved."""
-    old = session_of(done["train"])
-    new, data, moved = tmp_path / "deep/renamed", tmp_path / "data", tmp_path / "moved.pth"
     (tmp_path / "deep").mkdir()
-    shutil.move(old, new)
-    shutil.move(tiny, data)
-    shutil.copy(weights, moved)
-    shutil.copytree(new / "ckpt", tmp_path / "deep/killed/ckpt")
-    (tmp_path / "deep/killed/ckpt/final.pth").unlink()
+    shutil.move(chain.session, tmp_path / "deep/renamed")
+    shutil.move(chain.root, tmp_path / "data")
+    shutil.move(tmp_path / "narrow.pth", tmp_path / "moved.pth")
+    new = tmp_path / "deep/renamed"
     (new / "npy/a.npz").unlink()
     monkeypatch.chdir(tmp_path)
     places = ["--session_name", "deep/renamed", "--dataset_root", "data"]
-    killed = ["--session_name", "deep/killed", "--dataset_root", "data"]
-    train.main([*done["train"], *places, "--pretrained", "moved.pth"])
-    train.main([*done["train"], *killed, "--pretrained", "moved.pth"])
-    make_cam.main([*done["make_cam"], *places])
-    cam2ir.main([*done["cam2ir"], *places])
-    make_seg_labels.main([*done["make_seg_labels"], *places])
-    assert "is finished" in (new / "renamed.log").read_text()
-    assert "continuing" in (tmp_path / "deep/killed/killed.log").read_text()
+    chain("train_resnet50_SIPE", *places, "--pretrained", "moved.pth")
+    for program in ("make_cam", "cam2ir", "make_seg_labels", "infer_seg"):
+        chain(program, *places)
+    text = (new / "renamed.log").read_text()
+    assert "is finished" in text
+    assert text.count("6 pictures, 6 of them done before") == 3
 
 
-def test_moved_labels_continue_a_segmentation(seg, tiny, tmp_path):
-    train_seg.main(seg["train"])
-    session = session_of(seg["train"])
-    (session / "ckpt/seg_deeplabv2_resnet101.pth").unlink()
-    shutil.copytree(tiny / "masks", tmp_path / "elsewhere")
-    train_seg.main([*seg["train"], "--label_dir", str(tmp_path / "elsewhere")])
-    save_label(tmp_path / "elsewhere/a.png", np.zeros((40, 48), np.uint8))
-    (session / "ckpt/seg_deeplabv2_resnet101.pth").unlink()
-    with pytest.raises(InputError, match="--label_dir sha256"):
-        train_seg.main([*seg["train"], "--label_dir", str(tmp_path / "elsewhere")])
-
-
-# --------------------------------------------------------------------------- results
-
-
-def test_no_result_overwrites_another(done, tmp_path):
-    eval_cam.main(done["make_cam"])
-    session = session_of(done["train"])
-    maps = json.loads((session / "eval_cam.json").read_text())
-    for place in ("one", "two"):
-        shutil.copytree(session / "pseudo_label", tmp_path / place / "cam")
-        shutil.copytree(session / "pseudo_label", tmp_path / place / "mine")
-        for name in ("cam", "mine"):
-            folder = str(tmp_path / place / name)
-            eval_seg_labels.main([*done["eval_seg_labels"], "--label_dir", folder])
-    assert json.loads((session / "eval_cam.json").read_text()) == maps
-    names = {path.name for path in session.glob("eval_*.json")}
-    assert names == {
-        "eval_cam.json",
-        "eval_one_cam.json",
-        "eval_two_cam.json",
-        "eval_one_mine.json",
-        "eval_two_mine.json",
-    }
-
-
-# --------------------------------------------------------------------------- two at once
-
-
-def test_two_trainings_of_one_session_do_not_mix(flags, tmp_path):
-    last = session_of(flags["train"]) / "ckpt/last.pth"
-    command = [*flags["train"], "--max_epoches", "2000", "--save_freq", "1"]
-    process = start("train_resnet50_SIPE", command, tmp_path / "out.txt")
+def test_two_trainings_of_one_session_do_not_mix(chain, tmp_path):
+    last = chain.session / "ckpt/last.pth"
+    last.unlink(missing_ok=True)
+    command = [*chain.flags["train_resnet50_SIPE"], "--max_epoches", "2000", "--save_freq", "1"]
+    process = start("train_resnet50_SIPE", [*command, "--restart"], tmp_path / "out.txt")
     try:
         while not last.exists() and process.is_alive():
             time.sleep(0.01)
-        with pytest.raises(InputError, match=r"Another process is training .*final\.pth"):
+        with pytest.raises(InputError, match=r"Another process is training"):
             train.main(command)
     finally:
         process.kill()
         process.join()
-    train.main([*command[:-4], "--max_epoches", "2", "--restart"])  # a killed one leaves no lock
+    chain("train_resnet50_SIPE", "--restart")  # a killed one leaves no lock
 
 
-def test_final_weights_as_safetensors_make_the_same_maps(flags, tmp_path):
-    train.main([*flags["train"], "--safetensors"])
-    session = session_of(flags["train"])
-    make_cam.main(flags["make_cam"])
-    other = [*flags["make_cam"], "--session_name", str(tmp_path / "other")]
-    make_cam.main([*other, "--ckpt", str(session / "ckpt/final.safetensors")])
-    for image_id in "abcdef":
-        ours, theirs = (read_maps(s / "npy", image_id) for s in (session, tmp_path / "other"))
-        assert np.array_equal(ours["IS_CAM"], theirs["IS_CAM"])
+# ------------------------------------------------------------------------- lists and results
 
 
-def test_an_empty_checkpoint_is_not_continued_from_step_0(flags):
-    session = session_of(flags["train"])
-    checkpoint.save(session / "ckpt/last.pth", {})
-    with pytest.raises(InputError, match=r"last\.pth cannot be continued: net.*--restart"):
-        train.main(flags["train"])
+def test_every_program_has_a_list_of_its_own(tmp_path):
+    """The steps up to the labels take the training list, and step 3.2 that of validation."""
+    chain = Chain(tmp_path)
+    (chain.root / "splits").mkdir()
+    (chain.root / "splits/train.txt").write_text("a\nb\nd\n")
+    (chain.root / "splits/val.txt").write_text("c\ne\n")
+    for program in PROGRAMS:
+        if not program.startswith("eval"):
+            chain(program)
+    for folder in ("npy", "ir_label", "pseudo_label"):
+        assert set(chain.ages(folder)) == set("abd")
+    assert set(chain.ages("seg_deeplabv2_resnet101")) == set("ce")
+
+
+def test_no_result_overwrites_another(chain, tmp_path):
+    chain("eval_cam")
+    maps = json.loads((chain.session / "eval_cam.json").read_text())
+    for place in ("one", "two"):
+        for name in ("cam", "mine"):
+            folder = tmp_path / place / name
+            shutil.copytree(chain.session / "pseudo_label", folder)
+            chain("eval_seg_labels", "--label_dir", folder)
+    assert json.loads((chain.session / "eval_cam.json").read_text()) == maps
+    names = {path.stem for path in chain.session.glob("eval_*.json")}
+    results = {"cam", "pseudo_label", "one_cam", "two_cam", "one_mine", "two_mine"}
+    assert names == {f"eval_{name}" for name in results}
+
+
+def test_moved_labels_continue_a_segmentation(chain, tmp_path):
+    final = chain.session / "ckpt/seg_deeplabv2_resnet101.pth"
+    final.unlink()
+    shutil.copytree(chain.session / "pseudo_label", tmp_path / "elsewhere")
+    chain("train_seg", "--label_dir", tmp_path / "elsewhere")
+    label = read_mask(tmp_path / "elsewhere/a.png")
+    save_label(tmp_path / "elsewhere/a.png", np.zeros_like(label))
+    final.unlink()
+    with pytest.raises(InputError, match="--label_dir"):
+        chain("train_seg", "--label_dir", tmp_path / "elsewhere")

@@ -1,6 +1,7 @@
 """predict.py: single pictures, by what a checkpoint knows."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from tests import tiny
 from tool.errors import InputError
 from tool.maps import read_maps
 from tool.pictures import read_mask
+
+SEGMENTATION = "ckpt/seg_deeplabv2_resnet101.pth"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def test_maps_are_those_of_make_cam(networks):
 
 def test_masks_are_those_of_infer_seg(networks):
     root, session, _ = networks
-    predictor = Predictor(session / "ckpt/seg_deeplabv2_resnet101.pth", "cpu")
+    predictor = Predictor(session / SEGMENTATION, "cpu")
     mask = predictor(root / "images/b.png").mask
     assert np.array_equal(mask, read_mask(session / "seg_deeplabv2_resnet101/b.png"))
     only = predictor(root / "images/b.png", ["green"])
@@ -81,26 +84,46 @@ def test_classes_are_guessed_from_scores_above_the_threshold(networks):
     assert (prediction.mask == 0).all()
 
 
-@pytest.mark.parametrize("refine", ["none", "crf"])
-def test_large_pictures_are_reduced_and_labels_enlarged(networks, tmp_path, refine):
+def test_scores_are_the_means_of_the_classifier(networks):
     root, session, _ = networks
-    large = Image.open(root / "images/a.png").resize((480, 400))
-    large.save(tmp_path / "large.png")
-    ckpt = str(session / "ckpt/final.pth")
-    flags = ["--ckpt", ckpt, "--labels", "red", "--out_dir", str(tmp_path / "out")]
-    flags += ["--device", "cpu", "--refine", refine, "--max_pixels", "4800"]
+    predictor = Predictor(session / "ckpt/final.pth", "cpu")
+    picture = torch.from_numpy(predictor(root / "images/a.png").picture)
+    img = predictor.net.prepare(picture.permute(2, 0, 1)[None])
+    with torch.inference_mode():
+        expected = predictor.net.forward_features(img)[0].mean((0, 2, 3)).sigmoid()
+    assert not predictor.net.training
+    scores = predictor(root / "images/a.png").scores
+    assert list(scores.values()) == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_classes_that_are_not_named_are_absent(networks):
+    """The network's own answer is green everywhere."""
+    root, session, _ = networks
+    predictor = Predictor(session / SEGMENTATION, "cpu", refine="none")
+    guessed = predictor(root / "images/b.png")
+    named = predictor(root / "images/b.png", ["red", "blue"])
+    assert named.scores == guessed.scores
+    assert named.keys.tolist() == [0, 1, 3]
+    np.testing.assert_allclose(named.maps.sum(0), 1, atol=1e-5)
+    assert np.array_equal(named.mask, named.keys[named.maps.argmax(0)])
+    assert 2 in guessed.mask
+
+
+def test_large_pictures_are_reduced_and_labels_enlarged(networks, tmp_path):
+    root, session, _ = networks
+    Image.open(root / "images/a.png").resize((480, 400)).save(tmp_path / "large.png")
+    flags = ["--ckpt", str(session / "ckpt/final.pth"), "--labels", "red"]
+    flags += ["--out_dir", str(tmp_path / "out"), "--device", "cpu", "--max_pixels", "4800"]
     predict.main([str(tmp_path / "large.png"), *flags])
     mask = read_mask(tmp_path / "out/large_mask.png")
     assert mask.shape == (400, 480)
+    with Image.open(tmp_path / "out/large_heat_red.png") as heat:
+        assert heat.size == (76, 63)
     about = json.loads((tmp_path / "out/large.json").read_text())
     assert (about["height"], about["width"], about["labels"]) == (400, 480, "given")
     (red,) = about["classes"]
-    rows, columns = (mask == 1).nonzero()
     assert red["area_share"] == pytest.approx((mask == 1).mean(), abs=1e-3)
-    if len(rows):
-        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert np.allclose(red["box"], box, atol=1)
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").glob("large*")}
     endings = ("_mask.png", "_overlay.png", "_heat_red.png", ".json")
     assert names == {f"large{ending}" for ending in endings}
 
@@ -129,7 +152,7 @@ def test_a_folder_is_taken_and_guesses_are_said_aloud(networks, tmp_path, caplog
     flags = ["--session_name", str(session), "--out_dir", str(tmp_path / "out")]
     with caplog.at_level("INFO"):
         predict.main([str(root / "images"), *flags, "--device", "cpu"])
-    assert {path.stem for path in (tmp_path / "out").glob("*.json")} == set("abcdef")
+    assert {path.stem for path in (tmp_path / "out").glob("?.json")} == set("abcdef")
     assert "GUESSED" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO"):
@@ -156,7 +179,62 @@ def test_what_is_odd_is_named(networks, tmp_path):
         with pytest.raises(InputError) as caught:
             predict.main([*flags, *here])
         assert all(word in str(caught.value) for word in words)
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("*.png"))
+    with pytest.raises(TypeError, match="path"):
+        Predictor(session / "ckpt/final.pth", "cpu")(Image.open(picture))
+
+
+@pytest.mark.parametrize("labels", ["", " , "])
+def test_no_name_is_no_answer(labels, capsys):
+    with pytest.raises(SystemExit):
+        predict.parse_arguments(["a.png", "--labels", labels])
+    assert "--labels" in capsys.readouterr().err
+    assert predict.parse_arguments(["a.png", "--labels", "none"]).labels == []
+
+
+def test_files_of_the_user_stay(networks, tmp_path):
+    """Photographs, and what lies in a folder that is not ours; another run continues its own."""
+    root, session, _ = networks
+    photos, mine = tmp_path / "photos", tmp_path / "mine"
+    shutil.copytree(root / "images", photos)
+    mine.mkdir()
+    (mine / "a.json").write_text("mine")
+    flags = ["--session_name", str(session), "--device", "cpu", "--out_dir"]
+    for folder in (photos, mine):
+        with pytest.raises(InputError, match=folder.name):
+            predict.main([str(photos), *flags, str(folder)])
+    assert (mine / "a.json").read_text() == "mine"
+    assert {path.name for path in photos.iterdir()} == {f"{i}.png" for i in "abcdef"}
+    out, ages = tmp_path / "out", []
+    for more in ([], [], ["--labels", "red"]):
+        predict.main([str(photos), *flags, str(out), *more])
+        ages.append({path.name: path.stat().st_mtime_ns for path in out.glob("?.json")})
+    assert ages[0] == ages[1]
+    assert all(ages[2][name] > age for name, age in ages[1].items())
+
+
+def test_no_module_is_imported_that_a_file_names(networks, tmp_path, monkeypatch):
+    root, session, _ = networks
+    (tmp_path / "strange.py").write_text("raise SystemExit('code was executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    content = torch.load(session / "ckpt/final.pth", weights_only=True)
+    content["settings"]["network"] = "strange"
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=r"odd\.pth .*--network strange"):
+        Predictor(tmp_path / "odd.pth", "cpu")
+    (tmp_path / "strange.py").write_text("from net.resnet50_SIPE import CAM, Net")
+    predictor = Predictor(tmp_path / "odd.pth", "cpu", network="strange")
+    own = Predictor(session / "ckpt/final.pth", "cpu")
+    picture = root / "images/a.png"
+    assert predictor(picture).scores == own(picture).scores
+
+
+def test_names_are_those_of_the_checkpoint(networks):
+    _, session, _ = networks
+    for ckpt in ("ckpt/final.pth", SEGMENTATION):
+        Predictor(session / ckpt, "cpu", class_names=["red", "green", "blue"])
+        with pytest.raises(InputError, match=r"red, green, blue.*--class_names"):
+            Predictor(session / ckpt, "cpu", class_names=["cat", "dog", "cow"])
 
 
 def test_files_without_names_take_published_or_given_ones(networks, tmp_path):
@@ -174,7 +252,14 @@ def test_files_without_names_take_published_or_given_ones(networks, tmp_path):
 
 @pytest.mark.parametrize(
     "about",
-    [3, {"long_side": [1]}, {"long_side": "ab"}, {"bands": [1, 2]}, {"value_range": [3, 1]}],
+    [
+        3,
+        {"long_side": [1]},
+        {"long_side": "ab"},
+        {"bands": [1, 2]},
+        {"bands": [0, 1, 2]},
+        {"value_range": [3, 1]},
+    ],
 )
 def test_a_strange_note_of_the_input_is_named(networks, tmp_path, about):
     _, session, _ = networks

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import eval_cam
 import make_cam
 import train_resnet50_SIPE as train
+from data.picture_loop import batches_of
 from net.resnet50_SIPE import CAM, Net
 from tool import checkpoint
 from tool.errors import InputError
@@ -116,111 +117,6 @@ def test_plain_cam_sweep_equals_one_threshold_after_another(trained):
     assert list(found["iou"].values()) == pytest.approx(matrix.iou().tolist())
 
 
-def test_files_that_exist_are_kept_and_restart_makes_them_again(trained):
-    session = session_of(trained["train"])
-    make_cam.main(trained["make_cam"])
-    (session / "npy/b.npz").unlink()
-    before = {p.name: p.stat().st_mtime_ns for p in (session / "npy").glob("*.npz")}
-    make_cam.main(trained["make_cam"])
-    after = {p.name: p.stat().st_mtime_ns for p in (session / "npy").glob("*.npz")}
-    assert {name: after[name] for name in before} == before
-    assert "b.npz" in after
-    with pytest.raises(InputError, match=r"scales .*0\.5"):
-        make_cam.main([*trained["make_cam"], "--scales", "0.5"])
-    make_cam.main([*trained["make_cam"], "--scales", "0.5", "--restart"])
-    assert (session / "npy/a.npz").stat().st_mtime_ns > after["a.npz"]
-
-
-def test_maps_may_be_stored_smaller(trained, tiny):
-    session, folder = session_of(trained["train"]), session_of(trained["train"]) / "npy"
-    small = ["--save_scale", "0.5", "--save_dtype", "float16", "--save_cam"]
-    make_cam.main([*trained["make_cam"], *small])
-    for image_id in "abcdef":
-        with Image.open(tiny / f"images/{image_id}.png") as picture:
-            size = picture.height, picture.width
-        with np.load(folder / f"{image_id}.npz") as file:
-            assert file["size"].tolist() == list(size)
-            for name in ("IS_CAM", "CAM"):
-                assert file[name].dtype == np.float16
-                assert file[name].shape[1:] == (round(size[0] / 2), round(size[1] / 2))
-        maps = read_maps(folder, image_id)
-        assert maps["IS_CAM"].shape[1:] == maps["CAM"].shape[1:] == size
-    eval_cam.main(trained["eval_cam"])
-    for path in (folder / "settings.json", session / "eval_cam.json"):
-        made = json.loads(path.read_text())
-        made = made.get("settings", made)
-        assert (made["save_scale"], made["save_dtype"]) == (0.5, "float16")
-    with pytest.raises(InputError, match=r"save_dtype float16, not float32.*--restart"):
-        make_cam.main([*trained["make_cam"], "--save_scale", "0.5", "--save_cam"])
-
-
-def test_maps_are_stored_at_every_scale(trained, tiny):
-    """Stride-16 maps, which give the same labels as those of the picture's size."""
-    session, folder = session_of(trained["train"]), session_of(trained["train"]) / "npy"
-    make_cam.main([*trained["make_cam"], "--save_cam"])
-    eval_cam.main(trained["eval_cam"])
-    result = json.loads((session / "eval_cam.json").read_text())
-    assert result["settings"]["save_layout"] == "scales"
-    assert not {"save_dtype", "save_scale"} & set(result["settings"])
-    found = {}
-    for image_id in "abcdef":
-        with Image.open(tiny / f"images/{image_id}.png") as picture:
-            height, width = picture.height, picture.width
-        with np.load(folder / f"{image_id}.npz") as file:
-            assert sorted(file) == ["CAM", "IS_CAM", "keys", "shapes", "size"]
-            assert file["size"].tolist() == [height, width]
-            sides = [(round(height * s), round(width * s)) for s in make_cam.SCALES]
-            assert file["shapes"].tolist() == [[-(-h // 16), -(-w // 16)] for h, w in sides]
-            assert file["IS_CAM"].shape == (len(file["keys"]), file["shapes"].prod(1).sum())
-            assert file["IS_CAM"].dtype == np.float32
-        found[image_id] = read_maps(folder, image_id)
-    make_cam.main([*trained["make_cam"], "--save_cam", "--save_layout", "full", "--restart"])
-    for image_id, maps in found.items():
-        with np.load(folder / f"{image_id}.npz") as file:
-            assert sorted(file) == ["CAM", "IS_CAM", "keys"]
-            for name in ("IS_CAM", "CAM"):
-                np.testing.assert_allclose(maps[name], file[name], atol=1e-6)
-    eval_cam.main(trained["eval_cam"])
-    whole = json.loads((session / "eval_cam.json").read_text())
-    assert whole["miou"] == result["miou"]
-    assert whole["cam"]["miou_by_threshold"] == result["cam"]["miou_by_threshold"]
-
-
-def test_a_folder_of_an_earlier_version_continues_in_its_layout(trained):
-    """Its note names none: the maps have the size of the pictures, or a share of it."""
-    folder = session_of(trained["train"]) / "npy"
-    for flags in ([], ["--save_scale", "0.5", "--save_dtype", "float16"]):
-        full = ["--save_layout", "full", *flags]
-        make_cam.main([*trained["make_cam"], *full, "--restart"])
-        note = json.loads((folder / "settings.json").read_text())
-        assert note.pop("save_layout") == "full"
-        (folder / "settings.json").write_text(json.dumps(note))
-        with np.load(folder / "b.npz") as file:
-            before = {name: file[name] for name in file}
-        (folder / "b.npz").unlink()
-        make_cam.main(trained["make_cam"])
-        with np.load(folder / "b.npz") as file:
-            assert all(np.array_equal(file[name], value) for name, value in before.items())
-            assert file["IS_CAM"].dtype == (np.float16 if flags else np.float32)
-        eval_cam.main(trained["eval_cam"])
-        (folder / "settings.json").write_text(json.dumps(note))
-        with pytest.raises(InputError, match=r"with save_layout full, not scales\..*--restart"):
-            make_cam.main([*trained["make_cam"], "--save_layout", "scales"])
-    make_cam.main([*trained["make_cam"], "--restart"])
-    with np.load(folder / "b.npz") as file:
-        assert "shapes" in file
-    with pytest.raises(InputError, match=r"with save_layout scales, not full\..*--restart"):
-        make_cam.main([*trained["make_cam"], "--save_scale", "0.5"])
-
-
-@pytest.mark.parametrize("flags", ["--save_format npy", "--save_dtype float16", "--save_scale 1"])
-def test_flags_of_fused_maps_imply_them(flags, capsys):
-    assert make_cam.parse_arguments(flags.split()).save_layout == "full"
-    with pytest.raises(SystemExit):
-        make_cam.parse_arguments([*flags.split(), "--save_layout", "scales"])
-    assert "--save_layout full" in capsys.readouterr().err
-
-
 def test_large_pictures_are_reduced_first(trained, tiny, monkeypatch):
     """The maps have the picture's size when read, and the network never sees it."""
     Image.open(tiny / "images/d.png").resize((480, 430)).save(tiny / "images/d.png")
@@ -248,25 +144,33 @@ def test_large_pictures_are_reduced_first(trained, tiny, monkeypatch):
     assert json.loads((session / "npy/settings.json").read_text())["max_pixels"] == 2500
     with pytest.raises(InputError, match=r"max_pixels 2500, not 1000000.*--restart"):
         make_cam.main(flags)
-    shutil.rmtree(session / "npy")
-    make_cam.main([*flags, "--save_format", "npy", "--max_pixels", "2500"])
-    fused = np.load(session / "npy/d.npy", allow_pickle=True).item()
-    assert fused["IS_CAM"].shape == (3, 430, 480)
 
 
-def test_published_format_has_the_size_of_the_picture(trained):
-    make_cam.main([*trained["make_cam"], "--save_format", "npy"])
+def test_published_format_has_the_size_of_the_picture(trained, capsys):
+    flags = [*trained["make_cam"], "--save_format", "npy"]
+    with pytest.raises(SystemExit):
+        make_cam.main([*flags, "--visualize"])
+    assert "--visualize" in capsys.readouterr().err
+    make_cam.main(flags)
     path = session_of(trained["train"]) / "npy/d.npy"
     maps = np.load(path, allow_pickle=True).item()
     assert sorted(maps) == ["IS_CAM", "keys"]
     assert maps["IS_CAM"].shape == (3, 43, 48)
 
 
-@pytest.mark.parametrize("scale", ["0", "-1", "1.5", "nan"])
-def test_scale_of_stored_maps_is_a_share(scale, capsys):
-    with pytest.raises(SystemExit):
-        make_cam.parse_arguments(["--save_scale", scale])
-    assert "--save_scale" in capsys.readouterr().err
+def test_pictures_in_batches_have_the_maps_of_single_ones(trained, tiny):
+    """Of one size alone: the tiny pictures differ by a row each, but for two."""
+    shutil.copy(tiny / "images/d.png", tiny / "images/f.png")
+    found = []
+    for size in ("1", "4"):
+        make_cam.main([*trained["make_cam"], "--batch_size", size, "--save_cam", "--restart"])
+        folder = session_of(trained["train"]) / "npy"
+        found.append({image_id: read_maps(folder, image_id) for image_id in "abcdef"})
+    for image_id, one in found[0].items():
+        for name in ("keys", "IS_CAM", "CAM"):
+            np.testing.assert_allclose(found[1][image_id][name], one[name], atol=1e-5)
+    sizes = [{"size": size} for size in (1, 1, 1, 2, 1, 1)]
+    assert [len(batch) for batch in batches_of(sizes, 2)] == [2, 1, 1, 2]
 
 
 def test_workers_change_neither_weights_nor_maps(flags, tmp_path):
@@ -340,15 +244,6 @@ def test_safetensors_are_written_beside_the_checkpoint_when_asked_for(trained, t
     assert not path.exists()  # an old file would pass for the new weights
     train.main([*trained["train"], "--lr", "0.03", "--restart", "--safetensors"])
     assert checkpoint.load(path)["settings"]["lr"] == 0.03
-
-
-def test_classes_of_the_checkpoint_must_be_those_of_the_dataset(trained):
-    final = session_of(trained["train"]) / "ckpt/final.pth"
-    content = checkpoint.load(final)
-    content["class_names"][1:] = content["class_names"][:0:-1]
-    checkpoint.save(final, content)
-    with pytest.raises(InputError, match=r"final\.pth was trained for the classes"):
-        make_cam.main(trained["make_cam"])
 
 
 def test_weights_that_misfit_name_their_file(trained):
@@ -547,21 +442,6 @@ def test_checkpoint_of_another_class_count(trained, tiny):
         make_cam.main(trained["make_cam"])
 
 
-def test_truncated_checkpoint(trained):
-    final = session_of(trained["train"]) / "ckpt/final.pth"
-    final.write_bytes(final.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"final\.pth"):
-        make_cam.main(trained["make_cam"])
-
-
-def test_maps_of_more_classes_than_the_dataset(trained, tiny):
-    make_cam.main(trained["make_cam"])
-    (tiny / "classes.txt").write_text("red\ngreen\n")
-    (tiny / "labels.csv").write_text("image,labels\na.png,red\n")
-    with pytest.raises(InputError, match=r"made for the classes .*blue, the dataset has .*green\."):
-        eval_cam.main(trained["eval_cam"])
-
-
 def test_pictures_of_any_kind_go_through(flags, tiny):
     """Grey, alpha, CMYK and single-pixel pictures are trained on and mapped."""
     images = tiny / "images"
@@ -593,17 +473,6 @@ def test_validation_is_not_tuned_for_pictures_of_every_size(flags, monkeypatch):
     assert seen
     assert not any(seen)
     assert torch.backends.cudnn.benchmark
-
-
-def test_files_are_written_while_the_next_batch_is_on_its_way(flags, monkeypatch):
-    """A GPU then never waits for a batch to be read back before it gets the next one."""
-    train.main(flags["train"])
-    events = []
-    infer, pack = make_cam.infer, make_cam.pack
-    monkeypatch.setattr(make_cam, "infer", lambda *a: events.append("queued") or infer(*a))
-    monkeypatch.setattr(make_cam, "pack", lambda maps: events.append("read") or pack(maps))
-    make_cam.main(flags["make_cam"])
-    assert events == ["queued", *["queued", "read"] * 5, "read"]
 
 
 def test_workers_are_as_many_as_cores(monkeypatch):

@@ -32,9 +32,9 @@ from tool import checkpoint
 from tool.crf import crf_inference
 from tool.errors import InputError
 from tool.onnx_file import write_onnx
-from tool.outputs import read_settings
 from tool.pictures import read_mask, save_label
 from tool.training import seed_step
+from tool.writer import read_note
 
 V2, V1 = "deeplabv2_resnet101", "deeplabv1_resnet38"
 IDS = "abcdef"
@@ -461,7 +461,7 @@ def test_files_that_exist_are_kept_and_settings_agree(trained):
     with pytest.raises(InputError, match=r"mirror False, not True.*--restart"):
         infer_seg.main([*trained["infer"], "--mirror"])
     infer_seg.main([*trained["infer"], "--mirror", "--restart"])
-    assert read_settings(folder)["mirror"]
+    assert read_note(folder)["mirror"]
 
 
 def test_large_pictures_are_reduced_and_their_labels_enlarged(trained, tiny, monkeypatch):

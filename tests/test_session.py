@@ -21,10 +21,10 @@ from tool import progress as progress_module
 from tool.cores import cores
 from tool.errors import InputError
 from tool.files import write_atomic, write_json
-from tool.outputs import read_settings
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
+from tool.writer import read_note
 
 ROOT = Path(__file__).parents[1]
 log = logging.getLogger("tool.test")
@@ -553,10 +553,10 @@ def test_time_is_not_taken_from_the_wall(monkeypatch, messages):
 
 
 def test_broken_settings_of_a_folder_are_named(tmp_path):
-    assert read_settings(tmp_path) == {}
+    assert read_note(tmp_path) == {}
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(InputError, match=r"settings\.json is not JSON"):
-        read_settings(tmp_path)
+        read_note(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["0", "1", "-0.5", "much"])

@@ -42,13 +42,18 @@ def make_weights(path: Path) -> Path:
     return path
 
 
+def store_maps(path: Path, keys: np.ndarray, is_cam: np.ndarray, *cam: np.ndarray) -> None:
+    """Write maps (P, H, W), and plain ones (P - 1, H, W) if given, as those of one scale."""
+    maps = torch.from_numpy(np.concatenate([is_cam, *cam]))
+    write_maps(path, keys, [maps], is_cam.shape[1:])
+
+
 def make_maps(folder: Path, masks: Path) -> None:
     """Write blurred masks as maps."""
     for image_id, keys in KEYS.items():
         mask = read_mask(masks / f"{image_id}.png")
         maps = np.stack([mask == key for key in keys]).astype(np.float32) * 0.8 + 0.1
-        content = {"keys": np.array(keys), "IS_CAM": maps}
-        write_maps(folder / f"{image_id}.npz", content)
+        store_maps(folder / f"{image_id}.npz", np.array(keys), maps)
 
 
 def command_lines(root: Path, session: Path, weights: Path) -> dict[str, list[str]]:

@@ -45,7 +45,7 @@ class StepParser(Parser):
     """A parser whose flags can declare that they decide what a program computes.
 
     Files of an earlier run are continued only where all deciding flags agree, see
-    :class:`tool.training.Training` and :func:`tool.outputs.Outputs`.
+    :class:`tool.training.Training` and :class:`tool.record.Outputs`.
     """
 
     def __init__(self, docstring: str) -> None:

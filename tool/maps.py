@@ -6,31 +6,37 @@ H x W the picture.
 
 import math
 import pickletools
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tool.errors import InputError, reason_of
-from tool.files import check_readable, write_atomic
+from tool.errors import InputError
 from tool.pictures import reduced_size
+from tool.reader import Damaged, announced, check_arrays, decoding, read_arrays, regular
+from tool.record import Digests, settings_of
+from tool.writer import write_atomic
 
 FORMATS = ("npz", "npy")
-LAYOUTS = ("scales", "full")
-ARRAYS = ("keys", "IS_CAM", "CAM", "shapes", "size")
+STORED = {
+    "keys": "int P",
+    "IS_CAM": "float P n",
+    "CAM?": "float P-1 n",
+    "shapes": "int S 2",
+    "size": "int 2",
+}
+PICKLED = {"keys": "int P", "IS_CAM": "float P H W", "CAM?": "float P-1 H W"}
 FUSE_EPS = 1e-5  # added to maxima before dividing
 NUM_CLASSES = 255  # at the most: labels are 8-bit pictures, in which 255 says unsure
 SLACK = 1e-3  # by which rounded maps may leave [0, 1]
-LARGEST_VALUE = 1e30  # of maps before they are divided by their maximum
-LARGEST_FILE = 1 << 30  # bytes of compressed arrays once they are unpacked
-SMALLEST_SCALE = 256  # how many times smaller than the picture stored maps may be
+LARGEST = 1e30  # of maps before they are divided by their maximum
 LARGEST_MAPS = 1 << 30  # numbers in maps that are resized
+AGAIN = "Delete it and run make_cam.py."
+MAKE = "Run make_cam.py on a list that has them"
 
 
 def maps_path(folder: Path, image_id: str, save_format: str = "npz") -> Path:
@@ -61,211 +67,158 @@ def pack(maps: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     return flat, np.array([scale.shape[1:] for scale in maps])
 
 
-def write_maps(path: Path, maps: dict[str, np.ndarray]) -> None:
+def write_maps(path: Path, keys: np.ndarray, maps: Sequence[Tensor], size: tuple[int, int]) -> None:
     """Write the maps of one picture, atomically.
 
     Args:
-        path: ending ``.npz``; or ``.npy`` for the pickled dict of the published code, which other
-            tools expect and we read only when told to.
-        maps: keys int64 (P,), ids of background (0) and the present classes, ascending; IS_CAM and
-            optionally CAM, the plain maps of keys[1:]. They are either fused: IS_CAM (P, H, W) and
-            CAM (P - 1, H, W) in [0, 1], with size int64 (2,), (H, W) of the picture, where they are
-            smaller; or those of all scales: IS_CAM (P, n), CAM (P - 1, n), shapes int64 (S, 2), see
-            :func:`pack`, and size.
+        path: ending ``.npz``; or ``.npy`` for the pickled dict of the published code, with fused
+            maps of the picture's size, which other tools expect.
+        keys: int64 (P,), ids of background (0) and the present classes, ascending.
+        maps: of every scale (M, h, w): IS-CAM of the P classes, and for M = 2P - 1 plain CAM of
+            the classes without background.
+        size: (H, W) of the picture.
     """
-    if path.suffix == ".npy":
-        content = np.array(maps, dtype=object)
-        write_atomic(path, lambda file: np.save(file, content, allow_pickle=True))
+    if path.suffix == ".npz":
+        both, shapes = pack(maps)
+        about = {"shapes": shapes, "size": np.array(size)}
     else:
-        write_atomic(path, lambda file: np.savez(file, **maps))
+        both, about = fuse(maps, size).cpu().numpy(), {}
+    content = {"keys": keys, "IS_CAM": both[: len(keys)], **about}
+    if len(both) > len(keys):
+        content["CAM"] = both[len(keys) :]
+    if path.suffix == ".npz":
+        write_atomic(path, lambda file: np.savez(file, **content))
+    else:
+        pickled = np.array(content, dtype=object)
+        write_atomic(path, lambda file: np.save(file, pickled, allow_pickle=True))
+
+
+def note_of(session: Path, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return what make_cam.py noted beside the maps of a session; nothing where there is no note.
+
+    Raises:
+        InputError: they are of other classes, or the checkpoint was replaced since.
+    """
+    folder = session / "npy"
+    note = settings_of(folder, class_names)
+    ckpt = session / "ckpt" / (note.get("ckpt") or "")
+    if ckpt.is_file() and Digests(session).of([ckpt]) != [note.get("digest")]:
+        raise InputError(
+            f"The maps in {folder} were made with another {ckpt}. Make them again: "
+            "make_cam.py --restart"
+        )
+    return note
+
+
+def maps_file(folder: Path, image_id: str, allow_pickle: bool = False) -> Path:
+    """Return where the maps of a picture lie, or should lie.
+
+    Raises:
+        InputError: there is a pickle, and ``allow_pickle`` does not admit it.
+    """
+    path, pickled = (maps_path(folder, image_id, ending) for ending in FORMATS)
+    if path.exists() or not pickled.exists():
+        return path
+    if not allow_pickle:
+        raise InputError(
+            f"{pickled} is a pickle, which executes code when read. Pass --allow_pickle if you "
+            "made it yourself, or make the maps again as npz."
+        )
+    return pickled
 
 
 def read_maps(
     folder: Path,
     image_id: str,
     allow_pickle: bool = False,
-    num_classes: int | None = None,
+    num_classes: int = NUM_CLASSES,
     max_pixels: float = math.inf,
 ) -> dict[str, np.ndarray]:
     """Return the fused maps of a picture: keys, IS_CAM (P, H, W) and, if stored, CAM (P - 1, H, W).
 
-    They have the size of the picture. Maps of scales go through :func:`fuse`, and fused ones that
-    were stored smaller are resized bilinearly (align_corners=False), both to float32. An InputError
-    says that there are no maps, that the file is damaged, or that its values cannot be maps of
-    these classes.
+    They have the size of the picture. Maps of scales go through :func:`fuse` to float32.
 
     Args:
         folder: ``<session>/npy``.
         image_id: of the picture.
         allow_pickle: also read a pickled ``.npy``, which executes code of whoever made the file.
-        num_classes: with background; keys must be below it. None is what a label can hold, 255.
+        num_classes: with background; keys must be below it.
         max_pixels: of a larger picture, the maps have the size of :func:`reduced_size`.
+
+    Raises:
+        InputError: there are no maps, the file is damaged, or its values cannot be maps of these
+            classes.
     """
-    path, pickled = (maps_path(folder, image_id, ending) for ending in FORMATS)
-    missing = f"There are no maps {path}. Run make_cam.py on a list that has them."
-    if not path.is_file() and pickled.is_file():
-        if not allow_pickle:
-            raise InputError(
-                f"{pickled} is a pickle, which executes code when read. Pass --allow_pickle if "
-                "you made it yourself, or make the maps again as npz."
-            )
-        path = pickled
-    again = "Delete it and run make_cam.py."
-    check_readable(path, missing)
-    try:
-        maps = _read_pickled(path) if path == pickled else _read_arrays(path)
-        if {"cam", "high_res"} & set(maps):
-            raise InputError(
-                f"{path} holds {', '.join(maps)}, as the files of IRN do. Maps here are keys from "
-                "background (0) on, and IS_CAM: make them with make_cam.py."
-            )
-        keys, _ = maps["keys"], maps["IS_CAM"]  # a KeyError names what is missing
-    except InputError:
-        raise
-    except Exception as error:  # damaged bytes can raise anything in zip, numpy and pickle
-        raise InputError(f"{path} is damaged ({reason_of(error)}). {again}") from error
-    maps = {name: maps[name] for name in ARRAYS if name in maps}
-    if not _is_whole(maps):
-        layout = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in maps.items())
-        raise InputError(
-            f"{path} holds {layout}; maps are keys int (P,) from 0 on, IS_CAM float (P, H, W), "
-            "CAM (P - 1, H, W) or none, size int (2,) or none; or IS_CAM (P, n), CAM (P - 1, n) or "
-            f"none, shapes int (S, 2), size. {again}"
-        )
-    maps["keys"] = keys = keys.astype(np.int64)
-    limit = num_classes or NUM_CLASSES
-    if keys[0] != 0 or (np.diff(keys) < 1).any() or keys[-1] >= limit:
-        raise InputError(
-            f"{path} has maps of the classes {', '.join(map(str, keys[:10]))}; they begin with "
-            f"0, ascend, and are below {limit}. Check --dataset and --session_name, or delete it "
-            "and run make_cam.py."
-        )
-    shapes, size = maps.pop("shapes", None), maps.pop("size", None)
-    most = 1 if shapes is None else LARGEST_VALUE
-    names = [name for name in maps if name != "keys"]
-    for name in names:
-        if not ((maps[name] >= -SLACK) & (maps[name] <= most + SLACK)).all():
-            raise InputError(f"{path}: {name} has NaN or values outside [0, {most:g}]. {again}")
-    stored = maps["IS_CAM"].shape[1:]
-    wanted = reduced_size(stored if size is None else size.tolist(), max_pixels)
-    if size is not None or wanted != stored:
-        small = torch.from_numpy(np.concatenate([maps[name] for name in names])).float()
-        if shapes is None:
-            large = F.interpolate(small[None], wanted, mode="bilinear")[0]
+    path = maps_file(folder, image_id, allow_pickle)
+    missing = f"There are no maps {path}. {MAKE}."
+    if path.suffix == ".npz":
+        stored = read_arrays(path, AGAIN, STORED, missing)
+    else:
+        stored = _read_pickled(regular(path, missing))
+    with decoding(path, AGAIN):
+        keys = stored["keys"].astype(np.int64)
+        _check_keys(keys, num_classes)
+        names = [name for name in ("IS_CAM", "CAM") if name in stored]
+        maps = torch.from_numpy(np.concatenate([stored[name] for name in names])).float()
+        if "shapes" in stored:
+            large = _of_scales(maps, stored, max_pixels)
         else:
-            scales = small.split(shapes.prod(1).tolist(), 1)
-            pairs = zip(scales, shapes.tolist(), strict=True)
-            large = fuse([scale.unflatten(1, shape) for scale, shape in pairs], wanted)
-        for name, part in zip(names, large.split([len(maps[name]) for name in names]), strict=True):
-            maps[name] = part.numpy()
-    return maps
+            large = _whole(maps, max_pixels)
+    parts = large.split([len(stored[name]) for name in names])
+    return {"keys": keys, **{n: part.numpy() for n, part in zip(names, parts, strict=True)}}
 
 
-def check_maps_exist(folder: Path, ids: list[str]) -> None:
-    """Raise an InputError for pictures without maps, of any format, before hours are spent."""
-    there = {path.stem for path in folder.glob("*") if path.suffix[1:] in FORMATS}
-    missing = [image_id for image_id in ids if image_id not in there]
-    if missing:
-        raise InputError(
-            f"There are no maps {maps_path(folder, missing[0])}, and of {len(missing)} of the "
-            f"{len(ids)} pictures in all. Run make_cam.py on a list that has them."
+def _check_keys(keys: np.ndarray, num_classes: int) -> None:
+    if not len(keys) or keys[0] != 0 or (np.diff(keys) < 1).any() or keys[-1] >= num_classes:
+        raise Damaged(
+            f"it has maps of the classes {', '.join(map(str, keys[:10]))}, which do not begin with "
+            f"0, ascend and stay below {num_classes}"
         )
 
 
-def read_keys(path: Path) -> list[int] | None:
-    """Return the class ids of the maps in an ``npz`` file without reading the maps.
+def _check_values(maps: Tensor, largest: float) -> None:
+    if not ((maps >= -SLACK) & (maps <= largest)).all():
+        raise Damaged(f"it has NaN or values outside [0, {largest:g}]")
 
-    None where the file is something else or damaged; :func:`read_maps` says what is wrong.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return file["keys"].tolist()
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-        return None
+
+def _of_scales(maps: Tensor, stored: dict[str, np.ndarray], max_pixels: float) -> Tensor:
+    """Return the fused maps (M, H, W) of maps of all scales side by side, (M, n)."""
+    _check_values(maps, LARGEST)
+    shapes, size = stored["shapes"].tolist(), stored["size"].tolist()
+    if min(size) < 1 or min(map(min, shapes), default=0) < 1:
+        raise Damaged("its size or shapes are not above 0")
+    longest = max(map(max, shapes))
+    if len(maps) * max(len(shapes) * longest * max(longest, *size), math.prod(size)) > LARGEST_MAPS:
+        raise Damaged(f"its size {size} and shapes {shapes} would take too much memory")
+    if sum(map(math.prod, shapes)) != maps.shape[1]:
+        raise Damaged(f"its maps are {tuple(maps.shape)}, of the shapes {shapes}")
+    scales = maps.split([math.prod(shape) for shape in shapes], 1)
+    unflat = [scale.unflatten(1, shape) for scale, shape in zip(scales, shapes, strict=True)]
+    return fuse(unflat, reduced_size(size, max_pixels))
+
+
+def _whole(maps: Tensor, max_pixels: float) -> Tensor:
+    """Return fused maps, (M, H, W), resized bilinearly where they have more pixels."""
+    _check_values(maps, 1 + SLACK)
+    size = reduced_size(maps.shape[1:], max_pixels)
+    same = size == maps.shape[1:]
+    return maps if same else F.interpolate(maps[None], size, mode="bilinear")[0]
 
 
 def _read_pickled(path: Path) -> dict[str, np.ndarray]:
     """Read an npy file of one pickled dict, whose author is trusted but whose bytes are not."""
-    with open(path, "rb") as file:
-        shape, dtype = _announced(file)
-        if shape or not dtype.hasobject:
-            raise ValueError(f"it holds {dtype} {shape} and no dict")
-        for code, number, _ in pickletools.genops(file):
-            # A pickle numbers its parts; a large number makes a table that long.
-            if "PUT" in code.name and number > path.stat().st_size:
-                raise ValueError(f"it announces {number} parts")
-    maps = np.load(path, allow_pickle=True).item()
-    return {str(name): np.asarray(value) for name, value in maps.items()}
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read an npz file, having compared what it announces with what it holds."""
-    arrays = {}
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        if sum(m.file_size for m in members) > max(LARGEST_FILE, path.stat().st_size):
-            raise ValueError("it announces more than it can hold")
-        for member in members:
-            with archive.open(member) as file:
-                shape, dtype = _announced(file)
-                announced = math.prod(shape) * dtype.itemsize
-                if not dtype.hasobject and announced + file.tell() != member.file_size:
-                    raise ValueError(f"{member.filename} announces the shape {shape}")
-                file.seek(0)
-                name = member.filename.removesuffix(".npy")
-                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-    return arrays
-
-
-def _announced(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    """Read the header of an npy file: the shape and dtype of what follows."""
-    version, _ = np.lib.format.read_magic(file)
-    shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version}_0")(file)
-    return shape, dtype
-
-
-def _is_whole(maps: dict[str, np.ndarray]) -> bool:
-    """Return whether the arrays have the shapes and dtypes of maps."""
-    keys, is_cam, cam, shapes = (maps.get(name) for name in ARRAYS[:4])
-    size = maps.get("size", np.ones(2, np.int64) if shapes is None else np.zeros(0))
-    floats = [value.dtype for value in (is_cam, cam) if value is not None]
-    return (
-        keys.ndim == 1
-        and keys.dtype.kind in "iu"
-        and is_cam.size > 0
-        and len(keys) == len(is_cam)
-        and (cam is None or cam.shape == (len(keys) - 1, *is_cam.shape[1:]))
-        and all(dtype in (np.float16, np.float32, np.float64) for dtype in floats)
-        and size.shape == (2,)
-        and size.dtype.kind in "iu"
-        and size.min() > 0
-        and math.prod(size.tolist()) * len(keys) <= LARGEST_MAPS
-        and (_is_fused(is_cam, size) if shapes is None else _is_packed(is_cam, shapes, size))
-    )
-
-
-def _is_fused(is_cam: np.ndarray, size: np.ndarray) -> bool:
-    """Tell whether maps are (P, H, W), and not too small for the picture."""
-    return is_cam.ndim == 3 and all(size.tolist() <= np.multiply(is_cam.shape[1:], SMALLEST_SCALE))
-
-
-def _is_packed(is_cam: np.ndarray, shapes: np.ndarray, size: np.ndarray) -> bool:
-    """Tell whether maps (P, n) are those of scales of such shapes, which take little to fuse."""
-    if shapes.ndim != 2 or shapes.shape[1] != 2 or shapes.dtype.kind not in "iu":
-        return False
-    longest = int(shapes.max(initial=1))
-    return (
-        is_cam.ndim == 2
-        and shapes.min(initial=1) > 0
-        and sum(math.prod(shape) for shape in shapes.tolist()) == is_cam.shape[1]
-        and len(is_cam) * len(shapes) * longest * max(longest, *size.tolist()) <= LARGEST_MAPS
-    )
-
-
-def check_size(image_id: str, is_cam: np.ndarray, img: np.ndarray) -> None:
-    """Raise an InputError where maps (P, H, W) do not belong to a picture (H, W, 3)."""
-    if is_cam.shape[1:] != img.shape[:2]:
-        raise InputError(
-            f"The maps of {image_id} are {is_cam.shape[1:]}, its picture {img.shape[:2]} "
-            "(H, W). Make them again: make_cam.py --restart"
-        )
+    with decoding(path, AGAIN):
+        with open(path, "rb") as file:
+            shape, dtype = announced(file)
+            if shape or not dtype.hasobject:
+                raise Damaged(f"it holds {dtype} {shape} and no dict")
+            for code, number, _ in pickletools.genops(file):
+                # A pickle numbers its parts; a large number makes a table that long.
+                if "PUT" in code.name and number > path.stat().st_size:
+                    raise Damaged(f"it announces {number} parts")
+        content = np.load(path, allow_pickle=True).item()
+        if not isinstance(content, dict):
+            raise Damaged(f"it holds a {type(content).__name__} and no dict")
+        stored = {str(name): np.asarray(value) for name, value in content.items()}
+        check_arrays(stored, PICKLED)
+    return stored

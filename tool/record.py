@@ -2,8 +2,8 @@
 
 ``settings.json`` in a folder says which program made its files, of which classes and by which
 settings; ``sources.json`` holds, for every picture, a digest of all that its file was made from.
-Files are told apart by content: ``<session>/digests.json`` remembers the digest of each by its size
-and time, so that only what changed is read again.
+Files are told apart by content: ``<session>/.digests.json`` remembers each digest by size
+and time of the file, so that only what changed is read again.
 """
 
 import json
@@ -32,7 +32,7 @@ class Digests:
     """Digests of files by content; a session remembers them by size and time of modification."""
 
     def __init__(self, session: str | Path) -> None:
-        self.file = Path(session) / "digests.json"
+        self.file = Path(session) / ".digests.json"
 
     def of(self, paths: Iterable[Path]) -> list[str]:
         """Return the digest of each file; one that cannot be read raises an InputError."""
@@ -88,7 +88,7 @@ class Outputs:
         ending: str,
         sources: Mapping[str, Sequence[Path | str]],
     ) -> None:
-        self.digests = Digests(session)
+        self.session, self.digests = Path(session), Digests(session)
         self.folder, self.program, self.ending = Path(folder), program, ending
         self.ids, self.sources = list(ids), sources
         # As they look when read again.
@@ -145,8 +145,8 @@ class Outputs:
         changed = sum(noted[image_id] != found.get(image_id, noted[image_id]) for image_id in there)
         if changed and not restart:
             log.info("%d files are outdated, as their sources changed, and are made again", changed)
-        write_json(self.folder / SOURCES, {**noted, **found})
         write_json(self.folder / NOTE, {"program": self.program, **self.settings})
+        write_json(self.folder / SOURCES, {**noted, **found})
 
     def _noted(self) -> dict[str, str]:
         path = self.folder / SOURCES

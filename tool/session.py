@@ -19,7 +19,7 @@ from tool.reader import read_json
 from tool.writer import write_json
 
 # Files that a session may have before its first program was accepted.
-EARLY = ("digests.json", "seconds.txt", "value_range.json")
+EARLY = ("seconds.txt", "value_range.json")
 
 log = logging.getLogger(__name__)
 

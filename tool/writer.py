@@ -1,7 +1,7 @@
 """Where files are made: whole or not at all, under names that stay in their folder.
 
 Nobody else's file is replaced. A folder of ours says so in ``settings.json``, see
-:mod:`tool.outputs`; a single file is known by its digest in ``.made.json`` beside it.
+:mod:`tool.record`; a single file is known by its digest in ``.made.json`` beside it.
 """
 
 import csv
@@ -139,8 +139,8 @@ def _harmless(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
 
 
-def safe_name(text: str) -> str:
-    """Return a file name for any text, such as a class name, of at most LONGEST_NAME bytes.
+def safe_name(text: str, longest: int = LONGEST_NAME) -> str:
+    """Return a file name for any text, such as a class name, of at most ``longest`` bytes.
 
     Letters, digits, space, dash, underscore, and dots but at the beginning stay; other characters
     are percent-encoded. Distinct texts have distinct names: a long name is cut off, and ends in a
@@ -152,10 +152,11 @@ def safe_name(text: str) -> str:
         else "".join(f"%{byte:02X}" for byte in c.encode(errors="surrogatepass"))
         for i, c in enumerate(text)
     )
-    if len(kept.encode()) <= LONGEST_NAME:
+    longest = min(longest, LONGEST_NAME)
+    if len(kept.encode()) <= longest:
         return kept or "%"
     end = "~" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
-    return kept.encode()[: LONGEST_NAME - len(end)].decode(errors="ignore") + end
+    return kept.encode()[: longest - len(end)].decode(errors="ignore") + end
 
 
 def own_folder(folder: str | Path) -> dict[str, Any]:
