@@ -24,7 +24,6 @@ from tool.files import write_atomic, write_json
 from tool.progress import progress
 from tool.run import run
 from tool.session import Session
-from tool.writer import read_note
 
 ROOT = Path(__file__).parents[1]
 log = logging.getLogger("tool.test")
@@ -550,13 +549,6 @@ def test_time_is_not_taken_from_the_wall(monkeypatch, messages):
     monkeypatch.setattr(time, "time", lambda: -1e9)
     list(progress(range(2), 2, "work"))
     assert messages()[-1].startswith("work: 2/2")
-
-
-def test_broken_settings_of_a_folder_are_named(tmp_path):
-    assert read_note(tmp_path) == {}
-    (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(InputError, match=r"settings\.json is not JSON"):
-        read_note(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["0", "1", "-0.5", "much"])
