@@ -75,14 +75,14 @@ class _ValueRange(argparse.Action):
     """``auto``, or two numbers of which the first is the smaller one."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        if values != [AUTO]:
-            try:
-                low, high = map(float, values)
-            except ValueError:
-                parser.error(f"{option_string} takes two numbers, or {AUTO}")
-            if not -math.inf < low < high < math.inf:
-                parser.error(f"{option_string} {low:g} {high:g}: the first must be the smaller one")
+        try:
+            low, high = map(float, values)
             values = [low, high]
+            fits = -math.inf < low < high < math.inf
+        except ValueError:
+            fits = values == [AUTO]
+        if not fits:
+            parser.error(f"{option_string} takes two numbers, the smaller one first, or {AUTO}")
         setattr(namespace, self.dest, AUTO if values == [AUTO] else values)
 
 

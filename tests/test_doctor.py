@@ -249,8 +249,8 @@ def test_turned_picture_has_the_size_that_it_shows(tiny):
         (("--batch_size", "7"), "--batch_size 7"),
         (("--irn_batch_size", "7"), "--irn_batch_size 7"),
         (("--seg_batch_size", "2", "--accumulate", "4"), "--batch_size 2 times --accumulate 4"),
-        (("--processes", "2"), "1 cannot be shared by 2 processes"),  # a part of DeepLab
-        (("--processes", "3", "--model", "none"), "2 cannot be shared by 3 processes"),
+        (("--processes", "2"), "--batch_size 1 times --accumulate 2"),  # a part of DeepLab
+        (("--processes", "3", "--model", "none"), "--batch_size 2"),
     ],
 )
 def test_batches_that_the_list_or_the_processes_cannot_fill(examine, flags, named):

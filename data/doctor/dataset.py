@@ -21,7 +21,7 @@ from net.weights import IMAGENET_URLS, cached, read_pretrained
 from tool import distributed
 from tool.checkpoint import some
 from tool.cores import cores
-from tool.errors import InputError
+from tool.errors import InputError, naming
 from tool.evaluate import check_class_ids
 from tool.metrics import ConfusionMatrix
 from tool.picture_files import MASK_FORMATS, bits_of, open_picture, orientation_of, picture_file
@@ -107,7 +107,8 @@ def batches(
     """
     for flags, (part, parts) in sizes.items():
         dataset.training_ids(name, part * parts, flags)
-        distributed.check_share(part, processes)
+        with naming(flags):
+            distributed.check_share(part, processes)
     yield Finding("ok", "batches", f"{', '.join(sizes)}: enough pictures, for every process")
 
 
@@ -220,12 +221,12 @@ def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: 
     some_ids = list(paths) if whole else spread(list(paths), MASKS)
     shown, broken = _look("masks", some_ids, judge)
     yield from _faults("masks", broken)
-    classes = sorted({number for numbers in shown.values() for number in numbers})
-    text = f"{len(paths)} of {len(headers)} there, {len(some_ids)} read, with the classes "
-    yield Finding("ok", "masks", text + some(classes, LISTED))
-    yield from _palettes(dataset, spread(list(shown), DECODED))
-    yield from _compare(dataset, shown)
     if shown:
+        classes = sorted({number for numbers in shown.values() for number in numbers})
+        text = f"{len(paths)} of {len(headers)} there, {len(some_ids)} read, with the classes "
+        yield Finding("ok", "masks", text + some(classes, LISTED))
+        yield from _palettes(dataset, spread(list(shown), DECODED))
+        yield from _compare(dataset, shown)
         files = [paths[image_id] for image_id in shown]
         check_class_ids(files, dataset.num_classes, dataset.read_mask)
 
@@ -298,23 +299,23 @@ def _look(
 ) -> tuple[dict[str, Any], dict[str, InputError]]:
     """Return by id what ``look`` returns, and the InputErrors that it raises, by threads."""
 
-    def one(image_id: str) -> Any:
+    results: dict[str, Any] = {}
+    errors: dict[str, InputError] = {}
+
+    def one(image_id: str) -> None:
         try:
-            return look(image_id)
+            results[image_id] = look(image_id)
         except InputError as error:
-            return error
+            errors[image_id] = error
 
     with ThreadPoolExecutor(cores()) as threads:
-        results = list(progress(threads.map(one, ids), len(ids), what))
-    found, errors = {}, {}
-    for image_id, result in zip(ids, results, strict=True):
-        (errors if isinstance(result, InputError) else found)[image_id] = result
-    return found, errors
+        list(progress(threads.map(one, ids), len(ids), what))
+    return {i: results[i] for i in ids if i in results}, errors
 
 
 def _faults(what: str, errors: Mapping[str, InputError]) -> Findings:
-    for error in list(errors.values())[:FAULTS]:
-        yield Finding("FAIL", what, str(error))
+    for image_id in sorted(errors)[:FAULTS]:
+        yield Finding("FAIL", what, str(errors[image_id]))
     if len(errors) > FAULTS:
         yield Finding("FAIL", what, f"{len(errors) - FAULTS} more cannot be used")
 

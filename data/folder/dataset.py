@@ -85,33 +85,33 @@ class Folder(Dataset):
         return [name for name in names if name in known or name.casefold() not in none]
 
     @cached_property
-    def pictures(self) -> dict[str, Path]:
-        """Id -> file, for every picture in images/ and in the folders there."""
+    def _files(self) -> dict[str, Path]:
+        """Every name of a picture in Unicode's form NFC -> file, in images/ and folders there."""
         images = self.root / "images"
-        pictures: dict[str, Path] = {}
-        taken: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for path in (p for one in visible(images) for p in (visible(one) or [one])):
             if path.suffix.lower() not in PICTURE_ENDINGS or path.is_dir():
                 continue
             # cat.jpg.png has the id cat.jpg, which looks like the file name of cat.
-            for key in (plain(path.stem), plain(strip_ending(path.stem))):
-                if taken.setdefault(key, path) != path:
-                    other = taken[key].relative_to(images)
+            for name in (path.stem, strip_ending(path.stem)):
+                other = files.setdefault(plain(name), path)
+                if other != path:
+                    other = other.relative_to(images)
                     raise InputError(f"{path} and {other} have the same id. Rename one.")
-            pictures[path.stem] = path
-        if not pictures:
+        if not files:
             raise InputError(f"There are no pictures in {images}.")
-        return pictures
+        return files
 
     @cached_property
-    def _ids(self) -> dict[str, str]:
-        """Id in Unicode's form NFC -> id as the file is named."""
-        return {plain(image_id): image_id for image_id in self.pictures}
+    def pictures(self) -> dict[str, Path]:
+        """Id -> file, for every picture."""
+        return {path.stem: path for path in self._files.values()}
 
     def id_of(self, name: str) -> str:
         """Return the id of the picture that is called ``name``; ``name`` itself where none is."""
         name = plain(name)
-        return self._ids.get(name) or self._ids.get(strip_ending(name), strip_ending(name))
+        path = self._files.get(name) or self._files.get(strip_ending(name))
+        return path.stem if path else strip_ending(name)
 
     def _sources(self) -> list[Source]:
         """Return where labels are; folders that no class names are no source beside another one.
@@ -206,13 +206,13 @@ class Folder(Dataset):
 
     def mask_path(self, image_id: str) -> Path:
         """Return masks/<id>.png; the ending may be in capitals, the id in any Unicode form."""
-        path = self.root / "masks" / f"{image_id}.png"
-        return path if os.path.isfile(path) else self._odd_masks.get(plain(image_id), path)
+        usual = self.root / "masks" / f"{image_id}.png"
+        return usual if os.path.isfile(usual) else self._masks.get(plain(image_id), usual)
 
     @cached_property
-    def _odd_masks(self) -> dict[str, Path]:
+    def _masks(self) -> dict[str, Path]:
         """Id in Unicode's form NFC -> mask."""
-        masks = (p for p in visible(self.root / "masks") if p.suffix.lower() == ".png")
+        masks = (path for path in visible(self.root / "masks") if path.suffix.lower() == ".png")
         return {plain(path.stem): path for path in masks}
 
     @cached_property
