@@ -104,7 +104,7 @@ KINDS = {
     "a class in two forms": (
         "classes.txt",
         f"{NFC}\nred\n{NFD}\n".encode(),
-        r"cafe\\u0301' and 'caf\\xe9'",
+        r"'cafe\\u0301' stands twice, as 'caf\\xe9'",
     ),
     "a tab in a class": ("classes.txt", b"polar\tbear\n", "tab"),
     "an unseen space in a class": ("classes.txt", "a\u00a0b\n".encode(), "space"),

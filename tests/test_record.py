@@ -91,6 +91,14 @@ def test_names_of_classes_are_compared_by_readers(tmp_path):
         settings_of(tmp_path / "ir_label", ["background", "dog"])
 
 
+def test_names_that_look_alike_are_written_apart(tmp_path):
+    make(outputs_of(tmp_path, names=("background", "caf\u00e9")))
+    with pytest.raises(InputError, match=r"class 1 is caf\\xe9, not cafe\\u0301"):
+        settings_of(tmp_path / "ir_label", ["background", "cafe\u0301"])
+    with pytest.raises(InputError, match="class 2 is missing, not cat"):
+        settings_of(tmp_path / "ir_label", ["background", "caf\u00e9", "cat"])
+
+
 def test_digests_read_only_what_changed(tmp_path, monkeypatch):
     files = [tmp_path / name for name in "ab"]
     for file in files:

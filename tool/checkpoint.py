@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tool.errors import InputError, naming, printable
+from tool.errors import InputError, first_difference, naming, printable
 from tool.reader import DIGITS, Damaged, check, decoding, file_digest, read_bytes
 from tool.writer import write_atomic
 
@@ -340,8 +340,9 @@ def check_classes(content: Checkpoint, class_names: Sequence[str]) -> None:
     if names is not None and names != list(class_names):
         raise InputError(
             f"{content.path} was trained for the classes {some(names)}; the dataset has "
-            f"{some(class_names)}. Their names and order decide what is what: check --dataset and "
-            "its classes, or train anew in another --session_name."
+            f"{some(class_names)}: {first_difference(names, class_names)}. Their names and order "
+            "decide what is what: check --dataset and its classes, or train anew in another "
+            "--session_name."
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 
 from tool import distributed
-from tool.errors import InputError
+from tool.errors import InputError, first_difference
 from tool.reader import file_digest, read_json, text_digest
 from tool.writer import NOTE, claim, own_folder, read_note, write_json
 
@@ -200,8 +200,9 @@ def settings_of(folder: Path, class_names: Sequence[str]) -> dict[str, Any]:
     if names is not None and names != list(class_names):
         raise InputError(
             f"The files in {folder} were made for the classes {_short(names)}, the dataset has "
-            f"{_short(list(class_names))}. Their names and order decide what a number means: check "
-            "--dataset and its classes, or make the files again in another --session_name."
+            f"{_short(list(class_names))}: {first_difference(names, class_names)}. Their names and "
+            "order decide what a number means: check --dataset and its classes, or make the files "
+            "again in another --session_name."
         )
     return settings
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.lists import plain
 from tool.checkpoint import some
-from tool.errors import InputError
+from tool.errors import InputError, apart
 from tool.picture_files import (
     MASK_FORMATS,
     bits_of,
@@ -55,9 +55,8 @@ def check_names(where: str | Path, names: Sequence[str]) -> None:
         if " ".join(name.split()) != name:
             raise InputError(f"{where}: {name!r} has a tab, or two spaces in a row.")
         if key in before:
-            other = before[key]
-            forms = f", in other letters: {name!a} and {other!a}" if name != other else ""
-            raise InputError(f"{where}: {name!r} stands twice, as {other!r} before{forms}.")
+            one, other = apart(name, before[key])
+            raise InputError(f"{where}: '{one}' stands twice, as '{other}' before.")
         before[key] = name
 
 
