@@ -220,7 +220,10 @@ def main(arguments: list[str] | None = None) -> None:
     schedule = Schedule(len(ids), batch_size, args.max_epoches, args.seed, training.start, rows)
     loader = training_loader(pictures, schedule, args.num_workers)
     rate = partial(learning_rate, args.lr, total=schedule.total)
-    for step, batch in training.steps(loader, rate, args.print_freq, args.save_freq):
+    classes = names if args.val_freq else ()
+    for step, batch in training.steps(
+        loader, rate, args.print_freq, args.save_freq, validated=classes
+    ):
         window, box, label = to_device(batch.values(), device)
         img = net.prepare(window, box)
         img = img.contiguous(memory_format=cli.memory_format(args.channels_last))
@@ -238,9 +241,8 @@ def main(arguments: list[str] | None = None) -> None:
             training.draw(draw_maps(window, label, out))
         if validates:
             matrix = validate(net, dataset, validation, args.num_workers, device, args.amp)
-            for name, iou in zip(names, matrix.iou(), strict=True):
-                log.info("  iou %s: %.4f", name, iou)
-            training.note_miou(matrix.miou())
+            iou = dict(zip(names, matrix.iou().tolist(), strict=True))
+            training.note_validation(matrix.miou(), iou)
     training.finish()
 
 

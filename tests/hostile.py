@@ -69,7 +69,7 @@ def lines_of(world: Path) -> dict[str, list[str]]:
     lines["data.voc"] = ["--dataset_root", str(world / "voc")]
     lines["data.coco"] = ["--dataset_root", str(world / "coco"), "--splits", "train"]
     lines["data.coco"] += ["--num_workers", "0"]
-    lines["log.compare"] = [str(world / "run/run.log")]
+    lines["log.compare"] = [str(world / "run/curves.csv")]
     return lines
 
 

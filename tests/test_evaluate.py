@@ -10,14 +10,12 @@ import pytest
 import eval_cam
 import eval_seg_labels
 from eval_seg_labels import result_path
-from tests.tiny import KEYS
+from tests.tiny import CLASSES, KEYS, result_of
 from tool.errors import InputError
 from tool.maps import read_maps
 from tool.metrics import ConfusionMatrix
 from tool.pictures import read_mask, save_label
 from tool.results import read_result
-
-NAMES = ("background", "red", "green", "blue")
 
 
 @pytest.fixture
@@ -47,7 +45,7 @@ def test_maps_are_counted_as_a_plain_loop_does(run, labelled, tiny):
         prediction = np.array(KEYS[image_id])[maps["IS_CAM"].argmax(0)]  # ids, and no places
         one.update(read_mask(tiny / f"masks/{image_id}.png"), prediction)
         whole.add(one)
-        for name, iou in zip(NAMES, one.iou(), strict=True):
+        for name, iou in zip(CLASSES, one.iou(), strict=True):
             assert row[name] == ("" if np.isnan(iou) else f"{iou:.4f}")
         assert float(row["miou"]) == pytest.approx(np.nanmean(one.iou()), abs=1e-4)
     result = read_result(labelled / "eval_cam.json")
@@ -122,29 +120,6 @@ def test_every_folder_has_a_result_of_its_own(folder, name, tmp_path):
     assert result_path(tmp_path / "run", tmp_path / folder) == tmp_path / "run" / name
 
 
-def result_of(counts: list[list[int]], names: tuple[str, ...] = NAMES, **about) -> dict:
-    """A result of a confusion matrix, by hand."""
-    counts = np.array(counts)
-    hits = counts.diagonal()
-    union = counts.sum(1) + counts[:, :-1].sum(0) - hits
-    iou = [h / u if u else None for h, u in zip(hits.tolist(), union.tolist(), strict=True)]
-    there = [value for value in iou if value is not None]
-    return {
-        "program": "eval_cam",
-        "unit": "fraction",
-        "dataset": "voc",
-        "list": "train",
-        "images": 1464,
-        "source": "run/npy",
-        "settings": {},
-        "digests": {"predictions": "p", "masks": "m"},
-        "miou": sum(there) / len(there),
-        "iou": dict(zip(names, iou, strict=True)),
-        "confusion": [" ".join(map(str, row)) for row in counts.tolist()],
-        **about,
-    }
-
-
 COUNTS = [[8, 2, 0, 0, 0], [1, 4, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 3, 1]]
 
 
@@ -155,7 +130,7 @@ COUNTS = [[8, 2, 0, 0, 0], [1, 4, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 3, 1]]
         {"miou": 61.2},  # percent
         {"miou": 0.5},  # of something else
         {"unit": "percent"},
-        {"iou": dict.fromkeys(NAMES, 0.5)},
+        {"iou": dict.fromkeys(CLASSES, 0.5)},
         {"iou": {"background": 8 / 11}},
         {"confusion": ["1 2 3"]},
         {"confusion": ["8 2 0 0 x"] * 4},

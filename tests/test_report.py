@@ -1,8 +1,11 @@
-"""python -m tool.report: the page, the card, the summary; the tables that evaluations write."""
+"""python -m tool.report: the page, the card with its commands, the summary, means over seeds."""
 
-import csv
+import importlib
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,208 +17,342 @@ import cam2ir
 import eval_cam
 import eval_seg_labels
 import make_seg_labels
-from log import compare
+from log import figures
+from log.curves import OWN, read_recorded
 from log.report import __main__ as program
-from log.report import figures
-from tests.tiny import KEYS
+from log.report.commands import PROGRAMS
+from log.report.gallery import map_drawings
+from tests.tiny import KEYS, result_of, result_with, store_maps, table_of
 from tool.errors import InputError
-from tool.maps import read_maps
-from tool.metrics import ConfusionMatrix
-from tool.pictures import heat, label_overlay, read_mask, with_legend
+from tool.pictures import heat, label_overlay, with_legend
 
 REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture
 def session(run, tmp_path) -> Path:
-    """Maps, confident areas, CRF labels and their evaluations of the tiny folder."""
-    eval_cam.main(run["eval_cam"] if "eval_cam" in run else run["eval_seg_labels"])
+    """Maps, confident areas, labels of two CRFs and a segmentation, with their evaluations."""
+    session = tmp_path / "run"
+    crf = [*run["make_seg_labels"], "--refine", "crf"]
+    eval_cam.main(run["eval_seg_labels"])
     cam2ir.main(run["cam2ir"])
-    make_seg_labels.main([*run["make_seg_labels"], "--refine", "crf"])
-    eval_seg_labels.main(run["eval_seg_labels"])
-    return tmp_path / "run"
+    make_seg_labels.main([*crf, "--gt_prob", "0.6"])
+    make_seg_labels.main([*crf, "--sem_seg_out_dir", str(session / "crf_label")])
+    segmented = session / "seg_deeplabv2_resnet101"
+    shutil.copytree(session / "pseudo_label", segmented)
+    write(segmented / "settings.json", {"program": "infer_seg", "model": "deeplabv2_resnet101"})
+    for folder in ("pseudo_label", "crf_label", "seg_deeplabv2_resnet101"):
+        eval_seg_labels.main([*run["eval_seg_labels"], "--label_dir", str(session / folder)])
+    return session
 
 
-def rows_of(path: Path) -> dict[str, dict[str, str]]:
-    with open(path, newline="") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
+def write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def test_evaluations_write_a_table_of_pictures(session, tiny):
-    rows = rows_of(session / "eval_cam.csv")
-    assert list(rows) == list(KEYS)
-    whole = ConfusionMatrix(4)
-    for image_id, row in rows.items():
-        maps = read_maps(session / "npy", image_id)
-        one = ConfusionMatrix(4)
-        truth = read_mask(tiny / f"masks/{image_id}.png")
-        one.update(truth, maps["keys"][maps["IS_CAM"].argmax(0)])
-        whole.add(one)
-        for name, iou in zip(("background", "red", "green", "blue"), one.iou(), strict=True):
-            assert row[name] == ("" if np.isnan(iou) else f"{iou:.4f}")
-        assert float(row["miou"]) == pytest.approx(np.nanmean(one.iou()), abs=1e-4)
-    result = json.loads((session / "eval_cam.json").read_text())
-    counts = np.array([line.split() for line in result["confusion"]], int)
-    assert np.array_equal(counts, whole.counts)
-    assert rows_of(session / "eval_pseudo_label.csv").keys() == KEYS.keys()
+def report(session: Path, *flags: str) -> tuple[str, str]:
+    """Return page and card of a session."""
+    program.main([str(session), *flags])
+    return (session / "report.html").read_text(), (session / "README.md").read_text()
 
 
 def test_the_page_has_its_parts_and_fetches_nothing(session, capsys):
-    program.main([str(session)])
-    page = (session / "report.html").read_text()
+    write(session / "curves.csv", table_of(read_recorded("voc_cvpr_run")))
+    page, _ = report(session)
     for heading in ("Figures", "Classes", "Training", "Mistakes", "Pictures", "Times", "Versions"):
         assert f"<h2>{heading}</h2>" in page
-    for title in ("picture", "truth", "IS-CAM", "confident", "label"):
+    for title in ("picture", "truth", "IS-CAM", "confident", "label", "DeepLab v2"):
         assert page.count(f'<img alt="{title}"') == len(KEYS)
-    assert not re.search(r"https?://|<link|<script|@import|url\(", page)
+    assert page.count("<svg") == 3
+    links = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert not re.search(r"https?://|<link|<script|@import|url\((?!#)", links)
     assert all(
         url.startswith("data:image/jpeg;base64,") for url in re.findall(r'src="([^"]*)', page)
     )
-    # What no step has made is said.
-    assert "not measured" in page
-    assert "no log of a training" in page
     assert "no run_*.sh has run" in page
     out = capsys.readouterr().out
     miou = json.loads((session / "eval_cam.json").read_text())["miou"]
     assert re.search(rf"IS-CAM +{100 * miou:.2f}", out)
-    assert re.search(r"segmentation, deeplabv2 +missing", out)
 
 
-def test_the_card(session):
-    program.main([str(session)])
-    card = (session / "README.md").read_text()
-    assert "dataset: folder" in card
-    assert "licence: not known" in card
-    assert "python make_seg_labels.py" in card
-    assert "--refine crf" in card
+def test_commands_of_the_card_can_be_pasted(session):
+    _, card = report(session)
+    lines = [shlex.split(line) for line in card.splitlines() if line.startswith("    python ")]
+    found = []
+    for python, name, *words in lines:
+        assert (python, name.removesuffix(".py") in PROGRAMS) == ("python", True)
+        args = importlib.import_module(name.removesuffix(".py")).parse_arguments(words)
+        assert args.session_name == str(session)
+        found.append((name, getattr(args, "gt_prob", None), str(getattr(args, "out_dir", None))))
+    crf = [(share, Path(folder).name) for name, share, folder in found if "make_seg" in name]
+    assert sorted(crf) == [(0.6, "None"), (0.7, "crf_label")]  # the first call's note is its own
+    assert [name for name, *_ in found].count("eval_seg_labels.py") == 3
 
 
-def test_curves_of_a_published_log_lie_over_the_published_ones(session):
-    name = "voc_repository_run"
-    curves = figures.compare.read_published(name)
-    lines = [
-        f"step:{s:5d}/ 3305 lossCLS:{curves.loss_cls[s]:.4f} lossGSC:{curves.loss_gsc[s]:.4f} "
-        f"imps:36.6 lr: {curves.learning_rate[s]:.4f}"
-        for s in curves.loss_cls
-    ]
-    (session / "run.log").write_text("\n".join(lines))
-    settings = json.loads((session / "args.json").read_text())
-    for values in settings.values():
-        values["dataset"] = "voc"
-    (session / "args.json").write_text(json.dumps(settings))
-    found = figures.read_run(session)
-    assert (found.beside, found.origin) == (name, "published")
-    goals = {stage.name: stage.goal for stage in found.stages()}
-    assert (goals["is_cam"], goals["cam"], goals["seg"]) == (58.88, 50.1, 68.8)
-    assert goals["crf"] == 64.7
-    page = program.page(found, [], {})
-    assert page.count('class="ours"') >= 2
-    assert page.count('class="theirs"') >= 3
-    assert name in page
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_flag_of_a_program_comes_back(name, run, flags, tmp_path):
+    """Values that are no defaults, of every flag, as args.json holds them."""
+    parse = importlib.import_module(name).parse_arguments
+    samples = {"--bands": "1 2 3", "--value_range": "-5 70", "--blocks": "1 2 1 2"}
+    samples |= {"--export_size": "64 65", "--scales": "0.5 2.0", "--session_name": "-x"}
+    words = []
+    for action in parse([]).parser._actions:
+        flag = (action.option_strings or [""])[0]
+        if flag == "-h" or flag in ("--save_scale", "--save_dtype", "--archive"):
+            continue
+        if action.nargs == 0:
+            words.append(action.option_strings[-1])
+        elif flag == "--session_name":
+            words.append("--session_name=-x")
+        elif flag in samples:
+            words += [flag, *samples[flag].split()]
+        elif action.choices:
+            words += [flag, list(action.choices)[-1]]
+        elif flag not in ("--dataset", "--network"):
+            words += [flag, "700" if action.type else "some 'name' $x"]
+    try:
+        args = parse(words)
+    except SystemExit:
+        args = parse(["--session_name=-x"])
+    values = json.loads(json.dumps(vars(args), default=str))
+    values |= {"layout": "random", "config": {"width": 1}, "left_out": []}  # found out, no flags
+    again = parse(figures_words(parse([]).parser, values))
+    assert json.loads(json.dumps(vars(again), default=str)).items() <= values.items()
 
 
-def test_a_run_at_half_size_lies_beside_the_recorded_one(tmp_path, capsys):
-    lines = (f"step:{s:5d}/  970 lossCLS:0.1 lossGSC:0.02 imps:4 lr: 0.1" for s in (0, 10))
-    (tmp_path / "run.log").write_text("\n".join(lines))
-    settings = {"train_resnet50_SIPE": {"dataset": "voc"}}
-    (tmp_path / "args.json").write_text(json.dumps(settings))
-    recorded = figures.OWN["miou"]
-    assert set(recorded) == {"cam", "cam_ipe", "is_cam", "crf", "irn", "seg"}
-    assert {len(seeds) for seeds in recorded.values()} == {len(compare.OWN)}
-    found = figures.read_run(tmp_path)
-    goals = {stage.name: stage.goal for stage in found.stages()}
-    assert goals["is_cam"] == pytest.approx(sum(recorded["is_cam"]) / len(recorded["is_cam"]))
-    program.main([str(tmp_path)])
-    out = capsys.readouterr().out
-    assert "recorded" in out
-    assert "published" not in out
-    assert f"{goals['is_cam']:.4g}" in out
-    assert '<th class="n">recorded</th>' in (tmp_path / "report.html").read_text()
-    result = {"miou": 0.5, "iou": dict.fromkeys([*figures.OWN["seven"], "bus"], 0.5)}
-    (tmp_path / "eval_cam.json").write_text(json.dumps(result))
-    for classes, seeds in (
-        (figures.OWN["seven"][::-1], figures.OWN["miou_seven"]["is_cam"]),
-        (["cat", "bus"], None),
-    ):
-        found = figures.read_run(tmp_path, classes)
-        goals = {stage.name: stage.goal for stage in found.stages()}
-        assert goals["is_cam"] == (pytest.approx(sum(seeds) / len(seeds)) if seeds else None)
+def figures_words(parser, values: dict) -> list[str]:
+    words = importlib.import_module("log.report.commands").words_of(parser, values)
+    return shlex.split(shlex.join(words))
 
 
-def test_means_over_some_classes(tmp_path, capsys):
-    iou = {"background": 0.8, "cat": 0.6, "dog": 0.4, "bus": None}
-    result = {"miou": 0.6, "iou": iou, "cam": {"miou": 0.3, "iou": dict.fromkeys(iou, 0.3)}}
-    (tmp_path / "eval_cam.json").write_text(json.dumps(result))
-    program.main([str(tmp_path), "--classes", "cat", "dog", "bus"])
-    out = capsys.readouterr().out
-    assert re.search(r"IS-CAM +50\.00", out)
-    assert re.search(r"CAM, best threshold +30\.00", out)
-    said = "means over cat, dog, bus."
-    assert said in out
-    assert said in (tmp_path / "report.html").read_text()
-    assert said in (tmp_path / "README.md").read_text()
-    program.main([str(tmp_path), str(tmp_path), "--classes", "cat", "dog", "bus"])
-    assert said in capsys.readouterr().out
-    program.main([str(tmp_path)])
-    assert "means over" not in capsys.readouterr().out + (tmp_path / "report.html").read_text()
-    with pytest.raises(InputError, match=r"eval_cam\.json.* no class 'cow'.*background, cat"):
-        program.main([str(tmp_path), "--classes", "cow"])
+def test_names_are_text_and_nothing_they_name_is_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write(tmp_path / "evil.py", "raise SystemExit('imported')")
+    session = tmp_path / "<b>[x](y)"
+    bad = "evil:Class</code><script>alert(1)</script>"
+    settings = {"dataset": "evil:Class", "network": "evil", "train_list": bad, "lr": {"a": [1]}}
+    write(session / "args.json", {"train_resnet50_SIPE": settings, "evil": {"x": bad}})
+    names = ("background", "<i>=HYPERLINK(1)|*b*")
+    write(session / "eval_cam.json", result_of([[5, 1, 0], [2, 3, 0]], names))
+    write(session / "eval_cam.csv", "id,miou\n../../secret,0.5\n")
+    page, card = report(session)
+    assert "<script" not in page + card.partition("## Commands")[0]
+    assert "<i>" not in page
+    assert "<b>[x]" not in page + card
+    assert r"&lt;b&gt;\[x\](y)" in card
+    assert "--dataset evil:Class" in card
+    assert "evil" not in sys.modules
+    assert "No pictures are shown" in page
+
+
+def test_ids_that_are_paths_are_not_followed(session):
+    table = session / "eval_pseudo_label.csv"
+    table.write_text("id,miou\n../images/a,0.5\n")
+    page, _ = report(session)
+    assert "eval_pseudo_label.csv" in page.partition("<h2>Figures")[0]
+    assert page.count('<img alt="picture"') == len(KEYS)  # of the next evaluation
+
+
+def test_a_picture_without_a_class_is_drawn_cold(tmp_path):
+    maps = np.ones((1, 4, 5), np.float32)
+    store_maps(tmp_path / "a.npz", np.zeros(1, int), maps, maps[1:])
+    drawn = map_drawings(np.zeros((4, 5, 3), np.uint8), tmp_path, "a")
+    assert "IS-CAM" in drawn
+    assert all(
+        (one == (heat(np.zeros((4, 5))) * 0.6).astype(np.uint8)).all() for one in drawn.values()
+    )
+    assert map_drawings(np.zeros((9, 5, 3), np.uint8), tmp_path, "a") == {}
+
+
+# ------------------------------------------------------------------------ files that are odd
+
+FILES = ("args.json", "curves.csv", "eval_cam.json", "seconds.txt", "run.log")
+FILES += ("eval_pseudo_label.csv", "npy/a.npz", "pseudo_label/a.png", "pseudo_label/settings.json")
+HARMS = {
+    "emptied": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "bytes": lambda path: path.write_bytes(bytes(range(256))),
+    "nested": lambda path: path.write_text("[" * 100_000),
+    "other": lambda path: path.write_text('{"a": [1, {"b": null}], "miou": "x", "dataset": 7}'),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+def test_damaged_sessions_are_reported_as_far_as_they_can_be_read(session, capsys):
+    write(session / "curves.csv", table_of(read_recorded("voc_half_seed15")))
+    write(session / "seconds.txt", "train 5\nmake_cam 3661\n")
+    for name in FILES:
+        kept = (session / name).read_bytes()
+        for kind, harm in HARMS.items():
+            harm(session / name)
+            page, _ = report(session)
+            out = capsys.readouterr().out
+            told = "not read:" in out and "<h2>Not read</h2>" in page
+            drawn = name.startswith(("npy", "pseudo_label/a", "run.log"))  # is left out
+            assert told or drawn or (kind, name) == ("emptied", "seconds.txt"), (kind, name)
+            (session / name).rmdir() if kind == "folder" else (session / name).unlink()
+            (session / name).write_bytes(kept)
+    page, _ = report(session)
+    assert "<td>1:01:01</td>" in page
+    assert "Not read" not in page
+
+
+@pytest.mark.parametrize("name", ["README.md", "report.html"])
+def test_somebody_elses_files_are_not_replaced(name, tmp_path):
+    write(tmp_path / name, "mine")
+    with pytest.raises(InputError, match=name):
+        report(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_an_empty_session_says_what_is_missing(tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    program.main([str(tmp_path / "empty")])
+    page, card = report(tmp_path)
     assert capsys.readouterr().out.count("missing") >= 4
-    assert "No evaluation has run." in (tmp_path / "empty/report.html").read_text()
+    for text in ("No evaluation has run.", "not measured", "no curves of a training"):
+        assert text in page
+    assert "licence: not known" in card
     with pytest.raises(InputError, match="no session"):
         program.main([str(tmp_path / "nowhere")])
-    (tmp_path / "empty/eval_cam.json").write_text("[")
-    with pytest.raises(InputError, match=r"eval_cam\.json"):
-        program.main([str(tmp_path / "empty")])
 
 
-def test_seeds_give_mean_and_deviation(tmp_path, capsys):
-    sessions = []
-    for seed, (cam, is_cam) in enumerate([(0.5, 0.6), (0.52, 0.64), (0.54, 0.62)]):
-        sessions.append(tmp_path / f"s_{seed}")
-        (sessions[-1] / "cam_only").mkdir(parents=True)
-        (sessions[-1] / "eval_cam.json").write_text(json.dumps({"miou": is_cam, "iou": {}}))
-        plain = {"miou": 0.4, "iou": {}, "cam": {"miou": cam}}
-        (sessions[-1] / "cam_only/eval_cam.json").write_text(json.dumps(plain))
-    program.main([*map(str, sessions)])
+# --------------------------------------------------------------------------------- figures
+
+
+def goals_of(session: Path, classes: list[str] | None = None) -> dict[str, float | None]:
+    run = figures.read_run(session, classes)
+    return {f.name: f.goal and f.goal.miou for f in run.figures()}
+
+
+def test_published_figures_stand_beside_what_they_are_of(tmp_path, capsys):
+    write(tmp_path / "args.json", {"train_resnet50_SIPE": {"dataset": "voc"}})
+    write(tmp_path / "curves.csv", table_of(read_recorded("voc_repository_run")))
+    goals = goals_of(tmp_path)
+    assert goals == {"cam": 50.1, "is_cam": 58.88, "irn": None, "seg": 68.8}
+    write(tmp_path / "eval_cam.json", result_with(0.6))
+    labels = {"program": "eval_seg_labels", "source": "run/plain", "settings": {}}
+    write(tmp_path / "eval_plain.json", result_with(0.9, **labels))
+    assert goals_of(tmp_path) == goals | {"labels in plain": None}  # and no plain CAM
+    write(tmp_path / "eval_cam.json", result_with(0.6, list="val", images=3))
+    page, _ = report(tmp_path)
+    assert "58.88 is of 1464 pictures of train" in capsys.readouterr().out
+    assert ">58.88<" not in page
+    assert goals_of(tmp_path)["is_cam"] is None
+
+
+def test_plain_cam_is_that_of_a_classifier_without_gsc(tmp_path):
+    cam = {"miou": 0.44, "threshold": 0.3, "iou": {}, "miou_by_threshold": []}
+    write(tmp_path / "cam_only/eval_cam.json", result_with(0.4, cam=cam))
+    for weight, names in ((0, {"cam": 44.0, "cam_ipe": 40.0}), (1, {"cam": None})):
+        settings = {"train_resnet50_SIPE": {"gsc_weight": weight}}
+        write(tmp_path / "cam_only/args.json", settings)
+        run = figures.read_run(tmp_path)
+        found = {f.name: f.miou for f in run.figures() if f.name.startswith("cam")}
+        assert found == pytest.approx(names)
+        assert bool(run.unread) == (weight == 1)
+
+
+def test_a_run_at_half_size_lies_beside_the_recorded_one(tmp_path, capsys):
+    write(tmp_path / "curves.csv", table_of(read_recorded("voc_half_seed15")))
+    write(tmp_path / "args.json", {"train_resnet50_SIPE": {"dataset": "voc"}})
+    recorded = figures.OWN["miou"]
+    assert set(recorded) == {"cam", "cam_ipe", "is_cam", "crf", "irn", "seg"}
+    assert {len(seeds) for seeds in recorded.values()} == {len(OWN)}
+    assert goals_of(tmp_path)["is_cam"] == pytest.approx(np.mean(recorded["is_cam"]))
+    page, _ = report(tmp_path)
     out = capsys.readouterr().out
-    assert re.search(r"IS-CAM +62\.00 ± 2\.00 +n=3", out)
-    assert re.search(r"CAM, best threshold +52\.00 ± 2\.00 +n=3", out)
-    assert re.search(r"CAM \+ IPE.* +40\.00 ± 0\.00", out)
-    found = json.loads((sessions[0] / "summary.json").read_text())["miou"]["is_cam"]
+    assert "recorded" in out
+    assert "published" not in out
+    assert '<th class="n">recorded</th>' in page
+    names = (*figures.OWN["seven"], "bus")
+    counts = np.pad(np.eye(8, dtype=int), ((0, 0), (0, 1))).tolist()
+    write(tmp_path / "eval_cam.json", result_of(counts, names, images=421))
+    seven = np.mean(figures.OWN["miou_seven"]["is_cam"])
+    assert goals_of(tmp_path, figures.OWN["seven"][::-1])["is_cam"] == pytest.approx(seven)
+    assert goals_of(tmp_path, ["cat", "bus"])["is_cam"] is None
+
+
+def test_means_over_some_classes(tmp_path, capsys):
+    counts = [[6, 2, 0, 0, 0], [0, 6, 4, 0, 0], [0, 0, 4, 0, 2], [0, 0, 0, 0, 0]]
+    result = result_of(counts, ("background", "cat", "dog", "bus"))
+    write(tmp_path / "eval_cam.json", result)
+    texts = report(tmp_path, "--classes", "cat", "dog", "bus")
+    assert re.search(rf"IS-CAM +{100 * (6 / 12 + 4 / 10) / 2:.2f}", capsys.readouterr().out)
+    assert all("means over cat, dog, bus." in text for text in texts)
+    with pytest.raises(InputError, match=r"eval_cam\.json.* no class 'cow'.*background, cat"):
+        report(tmp_path, "--classes", "cow")
+
+
+# ----------------------------------------------------------------------------------- seeds
+
+
+@pytest.fixture
+def seeds(tmp_path) -> list[Path]:
+    """Three sessions of three seeds."""
+    sessions = [tmp_path / f"s_{seed}" for seed in (1, 2, 3)]
+    for seed, (session, miou) in enumerate(zip(sessions, (0.6, 0.64, 0.62), strict=True), 1):
+        digests = {"predictions": str(seed), "masks": "m"}
+        settings = {"scales": [1.0, 0.5], "maps": {"digest": f"of {seed}"}}
+        write(session / "eval_cam.json", result_with(miou, digests=digests, settings=settings))
+        trained = {"seed": seed, "lr": 0.1, "session_name": str(session)}
+        labels = {"seed": seed, "label_dir": f"{session}/pseudo_label", **trained}
+        write(session / "args.json", {"train_resnet50_SIPE": trained, "train_seg": labels})
+    return sessions
+
+
+def test_seeds_give_mean_and_deviation(seeds, capsys):
+    program.main([*map(str, seeds)])
+    assert re.search(r"IS-CAM +62\.00 ± 2\.00 +n=3", capsys.readouterr().out)
+    found = json.loads((seeds[0] / "summary.json").read_text())["miou"]["is_cam"]
     assert found["values"] == pytest.approx([60, 64, 62])
 
 
-def test_it_is_a_program(session):
-    command = [sys.executable, "-m", "tool.report", str(session)]
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("eval_cam", {"dataset": "demo"}, "dataset of IS-CAM"),
+        ("eval_cam", {"list": "val"}, "list of IS-CAM"),
+        ("eval_cam", {"images": 3}, "images of IS-CAM"),
+        ("eval_cam", {"settings": {"scales": [1.0]}}, "settings of IS-CAM"),
+        ("eval_cam", {"digests": {"predictions": "1", "masks": "m"}}, "same predictions"),
+        ("eval_cam", {"miou": 62.0}, "eval_cam.json"),
+        ("args", {"train_resnet50_SIPE": {"seed": 1, "lr": 0.1}}, "same --seed, 1"),
+        ("args", {"train_resnet50_SIPE": {"seed": 9, "lr": 0.2}}, "--lr of train_resnet50_SIPE"),
+    ],
+)
+def test_what_is_no_other_seed_is_not_put_together(file, change, message, seeds):
+    path = seeds[1] / f"{file}.json"
+    write(path, json.loads(path.read_text()) | change)
+    with pytest.raises(InputError, match=re.escape(message)):
+        program.main([*map(str, seeds)])
+    assert not (seeds[0] / "summary.json").exists()
+
+
+def test_a_session_counts_once(seeds):
+    (seeds[0].parent / "link").symlink_to(seeds[0])
+    for twice in (seeds[0], seeds[0].parent / "link"):
+        with pytest.raises(InputError, match="same folder"):
+            program.main([str(seeds[0]), str(twice)])
+
+
+# --------------------------------------------------------------------------------- drawings
+
+
+def test_it_is_a_program(tmp_path):
+    command = [sys.executable, "-m", "tool.report", str(tmp_path)]
     end = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert (end.returncode, end.stderr) == (0, "")
     assert "report.html" in end.stdout
-
-
-def test_heat_by_a_table_is_that_of_the_colours_between():
-    values = np.random.default_rng(0).random((50, 60))
-    from tool.pictures import HEAT_STOPS
-
-    stops = np.linspace(0, 1, len(HEAT_STOPS))
-    exact = np.stack([np.interp(values, stops, HEAT_STOPS[:, c]) for c in range(3)], -1)
-    assert np.abs(heat(values).astype(float) - exact).max() <= 1.5
 
 
 def test_a_legend_stands_below_the_drawing_and_changes_no_pixel_of_it():
     label = np.zeros((40, 90), np.uint8)
     label[5:20, 5:30], label[20:35, 40:80] = 1, 2
     drawing = label_overlay(np.full((40, 90, 3), 120, np.uint8), label)
-    names = {1: "cat", 2: "a rather long name"}
-    shown = with_legend(drawing, names)
+    shown = with_legend(drawing, {1: "cat", 2: "a rather long name"})
     assert np.array_equal(shown[:40], drawing)
     assert shown.shape[1] == 90
     assert shown.shape[0] > 40 + 2 * 13  # two lines
-    colours = {tuple(c) for c in shown[40:].reshape(-1, 3).tolist()}
-    assert len(colours) > 3
+    assert len({tuple(c) for c in shown[40:].reshape(-1, 3).tolist()}) > 3
     assert np.array_equal(with_legend(drawing, {}), drawing)

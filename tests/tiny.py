@@ -12,6 +12,7 @@ from tool.pictures import read_mask, save_label
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 LABELS = {"a": "red", "b": "green", "c": "blue", "d": "red blue", "e": "green", "f": "red"}
+CLASSES = ("background", *COLOURS)
 KEYS = {"a": [0, 1], "b": [0, 2], "c": [0, 3], "d": [0, 1, 3], "e": [0, 2], "f": [0, 1]}
 
 
@@ -79,3 +80,58 @@ def command_lines(root: Path, session: Path, weights: Path) -> dict[str, list[st
         "train_seg": seg,
         "infer_seg": common,
     }
+
+
+def result_of(counts: list[list[int]], names: tuple[str, ...] = CLASSES, **about: object) -> dict:
+    """Return what an evaluation writes of a confusion matrix (C, C + 1), and entries of choice."""
+    matrix = np.array(counts)
+    hits = matrix.diagonal()
+    union = matrix.sum(1) + matrix[:, :-1].sum(0) - hits
+    iou = [h / u if u else None for h, u in zip(hits.tolist(), union.tolist(), strict=True)]
+    there = [value for value in iou if value is not None]
+    return {
+        "program": "eval_cam",
+        "unit": "fraction",
+        "dataset": "voc",
+        "list": "train",
+        "images": 1464,
+        "source": "run/npy",
+        "settings": {},
+        "digests": {"predictions": "p", "masks": "m"},
+        "miou": sum(there) / len(there),
+        "iou": dict(zip(names, iou, strict=True)),
+        "confusion": [" ".join(map(str, row)) for row in matrix.tolist()],
+        **about,
+    }
+
+
+def result_with(miou: float, **about: object) -> dict:
+    """Return a result of two classes whose mIoU is that fraction, to four digits."""
+    hits = round(10_000 * miou)
+    missed = 10_000 - hits
+    return result_of([[hits, 0, missed], [0, hits, missed]], ("background", "cat"), **about)
+
+
+def log_of(curves) -> str:
+    """Return :class:`log.curves.Curves` as the released code prints them."""
+    lines = []
+    for step, loss in curves.of("loss_cls").items():
+        losses = f"lossCLS:{loss:.4f} lossGSC:{curves.of('loss_gsc')[step]:.4f}"
+        pace = f"imps:36.6 lr: {curves.of('learning_rate')[step]:.4f} etc:Tue Mar  1 12:00:00 2022"
+        lines.append(f"step:{step:5d}/{curves.total_steps:5d} {losses} {pace}")
+        if step in curves.of("miou"):
+            values = list(curves.iou[step].values())
+            lines.append(f"{{'iou': array({values}), 'miou': {curves.of('miou')[step]}}}")
+    return "\n".join(lines)
+
+
+def table_of(curves) -> str:
+    """Return :class:`log.curves.Curves` as a trainer notes them in curves.csv."""
+    classes = list(next(iter(curves.iou.values()), ()))
+    names = {"CLS": "loss_cls", "GSC": "loss_gsc", "learning_rate": "learning_rate", "miou": "miou"}
+    lines = [",".join(["step", "total", *names, *(f"iou {name}" for name in classes)])]
+    for step in sorted({*curves.of("loss_cls"), *curves.of("miou")}):
+        values = [curves.of(name).get(step, "") for name in names.values()]
+        values += [curves.iou.get(step, {}).get(name, "") for name in classes]
+        lines.append(",".join(map(str, [step, curves.total_steps, *values])))
+    return "\n".join(lines) + "\n"

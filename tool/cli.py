@@ -25,9 +25,12 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
 
 class Settings(argparse.Namespace):
-    """Values of flags; ``deciding`` holds (name, condition) of those that decide the result."""
+    """Values of flags; ``deciding`` holds (name, condition) of those that decide the result.
 
-    __slots__ = ("deciding",)
+    ``parser`` is what they come from.
+    """
+
+    __slots__ = ("deciding", "parser")
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,7 +71,7 @@ class StepParser(Parser):
     def parse_args(self, args=None, namespace=None) -> Settings:
         """Return the settings, which know their deciding names."""
         settings = super().parse_args(args, namespace or Settings())
-        settings.deciding = tuple(self._names)
+        settings.deciding, settings.parser = tuple(self._names), self
         return settings
 
 

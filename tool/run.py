@@ -1,6 +1,7 @@
 """How a program ends: well, by a wrong input, by what the machine lacks, or interrupted."""
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -77,6 +78,8 @@ def run(main: Callable[[], None]) -> None:
     A mistake of the program keeps its traceback.
     """
     threading.excepthook = _thread_ended  # TensorBoard writes in a thread
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that a terminal cannot show
     try:
         main()
         sys.stdout.flush()

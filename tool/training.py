@@ -13,8 +13,9 @@ A trainer keeps its data, network and loss, and asks for the rest in this order:
 
 The table ``<session>/curves.csv`` (``curves_irn.csv``, ``curves_seg_<model>.csv``) has a row for
 every log line: ``step`` (from 0) and ``total`` steps, the mean of each loss since the row before by
-its name, ``learning_rate``, ``images_per_second``, and ``miou`` (a fraction; empty where the step
-was not validated). What a continued training computes anew stands there once.
+its name, ``learning_rate``, ``images_per_second``, ``miou`` and ``iou <class>`` (fractions; empty
+where the step was not validated or a class did not occur). What a continued training computes anew
+stands there once.
 """
 
 import csv
@@ -250,6 +251,7 @@ class Training:
         save_freq: int,
         line: Callable[[dict[str, float]], str] | None = None,
         rate_form: str = ".4f",
+        validated: Sequence[str] = (),
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yield the number and the batch of every step that is left, at its learning rate.
 
@@ -260,6 +262,7 @@ class Training:
             save_freq: steps between checkpoints.
             line: writes the mean losses of a log line, by name; lossNAME:0.1234 by default.
             rate_form: how to write the learning rate in a log line.
+            validated: classes whose IoU validations note.
 
         Raises:
             InputError: a loss or a weight is NaN or infinite.
@@ -267,6 +270,7 @@ class Training:
         schedule, ids = loader.batch_sampler, loader.dataset.ids
         self.pictures_of = lambda step: [ids[place] for place in schedule.batch(step)]
         self.line, self.rate_form = line or losses_by_name, rate_form
+        self.no_miou = dict.fromkeys(["miou", *(f"iou {name}" for name in validated)], "")
         self.total = schedule.total
         self.pace = Pace(self.start, self.total, schedule.batch_size)
         self.losses: list[Tensor] = []
@@ -314,12 +318,15 @@ class Training:
         rate = f"{self.rate:{self.rate_form}}"
         log.info("%s %s imps:%.1f lr: %s etc:%s", where, self.line(means), speed, rate, finish)
         pace = {"learning_rate": self.rate, "images_per_second": speed}
-        self.row = {"step": self.step, "total": self.total, **means, **pace, "miou": ""}
+        self.row = {"step": self.step, "total": self.total, **means, **pace, **self.no_miou}
         self._chart({f"loss/{name.lower()}": mean for name, mean in means.items()})
         self._chart({f"train/{name}": value for name, value in pace.items()})
 
-    def note_miou(self, miou: float) -> None:
-        """Take the mIoU of a validation, a fraction, in a step that has a log line."""
+    def note_validation(self, miou: float, iou: Mapping[str, float]) -> None:
+        """Take mIoU and the classes' IoU, fractions, in a step that has a log line."""
+        for name, value in iou.items():
+            log.info("  iou %s: %.4f", name, value)
+            self.row[f"iou {name}"] = "" if np.isnan(value) else value
         log.info("validation step:%5d miou: %.4f", self.step, miou)
         self.row["miou"] = miou
         self._chart({"validation/miou": miou})
