@@ -105,12 +105,12 @@ def load_network(model: str, ckpt: Path, dataset: Dataset) -> tuple[nn.Module, s
         raise InputError(f"{ckpt} is a {noted}. Give --model {noted}.")
     with naming(f"{ckpt}, read as {model}"):
         net = MODELS[model].module.restore(content)
-    names = checkpoint.class_names_of(content) or list(dataset.all_names)
-    if net.config["num_classes"] != dataset.num_classes or names != list(dataset.all_names):
+    checkpoint.check_classes(content, dataset.all_names)
+    number = net.config["num_classes"]
+    if number != dataset.num_classes:
         raise InputError(
-            f"{ckpt} tells {net.config['num_classes']} classes apart ({', '.join(names[:4])}, ..); "
-            f"{dataset.name} has {dataset.num_classes} ({', '.join(dataset.all_names[:4])}, ..). "
-            "Check --dataset and --ckpt."
+            f"{ckpt} tells {number} classes apart, {dataset.name} has {dataset.num_classes}. Check "
+            "--dataset and --ckpt."
         )
     return net, content.digest
 

@@ -113,11 +113,8 @@ def localize(
     scaled = to_device(map(np.stack, by_scale), device)
     with cli.autocast(amp, device):
         of_pictures = infer(net, scaled, torch.from_numpy(labels), memory_format)
-    results = []
-    for item, label, maps in zip(items, labels, of_pictures, strict=True):
-        keys = label.nonzero()[0]
-        results.append((keys, maps if save_cam else [m[: len(keys)] for m in maps], item["size"]))
-    return results
+    triples = zip(items, labels, of_pictures, strict=True)
+    return [(label.nonzero()[0], maps, item["size"], save_cam) for item, label, maps in triples]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -87,11 +87,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return parser.parse_args(arguments)
 
 
-def whole(is_cam: np.ndarray) -> np.ndarray:
-    """Return maps as they are, which is what the walk takes."""
-    return is_cam
-
-
 def largest(is_cam: np.ndarray) -> np.ndarray:
     """Return the place of the largest of P maps, uint8 (H, W), which is what the CRF takes."""
     return is_cam.argmax(0).astype(np.uint8)
@@ -156,7 +151,10 @@ def main(arguments: list[str] | None = None) -> None:
         net, settings["digest"] = load_network(ckpt, args.irn_crop_size, args.fold_bn)
         cli.place(net, device, args.channels_last)
         amp, memory_format = args.amp, cli.memory_format(args.channels_last)
-        view, compute = whole, partial(by_walk, net, args.beta, args.exp_times, amp, memory_format)
+        view, compute = (
+            np.asarray,
+            partial(by_walk, net, args.beta, args.exp_times, amp, memory_format),
+        )
     else:
         view, compute = largest, partial(by_crf, args.crf_iterations, args.gt_prob, device)
     npy, folder = session.path / "npy", args.out_dir or session.path / "pseudo_label"

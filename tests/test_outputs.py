@@ -2,13 +2,10 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
-from processes import start
 
 import cam2ir
 import eval_cam
@@ -23,7 +20,6 @@ from tests import tiny
 from tool import checkpoint
 from tool.errors import InputError
 from tool.maps import read_maps
-from tool.pictures import read_mask, save_label
 from tool.reader import file_digest
 
 PROGRAMS = {
@@ -186,22 +182,6 @@ def test_work_that_was_moved_continues(chain, tmp_path, monkeypatch):
     assert text.count("6 pictures, 6 of them done before") == 3
 
 
-def test_two_trainings_of_one_session_do_not_mix(chain, tmp_path):
-    last = chain.session / "ckpt/last.pth"
-    last.unlink(missing_ok=True)
-    command = [*chain.flags["train_resnet50_SIPE"], "--max_epoches", "2000", "--save_freq", "1"]
-    process = start("train_resnet50_SIPE", [*command, "--restart"], tmp_path / "out.txt")
-    try:
-        while not last.exists() and process.is_alive():
-            time.sleep(0.01)
-        with pytest.raises(InputError, match=r"Another process is training"):
-            train.main(command)
-    finally:
-        process.kill()
-        process.join()
-    chain("train_resnet50_SIPE", "--restart")  # a killed one leaves no lock
-
-
 # ------------------------------------------------------------------------- lists and results
 
 
@@ -233,13 +213,52 @@ def test_no_result_overwrites_another(chain, tmp_path):
     assert names == {f"eval_{name}" for name in results}
 
 
-def test_moved_labels_continue_a_segmentation(chain, tmp_path):
-    final = chain.session / "ckpt/seg_deeplabv2_resnet101.pth"
-    final.unlink()
-    shutil.copytree(chain.session / "pseudo_label", tmp_path / "elsewhere")
-    chain("train_seg", "--label_dir", tmp_path / "elsewhere")
-    label = read_mask(tmp_path / "elsewhere/a.png")
-    save_label(tmp_path / "elsewhere/a.png", np.zeros_like(label))
-    final.unlink()
-    with pytest.raises(InputError, match="label"):
-        chain("train_seg", "--label_dir", tmp_path / "elsewhere")
+# ------------------------------------------------------------------------- flags
+
+
+class Recording:
+    """Settings that remember which of them were read."""
+
+    def __init__(self, namespace) -> None:
+        object.__setattr__(self, "_namespace", namespace)
+        object.__setattr__(self, "_read", set())
+
+    def __getattr__(self, name):
+        if not name.startswith("__"):
+            self._read.add(name)
+        return getattr(self._namespace, name)
+
+    def __setattr__(self, name, value) -> None:
+        setattr(self._namespace, name, value)
+
+    @property
+    def __dict__(self):  # vars(args), for the log: that is no use of a setting
+        return vars(self._namespace)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_flag_is_read(program, chain, monkeypatch):
+    parse, recordings = PROGRAMS[program].parse_arguments, []
+
+    def record(arguments=None):
+        recordings.append(Recording(parse(arguments)))
+        return recordings[-1]
+
+    monkeypatch.setattr(PROGRAMS[program], "parse_arguments", record)
+    more = {"train_resnet50_SIPE": ["--val_freq", "2", "--val_list", "train"]}.get(program, [])
+    again = [] if program.startswith("eval") else ["--restart"]
+    chain(program, *more, *again)
+    read = set().union(*(recording._read for recording in recordings))
+    if program == "make_seg_labels":
+        chain(program, "--refine", "crf", *again)
+        read |= recordings[-1]._read
+    assert set(vars(recordings[0])) - read == set()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_shows_the_story(program, capsys):
+    with pytest.raises(SystemExit) as end:
+        PROGRAMS[program].main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("Reads", "Writes", "Try", "--dataset_root"))

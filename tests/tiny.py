@@ -46,7 +46,7 @@ def make_weights(path: Path) -> Path:
 def store_maps(path: Path, keys: np.ndarray, is_cam: np.ndarray, *cam: np.ndarray) -> None:
     """Write maps (P, H, W), and plain ones (P - 1, H, W) if given, as those of one scale."""
     maps = torch.from_numpy(np.concatenate([is_cam, *cam]))
-    write_maps(path, keys, [maps], is_cam.shape[1:])
+    write_maps(path, keys, [maps], is_cam.shape[1:], bool(cam))
 
 
 def make_maps(folder: Path, masks: Path) -> None:

@@ -67,24 +67,32 @@ def pack(maps: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     return flat, np.array([scale.shape[1:] for scale in maps])
 
 
-def write_maps(path: Path, keys: np.ndarray, maps: Sequence[Tensor], size: tuple[int, int]) -> None:
+def write_maps(
+    path: Path,
+    keys: np.ndarray,
+    maps: Sequence[Tensor],
+    size: tuple[int, int],
+    with_cam: bool = False,
+) -> None:
     """Write the maps of one picture, atomically.
 
     Args:
         path: ending ``.npz``; or ``.npy`` for the pickled dict of the published code, with fused
             maps of the picture's size, which other tools expect.
         keys: int64 (P,), ids of background (0) and the present classes, ascending.
-        maps: of every scale (M, h, w): IS-CAM of the P classes, and for M = 2P - 1 plain CAM of
-            the classes without background.
+        maps: of every scale (2P - 1, h, w): IS-CAM of the P classes, and plain CAM of those without
+            background, which may be absent where they are not written.
         size: (H, W) of the picture.
+        with_cam: write plain CAM too.
     """
+    maps, about = maps if with_cam else [one[: len(keys)] for one in maps], {}
     if path.suffix == ".npz":
-        both, shapes = pack(maps)
-        about = {"shapes": shapes, "size": np.array(size)}
+        both, about["shapes"] = pack(maps)
+        about["size"] = np.array(size)
     else:
-        both, about = fuse(maps, size).cpu().numpy(), {}
+        both = fuse(maps, size).cpu().numpy()
     content = {"keys": keys, "IS_CAM": both[: len(keys)], **about}
-    if len(both) > len(keys):
+    if with_cam:
         content["CAM"] = both[len(keys) :]
     if path.suffix == ".npz":
         write_atomic(path, lambda file: np.savez(file, **content))
