@@ -20,7 +20,7 @@ import torch
 
 from data.datasets import add_dataset_flags, open_dataset
 from data.drawings import draw_labels
-from data.picture_loop import MappedPictures, outputs_of_maps, write_every
+from data.picture_loop import MappedPictures, made_from, outputs_of, write_every
 from tool import cli
 from tool.crf import crf_inference_views
 from tool.pictures import UNSURE, save_label
@@ -98,8 +98,9 @@ def main(arguments: list[str] | None = None) -> None:
     dataset.check_pictures(ids)
 
     npy, folder = session.path / "npy", session.path / "ir_label"
-    about = (cli.deciding(args), dataset, ids, args.allow_pickle)
-    outputs = outputs_of_maps(session.path, folder, "cam2ir", *about)
+    note, maps = made_from(session.path, dataset, ids, args.allow_pickle)
+    settings = {**cli.deciding(args), "maps": note}
+    outputs = outputs_of(session.path, folder, "cam2ir", settings, dataset, ids, maps=maps)
     todo = outputs.open(args.restart, device)
     session.accept()
     write_every(

@@ -21,7 +21,7 @@ import torch
 from data.datasets import add_dataset_flags, open_dataset
 from data.drawings import draw_labels
 from data.loaders import to_device
-from data.picture_loop import MappedPictures, outputs_of_maps, write_every
+from data.picture_loop import MappedPictures, made_from, outputs_of, write_every
 from net.resnet50 import fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from net.weights import restore
@@ -150,16 +150,14 @@ def main(arguments: list[str] | None = None) -> None:
         ckpt = session.checkpoint(args.irn_ckpt)
         net, settings["digest"] = load_network(ckpt, args.irn_crop_size, args.fold_bn)
         cli.place(net, device, args.channels_last)
-        amp, memory_format = args.amp, cli.memory_format(args.channels_last)
-        view, compute = (
-            np.asarray,
-            partial(by_walk, net, args.beta, args.exp_times, amp, memory_format),
-        )
+        how = (args.beta, args.exp_times, args.amp, cli.memory_format(args.channels_last))
+        view, compute = np.asarray, partial(by_walk, net, *how)
     else:
         view, compute = largest, partial(by_crf, args.crf_iterations, args.gt_prob, device)
     npy, folder = session.path / "npy", args.out_dir or session.path / "pseudo_label"
-    about = (settings, dataset, ids, args.allow_pickle)
-    outputs = outputs_of_maps(session.path, folder, "make_seg_labels", *about)
+    settings["maps"], maps = made_from(session.path, dataset, ids, args.allow_pickle)
+    about = ("make_seg_labels", settings, dataset, ids)
+    outputs = outputs_of(session.path, folder, *about, maps=maps)
     todo = outputs.open(args.restart, device)
     session.accept()
     write_every(

@@ -5,6 +5,7 @@ never waits for the disk. A program states what is computed of a picture.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,27 +47,21 @@ def outputs_of(
     return Outputs(session, folder, program, settings, dataset.all_names, ids, ending, sources)
 
 
-def outputs_of_maps(
-    session: Path,
-    folder: Path,
-    program: str,
-    settings: dict[str, Any],
-    dataset: Dataset,
-    ids: list[str],
-    allow_pickle: bool,
-) -> Outputs:
-    """Return the labels that a program makes of the maps of a session, having looked for those.
+def made_from(
+    session: Path, dataset: Dataset, ids: list[str], allow_pickle: bool
+) -> tuple[dict[str, Any], list[Path]]:
+    """Return what is noted of a session's maps, and the files of some pictures.
 
     Raises:
         InputError: maps are missing, are pickles that ``allow_pickle`` does not admit, or are not
             of the session's checkpoint.
     """
-    settings = {**settings, "maps": note_of(session, dataset.all_names)}
     maps = [maps_file(session / "npy", image_id, allow_pickle) for image_id in ids]
     check_exist(maps, "maps", MAKE)
-    return outputs_of(session, folder, program, settings, dataset, ids, maps=maps)
+    return note_of(session, dataset.all_names), maps
 
 
+@dataclass
 class MappedPictures(TorchDataset):
     """Pictures with their localization maps.
 
@@ -79,17 +74,12 @@ class MappedPictures(TorchDataset):
         view: what is handed over of the maps, float32 (P, h, w), in their place.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        ids: list[str],
-        npy: Path,
-        allow_pickle: bool,
-        max_pixels: float,
-        view: Callable[[np.ndarray], np.ndarray],
-    ) -> None:
-        self.dataset, self.ids, self.npy, self.view = dataset, ids, npy, view
-        self.allow_pickle, self.max_pixels = allow_pickle, max_pixels
+    dataset: Dataset
+    ids: list[str]
+    npy: Path
+    allow_pickle: bool
+    max_pixels: float
+    view: Callable[[np.ndarray], np.ndarray]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -120,11 +110,12 @@ class MappedPictures(TorchDataset):
         }
 
 
+@dataclass
 class _Computed(TorchDataset):
     """What is computed of single pictures, in the processes of a loader."""
 
-    def __init__(self, pictures: TorchDataset, compute: Compute) -> None:
-        self.pictures, self.compute = pictures, compute
+    pictures: TorchDataset
+    compute: Compute
 
     def __len__(self) -> int:
         return len(self.pictures)

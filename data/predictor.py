@@ -78,16 +78,15 @@ class Prediction:
 
         A box is [left, top, right, bottom] in pixels of the picture as it is, end exclusive.
         """
-        classes = []
-        factors = [large / small for large, small in zip(self.size, self.mask.shape, strict=True)]
+        classes, (height, width) = [], self.mask.shape
+        across, down = self.size[1] / width, self.size[0] / height
         for key, name in zip(self.keys[1:].tolist(), self.names[1:], strict=True):
-            rows, columns = (self.mask == key).nonzero()
-            box = None
-            if len(rows):
-                ends = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-                box = [round(end * by) for end, by in zip(ends, factors[::-1] * 2, strict=True)]
+            area = self.mask == key
+            box = Image.fromarray(area).getbbox()
+            if box:
+                box = [round(end * by) for end, by in zip(box, (across, down) * 2, strict=True)]
             about = {"name": name, "id": key, "score": self.scores[name], "box": box}
-            classes.append({**about, "area_share": len(rows) / self.mask.size})
+            classes.append({**about, "area_share": float(area.mean())})
         return {
             "height": self.size[0],
             "width": self.size[1],

@@ -27,7 +27,8 @@ from tool import checkpoint
 from tool.pictures import read_mask
 
 PATIENCE = 120.0  # seconds that a step may take
-WHERE = ("source", "path", "session_name")  # settings that say where a session lies
+# Settings that say where a session lies, and digests of checkpoints, which hold such settings.
+WHERE = ("source", "path", "session_name", "digest")
 
 
 def run_whole(program: str, flags: list[str], output: Path) -> float:
@@ -59,7 +60,7 @@ def run_killed(program: str, flags: list[str], output: Path, after: float) -> bo
 def without_places(value: Any) -> Any:
     """Return a note without what tells of the session's folder, as files with its name do."""
     if isinstance(value, dict):
-        kept = (key for key in value if key not in WHERE and "sha256" not in key)
+        kept = (key for key in value if key not in WHERE)
         return {key: without_places(value[key]) for key in kept}
     return value
 
@@ -86,7 +87,8 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def results(session: Path) -> dict[str, Path]:
     """Return the files of a session that its steps are run for, by their names in it."""
-    files = (path for path in session.rglob("*") if path.is_file() and "runs" not in path.parts[-2])
+    files = (path for path in session.rglob("[!.]*") if path.is_file())
+    files = (path for path in files if "runs" not in path.parts[-2])
     endings = (".pth", ".npz", ".png", ".json")
     return {str(path.relative_to(session)): path for path in files if path.suffix in endings}
 
@@ -103,7 +105,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 def unfinished(session: Path) -> list[str]:
     """Return the names of half-written files."""
-    return [str(path.relative_to(session)) for path in session.rglob(".*")]
+    return [str(path.relative_to(session)) for path in session.rglob("*.tmp")]
 
 
 def soak(folder: Path, kills: int, seed: int) -> tuple[Counter, list[str]]:
