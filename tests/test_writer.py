@@ -4,13 +4,22 @@ import errno
 import fcntl
 import json
 import multiprocessing
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tool import writer
 from tool.errors import InputError
-from tool.writer import claim, own_folder, read_note, write_json, write_own, write_table
+from tool.writer import (
+    claim,
+    own_folder,
+    read_note,
+    write_atomic,
+    write_json,
+    write_own,
+    write_table,
+)
 
 
 def write(path, content=b"new"):
@@ -122,3 +131,53 @@ def test_without_locks_a_warning_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(fcntl, "lockf", none)
     claim(tmp_path / "lock", "writing").close()
     assert "no locks" in caplog.text
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), OSError(28, "full")])
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_what_ends_within_writing_leaves_what_was_there(tmp_path, old, error):
+    """A reader sees nothing of the new file before it is whole."""
+    path = tmp_path / "a.bin"
+    if old is not None:
+        path.write_bytes(old)
+
+    def write(file):
+        file.write(b"half of the n")
+        file.flush()
+        assert (path.read_bytes() if path.exists() else None) == old
+        raise error
+
+    with pytest.raises(InputError if isinstance(error, OSError) else type(error)):
+        write_atomic(path, write)
+    assert (path.read_bytes() if path.exists() else None) == old
+    assert len(list(tmp_path.iterdir())) == (old is not None)
+
+
+def test_a_killed_process_leaves_the_old_file(tmp_path):
+    path = tmp_path / "new/folder/a.bin"
+    write_atomic(str(path), lambda file: file.write(b"old"))
+    assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
+    pid = os.fork()
+    if pid == 0:  # the child dies as by kill -9, without any clean-up
+        write_atomic(path, lambda file: file.write(b"half") and os._exit(9))
+    os.waitpid(pid, 0)
+    assert path.read_bytes() == b"old"
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "folder").mkdir()
+    for name in ("taken/a.bin", "taken/b/a.bin", "x" * 250, "folder"):
+        with pytest.raises(InputError, match=f"{name} could not be written"):
+            write_atomic(tmp_path / name, lambda file: file.write(b""))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "taken"]
+
+
+def test_json_keeps_order_and_letters_and_the_old_file_where_a_value_is_none(tmp_path):
+    path, value = tmp_path / "a.json", {"b": [1, 2.5, None], "a": {"name": "rød"}}
+    write_json(path, value)
+    for bad in ({"bad": {1, 2}}, {"bad": float("inf")}):
+        with pytest.raises((TypeError, ValueError)):
+            write_json(path, bad)
+    assert list(json.loads(path.read_text())) == ["b", "a"]
+    assert json.loads(path.read_text()) == value
