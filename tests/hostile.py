@@ -234,10 +234,11 @@ def run(program: str, flags: list[str]) -> Outcome:
     return Outcome("fine")
 
 
-# What a program writes before it looks at anything, and what grows by a line a run.
-GROWING = (".log", "args.json")
-# What preparations write, and evaluations under names of their folders.
+# What grows by a line a run, and what remembers digests.
+GROWING = (".log", ".digests.json", ".made.json")
+# What preparations write, evaluations under names of their folders, and every program at its end.
 DERIVED = ("coco/prepared", "voc/ImageSets/Segmentation/trainaug.txt", "run/eval_", "run/visual")
+DERIVED += ("run/args.json", "run/curves")
 
 
 @cache
