@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.lists import PICTURE_ENDINGS as PICTURE_ENDINGS  # for datasets of the user's own
 from data.lists import plain, read_list, strip_ending, visible
 from data.reading import settle
 from tool import distributed

@@ -1,24 +1,13 @@
 """Your own pictures: every mistake that a person makes in such a folder has its sentence."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import cam2ir
-import eval_cam
-import eval_seg_labels
-import make_cam
-import make_seg_labels
-import train_irn
-import train_resnet50_SIPE
 from data.folder import MOST_CLASSES, Folder
-from tests.tiny import COLOURS, LABELS
 from tool.errors import InputError
-from tool.metrics import ConfusionMatrix
-from tool.pictures import read_mask, save_label
 
 
 def rewrite(path: Path, old: str, new: str) -> None:
@@ -91,60 +80,3 @@ def test_folder_without_pictures(tiny):
         Folder(tiny).ids("train")
     with pytest.raises(InputError, match=r"no folder .*nowhere for --dataset folder"):
         Folder(tiny / "nowhere")
-
-
-@pytest.fixture
-def steps(flags, weights, tmp_path):
-    """Programs of steps 1.1 to 2.4 with their command lines; lists are files of published form."""
-    path = tmp_path / "published.txt"
-    lines = (f"/JPEGImages/{i}.png /SegmentationClassAug/{i}.png" for i in LABELS)
-    path.write_text("\n".join(lines) + "\n")
-    train, infer, judge = (["--" + name, str(path)] for name in TAKES_LIST)
-    common = flags["make_cam"]
-    irn = ["--irn_crop_size", "80", "--irn_batch_size", "3", "--irn_num_epoches", "1"]
-    irn += ["--pretrained", str(weights)]
-    validated = ["--val_freq", "2", "--val_list", str(path)]
-    return {
-        train_resnet50_SIPE: [*flags["train"], *train, *validated],
-        make_cam: [*common, *infer, "--scales", "1.0"],
-        eval_cam: [*common, *judge],
-        cam2ir: [*common, *infer],
-        train_irn: [*common, *train, *infer, *irn],
-        make_seg_labels: [*common, *infer, "--irn_crop_size", "80"],
-        eval_seg_labels: [*common, *judge],
-    }
-
-
-TAKES_LIST = ("train_list", "infer_list", "eval_list")
-
-
-def test_every_step_with_254_classes(tiny, steps, tmp_path):
-    more = MOST_CLASSES - 3
-    names = [*(f"other{n}" for n in range(more)), *COLOURS]
-    (tiny / "classes.txt").write_text("\n".join(names) + "\n")
-    for image_id in LABELS:
-        path = tiny / f"masks/{image_id}.png"
-        mask = read_mask(path)
-        save_label(path, np.where(mask > 0, mask + more, 0))
-    session = tmp_path / "run"
-    for program, arguments in steps.items():
-        program.main(arguments)
-    crf = ["--refine", "crf", "--sem_seg_out_dir", str(session / "crf_label")]
-    make_seg_labels.main([*steps[make_seg_labels], *crf])
-    eval_seg_labels.main([*steps[eval_seg_labels], "--label_dir", str(session / "crf_label")])
-
-    matrices = {name: ConfusionMatrix(len(names) + 1) for name in ("pseudo_label", "crf_label")}
-    for image_id, labels in LABELS.items():
-        keys = {0, *(names.index(name) + 1 for name in labels.split())}
-        sure = read_mask(session / f"ir_label/{image_id}.png")
-        assert set(np.unique(sure)) <= {*keys, 255}
-        for name, matrix in matrices.items():
-            label = read_mask(session / name / f"{image_id}.png")
-            assert set(np.unique(label)) <= keys
-            matrix.update(read_mask(tiny / f"masks/{image_id}.png"), label)
-    for name, matrix in matrices.items():
-        result = json.loads((session / f"eval_{name}.json").read_text())
-        assert result["miou"] == pytest.approx(matrix.miou())
-        assert list(result["iou"]) == ["background", *names]
-        assert result["images"] == 6
-    assert json.loads((session / "eval_cam.json").read_text())["images"] == 6

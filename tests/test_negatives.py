@@ -2,11 +2,12 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import command_lines
+from tiny import LABELS, command_lines
 
 import cam2ir
 import eval_cam
@@ -17,31 +18,33 @@ import make_seg_labels
 import train_irn
 import train_resnet50_SIPE
 import train_seg
-from data.folder import Folder
+from data.folder import MOST_CLASSES
 from eval_cam import THRESHOLDS, sweep_counts
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_SIPE import Net, valid_mask
 from tool.maps import read_maps
+from tool.metrics import ConfusionMatrix
 from tool.pictures import read_mask, save_label
 
 WITHOUT = "bce"  # the pictures that do not show red
 
 
-@pytest.fixture
-def one_class(tiny):
-    """The tiny folder with the class red alone, which three of six pictures show."""
-    (tiny / "classes.txt").write_text("red\n")
-    rows = [f"{i}.png,{'' if i in WITHOUT else 'red'}" for i in "abcdef"]
-    (tiny / "labels.csv").write_text("\n".join(["image,labels", *rows]) + "\n")
-    for image_id in "abcdef":
-        path = tiny / f"masks/{image_id}.png"
-        save_label(path, read_mask(path) == 1)
-    return tiny
+def with_classes(root: Path, others: int) -> list[str]:
+    """Give the tiny folder some classes that no picture shows, and red, which three show."""
+    names = [*(f"other{number}" for number in range(others)), "red"]
+    (root / "classes.txt").write_text("\n".join(names) + "\n")
+    rows = [f"{i}.png,{'' if i in WITHOUT else 'red'}" for i in LABELS]
+    (root / "labels.csv").write_text("\n".join(["image,labels", *rows]) + "\n")
+    for image_id in LABELS:
+        path = root / f"masks/{image_id}.png"
+        save_label(path, (read_mask(path) == 1) * len(names))
+    return names
 
 
-def test_one_class_with_negatives_from_end_to_end(one_class, weights, tmp_path):
-    session = tmp_path / "run"
-    lines = command_lines(one_class, session, weights)
+@pytest.mark.parametrize("others", [0, MOST_CLASSES - 1])
+def test_negatives_beside_one_class_and_beside_254(tiny, weights, tmp_path, others):
+    names, session = with_classes(tiny, others), tmp_path / "run"
+    lines = command_lines(tiny, session, weights)
     train_resnet50_SIPE.main([*lines["train_resnet50_SIPE"], "--val_freq", "2"])
     cam = ["--save_cam", "--visualize", "--scales", "1.0", "0.5"]
     make_cam.main([*lines["make_cam"], *cam])
@@ -52,42 +55,39 @@ def test_one_class_with_negatives_from_end_to_end(one_class, weights, tmp_path):
     eval_seg_labels.main(lines["eval_seg_labels"])
     crf = ["--refine", "crf", "--out_dir", str(session / "crf")]
     make_seg_labels.main([*lines["make_seg_labels"], *crf])
-    train_seg.main(lines["train_seg"])
+    train_seg.main([*lines["train_seg"], "--label_dir", str(tiny / "masks")])
     infer_seg.main(lines["infer_seg"])
 
-    for image_id in "abcdef":
+    matrix = ConfusionMatrix(len(names) + 1)
+    for image_id in LABELS:
         maps = read_maps(session / "npy", image_id)
-        keys = [0] if image_id in WITHOUT else [0, 1]
+        keys = [0] if image_id in WITHOUT else [0, len(names)]
         assert maps["keys"].tolist() == keys
-        size = read_mask(one_class / f"masks/{image_id}.png").shape
-        assert maps["IS_CAM"].shape == (len(keys), *size)
-        assert maps["CAM"].shape == (len(keys) - 1, *size)
+        mask = read_mask(tiny / f"masks/{image_id}.png")
+        assert maps["IS_CAM"].shape == (len(keys), *mask.shape)
+        assert maps["CAM"].shape == (len(keys) - 1, *mask.shape)
         for folder in ("ir_label", "pseudo_label", "crf", "seg_deeplabv2_resnet101"):
             label = read_mask(session / folder / f"{image_id}.png")
-            assert label.shape == size
-            if image_id in WITHOUT and not folder.startswith("seg"):
-                assert not label.any()  # confident background
+            assert label.shape == mask.shape
+            if not folder.startswith("seg"):  # confident background where there is no class
+                assert set(np.unique(label)) <= {*keys, 255 if image_id not in WITHOUT else 0}
+        matrix.update(mask, read_mask(session / f"pseudo_label/{image_id}.png"))
     for name in ("eval_cam", "eval_pseudo_label"):
         result = json.loads((session / f"{name}.json").read_text())
-        assert list(result["iou"]) == ["background", "red"]
+        assert list(result["iou"]) == ["background", *names]
         assert 0 < result["miou"] < 1
+    assert result["miou"] == pytest.approx(matrix.miou())
     sweep = json.loads((session / "eval_cam.json").read_text())["cam"]
     assert len(sweep["miou_by_threshold"]) == len(THRESHOLDS)
 
 
-def test_one_class_in_every_picture_is_warned_of(one_class, weights, tmp_path, caplog):
-    (one_class / "labels.csv").write_text(
-        "image,labels\n" + "".join(f"{i},red\n" for i in "abcdef")
-    )
-    lines = command_lines(one_class, tmp_path / "run", weights)["train_resnet50_SIPE"]
+def test_one_class_in_every_picture_is_warned_of(tiny, weights, tmp_path, caplog):
+    with_classes(tiny, 0)
+    (tiny / "labels.csv").write_text("image,red\n" + "".join(f"{i},1\n" for i in LABELS))
+    lines = command_lines(tiny, tmp_path / "run", weights)["train_resnet50_SIPE"]
     with caplog.at_level(logging.WARNING):
         train_resnet50_SIPE.main(lines)
     assert "every picture of the training list shows red" in caplog.text
-
-
-def test_label_of_a_negative_is_zero(one_class):
-    labels = Folder(one_class).labels(list("abc"))
-    assert (labels.dtype, labels.tolist()) == (np.uint8, [[1], [0], [0]])
 
 
 def test_training_loss_without_a_class_is_finite_and_foreground_zero():
