@@ -33,7 +33,7 @@ from tool.pictures import (
     with_legend,
 )
 from tool.reader import Between, Damaged, check, decoding
-from tool.writer import safe_name, write_json
+from tool.writer import NOTE, own_folder, read_note, safe_name, write_json
 
 REFINE = ("none", "crf")
 # What a checkpoint of ours notes beside its weights.
@@ -95,8 +95,15 @@ class Prediction:
             "scores": self.scores,
         }
 
-    def save(self, folder: Path, name: str) -> None:
-        """Write the mask at the picture's size, drawings of it and of the maps, and the JSON."""
+    def save(self, folder: str | Path, name: str) -> None:
+        """Write the mask at the picture's size, drawings of it and of the maps, and the JSON.
+
+        A folder of somebody else's files raises an InputError.
+        """
+        folder = Path(folder)
+        if not read_note(folder):
+            own_folder(folder)
+            write_json(folder / NOTE, {"program": "predict"})
         save_label(folder / f"{name}_mask.png", self.mask, self.size)
         there = np.unique(self.mask).tolist()
         names = {k: n for k, n in zip(self.keys.tolist(), self.names, strict=True) if k in there}

@@ -252,7 +252,8 @@ def test_every_flag_is_read(program, chain, monkeypatch):
     if program == "make_seg_labels":
         chain(program, "--refine", "crf", *again)
         read |= recordings[-1]._read
-    assert set(vars(recordings[0])) - read == set()
+    of_others = {"archive_comp", "export_size"}  # which count beside flags that are not given
+    assert set(vars(recordings[0])) - read <= of_others
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

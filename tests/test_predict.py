@@ -203,6 +203,13 @@ def test_files_of_the_user_stay(networks, tmp_path):
     for folder in (photos, mine):
         with pytest.raises(InputError, match=folder.name):
             predict.main([str(photos), *flags, str(folder)])
+    prediction = Predictor(session / "ckpt/final.pth", "cpu")(photos / "a.png")
+    for folder in (photos, mine):
+        with pytest.raises(InputError, match=folder.name):
+            prediction.save(folder, "a")
+    for name in "ab":
+        prediction.save(str(tmp_path / "new"), name)
+    assert (tmp_path / "new/b.json").exists()
     assert (mine / "a.json").read_text() == "mine"
     assert {path.name for path in photos.iterdir()} == {f"{i}.png" for i in "abcdef"}
     out, ages = tmp_path / "out", []

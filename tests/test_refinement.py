@@ -307,16 +307,6 @@ def test_label_of_another_size_in_training(run, session):
         train_irn.main(run["train_irn"])
 
 
-def test_safetensors_serve_as_checkpoint(run, session):
-    cam2ir.main(run["cam2ir"])
-    train_irn.main([*run["train_irn"], "--safetensors"])
-    labels = []
-    for name in ("irn.pth", "irn.safetensors"):
-        make_seg_labels.main([*run["make_seg_labels"], "--irn_ckpt", name, "--restart"])
-        labels.append(read_mask(session / "pseudo_label/d.png"))
-    assert np.array_equal(*labels)
-
-
 def test_unsure_pixels_are_counted_as_wrong(run, session, tiny):
     cam2ir.main(run["cam2ir"])
     folder = session / "ir_label"

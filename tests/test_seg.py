@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from processes import together
-from test_programs import Recording
 
 import eval_seg_labels
 import infer_seg
@@ -332,23 +331,6 @@ def test_presets_are_the_published_recipes():
         5,
         10,
     )
-
-
-def test_every_flag_is_read(run, monkeypatch, tmp_path):
-    unread = {}
-    for name, program in PROGRAMS.items():
-        recordings, parse = [], program.parse_arguments
-
-        def record(arguments=None, parse=parse, recordings=recordings):
-            recordings.append(Recording(parse(arguments)))
-            return recordings[-1]
-
-        monkeypatch.setattr(program, "parse_arguments", record)
-        more = ["--crf", "--archive", str(tmp_path / "x.tgz")] if name == "infer" else []
-        program.main([*run[name], *more])
-        unread[name] = set(vars(recordings[0])) - recordings[0]._read
-    unread["infer"] -= {"export_size"}  # with --export, which segments nothing
-    assert unread == {name: set() for name in PROGRAMS}
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tool.errors import InputError
-from tool.files import write_atomic
+from tool.writer import write_own
 
 INPUT, OUTPUT = "picture", "logits"
 
@@ -61,7 +61,7 @@ def write_onnx(path: Path, net: nn.Module, size: tuple[int, int], class_names: l
     entry = model.metadata_props.add()
     entry.key, entry.value = "class_names", json.dumps(class_names)
     content = model.SerializeToString()
-    write_atomic(path, lambda file: file.write(content))
+    write_own(path, lambda file: file.write(content))
     try:
         import onnxruntime
     except ImportError:
