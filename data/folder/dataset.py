@@ -156,13 +156,25 @@ class Folder(Dataset):
         sources = self._sources()
         self.source_names = " and ".join(source.name for source in sources)
         for source in sources:
-            for image_id, classes in self._rows_of(source).items():
-                if rows.setdefault(image_id, classes) != classes:
-                    raise InputError(
-                        f"{image_id!r} in {self.root} shows {_listed(rows[image_id])} by another "
-                        f"one of {self.source_names}, and {_listed(classes)} by {source.name}. "
-                        "Correct one of them, or take it away."
-                    )
+            own: dict[str, set[str]] = {}
+            for where, image, names in source.rows((*self.class_names, *self.no_class)):
+                image_id = self.id_of(picture_name(image))
+                classes = set(self._classes_in(names, self.class_names))
+                none = {name for name in names - classes if name.casefold() != "background"}
+                fault = None
+                if image_id in own:
+                    fault = "stands there twice"
+                elif image_id not in self.pictures:
+                    fault = "is no picture in images/"
+                elif classes and none:
+                    fault = f"is {min(none)!r}, which means no class, and shows {_listed(classes)}"
+                elif rows.get(image_id, classes) != classes:
+                    others = f"{_listed(rows[image_id])} by another one of {self.source_names}"
+                    fault = f"shows {_listed(classes)}, and {others}. Correct or remove one"
+                if fault:
+                    raise InputError(f"{where}: {image_id!r} {fault}.")
+                own[image_id] = classes
+            rows |= own
         if distributed.is_main():
             log.info(
                 "labels of %s: %d pictures, %d of them without a class; %d classes: %s",
@@ -172,25 +184,6 @@ class Folder(Dataset):
                 len(self.class_names),
                 some(self.class_names),
             )
-        return rows
-
-    def _rows_of(self, source: Source) -> dict[str, set[str]]:
-        """Return id -> class names, for every picture of one source."""
-        rows: dict[str, set[str]] = {}
-        for where, image, names in source.rows((*self.class_names, *self.no_class)):
-            image_id = self.id_of(picture_name(image))
-            classes = set(self._classes_in(names, self.class_names))
-            none = {name for name in names - classes if name.casefold() != "background"}
-            fault = None
-            if image_id in rows:
-                fault = "stands there twice"
-            elif image_id not in self.pictures:
-                fault = "is no picture in images/"
-            elif classes and none:
-                fault = f"is {min(none)!r}, which means no class, and shows {_listed(classes)}"
-            if fault:
-                raise InputError(f"{where}: {image_id!r} {fault}.")
-            rows[image_id] = classes
         return rows
 
     def list_ids(self, list_name: str) -> list[str]:
