@@ -142,8 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
         cam = more["cam"] = best_cam(found.further, dataset.all_names)
         message = "CAM      mIoU %.2f at its best background threshold %.2f"
         log.info(message, 100 * cam["miou"], cam["threshold"])
-    session.accept()
     found.write(session.path / "eval_cam.json", **more)
+    session.accept()
     message = "IS-CAM   mIoU %.2f on the %d pictures of %s"
     log.info(message, 100 * found.matrix.miou(), found.result["images"], about["list"])
 

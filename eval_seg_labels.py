@@ -88,8 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     if unsure:
         log.info("%d pixels are unsure (255) and count as wrong", unsure)
     path = result_path(session.path, folder)
-    session.accept()
     found.write(path, unsure_pixels=unsure)
+    session.accept()
     message = "%s   mIoU %.2f on the %d pictures of %s"
     log.info(message, folder.name, 100 * found.matrix.miou(), len(files), about["list"])
     log.debug("%s written", path)

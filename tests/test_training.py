@@ -238,7 +238,7 @@ def test_curves_have_a_row_for_every_log_line(lines, session, monkeypatch):
     train_sipe.main([*flags, "--print_freq", "3"])
     whole = table_of(session, "train_resnet50_SIPE")
     columns = ["step", "total", "CLS", "GSC", "learning_rate", "images_per_second", "miou"]
-    assert list(whole[0]) == columns
+    assert list(whole[0])[:7] == columns
     assert [row["step"] for row in whole] == ["0", "2", "3", "4"]  # printed, or validated
     assert [bool(row["miou"]) for row in whole] == [False, True, False, True]
     log = (session / "run.log").read_text().splitlines()
