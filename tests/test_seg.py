@@ -533,7 +533,7 @@ def test_checkpoint_of_other_classes_or_model(trained, tiny):
     with pytest.raises(InputError, match=rf"is a {V2}\. Give --model {V2}"):
         infer_seg.main([*of_model(trained["infer"], V1), "--ckpt", str(final_of(trained["train"]))])
     (tiny / "classes.txt").write_text("red\ngreen\npink\n")
-    with pytest.raises(InputError, match=r"4 classes.*Check --dataset and --ckpt"):
+    with pytest.raises(InputError, match=r"\.pth.*pink.*--dataset"):
         infer_seg.main(trained["infer"])
     checkpoint.save(final_of(trained["train"]), {"net": {"w": torch.zeros(1)}})
     with pytest.raises(InputError, match=rf"seg_{V2}\.pth, read as {V2}"):
