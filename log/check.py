@@ -116,11 +116,10 @@ def _list(ours: Curves, settings: dict[str, Any], dataset: str) -> Finding:
 def _weights(settings: dict[str, Any]) -> Finding:
     if "pretrained" not in settings:
         return Finding(UNKNOWN, "weights", "no args.json says what the training began from")
-    source = settings["pretrained"] or "imagenet"  # what VOC and COCO start from
-    if source == "none":
-        return Finding(LEAVES, "weights", "random, published: ImageNet")
-    text = "ImageNet" if source == "imagenet" else f"the file {Path(str(source)).name}"
-    return Finding(FOLLOWS if source == "imagenet" else UNKNOWN, "weights", text)
+    source = str(settings["pretrained"] or "imagenet")  # what VOC and COCO start from
+    text = f"{source}, published: imagenet"
+    known = {"imagenet": FOLLOWS, "none": LEAVES}
+    return Finding(known.get(source, UNKNOWN), "weights", text)
 
 
 def _curves(ours: Curves, theirs: Curves, spacing: int) -> Iterator[Finding]:
@@ -166,16 +165,15 @@ def _first(name: str, rows: list[tuple[int, float, float]], rounding: float) -> 
 def _validation(ours: Curves, theirs: Curves, settings: dict[str, Any]) -> Finding:
     tolerance = TOLERANCES["validation"]["tolerance"]
     judged = settings.get("val_list") or JUDGED
+    one, other = ours.of("miou"), theirs.of("miou")
+    off = {step: 100 * (one[step] - other[step]) for step in sorted(set(one) & set(other))}
     if Path(str(judged)).stem != JUDGED:
         return Finding(UNKNOWN, "validation", f"on {judged}; the published run has {JUDGED}")
-    one, other = ours.of("miou"), theirs.of("miou")
-    steps = sorted(set(one) & set(other))
-    if not steps:
+    if not off:
         why = "none of the published steps" if other else "the published run has none"
         return Finding(UNKNOWN, "validation", why)
-    off = {step: 100 * (one[step] - other[step]) for step in steps}
-    bad = [step for step in steps if not off[step] >= -tolerance]
-    step = bad[0] if bad else max(steps, key=lambda s: abs(off[s]))
+    bad = [step for step in off if not off[step] >= -tolerance]
+    step = bad[0] if bad else max(off, key=lambda s: abs(off[s]))
     figures = f"{100 * one[step]:.2f}, published {100 * other[step]:.2f}"
     text = f"mIoU at step {step}: {figures}, tolerance {tolerance:g} points"
     return Finding(LEAVES if bad else FOLLOWS, "validation", text)
@@ -193,8 +191,8 @@ def _results(run: Run, dataset: str, name: str) -> Iterator[Finding]:
         goals = [replace(goals[0], miou=miou) for miou in users]
     yield _figure("labels", figures.get(kind), goals if kind != "labels" else [None])
     for kind in SEGMENTATION.values():
-        if kind in figures:
-            yield _figure("segmentation", figures[kind], [published(kind, dataset)])
+        if kind in figures or kind == "seg":
+            yield _figure("segmentation", figures.get(kind), [published(kind, dataset)])
 
 
 def _figure(stage: str, figure: Figure | None, goals: list[Goal | None]) -> Finding:

@@ -96,8 +96,11 @@ class Curves:
             self.series.setdefault(name, {})[step] = value
 
     def add_rows(self, rows: Iterable[dict[str, str]]) -> None:
-        """Note the rows of a table; Damaged says what is no number or step."""
-        for row in rows:
+        """Note the rows of a table; Damaged says what is no number or step.
+
+        Half a row, which a killed run leaves, is passed over.
+        """
+        for row in (row for row in rows if row["learning_rate"]):
             step = _step(row.pop("step"))
             self.total_steps = _step(row.pop("total", str(self.total_steps)))
             self.forget_after(step)

@@ -36,7 +36,8 @@ LABELS = ("crf", "irn", "labels")
 SEGMENTATION = {"deeplabv2_resnet101": "seg", "deeplabv1_resnet38": "seg_v1"}  # by --model
 NETWORKS = {"resnet101_deeplabv2": "seg", "resnet38_deeplabv1": "seg_v1"}  # in PUBLISHED
 USUAL = ("cam", "pseudo_label", "crf_label", *(f"seg_{model}" for model in SEGMENTATION))
-SETTINGS = {str: {"dataset?": str, "dataset_root?": str, "device?": str, "versions?": {str: str}}}
+TEXTS = ("dataset?", "dataset_root?", "negative_class?", "device?")
+SETTINGS = {str: {**dict.fromkeys(TEXTS, str), "versions?": {str: str}}}
 REMEDY = "Delete it, and run the steps again."
 
 

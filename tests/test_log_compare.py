@@ -54,7 +54,8 @@ def test_what_a_trainer_notes_is_read_as_it_was(name, tmp_path):
 def test_a_run_that_was_started_again_replaces_what_came_after(tmp_path):
     head = "step,total,loss_cls,learning_rate,miou\n"
     rows = ["0,50,0.9,1,", "10,50,0.9,1,", "20,50,0.9,1,0.1", "30,50,0.9,1,0.2", "20,50,0.5,1,"]
-    table = written(tmp_path / "curves.csv", head + "\n".join([*rows, "40,50,0.5,1,"]))
+    rows += ["40,50,0.5,1,", "50,5"]  # half a row
+    table = written(tmp_path / "curves.csv", head + "\n".join(rows))
     lines = [LINE.format(step, 50, 0.9) for step in (0, 10, 20, 30)]
     lines += ["{'miou': 0.1}\n", LINE.format(20, 50, 0.5), LINE.format(40, 50, 0.5)]
     for path in (table, written(tmp_path / "x.txt", "".join(lines))):

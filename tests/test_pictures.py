@@ -15,6 +15,7 @@ from tool.pictures import (
     save_label,
     save_rgb,
     voc_palette,
+    with_legend,
 )
 
 RNG = np.random.default_rng(0)
@@ -262,3 +263,15 @@ def test_tints_of_all_classes_of_voc_differ_and_unsure_is_nearly_white():
     assert label_overlay(picture, np.full((5, 5), 255, np.uint8)).min() >= 250
     black = label_overlay(np.zeros_like(picture), np.full((5, 5), 5, np.uint8))
     assert black.max() > 50  # the tint shows on black as well
+
+
+def test_a_legend_stands_below_the_drawing_and_changes_no_pixel_of_it():
+    label = np.zeros((40, 90), np.uint8)
+    label[5:20, 5:30], label[20:35, 40:80] = 1, 2
+    drawing = label_overlay(np.full((40, 90, 3), 120, np.uint8), label)
+    shown = with_legend(drawing, {1: "cat", 2: "a rather long name"})
+    assert np.array_equal(shown[:40], drawing)
+    assert shown.shape[1] == 90
+    assert shown.shape[0] > 40 + 2 * 13  # two lines
+    assert len({tuple(c) for c in shown[40:].reshape(-1, 3).tolist()}) > 3
+    assert np.array_equal(with_legend(drawing, {}), drawing)

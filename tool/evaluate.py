@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -23,18 +23,6 @@ CHUNK = 32  # pictures that a worker counts before it hands its counts over
 SPREAD = 16  # label pictures are looked at in steps of so many, until one holds a class
 
 Read = Callable[[Path], np.ndarray]  # a mask as uint8 (H, W) of class ids, 255 unknown
-
-
-class Predict(Protocol):
-    """Where the predictions of a folder come from; it must be picklable."""
-
-    folder: Path
-
-    def path_of(self, image_id: str) -> Path:
-        """Return the file of a picture's prediction."""
-
-    def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the label of a picture, integer (H, W), and further counts or None."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +77,7 @@ def evaluate(
     dataset: Any,
     about: Mapping[str, Any],
     gt_path: Path | None,
-    predict: Predict,
+    predict: Any,
     num_workers: int,
 ) -> Evaluation:
     """Return what is counted of the predictions of a list.
@@ -100,7 +88,9 @@ def evaluate(
         dataset: a :class:`data.base.Dataset`.
         about: ``dataset`` and ``list``, as the flags name them.
         gt_path: folder of masks; None is the dataset's own.
-        predict: called where the files are read.
+        predict: returns, called with an id and the file of its mask, the label, integer (H, W), and
+            further counts or None. It is called where the files are read, so it must be picklable;
+            its ``path_of`` returns the file of an id's prediction in its ``folder``.
         num_workers: processes that count, 0 for this one.
 
     Raises:

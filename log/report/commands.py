@@ -61,9 +61,9 @@ def _calls(run: Run, program: str, last: dict[str, Any]) -> Iterator[tuple[int, 
         if note.get("program") == program:
             usual = name in ("npy", "ir_label", "pseudo_label", f"seg_{note.get('model')}")
             out_dir = None if usual else str(Path(str(last.get("session_name"))) / name)
-            folders.add(out_dir)
+            folders.add(str(out_dir))
             yield place, {**last, **note, "out_dir": out_dir}
-    if not folders or last.get("out_dir") not in folders:
+    if not folders or str(last.get("out_dir")) not in folders:
         yield place, last
 
 
