@@ -82,6 +82,11 @@ class Figure:
     note: str
     result: dict[str, Any] | None
 
+    @property
+    def beside(self) -> str:
+        """What stands beside the figure, as text."""
+        return f"{self.goal.miou:.4g}" if self.goal else ""
+
 
 @dataclass
 class Run:

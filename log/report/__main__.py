@@ -63,8 +63,7 @@ def summary_of(session: Run) -> str:
     lines = [f"{'mIoU in percent':28}{'this run':>12}{session.origin:>12}"]
     for figure in session.figures():
         ours = "missing" if figure.miou is None else f"{figure.miou:.2f}"
-        theirs = f"{figure.goal.miou:.4g}" if figure.goal else ""
-        lines.append(f"{figure.title:28}{ours:>12}{theirs:>12}  {figure.note}".rstrip())
+        lines.append(f"{figure.title:28}{ours:>12}{figure.beside:>12}  {figure.note}".rstrip())
     if session.scope:
         lines.append(session.scope)
     if session.seconds:

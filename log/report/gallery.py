@@ -15,12 +15,14 @@ from tool.errors import InputError
 from tool.maps import read_maps
 from tool.pictures import heat, label_overlay, overlay, read_mask
 from tool.reader import Damaged, decoding, read_table
+from tool.writer import FORMULAS
 
 EACH = 8  # best, worst, and at random
 EACH_SEGMENTED = 3  # likewise, of pictures that only step 3 has seen
 WIDTH = 200  # pixels of a drawing
 QUALITY = 80
 JUDGED = ("pseudo_label", "crf_label", "cam")  # whose IoU of a picture sorts the gallery
+HARMLESS = tuple(f"'{letter}" for letter in FORMULAS)  # how ids of spreadsheets' formulas begin
 REMEDY = "Run its evaluation again."
 SEGMENTED = {model: f"DeepLab {model[7:9]}" for model in SEGMENTATION}  # and the title of a drawing
 
@@ -61,7 +63,9 @@ def read_mious(path: Path) -> dict[str, float]:
     rows = read_table(path, REMEDY, ("id", "miou"))
     with decoding(path, REMEDY):
         for row in rows:
-            name = row["id"].removeprefix("'")  # which keeps spreadsheets from executing it
+            name = row["id"]
+            if name.startswith(HARMLESS):
+                name = name[1:]
             if not name or name.startswith(".") or set("/\\\0") & set(name):
                 raise Damaged(f"{name!r} is no id")
             if row["miou"]:

@@ -89,8 +89,9 @@ def summarise(paths: Sequence[Path], classes: Sequence[str] | None) -> str:
         if not values:
             continue
         mean, deviation = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
-        goal = f"{figure.goal.miou:.4g}" if figure.goal else ""
-        rows.append(f"{figure.title:28}{mean:10.2f} ± {deviation:.2f}   n={len(values)} {goal:>8}")
+        rows.append(
+            f"{figure.title:28}{mean:10.2f} ± {deviation:.2f}   n={len(values)} {figure.beside:>8}"
+        )
         found[figure.name] = {"mean": mean, "deviation": deviation, "values": values}
     about = {"sessions": list(map(str, paths)), "classes": classes}
     write_json(paths[0] / "summary.json", about | {"miou": found}, write_own)
