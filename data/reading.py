@@ -11,9 +11,10 @@ import numpy as np
 
 from tool import distributed
 from tool.errors import InputError
-from tool.files import read_json, write_json
 from tool.picture_files import picture_file
+from tool.reader import check, decoding, read_json
 from tool.samples import read_samples
+from tool.writer import write_json
 
 FILE = "value_range.json"
 AUTO = "auto"
@@ -92,7 +93,18 @@ def find_range(dataset, ids: list[str]) -> tuple[float, float]:
 
 
 def _read(path: Path) -> dict:
-    return read_json(path, "Delete it.") if path.exists() else {}
+    """Return what a session noted, nothing where it did not; a damaged file is an InputError."""
+    if not path.exists():
+        return {}
+    remedy = "Delete it."
+    known = read_json(path, remedy, {"bands?": (int, int, int)})
+    with decoding(path, remedy):
+        values = known.get("value_range")
+        if values == AUTO:
+            check(known, {"found": (float, float)})
+        elif values is not None:
+            check(values, (float, float), "its value_range")
+    return known
 
 
 def _words(value: list | str | None) -> str:

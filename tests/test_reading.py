@@ -84,8 +84,22 @@ def test_a_session_keeps_how_it_reads(deep, tmp_path):
     for flags in (["--value_range", "0", "1"], ["--value_range", "auto"], ["--bands", *"123"]):
         with pytest.raises(InputError, match=r"are read with --.*value_range\.json"):
             open_dataset(arguments(deep, tmp_path, *flags))
-    (tmp_path / reading.FILE).write_text("{")
-    with pytest.raises(InputError, match="is not JSON"):
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        "{",
+        '{"bands": [1, 2]}',
+        '{"value_range": "low"}',
+        '{"value_range": [0, NaN]}',
+        '{"value_range": "auto"}',
+        '{"value_range": "auto", "found": [0]}',
+    ],
+)
+def test_a_damaged_note_names_itself_and_no_picture(deep, tmp_path, noted):
+    (tmp_path / reading.FILE).write_text(noted)
+    with pytest.raises(InputError, match=r"value_range\.json"):
         open_dataset(arguments(deep, tmp_path))
 
 
