@@ -51,6 +51,15 @@ def test_maps_are_those_of_make_cam(networks):
         assert np.array_equal(prediction.mask, expected)
 
 
+def test_a_mask_holds_class_ids(networks, monkeypatch):
+    """And not the place among the maps, which is 1 for the third class alone."""
+    root, session, _ = networks
+    maps = torch.arange(2.0).view(2, 1, 1)
+    monkeypatch.setattr("data.predictor.fuse", lambda _, size: maps.expand(2, *size))
+    mask = Predictor(session / "ckpt/final.pth", "cpu")(root / "images/c.png", ["blue"]).mask
+    assert (mask == 3).all()
+
+
 def test_masks_are_those_of_infer_seg(networks):
     root, session, _ = networks
     predictor = Predictor(session / SEGMENTATION, "cpu")
