@@ -155,7 +155,7 @@ LISTS = {
     "with two paths a line": ("/i/a.png /m/a.png\n/i/b.png /m/b.png\n/i/c.png /m/c.png\n", FINE),
     "with Windows' lines": ("a\r\nb\r\nc\r\nd\r\n", FINE),
     "with a byte order mark": ("\ufeffa\nb\nc\nd\n", FINE),
-    "in UTF-16": ("a\nb\n".encode("utf-16"), REFUSED),
+    "in UTF-16": ("a\nb\nc\nd\n".encode("utf-16"), FINE),
     "in Latin-1": ("a\nb\xe4r\n".encode("latin-1"), REFUSED),
     "with zero bytes": (b"a\0b\n", REFUSED),
     "with an id not in the dataset": ("a\nb\nc\nzzz\n", REFUSED),
@@ -185,7 +185,7 @@ LABEL_FILES = {
     "with tabs": (LABELS.replace(",", "\t"), FINE, ""),
     "with Windows' lines": (LABELS.replace("\n", "\r\n"), FINE, ""),
     "with capitals": (LABELS.replace("green", "Green"), REFUSED, "Green"),
-    "in UTF-16": (LABELS.encode("utf-16"), REFUSED, "labels.csv"),
+    "in UTF-16": (LABELS.encode("utf-16"), FINE, ""),
     "with a cell of 200,000 letters": (LABELS + "a" * 200_000 + ",red\n", REFUSED, "labels.csv"),
 }
 CLASSES = {
