@@ -111,7 +111,7 @@ def test_settings_are_not_written_before_they_are_accepted(tmp_path):
     assert stored(session)["train"]["lr"] == 0.1
 
 
-@pytest.mark.parametrize("text", ['{"train": {', "", "\xff", "[]", '{"train": 3}'])
+@pytest.mark.parametrize("text", ['{"train": {', "", "\xff", "[]"])
 def test_broken_settings_are_named(tmp_path, text):
     (tmp_path / "args.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"args\.json"):
@@ -126,10 +126,10 @@ def test_a_folder_of_somebody_else_is_no_session(tmp_path):
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"]
     (tmp_path / "run/npy").mkdir(parents=True)  # maps from elsewhere
     (tmp_path / "run/seconds.txt").write_text("")
-    for _ in range(2):  # the first one is refused later, and leaves a log
-        session = Session(tmp_path / "run", "train", settings())
-    session.accept()
+    Session(tmp_path / "run", "train", settings())  # it is refused later, and leaves a log
     (tmp_path / "run/README.md").write_text("of the report")
+    Session(tmp_path / "run", "train", settings()).accept()
+    (tmp_path / "run/args.json").unlink()
     Session(tmp_path / "run", "train", settings())
 
 

@@ -18,8 +18,7 @@ from tool.errors import InputError
 from tool.reader import read_json
 from tool.writer import write_json
 
-# Files that a session may have before its first program was accepted.
-EARLY = ("seconds.txt", "value_range.json")
+MARKS = ("args.json", ".digests.json", "seconds.txt", "value_range.json")  # of a session
 
 log = logging.getLogger(__name__)
 
@@ -102,19 +101,19 @@ class Session:
         return {name: str(v) if isinstance(v, Path) else v for name, v in sorted(values.items())}
 
     def _noted(self) -> dict[str, Any]:
-        return read_json(self.file, "Delete it.", {str: dict}) if self.file.exists() else {}
+        return read_json(self.file, "Delete it.") if self.file.exists() else {}
 
     def _check_owner(self) -> None:
-        """Refuse a folder of files that no session is known to have, and no note of ours."""
-        if self._noted() or not self.path.is_dir():
+        """Refuse a folder of files that has nothing by which a session is known."""
+        self._noted()  # a damaged one is refused now
+        known = any((self.path / name).exists() for name in (*MARKS, self._log_name()))
+        if known or not self.path.is_dir():
             return
-        ours = {*EARLY, self._log_name()}
         others = [p.name for p in self.path.iterdir() if p.is_file() and p.name[0] != "."]
-        others = sorted(set(others) - ours)
         if others:
             raise InputError(
                 f"--session_name {self.path}: the folder holds {len(others)} files, such as "
-                f"{others[0]}, but no args.json of a session. Name another one."
+                f"{min(others)}, but no args.json of a session. Name another one."
             )
 
     def _log_name(self) -> str:
