@@ -43,6 +43,7 @@ WRITTEN = (
     "ckpt/",
     "eval_",
     "args.",
+    "curves",
     "npy/",
     "ir_label/",
     "pseudo_label/",

@@ -521,11 +521,11 @@ JSON = {
     "of two objects": "{}{}",
     "with a deep nest": "[" * 100_000,
     "of NaN": "NaN",
-    "in UTF-16": '{"a": 1}'.encode("utf-16"),
     "with zero bytes": b"{}\0",
 }
 ODD_NOTES = {
     "of nothing": "{}",
+    "in UTF-16": '{"a": 1}'.encode("utf-16"),
     "with a program of a list": '{"program": [1]}',
     "with a program of an object": '{"program": {"a": 1}}',
     "with classes of a number": '{"class_names": 3}',
