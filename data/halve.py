@@ -11,7 +11,7 @@ from data.loaders import for_each
 from tool.errors import InputError
 from tool.pictures import read_mask, save_label
 from tool.record import Outputs
-from tool.writer import write_atomic, write_lines, write_own
+from tool.writer import NOTE, own_folder, write_atomic, write_json, write_lines, write_own
 
 QUALITY = 95  # of the JPEGs
 
@@ -24,10 +24,13 @@ def halve(voc: Dataset, list_names: list[str], folder: Path, num_workers: int) -
     its originals are the same.
 
     Raises:
-        InputError: the folder is the devkit's own, or a mask has another size than its picture.
+        InputError: the folder is the devkit's own or somebody else's, or a mask has another size
+            than its picture.
     """
     if folder.resolve() == voc.root.resolve():
         raise InputError(f"--halve {folder} is the folder of the originals. Name another one.")
+    own_folder(folder)
+    write_json(folder / NOTE, {"program": "data.voc"})
     of_lists = {name: voc.ids(name) for name in list_names}
     ids = list(dict.fromkeys(image_id for ids in of_lists.values() for image_id in ids))
     annotations = [_annotation(voc.root, image_id) for image_id in ids]

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from data.demo import Demo
 from tool.run import run
+from tool.writer import NOTE, own_folder, write_json
 
 NUM_CLASSES = 3  # foreground classes of the example; few classes need little training
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the folder; what is there already is written again."""
+    """Write the folder; one that this program made is written again, no other one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -29,6 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     names = demo.class_names[:NUM_CLASSES]
     ids = [*demo.ids("train"), *demo.ids("val")]
     labels = demo.labels(ids)  # (len(ids), K) in {0, 1}
+    own_folder(out)
+    write_json(out / NOTE, {"program": "examples.own_pictures"})
     for folder in ("images", "masks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows = ["image,labels"]

@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tool import distributed
@@ -94,9 +95,11 @@ def run(main: Callable[[], None]) -> None:
         sentence = sentence_of(error)
         if sentence is None:
             raise
-        log.error("error: %s", sentence)
-        if not isinstance(error, InputError):
-            sys.unraisablehook = lambda _: None  # half-made loaders complain when they are deleted
-            log.debug("where it came from", exc_info=True)  # in the log file alone
+        with suppress(InputError):  # of a log file on a full disk
+            log.error("error: %s", sentence)
+            if not isinstance(error, InputError):
+                # Half-made loaders complain when they are deleted.
+                sys.unraisablehook = lambda _: None
+                log.debug("where it came from", exc_info=True)  # in the log file alone
         sys.exit(2)
     distributed.stop()

@@ -19,7 +19,7 @@ from tool.maps import read_maps
 from tool.pictures import heat, label_overlay, overlay, read_mask, save_rgb
 from tool.reader import Between, decoding, read_json, read_lines
 from tool.run import run
-from tool.writer import write_json
+from tool.writer import write_json, write_own
 
 PLAIN = "cam_only"  # in the session: that of the classifier without GSC
 RESULT = {"miou": Between(0, 1)}
@@ -96,13 +96,14 @@ def main(arguments: list[str] | None = None) -> None:
     times = session / "seconds.txt"  # of every step, in the order in which they ran first
     with decoding(times, REMEDY):
         seconds = {name: int(number) for name, number in map(str.split, read_lines(times))}
-    write_json(session / "results.json", {"miou": miou, "seconds": seconds})
+    write_json(session / "results.json", {"miou": miou, "seconds": seconds}, write_own)
 
     ids = demo.ids("train")
     labels = demo.labels(ids)  # (n, K)
     shown = sorted(set(labels.argmax(0)))[:ROWS]  # the first picture of each class
     names = ["\n".join(demo.class_names[k] for k in np.flatnonzero(labels[n])) for n in shown]
-    save_rgb(session / "demo.png", draw([columns(demo, ids[n], session) for n in shown], names))
+    grid = draw([columns(demo, ids[n], session) for n in shown], names)
+    save_rgb(session / "demo.png", grid, write_own)
 
     log.info("mIoU on the %d training pictures, whose masks no step has learnt from", len(ids))
     for name, (result, text) in rows.items():
