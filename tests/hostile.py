@@ -1,150 +1,214 @@
-"""What can be wrong around a program: files, numbers, words, disks; and how it ended on them.
+"""What can be wrong around a program, and how it ended on it.
 
 A *world* is a folder with all that the programs read: a tiny dataset as a folder (``ds``), as VOC
-and as COCO, weights, and a session (``run``) in which every step is finished. Tests copy it, do
-harm to the copy, and call a program's ``main`` in this process.
+and as COCO, the demo, weights, logs, and a session (``run``) in which every step is finished. Tests
+copy it, do harm to the copy, and call a program's ``main`` in this process.
 """
 
 import argparse
+import codecs
 import contextlib
+import csv
 import hashlib
 import io
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
 from data.coco.dataset import COCO
+from data.demo import dataset as demo
 from tests.conftest import load_program
-from tests.tiny import command_lines, make_folder, make_weights
-from tool.errors import InputError
-from tool.pictures import save_label
+from tests.tiny import command_lines, make_folder, make_weights, store_maps
+from tool.pictures import read_mask, save_label
+from tool.run import run as run_program
 from tool.run import sentence_of
 
-STEPS = (
-    "train_resnet50_SIPE",
-    "make_cam",
-    "eval_cam",
-    "cam2ir",
-    "train_irn",
-    "make_seg_labels",
-    "eval_seg_labels",
-    "train_seg",
-    "infer_seg",
-)
-TOOLS = ("data.voc", "data.coco", "log.compare")
-PROGRAMS = (*STEPS, *TOOLS)
-MODEL = "deeplabv2_resnet101"
-# What a program writes for itself into the session, so that it has something to do without it.
+PUBLISHED = Path(__file__).parents[1] / "log"
+SEG = "seg_deeplabv2_resnet101"
+# Programs that print what they think of what they read; an exit status may say it too.
+JUDGES = ("data.folder", "tool.doctor", "tool.report", "log.compare")
+BLUE = "bl\u00e5"  # a class, so that not all that is printed is ASCII
+# What a program writes, below the world; a word behind its name tells its command lines apart.
 OUTPUTS = {
-    "train_resnet50_SIPE": ("ckpt/final.pth", "ckpt/last.pth"),
-    "make_cam": ("npy",),
-    "eval_cam": ("eval_cam.json",),
-    "cam2ir": ("ir_label",),
-    "train_irn": ("ckpt/irn.pth", "ckpt/irn_last.pth"),
-    "make_seg_labels": ("pseudo_label",),
-    "eval_seg_labels": ("eval_pseudo_label.json",),
-    "train_seg": (f"ckpt/seg_{MODEL}.pth", f"ckpt/seg_{MODEL}_last.pth"),
-    "infer_seg": (f"seg_{MODEL}",),
+    "train_resnet50_SIPE": ("run/ckpt/final.pth", "run/ckpt/last.pth", "run/curves.csv"),
+    "make_cam": ("run/npy",),
+    "eval_cam": ("run/eval_cam.json", "run/eval_cam.csv"),
+    "cam2ir": ("run/ir_label",),
+    "train_irn": ("run/ckpt/irn.pth", "run/ckpt/irn_last.pth", "run/curves_irn.csv"),
+    "make_seg_labels": ("run/pseudo_label",),
+    "eval_seg_labels": ("run/eval_pseudo_label.json", "run/eval_pseudo_label.csv"),
+    "train_seg": (f"run/ckpt/{SEG}.pth", f"run/ckpt/{SEG}_last.pth", f"run/curves_{SEG}.csv"),
+    "infer_seg": (f"run/{SEG}",),
+    "predict": ("predictions",),
+    "predict seg": ("segmented",),
+    "export_labels": ("exported.json",),
+    "data.folder": (),
+    "data.voc": ("voc/ImageSets/Segmentation/trainaug.txt",),
+    "data.voc halve": ("halved",),
+    "data.coco": ("coco/prepared",),
+    "data.demo.report": ("demo_run/results.json", "demo_run/demo.png"),
+    "tool.report": ("run/report.html", "run/README.md"),
+    "tool.doctor": (),
+    "log.compare": ("curves_training.csv", "curves_validation.csv"),
+    "log.compare check": (),
+    "examples.own_pictures": ("pictures",),
 }
+STEPS = tuple(OUTPUTS)[:9]
+# What a program keeps for itself, beside what it is run for.
+NOTES = (".log", "digests.json", ".made.json", ".lock", "seconds.txt")
+
+
+def lines_of(world: Path) -> dict[str, list[str]]:
+    """Return the flags of every command line of OUTPUTS."""
+    run, ds, voc = world / "run", world / "ds", ["--dataset_root", world / "voc"]
+    lines = command_lines(ds, run, world / "weights.pth")
+    lines["train_resnet50_SIPE"] += ["--max_epoches", "1"]
+    lines["train_irn"] += ["--irn_num_epoches", "1"]
+    lines["train_seg"] += ["--iterations", "3"]
+    folder = ["--dataset", "folder", "--dataset_root", ds]
+    coco = ["--dataset_root", world / "coco", "--splits", "train", "--num_workers", "0"]
+    export = ["--label_dir", run / "pseudo_label", "--format", "coco"]
+    small = ["--pretrained", world / "weights.pth", "--batch_size", "2", "--crop_size", "64"]
+    sipe, seg = run / "ckpt/final.pth", run / f"ckpt/{SEG}.pth"
+    lines |= {
+        "predict": [ds / "images/a.png", "--ckpt", sipe, "--labels", "red"],
+        "predict seg": [ds / "images", "--ckpt", seg, "--out_dir", world / "segmented"],
+        "export_labels": [*folder, *export, "--out", world / "exported.json"],
+        "data.folder": ["--dataset_root", ds],
+        "data.voc": [*voc, "--sbd_root", world / "sbd"],
+        "data.voc halve": [*voc, "--halve", world / "halved", "--num_workers", "0"],
+        "data.coco": coco,
+        "data.demo.report": [world / "demo_run"],
+        "tool.report": [run, *folder],
+        "tool.doctor": [*folder, *small, "--session_name", run, "--num_workers", "0"],
+        "log.compare": [world / "long.log", "--save", world / "curves"],
+        "log.compare check": [world / "long.log", "--check"],
+        "examples.own_pictures": ["--out", world / "pictures"],
+    }
+    lines["predict"] += ["--out_dir", world / "predictions"]
+    for name in ("predict", "predict seg", "tool.doctor"):
+        lines[name] += ["--device", "cpu"]
+    return {name: [str(word) for word in lines[name]] for name in OUTPUTS}
 
 
 # ------------------------------------------------------------------------------ the world
 
 
-def lines_of(world: Path) -> dict[str, list[str]]:
-    """Return the flags of every program in a world."""
-    lines = command_lines(world / "ds", world / "run", world / "weights.pth")
-    lines["train_resnet50_SIPE"] += ["--max_epoches", "1"]
-    lines["train_irn"] += ["--irn_num_epoches", "1"]
-    lines["train_seg"] += ["--iterations", "3"]
-    lines["data.voc"] = ["--dataset_root", str(world / "voc")]
-    lines["data.coco"] = ["--dataset_root", str(world / "coco"), "--splits", "train"]
-    lines["data.coco"] += ["--num_workers", "0"]
-    lines["log.compare"] = [str(world / "run/curves.csv")]
-    return lines
-
-
 def make_world(world: Path) -> Path:
     """Make a world, and run every program in it."""
-    world.mkdir(parents=True, exist_ok=True)
+    world.mkdir(parents=True)
     make_folder(world / "ds")
+    for name in ("classes.txt", "labels.csv"):
+        file = world / "ds" / name
+        file.write_text(file.read_text().replace("blue", BLUE), encoding="utf-8")
     (world / "ds/splits").mkdir()
     (world / "ds/splits/train.txt").write_text("a\nb\nc\nd\ne\nf\n")
     make_weights(world / "weights.pth")
-    make_voc(world / "voc")
-    make_coco(world / "coco")
+    _make_voc(world)
+    _make_coco(world / "coco")
+    (world / "long.log").write_text(published_log())
+    demo.generate(world / "demo_data", 12, 4)
+    os.chdir(world)  # where the demo is looked for
     for name, flags in lines_of(world).items():
+        if name == "data.demo.report":
+            _make_demo_run(world / "demo_run")
         outcome = run(name, flags)
         assert outcome.kind == "fine", f"{name}: {outcome}"
-    for folder in world.glob("run/runs*"):
+    for folder in world.glob("*/runs*"):
         shutil.rmtree(folder)
     return world
 
 
-def make_voc(root: Path) -> None:
-    """Write a devkit of three pictures."""
-    lists = root / "ImageSets/Segmentation"
-    for folder in (lists, root / "JPEGImages", root / "Annotations", root / "SegmentationClass"):
+def published_log() -> str:
+    """Return a published run as a log of the released code."""
+    lines = []
+    for name in ("training", "validation"):
+        with open(PUBLISHED / f"published_voc_repository_run_{name}.csv", newline="") as file:
+            for row in csv.DictReader(file):
+                line = f"{{'iou': {{}}, 'miou': {row.get('miou')}}}\n"
+                if name == "training":
+                    losses = f"lossCLS:{row['loss_cls']} lossGSC:{row['loss_gsc']}"
+                    line = f"step:{row['step']}/3305 {losses} imps:1.0 lr:{row['learning_rate']}\n"
+                lines.append((int(row["step"]), name, line))
+    return "".join(line for *_, line in sorted(lines))
+
+
+def _make_voc(world: Path) -> None:
+    """Write a devkit of three pictures without trainaug, and the lists of SBD."""
+    root, names = world / "voc", {"train": ["2007_000001"], "val": ["2009_000004"]}
+    lists, sbd = root / "ImageSets/Segmentation", world / "sbd/dataset"
+    for folder in (lists, sbd, root / "JPEGImages", root / "Annotations"):
         folder.mkdir(parents=True)
-    content = {"train": "2007_000001\n2007_000002\n", "val": "2009_000004\n"}
-    content["trainaug"] = content["train"]
-    for name, text in content.items():
-        (lists / f"{name}.txt").write_text(text)
-        for image_id in text.split():
-            Image.new("RGB", (24, 20), (90, 90, 90)).save(root / f"JPEGImages/{image_id}.jpg")
-            label = np.zeros((20, 24), np.uint8)
-            label[5:15, 5:15] = 8
-            save_label(root / f"SegmentationClass/{image_id}.png", label)
-            (root / f"Annotations/{image_id}.xml").write_text(
-                "<annotation><object><name>cat</name></object></annotation>"
-            )
+    for name, ids in names.items():
+        (lists / f"{name}.txt").write_text(f"{ids[0]}\n")
+        (sbd / f"{name}.txt").write_text("2007_000002\n2009_000004\n")
+    cat = "<annotation><object><name>cat</name></object></annotation>"
+    label = np.zeros((20, 24), np.uint8)
+    label[5:15, 5:15] = 8
+    for image_id in ("2007_000001", "2007_000002", "2009_000004"):
+        Image.new("RGB", (24, 20), (90, 90, 90)).save(root / f"JPEGImages/{image_id}.jpg")
+        save_label(root / f"SegmentationClass/{image_id}.png", label)
+        (root / f"Annotations/{image_id}.xml").write_text(cat)
 
 
-def make_coco(root: Path) -> None:
-    """Write the annotations of two pictures, and the pictures."""
+def _make_coco(root: Path) -> None:
+    """Write the annotations of two pictures with a cat, and the pictures."""
     numbers = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
-    names = [f"COCO_train2014_{number:012d}" for number in (1, 2)]
+    categories = zip(numbers, COCO.class_names, strict=True)
+    box, size = [[2, 2, 12, 2, 12, 12, 2, 12]], {"height": 20, "width": 24}
+    cat = {"category_id": 17, "iscrowd": 0, "segmentation": box}
     content = {
-        "categories": [
-            {"id": number, "name": name}
-            for number, name in zip(numbers, COCO.class_names, strict=True)
-        ],
-        "images": [
-            {"id": number, "file_name": f"{name}.jpg", "height": 20, "width": 24}
-            for number, name in enumerate(names, 1)
-        ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": number,
-                "category_id": 17,
-                "iscrowd": 0,
-                "segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]],
-            }
-            for number in (1, 2)
-        ],
+        "categories": [{"id": number, "name": name} for number, name in categories],
+        "images": [{"id": n, "file_name": f"{_coco_name(n)}.jpg", **size} for n in (1, 2)],
+        "annotations": [{"id": n, "image_id": n, **cat} for n in (1, 2)],
     }
-    (root / "annotations").mkdir(parents=True)
+    for folder in ("annotations", "images/train2014"):
+        (root / folder).mkdir(parents=True)
     (root / "annotations/instances_train2014.json").write_text(json.dumps(content))
-    (root / "images/train2014").mkdir(parents=True)
-    for name in names:
-        Image.new("RGB", (24, 20), (90, 90, 90)).save(root / f"images/train2014/{name}.jpg")
+    for number in (1, 2):
+        path = root / f"images/train2014/{_coco_name(number)}.jpg"
+        Image.new("RGB", (24, 20), (90, 90, 90)).save(path)
+
+
+def _coco_name(number: int) -> str:
+    return f"COCO_train2014_{number:012d}"
+
+
+def _make_demo_run(session: Path) -> None:
+    """Write what run_demo.sh leaves for its report, with the truth as maps and labels."""
+    labels = ("crf_label", "pseudo_label", SEG)
+    for path in Path("demo_data/masks").iterdir():
+        mask = read_mask(path)
+        keys = np.unique([0, *mask.ravel()])
+        maps = (mask == keys[:, None, None]).astype(np.float32)
+        for folder in (session, session / "cam_only"):
+            store_maps(folder / f"npy/{path.stem}.npz", keys, maps, maps[1:])
+        for folder in labels:
+            save_label(session / folder / path.name, mask)
+    common = ["--dataset", "demo", "--num_workers", "0", "--device", "cpu", "--session_name"]
+    for folder in (session, session / "cam_only"):
+        load_program("eval_cam").main([*common, str(folder)])
+    for folder in labels:
+        line = [*common, str(session), "--label_dir", str(session / folder)]
+        load_program("eval_seg_labels").main(line)
+    (session / "seconds.txt").write_text("train_sipe 60\nmake_cam 5\n")
 
 
 def restore(copy: Path, world: Path) -> Path:
     """Make ``copy`` a copy of a world, whatever it is, and return it.
 
-    It consists of links to the same files, but for those that grow. Whoever changes a file puts
-    another one in its place, as the programs themselves do.
+    It consists of links to the same files, but for logs. Whoever changes a file puts another one in
+    its place, as the programs themselves do.
     """
     copy.mkdir(parents=True, exist_ok=True)
     with os.scandir(world) as entries:
@@ -166,7 +230,7 @@ def restore(copy: Path, world: Path) -> Path:
     for name, entry in there.items():
         if entry.is_dir():
             restore(copy / name, Path(entry.path))
-        elif name.endswith(GROWING[0]):
+        elif name.endswith(NOTES):
             shutil.copyfile(entry.path, copy / name)
         elif name not in kept:
             os.link(entry.path, copy / name)
@@ -175,8 +239,8 @@ def restore(copy: Path, world: Path) -> Path:
 
 def forget(world: Path, program: str) -> None:
     """Delete what a program wrote, so that it has everything to do."""
-    for name in OUTPUTS.get(program, ()):
-        remove(world / "run" / name)
+    for name in OUTPUTS[program]:
+        remove(world / name)
 
 
 def remove(path: Path) -> None:
@@ -197,209 +261,159 @@ class Outcome(NamedTuple):
         kind: ``fine``, ``sentence`` or ``traceback``.
         text: what the user is told, or the traceback's last line.
         error: that it ended with.
+        printed: on standard output.
     """
 
     kind: str
     text: str = ""
     error: BaseException | None = None
+    printed: str = ""
 
 
-def run(program: str, flags: list[str]) -> Outcome:
-    """Call a program's ``main`` in this process, and return how it ended."""
-    printed = io.StringIO()
-    handlers = logging.getLogger().handlers[:]
-    grad = torch.is_grad_enabled()
+def run(program: str, flags: list[str], encoding: str = "utf-8") -> Outcome:
+    """Call a program's ``main`` in this process, and return how it ended.
+
+    Args:
+        program: its name, and perhaps a word behind it.
+        flags: its command line.
+        encoding: of standard output and standard error.
+    """
+    out = io.TextIOWrapper(io.BytesIO(), encoding)
+    told = io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace")
+    handlers, grad = logging.getLogger().handlers[:], torch.is_grad_enabled()
+    main, hook = load_program(program.split()[0]).main, threading.excepthook
+    error = None
     try:
-        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
-            load_program(program).main([str(flag) for flag in flags])
-    except SystemExit as end:
-        judges = "--check" in flags and end.code in (1, 2) and not printed.getvalue()
-        if end.code in (0, None) or judges:  # a run that does not follow is no fault
-            return Outcome("fine")
-        text = printed.getvalue().rsplit("error: ", 1)[-1].strip()
-        return Outcome("sentence" if end.code == 2 and text else "traceback", text, end)
-    except Exception as error:
-        sentence = sentence_of(error)
-        if sentence is None:
-            return Outcome("traceback", f"{type(error).__name__}: {error}", error)
-        return Outcome("sentence", sentence, error)
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(out):
+            run_program(lambda: main([str(flag) for flag in flags]))
+    except (SystemExit, Exception) as end:
+        error = end
     finally:
         torch.set_grad_enabled(grad)
+        threading.excepthook = hook
         root = logging.getLogger()
         for handler in root.handlers[:]:
             if handler not in handlers:
                 root.removeHandler(handler)
-                handler.close()
+                with contextlib.suppress(OSError):  # of a full disk
+                    handler.close()
         logging.captureWarnings(False)
-    return Outcome("fine")
+    printed, complaint = (_text_of(stream) for stream in (out, told))
+    return _judged(program, error, printed, complaint)
 
 
-# What grows by a line a run, and what remembers digests.
-GROWING = (".log", ".digests.json", ".made.json")
-# What preparations write, evaluations under names of their folders, and every program at its end.
-DERIVED = ("coco/prepared", "voc/ImageSets/Segmentation/trainaug.txt", "run/eval_", "run/visual")
-DERIVED += ("run/args.json", "run/curves")
+def _judged(program: str, error: BaseException | None, printed: str, complaint: str) -> Outcome:
+    """Return how a program ended that printed this on standard output and standard error."""
+    if "Traceback" in complaint:  # of logging, or of a thread
+        return Outcome("traceback", complaint, error)
+    if error is None or (isinstance(error, SystemExit) and not error.code):
+        return Outcome("fine", printed=printed)
+    if not isinstance(error, SystemExit):
+        return Outcome("traceback", f"{type(error).__name__}: {error}", error)
+    cause = error.__context__
+    if isinstance(cause, Exception) and sentence_of(cause):
+        return Outcome("sentence", sentence_of(cause), cause)
+    if program.split()[0] in JUDGES and printed and "error: " not in complaint:
+        return Outcome("fine", printed=printed)
+    text = complaint.rsplit("error: ", 1)[-1].strip()
+    return Outcome("sentence" if error.code == 2 and text else "traceback", text, error)
+
+
+def _text_of(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    return stream.buffer.getvalue().decode(stream.encoding, "replace")
 
 
 @cache
-def digest(path: str, *_: int) -> str:
+def _digest(path: str, *_: int) -> str:
     """Return the SHA-256 of a file; what else is given tells it from others that lay there."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def snapshot(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file that a failing program must leave as it is."""
-    return _digests(folder, "")
-
-
-def _digests(folder: str | Path, within: str) -> dict[str, str]:
+def snapshot(folder: str | Path, within: str = "") -> dict[str, str]:
+    """Return the SHA-256 of every file but what programs keep for themselves."""
     found = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             name = within + entry.name
             if entry.is_dir(follow_symlinks=False):
-                if "runs" not in entry.name:
-                    found |= _digests(entry.path, f"{name}/")
-            elif entry.is_file(follow_symlinks=False) and not name.endswith(GROWING):
+                if not entry.name.startswith("runs"):
+                    found |= snapshot(entry.path, f"{name}/")
+            elif entry.is_file(follow_symlinks=False) and not name.endswith(NOTES):
                 about = entry.stat()
-                found[name] = digest(entry.path, about.st_ino, about.st_mtime_ns, about.st_size)
+                found[name] = _digest(entry.path, about.st_ino, about.st_mtime_ns, about.st_size)
     return found
 
 
-def lost(before: dict[str, str], after: dict[str, str], own: str | None = None) -> list[str]:
+def lost(before: dict[str, str], after: dict[str, str], own: Iterable[str] = ()) -> list[str]:
     """Return what a program lost, changed, or left half made.
 
     Args:
-        before, after: of :func:`snapshot`, of a world.
-        own: the program where it may change what it has written itself.
+        before, after: of :func:`snapshot`.
+        own: beginnings of the names of what it may change.
     """
     changed = [name for name, digest in before.items() if after.get(name) != digest]
-    mine = tuple(f"run/{name}" for name in OUTPUTS.get(own, ()))
-    kept = [name for name in changed if not (own and name.startswith((*mine, *DERIVED)))]
+    kept = [name for name in changed if not name.startswith(tuple(own))]
     return kept + [name for name in after if name.endswith(".tmp")]
 
 
 # ------------------------------------------------------------------------------ files
 
 
-def _anew(path: Path) -> Path:
-    remove(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def _content(raw: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(raw) and None
 
 
-def missing(path: Path) -> None:
-    remove(path)
-
-
-def empty(path: Path) -> None:
-    _anew(path).write_bytes(b"")
-
-
-def truncated(path: Path) -> None:
-    content = path.read_bytes()
-    _anew(path).write_bytes(content[: len(content) * 2 // 3])
-
-
-def garbage(path: Path) -> None:
-    content = np.random.default_rng(1).integers(0, 256, 3000).astype(np.uint8).tobytes()
-    _anew(path).write_bytes(content)
-
-
-def zeros(path: Path) -> None:
-    _anew(path).write_bytes(bytes(4096))
-
-
-def directory(path: Path) -> None:
-    _anew(path).mkdir()
-
-
-def loop(path: Path) -> None:
-    _anew(path).symlink_to(path.name)
-
-
-def dangling(path: Path) -> None:
-    _anew(path).symlink_to("nowhere")
-
-
-def pipe(path: Path) -> None:
-    os.mkfifo(_anew(path))
-
-
-def web_page(path: Path) -> None:
-    _anew(path).write_text("<!DOCTYPE html>\n<html><head><title>404</title></head></html>\n")
-
-
-def lfs(path: Path) -> None:
-    text = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
-    _anew(path).write_text(text)
-
-
-def unreadable(path: Path) -> None:
-    """A file that nobody may read, root neither: the memory of a process at its beginning."""
-    _anew(path).symlink_to("/proc/self/mem")
-
-
-def picture(path: Path) -> None:
+def _picture() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (9, 7)).save(buffer, "PNG")
-    _anew(path).write_bytes(buffer.getvalue())
+    return buffer.getvalue()
 
 
-FILES: dict[str, Callable[[Path], None]] = {
-    "missing": missing,
-    "empty": empty,
-    "truncated": truncated,
-    "garbage": garbage,
-    "zeros": zeros,
-    "directory": directory,
-    "loop": loop,
-    "dangling": dangling,
-    "pipe": pipe,
-    "web page": web_page,
-    "lfs": lfs,
-    "unreadable": unreadable,
-    "picture": picture,
+# What may stand in the place of any file.
+FILES: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: None,
+    "empty": _content(b""),
+    "garbage": _content(np.random.default_rng(1).bytes(3000)),
+    "zeros": _content(bytes(4096)),
+    "deep": _content(b"[" * 100_000),
+    "null": _content(b"null"),
+    "an empty object": _content(b"{}"),
+    "a huge number": _content(b'{"miou": 1' + b"0" * 5000 + b"}"),
+    "a web page": _content(b"<!DOCTYPE html>\n<html><head><title>404</title></head></html>\n"),
+    "git-LFS": _content(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+    "UTF-16": _content("a\nb\n".encode("utf-16")),
+    "a picture": _content(_picture()),
+    "folder": Path.mkdir,
+    "loop": lambda path: path.symlink_to(path.name),
+    "dangling": lambda path: path.symlink_to("nowhere"),
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "unreadable": lambda path: path.symlink_to("/proc/self/mem"),  # even by root
+}
+# What may happen to its bytes.
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda raw: raw[: len(raw) * 2 // 3],
+    "marked": lambda raw: codecs.BOM_UTF8 + raw,
+    "recoded": lambda raw: raw.decode("latin-1").encode("utf-16"),
+    "twice": lambda raw: raw * 2,
 }
 
 
-def text(content: str | bytes) -> Callable[[Path], None]:
-    """Return a maker of a file with this content."""
-    raw = content.encode() if isinstance(content, str) else content
-    return lambda path: _anew(path).write_bytes(raw) and None
+def put(path: Path, raw: bytes) -> None:
+    """Put another file in the place of one."""
+    remove(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw)
 
 
-def tensors(content: Any) -> Callable[[Path], None]:
-    """Return a maker of a file that torch saves."""
-    return lambda path: torch.save(content, _anew(path))
-
-
-def arrays(**content: np.ndarray) -> Callable[[Path], None]:
-    """Return a maker of an npz file."""
-    return lambda path: np.savez(_anew(path), **content)
-
-
-def mask(label: np.ndarray) -> Callable[[Path], None]:
-    """Return a maker of a picture."""
-    return lambda path: Image.fromarray(label).save(_anew(path), "PNG")
-
-
-def redrawn(change: Callable[[Image.Image], Image.Image], **options: Any) -> Callable:
-    """Return a maker that changes the picture that is there."""
-
-    def make(path: Path) -> None:
-        with Image.open(path) as image:
-            image.load()
-        options.setdefault("format", "PNG")
-        change(image).save(_anew(path), **options)
-
-    return make
-
-
-# ------------------------------------------------------------------------------ numbers
-
-NOT_NUMBERS = ("", "x", "nan", "inf", "-inf", "1e38", "-1", "1.5.2", "0x10", "1,5")
-ODD_NUMBERS = ("0", "1e-9", "9" * 30)
+def harm(path: Path, kind: str) -> None:
+    """Do to a file what FILES or CHANGES call so."""
+    if kind in CHANGES:
+        put(path, CHANGES[kind](path.read_bytes()))
+    else:
+        remove(path)
+        FILES[kind](path)
 
 
 class _Found(Exception):
@@ -416,7 +430,7 @@ def parser_of(program: str) -> argparse.ArgumentParser:
 
     argparse.ArgumentParser.parse_known_args = found
     try:
-        load_program(program).main([])
+        load_program(program.split()[0]).main([])
     except _Found as end:
         return end.args[0]
     finally:
@@ -425,42 +439,18 @@ def parser_of(program: str) -> argparse.ArgumentParser:
 
 
 @cache
-def numeric_flags(program: str) -> list[tuple[str, argparse.Action]]:
+def numeric_flags(program: str) -> tuple[argparse.Action, ...]:
     """Return the flags of a program whose type takes numbers."""
-    found = []
-    for action in parser_of(program)._actions:
-        if action.type is None or not action.option_strings:
-            continue
-        for sample in ("1", "0.5", "16"):
-            try:
-                value = action.type(sample)
-            except (ValueError, TypeError, argparse.ArgumentTypeError):
-                continue
-            if isinstance(value, int | float):
-                found.append((action.option_strings[0], action))
-                break
-    return found
+    options = [action for action in parser_of(program)._actions if action.option_strings]
+    typed = [action for action in options if action.type and not takes(action.type, "x")]
+    samples = ("1", "0.5", "16")
+    return tuple(a for a in typed if any(takes(a.type, sample) for sample in samples))
 
 
-def refused_by(action: argparse.Action, value: str) -> bool:
-    """Return whether a flag's own type refuses a value."""
+def takes(type_: Callable, word: str) -> bool:
+    """Return whether a flag's type takes a word."""
     try:
-        action.type(value)
+        type_(word)
     except (ValueError, TypeError, argparse.ArgumentTypeError):
-        return True
-    return False
-
-
-def words(flag: str, action: argparse.Action, value: str) -> list[str]:
-    """Return a flag with as many values as it takes."""
-    count = action.nargs if isinstance(action.nargs, int) else 1
-    if value.startswith("-") and count == 1 and action.nargs is None:
-        return [f"{flag}={value}"]
-    return [flag, *[value] * count]
-
-
-def is_about_input(outcome: Outcome) -> bool:
-    """Return whether a program ended with its own sentence, argparse's, or that of a named file."""
-    error = outcome.error
-    named = isinstance(error, OSError) and error.filename is not None
-    return outcome.kind == "sentence" and (named or isinstance(error, InputError | SystemExit))
+        return False
+    return True

@@ -1,24 +1,26 @@
-"""Programs beside accidents: random flags, damaged files, odd words; how each ends is counted.
+"""All programs beside accidents: how each ends is counted, and what it made is compared.
 
-    python -m tests.sweep --cases 3000 --seed 0 [--jobs 2] [--case 17]
+    python -m tests.sweep --cases 5000 --seed 0 [--jobs 2] [--case 17]
 
-A case takes a copy of a finished world (see :mod:`tests.hostile`), replaces or damages up to three
-of its files, gives a program some random flags, and calls its ``main``. It is *fine*, or ends with
-a *sentence*; anything else is a fault: a *traceback*, a *hang* of more than ``LONGEST`` seconds, a
-process that *died*, or *lost* files: files that the program had no business to change, and results
-of an earlier run where the program ended with a sentence. The exit status is 1 where there are
-faults; ``--case`` runs one case alone, with its traceback. :mod:`tests.sweep_files` damages files
-of weights and maps more thoroughly.
+A case takes a copy of a finished world (see :mod:`tests.hostile`), puts files of the user's where
+results belong, damages up to three files, and calls a program with some random flags, from some
+working directory with relative or absolute paths, with an output of UTF-8 or ASCII, and sometimes
+beside another program. It is *fine* or ends with a *sentence*; anything else is a fault: a
+*traceback*, a *hang* of more than LONGEST seconds, a process that *died*, a *loss* (a file of the
+user's that is another one afterwards, or a result of an earlier run where this one was refused), a
+*wrong* value (see :mod:`tests.oracle`), or a *stale* one, which another run from nothing has not.
+The exit status is 1 where there are faults; ``--case`` runs one case alone, with its traceback.
 """
 
 import argparse
 import collections
-import contextlib
 import json
 import os
 import random
 import resource
+import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -27,62 +29,84 @@ import traceback
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests import hostile
+from tests import hostile, oracle
+from tests.conftest import STUB
+from tests.hostile import OUTPUTS, STEPS, Outcome
 from tests.sweep_files import damaged, damaged_within
 
-LONGEST = 20  # seconds of a case
+LONGEST = 60  # seconds of a case on a busy machine
 MEMORY = 6 << 30  # bytes of address space that a case may take beyond what the process has
 CHUNK = 50  # cases a process
-FAULTS = ("traceback", "hang", "died", "lost")
+FAULTS = ("traceback", "hang", "died", "loss", "wrong", "stale")
+SCRIPTS = ("run_voc.sh", "run_coco.sh", "run_demo.sh")
+REPOSITORY = Path(__file__).parents[1]
+DEMO = ("data.demo.report", "examples.own_pictures")  # they look for the demo where they run
+SLOW = ("train_resnet50_SIPE", "train_irn", "make_seg_labels", "make_cam")
+TRAINERS = ("train_resnet50_SIPE", "train_irn", "train_seg")
+RECORDS = ("settings.json", "sources.json")  # which grow with every list
+# Places that the user's own files may be in.
+PLACES = ("new", "new.zip", "new.png", "run/visual", "run/visual_pseudo_label", "run/summary.json")
 
 NUMBERS = ("0", "1", "2", "3", "5", "16", "33", "64", "0.5", "1.5", "-1", "nan", "inf", "x", "")
 NUMBERS += ("1e-9", "1e9", "1e400", "2147483647", "9" * 20)
-# Flags whose large values mean much work, or memory that another machine has.
-LONG = (
-    "num_workers",
-    "iterations",
-    "max_epoches",
-    "irn_num_epoches",
-    "crf_iterations",
-    "exp_times",
-    "width",
-    "blocks",
-    "batch_size",
-    "irn_batch_size",
-    "accumulate",
-    "crop_size",
-    "irn_crop_size",
-    "resize_min",
-    "resize_max",
-    "scales",
-    "max_pixels",
-    "hsv_shift",
-)
+# Words of flags whose large values mean much work, or memory that another machine has.
+LONG = ("num", "iterations", "epoches", "times", "width", "blocks", "size", "accumulate")
+LONG += ("resize", "scales", "pixels", "shift")
 SMALL = ("0", "1", "2", "3", "5", "16", "0.5", "1.5", "-1", "nan", "x")
 WORDS = {
     "device": ("cpu", "cpu", "cpu", "cuda:99", "meta", "gpu", ""),
     "network": ("net.resnet50_SIPE", "examples.own_method", "os", "nonsense", "..", ""),
-    "dataset": ("folder", "folder", "voc", "coco", "demo", "os:path", "data.folder:Folder", "x:Y"),
-    "dataset_root": ("ds", "ds", "ds", "nowhere", "weights.pth", "run", "/dev/null"),
+    "dataset": ("folder", "folder", "voc", "coco", "demo", "os:path", "examples.own_dataset:X", ""),
+    "dataset_root": ("ds", "ds", "ds", "nowhere", "weights.pth", "run", "voc", "/dev/null"),
     "session_name": ("run", "run", "run", "new", "ds", "weights.pth", "/dev/null/x"),
     "pretrained": ("weights.pth", "none", "nowhere", "run/ckpt/final.pth", "ds"),
     "out_dir": ("new", "run/npy", "run/ir_label", "run/pseudo_label", "ds/masks", "ds/images"),
     "label_dir": ("ds/masks", "run/ir_label", "run/pseudo_label", "ds", "nowhere"),
     "gt_path": ("ds/masks", "ds/images", "run/ir_label", "nowhere"),
     "archive": ("new.zip", "new.tgz", "new", "ds/x.zip", "/dev/null/x.zip"),
-    "link_root": ("new", "ds", "/dev/null/x"),
-    "out": ("new.png", "new", "/dev/null/x.png"),
-    "sbd_root": ("nowhere", "voc", "ds"),
+    "link_root": ("new", "ds", "coco", "/dev/null/x"),
+    "halve": ("new", "halved", "voc", "voc/JPEGImages", "ds", "run"),
+    "out": ("new.png", "new", "ds/labels.csv", "ds", "run", "/dev/null/x.png"),
+    "save": ("new", "curves", "nowhere/x", "/dev/null/x"),
+    "sbd_root": ("nowhere", "voc", "sbd"),
+    "labels": ("red", "red,green", "none", "", "grass", "red,red"),
+    "class_names": ("a,b,c", "red", "", "red,red,red"),
+    "classes": ("red", "background", "grass"),
 }
 LISTS = ("train", "val", "ds/splits/train.txt", "ds/labels.csv", "nowhere", "..", "")
 CKPTS = ("final.pth", "irn.pth", "last.pth", "weights.pth", "nowhere", "ds", "")
-ODD = ("", "x", "../x", "é", "a" * 300, "-", "/dev/null", "{}", "%s", "a b")
+WORDS |= dict.fromkeys(("list", "train_list", "infer_list", "eval_list", "val_list"), LISTS)
+WORDS |= dict.fromkeys(("ckpt", "irn_ckpt"), CKPTS)
+ODD = ("", "x", "../x", "\u00e9", "a" * 300, "-", "/dev/null", "{}", "%s", "a b", "\U0001f600")
 JSON_VALUES = (None, True, 0, -1, 1.5, "x", "", [], [1], {}, {"a": None}, 10**30)
 LINES = (b"\xff\xfe", b"\0", b'"', b",", b";", b"\t", b"a,red", b"a.png,red", b"../../x", b"\r")
-TEXTS = (".txt", ".csv", ".xml", ".log")
+SETTINGS = {
+    "SESSION": ("run", "a session", "-x", "ds/classes.txt", "/dev/null/x", "\u00e9/run"),
+    "VOC_ROOT": ("voc", "a b", "nowhere"),
+    "COCO_ROOT": ("coco", "", "-c"),
+    "REFINE": ("irn", "crf", "x"),
+    "SEG_MODEL": ("none", "deeplabv1_resnet38", "x"),
+    "NPROC": ("1", "2", "0", "x"),
+    "NUM_WORKERS": ("0", "2", "-1"),
+    "SEED": ("3", "01", "x", "9" * 30),
+    "SEEDS": ("1 2", "1 01", "x", "*"),
+    "ABLATION": ("1", "no", "maybe"),
+    "DOCTOR": ("0", "no", "1", "x"),
+    "DOWNLOAD": ("0", "no", ""),
+    "PRESET": ("half", "full", "x"),
+    "TRAIN_FLAGS": (
+        "--lr 0.1",
+        "--pretrained 'a b'",
+        "--x 'y",
+        "$(touch hacked) `touch hacked`",
+        "*",
+    ),
+    "PYTHON": ("cat", "nowhere"),
+}
 
 
 # ------------------------------------------------------------------------------ accidents
@@ -105,14 +129,12 @@ def other_text(content: bytes, rng: random.Random) -> bytes:
     """Return a text after an accident in some line."""
     lines = content.splitlines()
     at = rng.randrange(len(lines) + 1)
-    kind = rng.randrange(5)
+    kind = rng.randrange(4)
     if kind == 0:
-        lines.insert(at, rng.choice(LINES))
+        lines.insert(at, rng.choice((*LINES, *lines[:1])))
     elif kind == 1:
-        lines.insert(at, rng.choice(lines or [b""]))
-    elif kind == 2:
         del lines[at : at + 1]
-    elif kind == 3:
+    elif kind == 2:
         rng.shuffle(lines)
     else:
         lines[at : at + 1] = [line + rng.choice(LINES) for line in lines[at : at + 1]]
@@ -121,58 +143,45 @@ def other_text(content: bytes, rng: random.Random) -> bytes:
 
 def harm(path: Path, others: list[Path], rng: random.Random) -> str:
     """Do something to a file; return what."""
-    if rng.random() < 0.4:
-        name, make = rng.choice(list(hostile.FILES.items()))
-        make(path)
-        return name
+    kind = rng.choice((*hostile.FILES, *hostile.CHANGES))
     content = path.read_bytes()
+    if rng.random() < 0.4:
+        hostile.harm(path, kind)
+        return kind
     if rng.random() < 0.2:
-        other = rng.choice([p for p in others if p.is_file()] or [path])
-        hostile.text(other.read_bytes())(path)
+        other = rng.choice([one for one in others if one.suffix == path.suffix])
+        hostile.put(path, other.read_bytes())
         return f"that is {other.name}"
-    if path.suffix == ".json" and rng.random() < 0.8:
-        with contextlib.suppress(ValueError):  # it may be harmed already
-            content = json.dumps(other_json(json.loads(content), rng)).encode()
-    elif path.suffix in TEXTS and rng.random() < 0.8:
-        content = other_text(content, rng)
-    elif content.startswith(b"PK") and rng.random() < 0.6:
-        with contextlib.suppress(zipfile.BadZipFile):  # likewise
-            content = damaged_within(content, rng)
-    else:
-        content = damaged(content, rng)
-    hostile.text(content)(path)
+    change = damaged
+    if path.suffix in (".txt", ".csv", ".xml", ".log"):
+        change = other_text
+    elif path.suffix in (".npz", ".pth") and rng.random() < 0.7:
+        change = damaged_within
+    elif path.suffix == ".json":
+        change = lambda raw, rng: json.dumps(other_json(json.loads(raw), rng)).encode()  # noqa: E731
+    with suppress(ValueError, zipfile.BadZipFile):  # it may be harmed already
+        content = change(content, rng)
+    hostile.put(path, content)
     return "damaged"
 
 
-def random_value(action: argparse.Action, numeric: bool, rng: random.Random) -> str:
-    """Return a word for a flag: mostly one that it takes."""
-    if rng.random() < 0.05:
-        return rng.choice(ODD)
-    if action.choices:
-        return rng.choice([*map(str, action.choices)])
-    if numeric:
-        return rng.choice(SMALL if action.dest in LONG else NUMBERS)
-    if action.dest.endswith("_list"):
-        return rng.choice(LISTS)
-    if action.dest.endswith("ckpt"):
-        return rng.choice(CKPTS)
-    return rng.choice(WORDS.get(action.dest, ODD))
-
-
 def random_flags(program: str, rng: random.Random) -> list[str]:
-    """Return up to four flags of a program with values."""
-    parser = hostile.parser_of(program)
-    numeric = {flag for flag, _ in hostile.numeric_flags(program)}
-    options = [a for a in parser._actions if a.option_strings and a.dest != "help"]
+    """Return up to four flags of a program with values, mostly such as it takes."""
+    numeric = hostile.numeric_flags(program)
+    options = [a for a in hostile.parser_of(program)._actions if a.option_strings]
+    options = [action for action in options if action.dest != "download"]
     flags = []
     for action in rng.sample(options, min(len(options), rng.choice((0, 0, 1, 1, 2, 4)))):
         flag = rng.choice(action.option_strings)
         if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
             flags.append(flag)
             continue
-        is_numeric = action.option_strings[0] in numeric
+        words = WORDS.get(action.dest, ODD)
+        if action in numeric:
+            words = SMALL if any(part in action.dest for part in LONG) else NUMBERS
+        words = [*map(str, action.choices or words), *rng.choices(ODD, k=rng.random() < 0.1)]
         count = rng.choice((1, 1, 2)) if action.nargs == "+" else action.nargs or 1
-        values = [random_value(action, is_numeric, rng) for _ in range(count)]
+        values = rng.choices(words, k=count)
         flags += [f"{flag}={values[0]}"] if count == 1 else [flag, *values]
     return flags
 
@@ -180,40 +189,202 @@ def random_flags(program: str, rng: random.Random) -> list[str]:
 # ------------------------------------------------------------------------------ one case
 
 
-def run_case(world: Path, folder: Path, seed: str) -> dict[str, str]:
-    """Run one case in a copy of the world, and return what it was and how it ended."""
-    rng = random.Random(seed)
-    program = rng.choice(hostile.PROGRAMS)
-    copy = hostile.restore(folder, world)
-    if rng.random() < 0.7:
-        hostile.forget(copy, program)
-    files = sorted(path for path in copy.rglob("*") if path.is_file())
-    harmed = []
-    for _ in range(rng.choice((0, 1, 1, 1, 2, 3))):
-        path = rng.choice(files)
-        if path.is_file() and not path.is_symlink():
-            harmed.append(f"{path.relative_to(copy)} {harm(path, files, rng)}")
-    flags = random_flags(program, rng)
-    before = hostile.snapshot(copy)
-    os.chdir(copy)
-    signal.alarm(LONGEST)
-    try:
-        outcome = hostile.run(program, [*hostile.lines_of(copy)[program], *flags])
-        kind, text = outcome.kind, outcome.text
-        if kind == "traceback" and outcome.error:
-            frame = traceback.extract_tb(outcome.error.__traceback__)[-1]
+class Case:
+    """A program in a copy of the world, and all that is done to it, drawn from one seed."""
+
+    def __init__(self, world: Path, folder: Path, seed: str) -> None:
+        self.seed, self.rng, self.outcome = seed, random.Random(seed), Outcome("fine")
+        rng = self.rng
+        self.copy = copy = hostile.restore(folder, world)
+        programs = (*OUTPUTS, *SCRIPTS)
+        self.program = rng.choices(programs, [1 if one in SLOW else 3 for one in programs])[0]
+        self.own = list(OUTPUTS.get(self.program, ()))
+        self.line = hostile.lines_of(copy).get(self.program, [])
+        self.kept = self.program in OUTPUTS and rng.random() < 0.35
+        self.planted, self.harmed, self.flags = [], [], []
+        os.chdir(copy)
+        if self.program in OUTPUTS:
+            if not self.kept:
+                hostile.forget(copy, self.program)
+            self.flags = random_flags(self.program, rng)
+        if rng.random() < 0.25 and not self.kept:
+            self.plant(copy / rng.choice((*self.own, *PLACES)))
+        self.damage()
+
+    def plant(self, path: Path) -> None:
+        """Put a file of the user's where a result belongs, or a folder of such files."""
+        names = ("notes.txt", "a.png", "settings.txt", "0001.JPG", "README.md")
+        files = [path] if path.suffix else [path / name for name in names]
+        for file in files:
+            if not os.path.lexists(file):
+                hostile.put(file, b"mine")
+                self.planted.append(str(file.relative_to(self.copy)))
+
+    def damage(self) -> None:
+        """Do harm to files of the folders that the command line names."""
+        inside = [word for word in self.line if word.startswith(f"{self.copy}/")]
+        roots = {Path(word).relative_to(self.copy).parts[0] for word in inside} or {"ds"}
+        roots |= {"demo_data"} if self.program in DEMO else set()
+        files = [path for root in sorted(roots) for path in sorted((self.copy / root).rglob("*"))]
+        files = [path for path in [*files, *map(Path, inside)] if path.is_file()]
+        # The demo would be drawn whole without its note, which takes long.
+        files = [path for path in files if path != self.copy / "demo_data/settings.json"]
+        kinds = sorted({(path.parent, path.suffix) for path in files})
+        for _ in range(self.rng.choice((0, 0, 1, 1, 1, 2, 3)) if kinds else 0):
+            kind = self.rng.choice(kinds)
+            path = self.rng.choice([one for one in files if (one.parent, one.suffix) == kind])
+            name = str(path.relative_to(self.copy))
+            if path.is_file() and not path.is_symlink() and name not in self.planted:
+                self.harmed.append(f"{name} {harm(path, files, self.rng)}")
+
+    def words(self) -> list[str]:
+        """Return the command line, with paths that are relative in some cases."""
+        words, rng = [*self.line, *self.flags], self.rng
+        places = (self.copy, self.copy, self.copy / "ds", self.copy.parent)
+        at_home = self.program in DEMO or any(word.startswith("--data") for word in self.flags)
+        place = self.copy if at_home else rng.choice(places)
+        os.chdir(place)
+        if rng.random() < 0.5:
+            begin = f"{self.copy}/"
+            words = [os.path.relpath(w) if w.startswith(begin) else w for w in words]
+        return words
+
+    def run(self) -> None:
+        """Run the program, and perhaps another one at the same time."""
+        words = self.words() if self.program in OUTPUTS else []
+        beside = self.beside() if self.program in STEPS and self.rng.random() < 0.1 else 0
+        self.before = hostile.snapshot(self.copy)
+        signal.alarm(LONGEST)
+        try:
+            if self.program in SCRIPTS:
+                self.outcome = self.run_script()
+            elif self.rng.random() < 0.01:
+                self.outcome = self.run_alone(words)
+            else:
+                encoding = self.rng.choice(("utf-8", "ascii"))
+                self.outcome = hostile.run(self.program, words, encoding)
+            if beside and os.waitstatus_to_exitcode(os.waitpid(beside, 0)[1]):
+                self.outcome = Outcome("traceback", f"of {self.own[-1]}, which ran beside it")
+        except Late:
+            self.outcome = Outcome("hang")
+        finally:
+            signal.alarm(0)
+        self.judge(words, bool(beside))
+
+    def beside(self) -> int:
+        """Start another program on the same session, and return the number of its process."""
+        other = self.rng.choice(STEPS)
+        self.own += OUTPUTS[other]
+        line = hostile.lines_of(self.copy)[other]
+        hostile.forget(self.copy, other)
+
+        def work() -> None:
+            outcome = hostile.run(other, line)
+            assert outcome.kind in ("fine", "sentence"), outcome
+
+        return in_a_process(work)
+
+    def run_alone(self, words: list[str]) -> Outcome:
+        """Run the program as a process whose output is really not UTF-8."""
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+        environment["PYTHONPATH"] = str(REPOSITORY)
+        command = [sys.executable, "-m", self.program.split()[0], *words]
+        if any("\0" in word for word in words):
+            return Outcome("fine")
+        end = subprocess.run(command, env=environment, capture_output=True, text=True)
+        return _of_process(end, self.program.split()[0] in hostile.JUDGES)
+
+    def run_script(self) -> Outcome:
+        """Run a script with settings and an interpreter that only notes how it is called."""
+        chosen = self.rng.sample(sorted(SETTINGS), self.rng.choice((0, 1, 1, 2, 3)))
+        settings = {name: self.rng.choice(SETTINGS[name]) for name in ("SESSION", *chosen)}
+        self.flags = [f"{name}={value}" for name, value in settings.items()]
+        stub, calls = self.copy / "stub", self.copy / "calls"
+        stub.write_text(STUB)
+        stub.chmod(0o755)
+        calls.touch()
+        own = {"PATH": os.environ["PATH"], "REAL": sys.executable, "PYTHON": str(stub)}
+        environment = {**own, "LINES": str(calls), "FAIL": "nothing", **settings}
+        command = ["bash", os.path.relpath(REPOSITORY / self.program)]
+        end = subprocess.run(command, env=environment, capture_output=True, text=True)
+        outcome = _of_process(end)
+        words = settings.get("TRAIN_FLAGS", "")
+        if outcome.kind == "fine":
+            lines = [line.split("\t")[:-1] for line in calls.read_text().splitlines()]
+            trainings = [line for line in lines if "train_resnet50_SIPE.py" in line]
+            given = all(set(shlex.split(words)) <= set(line) for line in trainings)
+            if len(lines) < 5 or not trainings or not given or Path("hacked").exists():
+                return Outcome("wrong", f"{len(lines)} programs were called, or without flags")
+        return outcome
+
+    def judge(self, words: list[str], beside: bool) -> None:
+        """Look for losses and for values that are wrong."""
+        if self.outcome.kind in FAULTS:
+            return
+        fine = self.outcome.kind == "fine"
+        upstream = any(not name.startswith(tuple(self.own)) for name in self.harmed)
+        may = ["run/args.json", "new/args.json", "run/seconds.txt", "stub", "calls"]
+        if fine or beside or upstream or "--restart" in self.flags:
+            may += [*self.own, "run/eval_", "coco/prepared", "run/visual", "halved", "curves"]
+        changed = hostile.lost(self.before, after := hostile.snapshot(self.copy), may)
+        changed += [name for name in self.planted if after.get(name) != self.before.get(name)]
+        fault = None
+        if changed:
+            self.outcome = Outcome("loss", f"{', '.join(changed[:3])}; {self.outcome.text}")
+        elif fine and self.program in OUTPUTS and not beside:
+            if not {"-h", "--help"} & set(words):
+                args = hostile.parser_of(self.program).parse_args(words)
+                fault = oracle.fault_of(self.program, args, self.outcome.printed)
+            if fault:
+                self.outcome = Outcome("wrong", fault)
+            elif self.kept and self.program not in TRAINERS:
+                self.compare(words, after)
+
+    def compare(self, words: list[str], kept: dict[str, str]) -> None:
+        """Compare results that were kept with those of a run from nothing."""
+        mine = tuple(self.own)
+        if not mine or any(name.startswith(mine) for name in self.harmed):
+            return
+        hostile.forget(self.copy, self.program)
+        again = hostile.run(self.program, words)
+        if again.kind == "sentence":  # what is wrong meanwhile was not looked at where all is done
+            return
+        anew = hostile.snapshot(self.copy)
+        other = [name for name, one in anew.items() if name.startswith(mine)]
+        other = [name for name in other if kept.get(name) != anew[name]]
+        other = [name for name in other if Path(name).name not in RECORDS]
+        if other or again.kind == "traceback":
+            text = f"{', '.join(other[:3])} {again.text}"
+            self.outcome = Outcome("stale", text, again.error)
+
+    def about(self) -> dict[str, str]:
+        """Return what the case was and how it ended."""
+        text = self.outcome.text
+        if self.outcome.kind == "traceback" and self.outcome.error:
+            frame = traceback.extract_tb(self.outcome.error.__traceback__)[-1]
             text = f"{text} ({Path(frame.filename).name}:{frame.lineno})"
-    except Late:
-        kind, text = "hang", ""
-    finally:
-        signal.alarm(0)
-    # Results are made again where the user says so, or where labels have changed since.
-    again = kind == "fine" or "--restart" in flags or any("labels.csv" in h for h in harmed)
-    lost = hostile.lost(before, hostile.snapshot(copy), program if again else None)
-    if lost and kind not in FAULTS:
-        kind, text = "lost", f"{', '.join(lost[:3])}; {text}"
-    about = f"{program} {' '.join(flags)} | {'; '.join(harmed)}"
-    return {"seed": seed, "kind": kind, "text": text.replace(str(copy), "")[:300], "about": about}
+        parts = (shlex.join(self.flags), "; ".join(self.harmed), f"user's {self.planted[:1]}")
+        about = f"{self.program} | {' | '.join(parts)}{' | kept' if self.kept else ''}"
+        text = text.replace(str(self.copy), "")[-300:]
+        return {"seed": self.seed, "kind": self.outcome.kind, "text": text, "about": about}
+
+
+def _of_process(end: subprocess.CompletedProcess, judges: bool = False) -> Outcome:
+    """Return how a process ended."""
+    told = end.stderr + end.stdout
+    if "Traceback" in told or ": line " in end.stderr:
+        return Outcome("traceback", told[-300:])
+    if end.returncode == 0 or judges:
+        return Outcome("fine", printed=end.stdout)
+    has_sentence = end.returncode in (1, 2) and "error: " in told
+    return Outcome("sentence" if has_sentence else "traceback", told[-300:])
+
+
+def run_case(world: Path, folder: Path, seed: str) -> Case:
+    """Run one case in a copy of the world, and return it."""
+    case = Case(world, folder, seed)
+    case.run()
+    return case
 
 
 class Late(BaseException):
@@ -221,6 +392,7 @@ class Late(BaseException):
 
 
 def late(*_: Any) -> None:
+    """End what takes too long."""
     raise Late
 
 
@@ -249,7 +421,7 @@ def run_chunk(world: Path, folder: Path, seeds: list[str], report: Path) -> None
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     with open(report, "a") as file:
         for seed in seeds:
-            result = run_case(world, folder / f"copy{os.getpid()}", seed)
+            result = run_case(world, folder / f"c\u00f6py {os.getpid()}", seed).about()
             file.write(json.dumps(result) + "\n")
             file.flush()
 
@@ -280,14 +452,16 @@ def sweep(folder: Path, seeds: list[str], jobs: int) -> list[dict[str, str]]:
             results.append(about)
             if chunk[len(done) + 1 :]:
                 todo.append(chunk[len(done) + 1 :])
-    assert hostile.snapshot(world) == before  # no program writes into a file that is there
+    if changed := hostile.lost(before, hostile.snapshot(world)):
+        text = f"{changed} of the world, into which a program wrote instead of replacing it"
+        results.append({"seed": "?", "kind": "loss", "text": text, "about": ""})
     return results
 
 
 def main() -> int:
     """Print the counts and the faults, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=3000)
+    parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
@@ -312,17 +486,11 @@ def main() -> int:
 
 def show(folder: Path, seed: str) -> int:
     """Run one case, and print its traceback."""
-    real = hostile.run
-
-    def run(program: str, flags: list[str]) -> hostile.Outcome:
-        outcome = real(program, flags)
-        if outcome.error:
-            traceback.print_exception(outcome.error)
-        return outcome
-
-    hostile.run = run
     signal.signal(signal.SIGALRM, late)
-    print(run_case(hostile.make_world(folder / "world"), folder / "case", seed))
+    case = run_case(hostile.make_world(folder / "world"), folder / "case", seed)
+    if case.outcome.error:
+        traceback.print_exception(case.outcome.error)
+    print(case.about())
     return 0
 
 
