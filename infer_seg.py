@@ -32,6 +32,7 @@ from data.inference import CRF_PICTURES, enlarged_argmax, mean_logits, refine
 from data.loaders import ScaledPictures
 from data.picture_loop import outputs_of, write_every
 from data.transforms import VIEWS
+from net.weights import restore
 from net.recipes import MODELS, TestFlags, defaults, fill_in
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError, naming
@@ -104,7 +105,7 @@ def load_network(model: str, ckpt: Path, dataset: Dataset) -> tuple[nn.Module, s
     if isinstance(noted, str) and noted != model:  # other projects keep their weights there
         raise InputError(f"{ckpt} is a {noted}. Give --model {noted}.")
     with naming(f"{ckpt}, read as {model}"):
-        net = MODELS[model].module.restore(content)
+        net = restore(MODELS[model].network, content)
     checkpoint.check_classes(content, dataset.all_names)
     number = net.config["num_classes"]
     if number != dataset.num_classes:

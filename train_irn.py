@@ -27,7 +27,7 @@ from net.resnet50_irn import AffinityDisplacementLoss
 from net.weights import restore
 from tool import checkpoint, cli, distributed
 from tool.errors import naming
-from tool.indexing import STRIDE, PathIndex, sources
+from tool.indexing import STRIDE, sources
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer
 from tool.record import settings_of
 from tool.progress import progress
@@ -120,13 +120,12 @@ def build(args: cli.Settings, begun: checkpoint.Checkpoint | None) -> AffinityDi
     """Return the network with the weights that a training starts from; ``begun`` has its own."""
     side = -(-args.irn_crop_size // STRIDE)
     sources(side, side, RADIUS)  # refuses a window without any pair
-    path_index = PathIndex(RADIUS, (side, side))
     torch.manual_seed(args.seed)  # of the branches; nothing else here draws from torch
-    options = {"path_index": path_index, "edge_only": args.edge_only}
     if not begun:
-        return AffinityDisplacementLoss(pretrained=args.pretrained, **options)
+        return AffinityDisplacementLoss(args.pretrained, edge_only=args.edge_only)
+    options = {"pretrained": None, "edge_only": args.edge_only}
     with naming(begun.path):
-        return restore(AffinityDisplacementLoss, begun, pretrained=None, **options)
+        return restore(AffinityDisplacementLoss, begun, **options)
 
 
 def line_of(means: dict[str, float]) -> str:

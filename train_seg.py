@@ -33,7 +33,9 @@ from data.reading import reading_of
 from data.transforms import RESAMPLE
 from net.deeplabv2 import STRIDE_ON
 from net.recipes import MODELS, defaults, fill_in
+from net.segmentation import build as start_network
 from net.segmentation import mean_loss
+from net.weights import restore
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError, naming
 from tool.evaluate import check_class_ids
@@ -97,7 +99,7 @@ def build(
     args: cli.Settings, num_classes: int, begun: checkpoint.Checkpoint | None
 ) -> tuple[nn.Module, dict]:
     """Return the network in training mode, and the record of what it started from."""
-    module = MODELS[args.model].module
+    network = MODELS[args.model].network
     options = {"width": args.width, "blocks": args.blocks}
     if args.model == "deeplabv2_resnet101":
         options["stride_on"] = args.stride_on
@@ -105,10 +107,10 @@ def build(
         raise InputError(f"--stride_on is of DeepLab v2; {args.model} has no such choice.")
     torch.manual_seed(args.seed)  # of the head
     if not begun:
-        net, record = module.build(num_classes, args.pretrained, **options)
+        net, record = start_network(network, num_classes, args.pretrained, **options)
         return net.train(), record
     with naming(begun.path):
-        return module.restore(begun).train(), begun["record"]
+        return restore(network, begun).train(), begun["record"]
 
 
 def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn.Module:

@@ -24,7 +24,6 @@ from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from net.resnet50_SIPE import CAM, Net, valid_mask
 from net.segmentation import mean_loss
 from tool.crf import crf_inference, crf_inference_views
-from tool.indexing import PathIndex
 from tool.maps import fuse
 from tool.walk import refine_by_walk
 
@@ -191,7 +190,7 @@ def crf(job: Job, kinds: int = 3, plain: float = 0.5) -> Call:
 def irn(job: Job) -> Call:
     """Return a training step of 2.2."""
     side = WINDOW // 4
-    net = AffinityDisplacementLoss(PathIndex(RADIUS, (side, side)), None, WIDTH)
+    net = AffinityDisplacementLoss(None, WIDTH)
     net = job.place(net).train()
     window = job.windows(WINDOW)
     label = job.labels(side)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from data.base import Dataset
 from data.transforms import WINDOWS, random_pair, random_scale, random_view, reduce, rescale
 from tool.errors import InputError
-from tool.indexing import STRIDE, reduce_label
+from tool.indexing import STRIDE
 from tool.memory import LOWER_PIXELS, REDUCE, enough_memory
 from tool.pictures import check_label, read_mask
 from tool.progress import progress
@@ -106,8 +106,8 @@ class AffinityPictures(RandomViews):
         scale = random_scale(rng, self.scales, "uniform")
         window, box, label = random_pair(image, label, rng, scale, self.size)
         small = -(-self.size // STRIDE)
-        label = reduce_label(torch.from_numpy(np.ascontiguousarray(label)), (small, small))
-        return {"window": window, "box": box, "label": label.numpy()}
+        label = Image.fromarray(label).resize((small, small), Image.Resampling.NEAREST)
+        return {"window": window, "box": box, "label": np.array(label)}
 
 
 class SegmentationPictures(RandomViews):

@@ -18,6 +18,7 @@ from data.loaders import channels_first, to_device
 from data.transforms import VIEWS, reduce, rescale
 from data.voc import VOC
 from net.recipes import MODELS
+from net.weights import restore
 from tool import checkpoint, cli
 from tool.crf import crf_inference_label
 from tool.errors import InputError, naming
@@ -162,7 +163,7 @@ class Predictor:
             if scales:
                 self.recipe = replace(self.recipe, scales=list(scales))
             with naming(f"{ckpt}, read as {self.model}"):
-                self.net = MODELS[self.model].module.restore(content)
+                self.net = restore(MODELS[self.model].network, content)
         else:
             noted = (content.get("settings") or {}).get("network", network)
             if noted != network:

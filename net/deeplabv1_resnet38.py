@@ -3,19 +3,35 @@
 Backbone: Wu et al., "Wider or Deeper: Revisiting the ResNet Model for Visual Recognition", 2016.
 Head and training: "seamv1" of YudeWang/semantic-segmentation-codebase; tensors carry that project's
 names. Letters in shapes: B pictures, C classes with background at index 0, H x W the picture, h x w
-the map at stride 8. ``net.deeplabv1_weights`` makes the network from files.
+the map at stride 8.
 """
+
+import re
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import normalise
 from net.segmentation import Blocks, SegmentationNetwork
+from tool.errors import InputError
 
 BLOCKS = (3, 3, 6, 3)  # of b2, b3, b4, b5; b6 and b7 are one bottleneck each
 HEAD_DILATION = 12
 HEAD_DROPOUT = 0.5
 BN_MOMENTUM = 3e-4  # share of a batch in the running statistics
+IMAGENET_FILE = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
+# Names in the published MXNet file and ours, replaced one after the other: res2a is b2, res2b1 is
+# b2_1, and gamma is the scale.
+MXNET_NAMES = (
+    (r"^(arg|aux):", ""),
+    (r"^(conv1a|bn7)_", r"\1."),
+    (r"^(res|bn)(\d)a_(branch\w+?)_", r"b\2.\1_\3."),
+    (r"^(res|bn)(\d)b(\d+)_(branch\w+?)_", r"b\2_\3.\1_\4."),
+    (r"\.res_", ".conv_"),
+    (r"\.gamma$", ".weight"),
+    (r"\.beta$", ".bias"),
+    (r"\.moving_", ".running_"),
+)
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -142,7 +158,8 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
     stem, classifier = "backbone.conv1a.weight", "cls_conv.weight"
     block = r"backbone\.b([2-5])(?:_\d+)?\."
     # The classifiers of ImageNet, and those of AffinityNet and SEAM.
-    other_heads = ("linear1000.", "fc8.", "f8_3.", "f8_4.", "f9.")
+    other_heads = ("arg:linear1000_", "linear1000.", "fc8.", "f8_3.", "f8_4.", "f9.")
+    layout, foreign = "pytorch", ("mxnet", "arg:conv1a_weight")
 
     def __init__(self, num_classes: int, width: int = 64, blocks: Blocks = BLOCKS) -> None:
         super().__init__(num_classes, width, blocks)
@@ -166,6 +183,21 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
         out = F.relu(self.bn_fov2(self.conv_fov2(out)), inplace=True)
         logits = self.cls_conv(self.dropout(out))  # (B, C, h, w)
         return self.resize(logits, x.shape[2:])
+
+    @classmethod
+    def canonical_name(cls, name: str, shape: tuple[int, ...] = ()) -> str:
+        """Return our name of a tensor of a PyTorch file or of the published MXNet file."""
+        for pattern, ours in MXNET_NAMES:
+            name = re.sub(pattern, ours, name)
+        return super().canonical_name(name)
+
+    @staticmethod
+    def architecture(blocks: Blocks | None) -> str:
+        """Raise an InputError: there is no file of ImageNet's weights that a program can fetch."""
+        raise InputError(
+            f"ResNet-38's ImageNet weights cannot be fetched by a program: get {IMAGENET_FILE} "
+            "from github.com/itijyou/ademxapp and give its path."
+        )
 
     def share_batch(self, batch_size: int, rows: slice) -> None:
         """Make dropout draw for a whole batch of which only ``rows`` pass through this network."""

@@ -3,15 +3,18 @@
 Chen et al., "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution,
 and Fully Connected CRFs", TPAMI 2018, as kazuto1011/deeplab-pytorch computes it; tensors carry that
 project's names. Letters in shapes: B pictures, C classes with background at index 0, H x W the
-picture, h x w the map at stride 8. ``net.deeplabv2_weights`` makes the network from files.
+picture, h x w the map at stride 8.
 """
 
+import re
 from collections import OrderedDict
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from net.inputs import IMAGENET_MEAN, IMAGENET_STD
 from net.resnet50 import EXPANSION, FixedBatchNorm
 from net.segmentation import Blocks, SegmentationNetwork
 from tool.constants import constant
@@ -27,6 +30,19 @@ MEAN_BGR = (104.008, 116.669, 122.675)  # grey levels 0..255
 # Which convolution of a block has the stride: the 1x1 in the published network, the 3x3 in
 # torchvision's. The tensors are the same, what they were trained to see is not.
 STRIDE_ON = ("reduce", "conv3x3")
+RESNET50 = (3, 4, 6, 3)  # blocks of the smaller network, for which torchvision has weights too
+# A tensor of a block in torchvision's names, and our names of its layers.
+TORCHVISION = re.compile(r"layer(\d)\.(\d+)\.(downsample\.\d|\w+)\.(\w+)")
+LAYERS = {
+    "conv1": "reduce.conv",
+    "bn1": "reduce.bn",
+    "conv2": "conv3x3.conv",
+    "bn2": "conv3x3.bn",
+    "conv3": "increase.conv",
+    "bn3": "increase.bn",
+    "downsample.0": "shortcut.conv",
+    "downsample.1": "shortcut.bn",
+}
 
 
 class ConvBN(nn.Sequential):
@@ -125,6 +141,8 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
     stem, classifier = "base.layer1.conv1.conv.weight", "base.aspp.c0.weight"
     block = r"base\.layer([2-5])\.block\d+\."
     other_heads = ("fc.", "base.fc.")  # the classifiers of a ResNet and of DeepLab v1
+    layout, foreign = "deeplab", ("torchvision", "conv1.weight")
+    arguments: ClassVar = {"torchvision": {"stride_on": "conv3x3"}}  # others have the default
 
     def __init__(
         self, num_classes: int, width: int = 64, blocks: Blocks = BLOCKS, stride_on: str = "reduce"
@@ -141,6 +159,48 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, FixedBatchNorm):
                 module.requires_grad_(False)
+
+    @classmethod
+    def canonical_name(cls, name: str, shape: tuple[int, ...] = ()) -> str:
+        """Return our name of a tensor of deeplab-pytorch or torchvision."""
+        name = re.sub(r"^(conv|bn)1\.", r"layer1.conv1.\1.", name)
+        if match := TORCHVISION.fullmatch(name):
+            layer, block, part, leaf = match.groups()
+            begin = f"layer{int(layer) + 1}.block{int(block) + 1}"
+            name = f"{begin}.{LAYERS.get(part, part)}.{leaf}"
+        return super().canonical_name(name)
+
+    @staticmethod
+    def architecture(blocks: Blocks | None) -> str:
+        """Return whose ImageNet weights a network of so many blocks starts from."""
+        return "resnet50" if blocks and tuple(blocks) == RESNET50 else "resnet101"
+
+    @torch.no_grad()
+    def adapt_to(self, layout: str) -> None:
+        """Make the first convolution of torchvision take our input.
+
+        Its weights w expect RGB, (x / 255 - mean) / std; ours get BGR, x - m with m = ``MEAN_BGR``.
+        The weights w' = w s / (255 std), channels reversed, give s times the same, but for a
+        constant: the sum of w' (m - 255 mean). The batch normalisation that follows takes up both:
+        its mean is multiplied by s and loses the constant; its variance, epsilon included, is
+        multiplied by s^2. The result is exact wherever the 7x7 window lies inside the picture; in
+        the padding, zero stands for a mean that differs by less than 1.1 grey levels.
+
+        The factor s = 255 times the mean of std leaves the size of w as it is. With s = 1 the
+        weights would be 58 times smaller and their gradients 58 times larger, and the first step of
+        a training would destroy them.
+        """
+        if layout != "torchvision":
+            return
+        conv, bn = self.base.layer1.conv1
+        std = torch.tensor(IMAGENET_STD, dtype=torch.float64)
+        s = 255 * std.mean()
+        weight = (conv.weight.double() * (s / (255 * std))[:, None, None]).flip(1)
+        offset = torch.tensor(MEAN_BGR, dtype=torch.float64)
+        offset -= 255 * torch.tensor(IMAGENET_MEAN, dtype=torch.float64).flip(0)
+        conv.weight.copy_(weight)
+        bn.running_mean.copy_(s * bn.running_mean.double() - (weight.sum((2, 3)) * offset).sum(1))
+        bn.running_var.copy_(s**2 * (bn.running_var.double() + bn.eps) - bn.eps)
 
     @staticmethod
     def normalise(pictures: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def loss_sums(
         edge: (B, 1, h, w) logits, with gradient.
         displacement: (B, 2, h, w) in cells, with gradient; None makes its losses 0.
         label: (B, h, w) class ids at stride 4 on the same device, uint8 or another integer type,
-            255 unknown; see :func:`tool.indexing.reduce_label`.
+            255 unknown.
         num_classes: C with background; labels of C and above are unknown.
         radius: r of the pairs; an InputError says that the map holds none.
     """

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tool.indexing import LabelPairs, PathMaxima, on_area, search_paths, sources
 
@@ -27,18 +28,22 @@ class Pairs:
     Their shape S is (B, height, width) of one offset, and (B, G, n) of G.
 
     Attributes:
-        bg, fg, neg: S, 1 for pairs of the kind and 0 for others.
+        bg, fg, neg: S, 1 for pairs of the kind and 0 for others, see :class:`LabelPairs`.
         probability: S, 1 + eps - p of a pair of different classes, p + eps of any other. Its -log
             is the affinity loss.
         difference: (B, 2, *S[1:]), D - (dy, dx) of a foreground pair, D of any other. Its absolute
             value is the displacement loss. None without displacements.
     """
 
-    def describe(self, edge: Tensor, kinds: tuple[Tensor, ...], difference: Tensor | None) -> None:
-        """Set the attributes from 1 - p, the kinds of :class:`LabelPairs`, and D."""
+    def describe(self, edge: Tensor, displacement: Tensor | None, labels, offset: Tensor) -> None:
+        """Set the attributes from 1 - p and the maps; ``offset`` (dy, dx) fits (2, *S[1:])."""
+        kinds = labels.kinds(self.at_source, self.at_end)
         self.bg, self.fg, self.neg = (kind.to(edge.dtype) for kind in kinds)
         self.probability = torch.where(kinds[2], edge, 1 - edge).add_(LOSS_EPS)
-        self.difference = difference
+        self.difference = None
+        if displacement is not None:
+            difference = self.at_source(displacement) - self.at_end(displacement)
+            self.difference = difference.addcmul_(self.fg[:, None], offset, value=-1)
 
 
 class OffsetPairs(Pairs):
@@ -46,13 +51,17 @@ class OffsetPairs(Pairs):
 
     def __init__(self, maxima, displacement, labels, path, area) -> None:
         self.maxima, self.path, self.area = maxima, path, area
-        self.end, difference = (path.dy, path.dx), None
-        if displacement is not None:
-            difference = on_area(displacement, area) - on_area(displacement, area, *self.end)
-        self.describe(maxima.over(path, area), labels.kinds(path, area), difference)
-        for axis, distance in enumerate(self.end if displacement is not None else ()):
-            if distance:
-                self.difference[:, axis].sub_(self.fg, alpha=distance)
+        edge = maxima.over(path, area)
+        offset = edge.new_tensor([path.dy, path.dx])[:, None, None]
+        self.describe(edge, displacement, labels, offset)
+
+    def at_source(self, maps: Tensor) -> Tensor:
+        """Return the values of maps (.., h, w) at the sources, a view."""
+        return on_area(maps, self.area)
+
+    def at_end(self, maps: Tensor) -> Tensor:
+        """Return the values of maps (.., h, w) at the destinations, a view."""
+        return on_area(maps, self.area, self.path.dy, self.path.dx)
 
     def send_edge(self, slope: Tensor) -> None:
         """Give the gradient of 1 - p, which is overwritten, to the largest cells of the paths."""
@@ -60,8 +69,8 @@ class OffsetPairs(Pairs):
 
     def send_displacement(self, grad: Tensor, slope: Tensor) -> None:
         """Add the gradient of D to that of the displacements, ``grad`` (B, 2, h, w)."""
-        on_area(grad, self.area).add_(slope)
-        on_area(grad, self.area, *self.end).sub_(slope)
+        self.at_source(grad).add_(slope)
+        self.at_end(grad).sub_(slope)
 
     def edge_gradient(self) -> Tensor:
         """Return the sum of what all pairs of these pictures sent, (B, h, w)."""
@@ -80,7 +89,7 @@ def by_offset(edge, displacement, label, num_classes: int, radius: float) -> Ite
 class Group(NamedTuple):
     """Some offsets, in positions of the map."""
 
-    cells: Tensor  # int64 (G, L), of their paths relative to the source; short ones repeat one
+    cells: Tensor  # int64 (G, L), of their paths relative to the source, which short ones repeat
     ends: Tensor  # int64 (G, 1), of their destinations relative to the source
     offset: Tensor  # float64 (2, G, 1), (dy, dx)
 
@@ -92,13 +101,13 @@ def groups(height: int, width: int, radius: float, device: torch.device):
     starts = on_area(torch.arange(height * width).view(height, width), area).flatten()
     paths, found = search_paths(radius), []
     for first in range(0, len(paths), GROUP):
-        some = paths[first : first + GROUP]
-        longest = len(some[-1].cells)  # they are sorted by that
-        cells = [[y * width + x for y, x in path.cells] for path in some]
+        some = paths[first : first + GROUP]  # of similar lengths
+        cells = [torch.tensor([y * width + x for y, x in path.cells]) for path in some]
+        offset = torch.tensor([[path.dy, path.dx] for path in some])
         group = Group(
-            torch.tensor([steps + steps[:1] * (longest - len(steps)) for steps in cells]),
-            torch.tensor([[path.dy * width + path.dx] for path in some]),
-            torch.tensor([[path.dy, path.dx] for path in some], dtype=torch.float64).T[..., None],
+            pad_sequence(cells, batch_first=True),
+            offset @ torch.tensor([[width], [1]]),
+            offset.double().T[..., None],
         )
         found.append(Group(*(tensor.to(device) for tensor in group)))
     return starts.to(device), tuple(found)
@@ -111,14 +120,15 @@ class GroupPairs(Pairs):
         self.starts, self.ends, self.sent = starts, starts + group.ends, sent  # (n,), (G, n)
         self.cells = starts + group.cells[..., None]  # (G, L, n)
         largest, self.where = edge.flatten(1)[:, self.cells].max(2)  # (B, G, n)
-        difference = None
-        if displacement is not None:
-            maps = displacement.flatten(2)  # (B, 2, N)
-            difference = maps[:, :, None, starts] - maps[:, :, self.ends]  # (B, 2, G, n)
-        self.describe(largest, labels.kinds_at(starts, self.ends), difference)
-        if displacement is not None:
-            offset = group.offset.to(edge.dtype)
-            self.difference.addcmul_(self.fg[:, None], offset, value=-1)
+        self.describe(largest, displacement, labels, group.offset.to(edge.dtype))
+
+    def at_source(self, maps: Tensor) -> Tensor:
+        """Return the values of maps (.., h, w) at the sources, (.., 1, n)."""
+        return maps.flatten(-2)[..., None, self.starts]
+
+    def at_end(self, maps: Tensor) -> Tensor:
+        """Return the values of maps (.., h, w) at the destinations, (.., G, n)."""
+        return maps.flatten(-2)[..., self.ends]
 
     def send_edge(self, slope: Tensor) -> None:
         """Give the gradient of 1 - p to one largest cell of every path."""

@@ -1,11 +1,11 @@
 """The table of segmentation networks that ``--model`` names, with the settings of their recipes."""
 
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
-from net import deeplabv1_weights, deeplabv2_weights
-from net.deeplabv1_resnet38 import BN_MOMENTUM
+from net.deeplabv1_resnet38 import BN_MOMENTUM, DeepLabV1_ResNet38
+from net.deeplabv2 import DeepLabV2_ResNet101_MSC
+from net.segmentation import SegmentationNetwork
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class TestFlags:
 class Recipe:
     """A network and what its published figures were made with: defaults of flags, by name."""
 
-    module: ModuleType  # has ``build`` and ``restore``
+    network: type[SegmentationNetwork]
     training: TrainingFlags
     test: TestFlags
 
 
 # kazuto1011's deeplab-pytorch.
 DEEPLAB_V2 = Recipe(
-    deeplabv2_weights,
+    DeepLabV2_ResNet101_MSC,
     TrainingFlags(
         batch_size=5,
         accumulate=2,
@@ -81,7 +81,7 @@ DEEPLAB_V2 = Recipe(
 )
 # "seamv1" of YudeWang/semantic-segmentation-codebase.
 DEEPLAB_V1 = Recipe(
-    deeplabv1_weights,
+    DeepLabV1_ResNet38,
     TrainingFlags(
         batch_size=10,
         accumulate=1,

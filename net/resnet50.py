@@ -79,6 +79,11 @@ class ResNet50(nn.Module):
         for stage in self.stages()[: frozen_stages + 1]:
             stage.requires_grad_(False)
 
+    @staticmethod
+    def ignored_name(name: str) -> bool:
+        """Tell whether a tensor of a file is of torchvision's last layer."""
+        return name.startswith("fc.")
+
     def stages(self) -> list[nn.Module]:
         """Return the stem (conv1, bn1, ReLU, max pool) and the four layers, in order."""
         stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
@@ -158,12 +163,10 @@ def backbone_width(state_dict: dict[str, Tensor]) -> int:
     numbers than go with its width, it raises an InputError.
     """
     numbers = sum(value.numel() for value in state_dict.values())
-    stems = ("conv1.weight", "stage0.0.weight")
     for name, value in state_dict.items():
-        width = value.shape[:1].numel()
-        stem = name.endswith(stems) and value.shape[1:] == (3, 7, 7)
-        if stem and 0 < width**2 * NUMBERS_PER_WIDTH <= numbers:
-            return width
+        stem = name.endswith(("conv1.weight", "stage0.0.weight")) and value.shape[1:] == (3, 7, 7)
+        if stem and 0 < len(value) ** 2 * NUMBERS_PER_WIDTH <= numbers:
+            return len(value)
     raise InputError(
         "These weights are not those of a ResNet-50: there is no conv1.weight, or too little "
         "beside it."

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from net.inputs import prepare
 from net.resnet50 import backbone_name, backbone_width, build_backbone
 from net.weights import Pretrained
-from tool.indexing import STRIDE, PathIndex
+from tool.indexing import STRIDE
 from tool.optimizer import parameter_group
 
 DISPLACEMENT_LR = 10  # the displacement branches learn ten times faster than the edge branches
@@ -130,20 +130,18 @@ class Net(nn.Module):
 class AffinityDisplacementLoss(Net):
     """The network in training; :func:`net.irn_loss.loss_sums` takes its maps.
 
-    It keeps the pairs that the loss compares as ``path_index``. With ``edge_only``, the
-    displacement branches stay as they start; the two kinds of branches share nothing that learns,
-    so edges come out the same.
+    With ``edge_only``, the displacement branches stay as they start; the two kinds of branches
+    share nothing that learns, so edges come out the same.
     """
 
     def __init__(
         self,
-        path_index: PathIndex,
         pretrained: Pretrained = "imagenet",
         width: int | None = None,
         edge_only: bool = False,
     ) -> None:
         super().__init__(pretrained, width)
-        self.path_index, self.edge_only = path_index, edge_only
+        self.edge_only = edge_only
         for parameter in self.branch_parameters("fc_dp"):
             parameter.requires_grad_(not edge_only)
 

@@ -5,9 +5,10 @@ map of logits.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import within
-from net.weights import Pretrained, fits, source_of
+from net.weights import Pretrained, fits, read_pretrained, source_of
 from tool import checkpoint
-from tool.errors import InputError, naming, printable
+from tool.errors import InputError, naming
 from tool.optimizer import parameter_group
 from tool.pictures import UNSURE
 
@@ -44,6 +45,9 @@ class SegmentationNetwork(nn.Module):
     classifier: str
     block: str
     other_heads: tuple[str, ...]  # beginnings of names that other projects' files have besides
+    layout: str  # what a file in the published names is called
+    foreign: tuple[str, str]  # another layout that is read, and a name that only its files have
+    arguments: ClassVar[dict[str, dict]] = {}  # of a network whose weights have a layout
 
     def __init__(self, num_classes: int, width: int, blocks: Blocks, **more: Any) -> None:
         super().__init__()
@@ -99,7 +103,7 @@ class SegmentationNetwork(nn.Module):
 
     @classmethod
     def ignored_name(cls, name: str) -> bool:
-        """Return whether a tensor of a published file is of no use here."""
+        """Return whether a tensor of a file is of no use here."""
         return name.startswith(cls.other_heads)
 
     @classmethod
@@ -108,26 +112,32 @@ class SegmentationNetwork(nn.Module):
         return name if name.startswith((cls.prefix, *cls.head)) else f"{cls.prefix}{name}"
 
     @classmethod
-    def size_of(cls, named: dict[str, Tensor]) -> dict[str, Any]:
-        """Return ``width``, ``blocks`` and, with a head, ``num_classes`` of tensors by our names.
+    def layout_of(cls, state: dict[str, Tensor]) -> str:
+        """Return whose names the tensors of a file have."""
+        foreign, name = cls.foreign
+        return foreign if name in state else cls.layout
+
+    @classmethod
+    def size_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        """Return ``width``, ``blocks`` and, with a head, ``num_classes`` of tensors of a file.
 
         Where the first convolution or a stage is missing, or there are fewer numbers in all tensors
         than such a network has at the least, it raises an InputError.
         """
-        stages: dict[str, set[str]] = {number: set() for number in "2345"}
-        for match in filter(None, (re.match(cls.block, name) for name in named)):
-            stages[match[1]].add(match[0])
-        blocks = [len(found) for found in stages.values()]
-        first, last = (named.get(name, torch.empty(0)) for name in (cls.stem, cls.classifier))
-        width, num_classes = first.shape[:1].numel(), last.shape[:1].numel()
+        named = {cls.canonical_name(name): value for name, value in state.items()}
+        begins = {match[0]: match[1] for name in named if (match := re.match(cls.block, name))}
+        counts = Counter(begins.values())
+        size = {"blocks": [counts[stage] for stage in "2345"]}
+        for argument, name in (("width", cls.stem), ("num_classes", cls.classifier)):
+            if name in named:
+                size[argument] = named[name].shape[:1].numel()
         numbers = sum(value.numel() for value in named.values())
-        if not all(blocks) or not fits(width, blocks, num_classes, numbers):
+        if "width" not in size or not fits(numbers, **size):
             raise InputError(
                 f"These weights are not those of a {cls.__name__}, which has {cls.stem} and four "
                 f"stages of blocks, but {checkpoint.some(named)}."
             )
-        size = {"width": width, "blocks": blocks}
-        return size | {"num_classes": num_classes} if num_classes else size
+        return size
 
     @classmethod
     def config_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
@@ -135,12 +145,15 @@ class SegmentationNetwork(nn.Module):
 
         Where there is no such network or no head in it, it raises an InputError.
         """
-        size = cls.size_of({cls.canonical_name(name): value for name, value in state.items()})
+        size = cls.size_of(state)
         if "num_classes" not in size:
             raise InputError(
                 f"These are weights to start training from; a trained network has {cls.classifier}."
             )
         return size
+
+    def adapt_to(self, layout: str) -> None:
+        """Change weights just loaded, of another layout, to what our input asks for."""
 
     def trainable_groups(
         self, lr: float, weight_decay: float, head_lr: float = 10
@@ -205,93 +218,59 @@ def mean_loss(sums: Tensor, counts: Tensor) -> Tensor:
     return (sums / counts.clamp_min(1)).sum()
 
 
-class Weights(NamedTuple):
-    """Somebody's weights, ready for one of our networks."""
-
-    layout: str  # whose names they had
-    tensors: dict[str, Tensor]  # under our names
-    left_out: list[str]  # names in the file that are of no use here
-    architecture: dict[str, Any]  # arguments that make their network
-
-
-def rename(
-    state: dict[str, Tensor], name_of: Callable[[str], str], of_no_use: str | tuple[str, ...]
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Give tensors other names; batch counters are dropped.
-
-    Two tensors with different values that get one name raise an InputError.
-
-    Args:
-        state: tensors by name.
-        name_of: returns our name, and a name of another kind as it is, for ``load_weights`` to
-            report.
-        of_no_use: beginnings of the names of tensors that serve another task.
-
-    Returns:
-        named: tensors by our names.
-        left_out: names, as in ``state``, of those of no use.
-    """
-    state = {name: v for name, v in state.items() if not name.endswith(checkpoint.COUNTER)}
-    named: dict[str, Tensor] = {}
-    left_out = []
-    for name, value in state.items():
-        if name.startswith(of_no_use):
-            left_out.append(name)
-        elif not checkpoint.same_values(named.setdefault(name_of(name), value), value):
-            raise InputError(f"{printable(name)} is given twice, with different values.")
-    return named, left_out
-
-
-def start(
-    network: type[SegmentationNetwork],
-    pretrained: Pretrained,
-    state: dict[str, Any] | None,
-    recognise: Callable[[dict[str, Any]], Weights],
-    chosen: dict[str, Any],
+def build(
+    network: type[SegmentationNetwork], num_classes: int, pretrained: Pretrained, **chosen: Any
 ) -> tuple[SegmentationNetwork, dict[str, Any]]:
     """Return a network to train, on the CPU, and a record of what it starts from.
 
     The record holds plain values for the log and ``args.json``: ``pretrained``, ``layout``
     ("random" or that of the weights), ``fresh`` (names of tensors that start from random numbers,
     "all" without weights), ``left_out`` (names in the file without use), and ``config``. Weights
-    that do not fit raise an InputError, which names their source.
+    that are unreadable or do not fit raise an InputError, which names their source.
 
     Args:
         network: class.
-        pretrained: where ``state`` comes from, for the record and messages.
-        state: content of a file of weights; None for random weights.
-        recognise: gives the tensors of ``state`` our names.
-        chosen: arguments of ``network``; those that are None are read off the weights, or have
-            their default where there are none.
+        num_classes: with background.
+        pretrained: a file in the published names or those of the network's ``foreign`` layout,
+            ``"imagenet"`` where the network has an ``architecture``, or ``"none"``.
+        chosen: further arguments of ``network``; those that are None are read off the weights, or
+            have their default where there are none.
     """
     source = str(source_of(pretrained))
+    architecture = network.architecture(chosen.get("blocks")) if source == "imagenet" else ""
+    state = read_pretrained(pretrained, architecture)
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if state is None:
-        net = network(**chosen)
+        net = network(num_classes, **chosen)
         record = {"pretrained": source, "layout": "random", "fresh": "all", "left_out": []}
-    else:
-        with naming(source):
-            weights = recognise(state)
-            net = network(**(weights.architecture | chosen))
-            fresh = load_except_head(net, weights.tensors)
-        unused_head = [name for name in weights.tensors if fresh and net.is_head(name)]
-        record = {"pretrained": source, "layout": weights.layout, "fresh": fresh}
-        record["left_out"] = weights.left_out + unused_head
+        return net, record | {"config": net.config}
+    with naming(source):
+        layout = network.layout_of(state)
+        size = network.size_of(state) | network.arguments.get(layout, {})
+        net = network(**size | chosen | {"num_classes": num_classes})
+        fresh = load_except_head(net, state)
+        net.adapt_to(layout)
+    unused = [name for name in state if net.ignored_name(name)]
+    if fresh:
+        unused += [name for name in state if net.is_head(net.canonical_name(name))]
+    unused = [name for name in unused if not name.endswith(checkpoint.COUNTER)]
+    record = {"pretrained": source, "layout": layout, "fresh": fresh, "left_out": unused}
     return net, record | {"config": net.config}
 
 
-def load_except_head(net: SegmentationNetwork, named: dict[str, Tensor]) -> list[str]:
+def load_except_head(net: SegmentationNetwork, state: dict[str, Tensor]) -> list[str]:
     """Load weights into a network whose head may be absent from them or made for other classes.
 
     The head is taken as a whole if every tensor of it is there and fits. Else it stays as it is,
     and the names of its tensors are returned. Outside the head, a tensor that is missing, left over
     or of another shape raises an InputError.
     """
-    own = net.state_dict()
-    head = [name for name in own if net.is_head(name) and not name.endswith(checkpoint.COUNTER)]
-    if all(name in named and named[name].shape == own[name].shape for name in head):
-        head = []
+    head = {n: value for n, value in net.state_dict().items() if net.is_head(n)}
+    head = {n: value for n, value in head.items() if not n.endswith(checkpoint.COUNTER)}
+    shapes = {net.canonical_name(name): value.shape for name, value in state.items()}
+    if all(shapes.get(name) == value.shape for name, value in head.items()):
+        head = {}
     else:
-        named = {name: value for name, value in named.items() if not net.is_head(name)}
-    checkpoint.load_weights(net, {**named, **{name: own[name] for name in head}})
-    return head
+        state = {n: v for n, v in state.items() if not net.is_head(net.canonical_name(n))}
+    checkpoint.load_weights(net, {**state, **head})
+    return list(head)

@@ -1,4 +1,4 @@
-"""Pairs, IRN's losses, the walk and the CRF's kernel as they are defined.
+"""Seeds and IS-CAM, IRN's losses, the walk and the CRF's kernel as they are defined.
 
 Tests compare the production forms with these, and ``benchmarks.walk`` measures against them. The
 parity numbers of the released code are read here too.
@@ -9,6 +9,7 @@ Letters in shapes: B pictures, h x w a map at stride 4, N = h * w, O offsets of 
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from net.irn_loss import LOSS_EPS
-from tool.indexing import LabelPairs, PathIndex, PathMaxima, reach, search_paths, sources
+from tool.indexing import LabelPairs, PathMaxima, on_area, reach, search_paths, sources
 
 PARITY = Path(__file__).with_name("parity")
 
@@ -38,6 +39,47 @@ def relative(value: Tensor, expected: Tensor) -> float:
     return float((value.detach().double() - expected).abs().max() / expected.abs().max())
 
 
+def plain_seeds(cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return seeds and probabilities position by position, as the equations stand, in float64."""
+    cam, feature = cam.double().numpy(), feature.double().numpy()
+    b, c, h, w = cam.shape
+    seeds, probs = np.zeros(cam.shape), np.zeros(cam.shape)
+    for n in range(b):
+        f = feature[n].reshape(len(feature[n]), -1)
+        f = f / (np.sqrt((f**2).sum(0)) + 1e-5)
+        s = np.maximum(f.T @ f, 0)
+        a = np.zeros((c, h * w))
+        for k in range(c):
+            m = cam[n, k].ravel()
+            for i in range(h * w):
+                inter = (s[i] * m).sum()
+                union = s[i].sum() + m.sum() - inter
+                a[k, i] = inter / union if union > 0 else 0
+        a[0] *= 0.5
+        for i in range(h * w):
+            seeds[n, a[:, i].argmax(), i // w, i % w] = 1
+        e = np.exp(a)
+        probs[n] = (e / e.sum(0)).reshape(c, h, w)
+    return torch.from_numpy(seeds) * label.double(), torch.from_numpy(probs)
+
+
+def plain_reactivation(seeds: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return prototypes and IS-CAM as (B, C, D, h, w) products, in the dtype of the arguments."""
+    prototype = (seeds[:, :, None] * feature[:, None]).mean((3, 4))  # (B, C, D)
+    dot = (prototype[..., None, None] * feature[:, None]).sum(2)  # (B, C, h, w)
+    norms = prototype.norm(dim=2).clamp_min(1e-8)[..., None, None]
+    norms = norms * feature.norm(dim=1, keepdim=True).clamp_min(1e-8)
+    return prototype, F.relu(dot / norms)
+
+
+def pair_indices(radius: float, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return offsets (dy, dx), int64 (O, 2), and flat sources (n,) and destinations (O, n)."""
+    h, w = size
+    offsets = torch.tensor([(path.dy, path.dx) for path in search_paths(radius)])
+    starts = on_area(torch.arange(h * w).view(h, w), sources(h, w, radius)).flatten()
+    return offsets, starts, starts + offsets @ torch.tensor([[w], [1]])
+
+
 def gathered_maxima(edge: Tensor, radius: float) -> Tensor:
     """Return the largest edge on the path of every pair by gathering the cells of every path.
 
@@ -49,7 +91,7 @@ def gathered_maxima(edge: Tensor, radius: float) -> Tensor:
         (B, O, n).
     """
     width = edge.shape[2]
-    src = PathIndex(radius, edge.shape[1:]).src_indices
+    _, src, _ = pair_indices(radius, edge.shape[1:])
     parts = []
     for _, paths in groupby(search_paths(radius), key=lambda path: len(path.cells)):
         steps = torch.tensor([[y * width + x for y, x in path.cells] for path in paths])
@@ -107,7 +149,10 @@ def affinity_labels(
     """
     area = sources(*label.shape[1:], radius)
     pairs = LabelPairs(label, num_classes)
-    kinds = [pairs.kinds(path, area) for path in search_paths(radius)]
+    kinds = []
+    for path in search_paths(radius):
+        at_end = partial(on_area, area=area, dy=path.dy, dx=path.dx)
+        kinds.append(pairs.kinds(partial(on_area, area=area), at_end))
     return tuple(torch.stack(kind, 1).flatten(2) for kind in zip(*kinds, strict=True))
 
 
@@ -123,11 +168,11 @@ def pair_losses(affinity: Tensor, displacement: Tensor, radius: float) -> tuple[
         Positive and negative affinity loss, (B, O, n); displacement loss of foreground and of
         background, (B, 2, O, n).
     """
-    index = PathIndex(radius, displacement.shape[2:])
-    src, dst = (x.to(affinity.device) for x in (index.src_indices, index.dst_indices))
+    indices = pair_indices(radius, displacement.shape[2:])
+    offsets, src, dst = (x.to(affinity.device) for x in indices)
     flat = displacement.flatten(2)
     difference = flat[:, :, None, src] - flat[:, :, dst]
-    target = index.search_dst.T[:, :, None].to(affinity.device)  # (2, O, 1)
+    target = offsets.T[:, :, None]  # (2, O, 1)
     positive, negative = -torch.log(affinity + LOSS_EPS), -torch.log(1 + LOSS_EPS - affinity)
     return positive, negative, (difference - target).abs(), difference.abs()
 
@@ -170,7 +215,7 @@ def affinity_matrix(edge: Tensor, radius: float) -> Tensor:
     rows = torch.arange(h * w, device=edge.device).view(h, w)
     places = F.pad(rows, (m, m, 0, m), value=-1).flatten()
     matrix = torch.eye(h * w, dtype=edge.dtype, device=edge.device)
-    dst = PathIndex(radius, padded.shape[1:]).dst_indices.to(edge.device)
+    dst = pair_indices(radius, padded.shape[1:])[2].to(edge.device)
     for values, ends in zip(affinity, dst, strict=True):
         inside = places[ends] >= 0
         i, j = rows.flatten()[inside], places[ends[inside]]

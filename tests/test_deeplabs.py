@@ -1,17 +1,16 @@
 """What both segmentation networks keep: names, groups, frozen parts, first and trained weights."""
 
 from itertools import chain
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import nn
 
-from net import deeplabv1_weights, deeplabv2_weights
 from net.deeplabv1_resnet38 import DeepLabV1_ResNet38
 from net.deeplabv2 import DeepLabV2_ResNet101_MSC
-from net.segmentation import mean_loss
+from net.segmentation import build, mean_loss
+from net.weights import restore
 from tests.fill import filled_state
 from tests.reference import parity
 from tool import checkpoint
@@ -19,10 +18,9 @@ from tool.errors import InputError
 
 
 class Kind(NamedTuple):
-    """A network, the module of its weights, and its published names."""
+    """A network and its published names."""
 
     network: type[nn.Module]
-    module: ModuleType
     parity: str
     size: dict
     head_weights: list[str]
@@ -34,7 +32,6 @@ ASPP = [f"base.aspp.c{number}" for number in range(4)]
 V1_HEAD = ["conv_fov.weight", "conv_fov2.weight", "cls_conv.weight"]
 V1 = Kind(
     DeepLabV1_ResNet38,
-    deeplabv1_weights,
     "deeplabv1_resnet38",
     {"width": 2, "blocks": [2, 1, 2, 2]},
     V1_HEAD,
@@ -43,7 +40,6 @@ V1 = Kind(
 )
 V2 = Kind(
     DeepLabV2_ResNet101_MSC,
-    deeplabv2_weights,
     "deeplabv2_resnet101",
     {"width": 4, "blocks": [1, 2, 2, 1], "stride_on": "conv3x3"},
     [f"{name}.weight" for name in ASPP],
@@ -123,10 +119,10 @@ def test_impossible_architectures_are_refused(kind, blocks):
 def test_a_head_of_other_classes_is_left_out_and_a_fitting_one_is_taken(kind, tmp_path):
     source = small(kind)
     torch.save({"net": tensors(source)}, tmp_path / "trained.pth")
-    net, record = kind.module.build(4, tmp_path / "trained.pth")
+    net, record = build(kind.network, 4, tmp_path / "trained.pth")
     assert len(record["fresh"]) == len(record["left_out"]) == kind.fresh
     assert len(net.get_parameter(kind.head_biases[0])) == 4
-    net, record = kind.module.build(3, tmp_path / "trained.pth")
+    net, record = build(kind.network, 3, tmp_path / "trained.pth")
     assert record["fresh"] == record["left_out"] == []
     assert all(torch.equal(v, source.state_dict()[name]) for name, v in tensors(net).items())
 
@@ -148,13 +144,13 @@ def test_first_weights_fit_wholly(kind, tmp_path, change):
     torch.save(state, tmp_path / "odd.pth")
     expected = {"left over": "extra", "a stage": "stage", "a stem": "stem|names|has "}
     with pytest.raises(InputError, match=rf"odd\.pth.*({expected.get(change, name)})"):
-        kind.module.build(3, tmp_path / "odd.pth")
+        build(kind.network, 3, tmp_path / "odd.pth")
 
 
 @both
 def test_random_weights_are_said(kind):
     for pretrained in ("none", None):
-        net, record = kind.module.build(3, pretrained, **kind.size)
+        net, record = build(kind.network, 3, pretrained, **kind.size)
         assert (record["pretrained"], record["layout"], record["fresh"]) == (
             "none",
             "random",
@@ -169,18 +165,20 @@ def test_trained_networks_come_back(kind):
     x = torch.randn(1, 3, 30, 30) * 50
     prefix = kind.network.prefix
     state = {f"module.{n}": value for n, value in tensors(source).items()}
-    net = kind.module.restore({"net": state, "config": source.config})
+    net = restore(kind.network, {"net": state, "config": source.config})
     assert net.config == source.config
     assert not net.training
     assert torch.equal(net(x), source(x))
     plain = {n.removeprefix(prefix): value for n, value in tensors(source).items()}
-    published = kind.module.restore({**plain, f"{kind.network.other_heads[0]}bias": torch.ones(1)})
+    published = restore(
+        kind.network, {**plain, f"{kind.network.other_heads[0]}bias": torch.ones(1)}
+    )
     expected = {**source.config, **({"stride_on": "reduce"} if kind is V2 else {})}
     assert published.config == expected
     assert not published.training
     assert all(torch.equal(v, source.state_dict()[n]) for n, v in tensors(published).items())
     with pytest.raises(InputError, match="start training from"):
-        kind.module.restore({n: v for n, v in state.items() if not kind.network.is_head(n[7:])})
+        restore(kind.network, {n: v for n, v in state.items() if not kind.network.is_head(n[7:])})
 
 
 @both
@@ -200,4 +198,4 @@ def test_odd_configs_are_refused(kind, change):
     source = small(kind)
     content = {"net": tensors(source), "config": {**source.config, **change}}
     with pytest.raises(InputError, match=r"config|stride_on"):
-        kind.module.restore(content)
+        restore(kind.network, content)

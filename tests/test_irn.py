@@ -13,15 +13,12 @@ from tests.fill import filled_state
 from tests.reference import affinity_labels, pair_affinity, pair_losses, parity, relative
 from tool.checkpoint import load_weights
 from tool.errors import InputError
-from tool.indexing import PathIndex
 
 TOLERANCE = 1e-5
 
 
 def narrow(cls=AffinityDisplacementLoss, **options):
     """A filled network of width 4."""
-    if cls is AffinityDisplacementLoss:
-        options["path_index"] = PathIndex(3, (16, 16))
     net = cls(**options, pretrained=None, width=4)
     load_weights(net, filled_state(net))
     return net
@@ -51,7 +48,7 @@ def published(net) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def full():
     """The published size with the reference's weights."""
-    net = AffinityDisplacementLoss(PathIndex(10, (24, 24)), pretrained=None)
+    net = AffinityDisplacementLoss(pretrained=None)
     load_weights(net, filled_state(net))
     return net
 
@@ -113,7 +110,7 @@ def test_groups_of_the_optimiser():
         {"name": "edges", "lr": 0.1, "lr_scale": 1, "weight_decay": 1e-4},
         {"name": "displacements", "lr": 1.0, "lr_scale": 10, "weight_decay": 1e-4},
     ]
-    edges = AffinityDisplacementLoss(PathIndex(3, (16, 16)), None, 4, edge_only=True)
+    edges = AffinityDisplacementLoss(None, 4, edge_only=True)
     alone, empty = edges.trainable_groups(0.1, 1e-4)
     assert (alone["name"], empty["params"]) == ("edges", [])
     assert len(alone["params"]) == len(edge["params"])
@@ -144,7 +141,7 @@ def test_published_layout_loads_and_indices_are_ignored():
     state = published(source)
     for target in (
         narrow(EdgeDisplacement),
-        AffinityDisplacementLoss(PathIndex(3, (9, 9)), None, 4),
+        AffinityDisplacementLoss(None, 4),
     ):
         with torch.no_grad():
             for value in (*target.parameters(), *target.buffers()):

@@ -16,7 +16,7 @@ from net.resnet50_SIPE import (
     reactivate,
 )
 from tests import reference
-from tests.test_sipe import plain_reactivation, plain_seeds
+from tests.reference import plain_reactivation, plain_seeds
 from tool.crf import crf_inference, crf_inference_label, crf_inference_views
 from tool.indexing import search_paths, sources
 from tool.maps import fuse

@@ -20,7 +20,6 @@ from tests.tiny import KEYS, store_maps
 from tool import checkpoint
 from tool.crf import crf_inference_label
 from tool.errors import InputError
-from tool.indexing import PathIndex
 from tool.lattice import TooWideError
 from tool.maps import read_maps
 from tool.metrics import ConfusionMatrix
@@ -249,7 +248,7 @@ def test_mean_displacement_is_that_of_every_picture(trained, session, tiny):
             means.append(net(img[None].repeat(2, 1, 1, 1))[1].mean((1, 2)))
     assert torch.allclose(torch.stack(means).mean(0), stored, atol=1e-5)
     assert stored.abs().max() > 1e-3
-    learner = AffinityDisplacementLoss(PathIndex(10, (20, 20)), None, width=4)
+    learner = AffinityDisplacementLoss(None, width=4)
     checkpoint.load_weights(learner, checkpoint.load(session / "ckpt/irn.pth")["net"])
     windows = train_irn.TopLeftWindows(Folder(tiny), list(KEYS), 80)
     for at_once in (4, 6):

@@ -28,6 +28,8 @@ from data.transforms import VIEWS
 from data.voc import VOC
 from net import deeplabv1_resnet38
 from net.recipes import MODELS
+from net.segmentation import build
+from net.weights import restore
 from tool import checkpoint
 from tool.crf import crf_inference
 from tool.errors import InputError
@@ -331,7 +333,7 @@ def test_label_is_that_of_the_library(run, model, tiny):
     infer_seg.main(
         [*of_model(run["infer"], model), *flags, "--bilateral_weight", "2", "--scales", *scales]
     )
-    net = MODELS[model].module.restore(checkpoint.load(final_of(run["train"], model)))
+    net = restore(MODELS[model].network, checkpoint.load(final_of(run["train"], model)))
     with Image.open(tiny / "images/d.png") as image:
         picture = image.convert("RGB")
     logits = []
@@ -425,7 +427,7 @@ def test_large_pictures_are_reduced_and_their_labels_enlarged(trained, tiny, mon
     """A picture of many pixels takes the memory of one of --max_pixels."""
     Image.open(tiny / "images/d.png").resize((480, 430)).save(tiny / "images/d.png")
     sizes = []
-    net = MODELS[V2].module.DeepLabV2_ResNet101_MSC
+    net = MODELS[V2].network
     real = net.predict
 
     def seen(self, x, size):
@@ -450,7 +452,7 @@ def test_onnx_gives_the_logits_of_pytorch(model, tiny, tmp_path, caplog):
     pytest.importorskip("onnx")
     small = {"width": 4, "blocks": [1, 1, 1, 1]} if model == "deeplabv2_resnet101" else {"width": 4}
     torch.manual_seed(0)
-    net, record = MODELS[model].module.build(4, "none", **small)
+    net, record = build(MODELS[model].network, 4, "none", **small)
     names = ["background", "red", "green", "blue"]
     content = {"net": net.state_dict(), "model": model, "config": net.config, "record": record}
     checkpoint.save(tmp_path / "net.pth", {**content, "class_names": names})

@@ -26,7 +26,7 @@ from net.resnet50_SIPE import (
 )
 from net.weights import restore
 from tests.fill import filled_state
-from tests.reference import parity, relative
+from tests.reference import parity, plain_reactivation, relative
 from tool.checkpoint import load_weights
 from tool.errors import InputError
 from tool.maps import fuse
@@ -43,39 +43,6 @@ def network(cls):
 
 def pixels(images: torch.Tensor) -> torch.Tensor:
     return normalise(images.movedim(-1, -3))
-
-
-def plain_seeds(cam, label, feature):
-    """Seeds and probabilities position by position, as the equations stand, in float64."""
-    cam, feature = cam.double().numpy(), feature.double().numpy()
-    b, c, h, w = cam.shape
-    seeds, probs = np.zeros(cam.shape), np.zeros(cam.shape)
-    for n in range(b):
-        f = feature[n].reshape(len(feature[n]), -1)
-        f = f / (np.sqrt((f**2).sum(0)) + 1e-5)
-        s = np.maximum(f.T @ f, 0)
-        a = np.zeros((c, h * w))
-        for k in range(c):
-            m = cam[n, k].ravel()
-            for i in range(h * w):
-                inter = (s[i] * m).sum()
-                union = s[i].sum() + m.sum() - inter
-                a[k, i] = inter / union if union > 0 else 0
-        a[0] *= 0.5
-        for i in range(h * w):
-            seeds[n, a[:, i].argmax(), i // w, i % w] = 1
-        e = np.exp(a)
-        probs[n] = (e / e.sum(0)).reshape(c, h, w)
-    return torch.from_numpy(seeds) * label.double(), torch.from_numpy(probs)
-
-
-def plain_reactivation(seeds, feature):
-    """Prototypes and IS-CAM as (B, C, D, h, w) products, in float64."""
-    prototype = (seeds[:, :, None] * feature[:, None]).mean((3, 4))  # (B, C, D)
-    dot = (prototype[..., None, None] * feature[:, None]).sum(2)  # (B, C, h, w)
-    norms = prototype.norm(dim=2).clamp_min(1e-8)[..., None, None]
-    norms = norms * feature.norm(dim=1, keepdim=True).clamp_min(1e-8)
-    return prototype, F.relu(dot / norms)
 
 
 @pytest.fixture

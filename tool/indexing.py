@@ -17,8 +17,9 @@ index tensor.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, reduce
+from functools import lru_cache, reduce
 
 import torch
 from torch import Tensor
@@ -26,7 +27,6 @@ from torch import Tensor
 from tool.errors import InputError
 
 STRIDE = 4  # pixels of the picture to a cell of a map
-MAX_CLASSES = 255  # with background: a label picture has 8 bits, and 255 in it means unknown
 
 Area = tuple[int, int, int, int]  # top, left, height, width
 
@@ -93,32 +93,6 @@ def on_area(maps: Tensor, area: Area, dy: int = 0, dx: int = 0) -> Tensor:
     return maps[..., top + dy : top + dy + height, left + dx : left + dx + width]
 
 
-class PathIndex:
-    """Offsets of a radius, and flat indices of the pairs on a map.
-
-    The radius r is 10 in training, 5 in the walk. The indices refer to a map of ``default_size``,
-    (h, w) at stride 4; the losses and the walk take maps of any size. ``search_dst``, int64 (O, 2),
-    holds the offsets (dy, dx), in the order of every pair tensor.
-    """
-
-    def __init__(self, radius: float, default_size: tuple[int, int]) -> None:
-        self.radius, self.default_size = radius, tuple(default_size)
-        self.search_dst = torch.tensor([(path.dy, path.dx) for path in search_paths(radius)])
-
-    @cached_property
-    def src_indices(self) -> Tensor:
-        """Row-major positions of the sources on the map, int64 (n,); see :func:`sources`."""
-        height, width = self.default_size
-        area = sources(height, width, self.radius)
-        return on_area(torch.arange(height * width).view(height, width), area).flatten()
-
-    @cached_property
-    def dst_indices(self) -> Tensor:
-        """Destinations of the sources, int64 (O, n)."""
-        dy, dx = self.search_dst.T
-        return self.src_indices + (dy * self.default_size[1] + dx)[:, None]
-
-
 class PathMaxima:
     """Largest edge on paths, and the way back of its gradient.
 
@@ -180,57 +154,24 @@ class PathMaxima:
         return self.grads[table]
 
 
-def reduce_label(label: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return an integer label map (..., H, W) at a smaller size, (..., h, w) of the same type.
-
-    It takes the centre of each cell, as Pillow's nearest filter does.
-    """
-    rows, columns = (
-        ((2 * torch.arange(new, device=label.device) + 1) * old).div(2 * new, rounding_mode="floor")
-        for old, new in zip(label.shape[-2:], size, strict=True)
-    )
-    return label[..., rows[:, None], columns]
-
-
 class LabelPairs:
-    """The kinds of pairs: both ends background, both of one other class, of different classes.
+    """Pairs of positions of a label map, integer (B, h, w) class ids, by what they are.
 
-    A pair is of no kind where the label of an end is unknown, which means ``num_classes`` or above.
-
-    The label is uint8 (B, h, w) or another integer type, class ids and 255; more than 255
-    ``num_classes``, which count background, raise a ValueError.
+    Labels of ``num_classes``, which counts background, and above are unknown, as is 255.
     """
 
     def __init__(self, label: Tensor, num_classes: int) -> None:
-        if num_classes > MAX_CLASSES:
-            raise ValueError(f"at most {MAX_CLASSES} classes fit an 8-bit label, not {num_classes}")
+        self.label, self.background = label, label == 0
         self.known = (label >= 0) & (label < num_classes)
-        self.background = label == 0
-        # Unknown has one code at sources and another at destinations, so that they never agree.
-        # With 255 classes the two codes do not fit 8 bits.
-        label = label.to(torch.uint8 if num_classes < MAX_CLASSES else torch.int16)
-        self.source = torch.where(self.known, label, num_classes)
-        self.destination = torch.where(self.known, label, num_classes + 1)
 
-    def kinds(self, path: Path, area: Area) -> tuple[Tensor, Tensor, Tensor]:
-        """Return bool (B, height, width) each: background, foreground, different."""
-        end = path.dy, path.dx
-        ends = (on_area(self.destination, area, *end), on_area(self.known, area, *end))
-        starts = (on_area(maps, area) for maps in (self.source, self.known, self.background))
-        return self._kinds(*starts, *ends)
+    def kinds(
+        self, at_source: Callable[[Tensor], Tensor], at_end: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return bool tensors of some pairs: both background, both of one other class, different.
 
-    def kinds_at(self, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the same for positions of the map: sources (n,), destinations (G, n).
-
-        The kinds are bool (B, G, n) each.
+        Both functions take a map (B, h, w) to its values at one end of the pairs.
         """
-        flat = (maps.flatten(1) for maps in (self.source, self.known, self.background))
-        at_starts = (maps[:, None, starts] for maps in flat)
-        at_ends = (maps.flatten(1)[:, ends] for maps in (self.destination, self.known))
-        return self._kinds(*at_starts, *at_ends)
-
-    @staticmethod
-    def _kinds(source, known, background, destination, known_too):
-        same = source == destination
-        both_background = same & background
-        return both_background, same ^ both_background, (known & known_too) ^ same
+        known = at_source(self.known) & at_end(self.known)
+        same = known & (at_source(self.label) == at_end(self.label))
+        background = same & at_source(self.background)
+        return background, same ^ background, known ^ same
