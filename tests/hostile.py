@@ -162,26 +162,20 @@ def _make_voc(world: Path) -> None:
 
 
 def _make_coco(root: Path) -> None:
-    """Write the annotations of two pictures with a cat, and the pictures."""
+    """Write the annotations of a picture with a cat, and the picture."""
     numbers = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
     categories = zip(numbers, COCO.class_names, strict=True)
-    box, size = [[2, 2, 12, 2, 12, 12, 2, 12]], {"height": 20, "width": 24}
-    cat = {"category_id": 17, "iscrowd": 0, "segmentation": box}
+    name, box = "COCO_train2014_000000000001.jpg", [[2, 2, 12, 2, 12, 12, 2, 12]]
+    cat = {"id": 1, "image_id": 1, "category_id": 17, "iscrowd": 0, "segmentation": box}
     content = {
-        "categories": [{"id": number, "name": name} for number, name in categories],
-        "images": [{"id": n, "file_name": f"{_coco_name(n)}.jpg", **size} for n in (1, 2)],
-        "annotations": [{"id": n, "image_id": n, **cat} for n in (1, 2)],
+        "categories": [{"id": number, "name": title} for number, title in categories],
+        "images": [{"id": 1, "file_name": name, "height": 20, "width": 24}],
+        "annotations": [cat],
     }
     for folder in ("annotations", "images/train2014"):
         (root / folder).mkdir(parents=True)
     (root / "annotations/instances_train2014.json").write_text(json.dumps(content))
-    for number in (1, 2):
-        path = root / f"images/train2014/{_coco_name(number)}.jpg"
-        Image.new("RGB", (24, 20), (90, 90, 90)).save(path)
-
-
-def _coco_name(number: int) -> str:
-    return f"COCO_train2014_{number:012d}"
+    Image.new("RGB", (24, 20), (90, 90, 90)).save(root / "images/train2014" / name)
 
 
 def _make_demo_run(session: Path) -> None:

@@ -127,7 +127,7 @@ def cam2ir(args: Namespace, _: str) -> None:
 
 def make_seg_labels(args: Namespace, _: str) -> None:
     """Look for classes that no map has."""
-    known("pseudo_label" in str(args.out_dir or "pseudo_label"))
+    known(args.out_dir is None)
     _labels(args, Path(args.session_name) / "pseudo_label", ids_of(args, "infer_list"), set())
 
 
@@ -137,7 +137,7 @@ def infer_seg(args: Namespace, _: str) -> None:
     folder = Path(args.session_name) / f"seg_{args.model}"
     for image_id in ids_of(args, "infer_list"):
         label = pixels(folder / f"{image_id}.png")
-        assert label.max() < 4
+        assert label.max() < 4, f"a class of {image_id}"
         assert label.shape == pixels(Path(args.dataset_root) / f"images/{image_id}.png").shape[:2]
 
 
