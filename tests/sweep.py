@@ -78,6 +78,11 @@ WORDS = {
     "class_names": ("a,b,c", "red", "", "red,red,red"),
     "classes": ("red", "background", "grass"),
 }
+# What may stand beside the picture or session of the command line.
+MORE = {
+    "predict": ("ds/images", "ds/images/b.png", "ds/labels.csv", "nowhere", "weights.pth"),
+    "tool.report": ("run", "demo_run", "nowhere", "ds", "weights.pth"),
+}
 LISTS = ("train", "val", "ds/splits/train.txt", "ds/labels.csv", "nowhere", "..", "")
 CKPTS = ("final.pth", "irn.pth", "last.pth", "weights.pth", "nowhere", "ds", "")
 WORDS |= dict.fromkeys(("list", "train_list", "infer_list", "eval_list", "val_list"), LISTS)
@@ -198,6 +203,8 @@ class Case:
         self.planted, self.harmed, self.flags = [], [], []
         os.chdir(copy)
         if self.program in OUTPUTS:
+            if self.program in MORE and rng.random() < 0.3:
+                self.line.insert(1, str(copy / rng.choice(MORE[self.program])))
             if not self.kept:
                 hostile.forget(copy, self.program)
             self.flags = random_flags(self.program, rng)
@@ -267,10 +274,11 @@ class Case:
 
     def beside(self) -> int:
         """Start another program on the same session, and return the number of its process."""
-        other = self.rng.choice(STEPS)
+        other = self.rng.choice((*STEPS, self.program))
         self.own += OUTPUTS[other]
-        line = hostile.lines_of(self.copy)[other]
-        hostile.forget(self.copy, other)
+        line = hostile.lines_of(self.copy)[other] + random_flags(other, self.rng)
+        if self.rng.random() < 0.5:
+            hostile.forget(self.copy, other)
 
         def work() -> None:
             outcome = hostile.run(other, line)
@@ -443,6 +451,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", help="SEED of one case, with its traceback")
+    parser.add_argument("--report", type=Path, help="file for a line about every case")
     args = parser.parse_args()
     began = time.monotonic()
     seeds = [f"{args.seed} {number}" for number in range(args.cases)]
@@ -450,6 +459,8 @@ def main() -> int:
         if args.case:
             return show(Path(folder), args.case)
         results = sweep(Path(folder), seeds)
+    if args.report:
+        args.report.write_text("".join(f"{json.dumps(result)}\n" for result in results))
     counts = collections.Counter(result["kind"] for result in results)
     for kind in ("fine", "sentence", *FAULTS):
         print(f"{kind:10} {counts[kind]:5}")
