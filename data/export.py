@@ -22,8 +22,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from tool.errors import InputError
-from tool.files import write_json, write_lines
 from tool.pictures import UNSURE, save_label, save_rgb, voc_palette
+from tool.writer import write_json, write_lines
 
 LISTED = "default"  # name of the list in VOC's and CVAT's layout
 # What a class name may not have: control characters, ends of lines, and halves of characters; in

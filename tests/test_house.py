@@ -156,13 +156,13 @@ def test_a_promise_is_kept_in_its_place_alone(found, places):
 def house(tmp_path):
     """A house in order, with every form of a legal import."""
     files = {
-        "step.py": "import data.coco\nfrom net import network\nfrom tool.files import write\n",
+        "step.py": "import data.coco\nfrom net import network\nfrom tool.writer import write\n",
         "data/__init__.py": "",
-        "data/base.py": "import os\nfrom tool import files\n",
+        "data/base.py": "import os\nfrom tool import writer\n",
         "data/coco/__init__.py": "from data.coco.masks import draw\n",
         "data/coco/masks.py": "from ..base import A\n\n\ndef draw():\n    import net.network\n",
-        "net/network.py": "import torch\nimport tool.files as files\n",
-        "tool/files.py": "import json\n",
+        "net/network.py": "import torch\nimport tool.writer as writer\n",
+        "tool/writer.py": "import json\n",
         "tests/test_step.py": "import step\n",
         "benchmarks/plain.py": "import step\n",
     }
@@ -174,18 +174,18 @@ def house(tmp_path):
 
 def test_a_house_in_order_passes(house):
     assert graph_of(house)["data.coco.masks"] == {"data.base", "net.network"}
-    assert graph_of(house)["step"] == {"data.coco", "net.network", "tool.files"}
+    assert graph_of(house)["step"] == {"data.coco", "net.network", "tool.writer"}
     assert (upward_imports(house), circles(house)) == ([], [])
 
 
 @pytest.mark.parametrize(
     ("file", "line", "target"),
     [
-        ("tool/files.py", "import net.network", "net.network"),
-        ("tool/files.py", "from data import base", "data.base"),
-        ("tool/files.py", "def f():\n    from data.base import Dataset", "data.base"),
-        ("tool/files.py", "from importlib import import_module as f", None),
-        ("tool/files.py", "importlib.import_module('data.base')", "data.base"),
+        ("tool/writer.py", "import net.network", "net.network"),
+        ("tool/writer.py", "from data import base", "data.base"),
+        ("tool/writer.py", "def f():\n    from data.base import Dataset", "data.base"),
+        ("tool/writer.py", "from importlib import import_module as f", None),
+        ("tool/writer.py", "importlib.import_module('data.base')", "data.base"),
         ("net/network.py", "from data.coco.masks import draw", "data.coco.masks"),
         ("net/network.py", "from ..data import base", "data.base"),
         ("data/base.py", "import step", "step"),
@@ -203,7 +203,7 @@ def test_a_planted_upward_import_is_found(file, line, target, house):
 
 def test_a_planted_circle_is_found(house):
     (house / "tool/maps.py").write_text("def read():\n    from tool import pictures\n")
-    (house / "tool/pictures.py").write_text("from . import errors\nimport tool.files\n")
+    (house / "tool/pictures.py").write_text("from . import errors\nimport tool.writer\n")
     (house / "tool/errors.py").write_text("from tool.maps import read\n")
     assert upward_imports(house) == []
     assert circles(house) == ["tool.errors > tool.maps > tool.pictures > tool.errors"]

@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tool.errors import InputError
-from tool.files import write_atomic
 from tool.picture_files import (
     MASK_FORMATS,
     TURNS,
@@ -19,6 +18,7 @@ from tool.picture_files import (
     picture_file,
 )
 from tool.samples import WHITE_IS_ZERO, read_samples, tiff_layout, to_rgb
+from tool.writer import write_atomic
 
 UNSURE = 255  # the label of a pixel that no one judges
 HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers are used to
