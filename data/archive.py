@@ -1,6 +1,5 @@
 """The archive that PASCAL VOC's evaluation server takes."""
 
-import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import BinaryIO
 
 from data.base import Dataset, check_exist
 from tool.errors import InputError
-from tool.pictures import read_mask
+from tool.pictures import UNSURE, check_label, read_mask
 from tool.writer import write_own
 
 # Of competition 5 (trained on VOC alone) or 6 (other data too: ImageNet, COCO).
 FOLDER = "results/VOC2012/Segmentation/{competition}_test_cls"
 ENDINGS = (".tar.gz", ".tgz", ".zip")
 # Bytes 24 and 25 of a PNG, in its header: bits a sample, and kind of colour, of which 3 is palette.
-PNG_KIND, EIGHT_BIT_PALETTE = slice(24, 26), struct.pack("BB", 8, 3)
+PNG_KIND, EIGHT_BIT_PALETTE = slice(24, 26), b"\x08\x03"
 
 
 def write_archive(
@@ -29,41 +28,32 @@ def write_archive(
         dataset, ids: of the pictures; the archive holds exactly these, in this order.
         folder: of <id>.png.
 
-    A missing file raises an InputError before anything is written, and so does one that is no 8-bit
-    palette PNG, has another size than its picture, or a class that the dataset does not have.
+    Raises:
+        InputError: before anything is written, of a file that is missing, is no 8-bit palette PNG,
+            has another size than its picture, or a class that the dataset does not have.
     """
     files = [folder / f"{image_id}.png" for image_id in ids]
     check_exist(files, "label pictures", "Run infer_seg.py on the whole list")
     for image_id, file in zip(ids, files, strict=True):
-        fault = _fault(file, dataset, image_id)
-        if fault:
-            raise InputError(f"{file} {fault}. Delete it and run infer_seg.py; nothing is packed.")
+        _check(file, dataset, image_id)
     where = FOLDER.format(competition=competition)
     pack = _pack_zip if path.suffix == ".zip" else _pack_tar
     write_own(path, lambda archive: pack(archive, [(f"{where}/{f.name}", f) for f in files]))
 
 
-def _fault(file: Path, dataset: Dataset, image_id: str) -> str:
-    """Return what is wrong with a label picture, nothing if it is in order."""
+def _check(file: Path, dataset: Dataset, image_id: str) -> None:
     label = read_mask(file)
-    size = dataset.read(image_id).size
+    check_label(file, label, dataset.num_classes, dataset.read(image_id).size)
     with open(file, "rb") as header:
-        if header.read(26)[PNG_KIND] != EIGHT_BIT_PALETTE:
-            return "is no 8-bit palette PNG"
-    if label.shape[::-1] != size:
-        return f"is {label.shape[1]}x{label.shape[0]}, its picture {size[0]}x{size[1]}"
-    if label.max() >= dataset.num_classes:
-        return f"has class {label.max()}; {dataset.name} has 0 to {dataset.num_classes - 1}"
-    return ""
+        is_palette = header.read(26)[PNG_KIND] == EIGHT_BIT_PALETTE
+    if not is_palette or (label == UNSURE).any():
+        raise InputError(f"{file} is no 8-bit palette PNG of classes alone. Make it again.")
 
 
 def _pack_tar(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         for name, file in members:
-            member = tarfile.TarInfo(name)
-            member.size = file.stat().st_size
-            with open(file, "rb") as content:
-                tar.addfile(member, content)
+            tar.add(file, name)
 
 
 def _pack_zip(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:

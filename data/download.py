@@ -28,6 +28,9 @@ GB = 10**9
 PATIENCE = 60  # seconds that a silent server is waited for
 UNPACKING = ".unpacking"  # a folder that a killed process may leave
 
+# RuntimeError is torchvision's, of a checksum.
+FAULTS = (RuntimeError, OSError, HTTPException, tarfile.TarError, zipfile.BadZipFile)
+
 log = logging.getLogger(__name__)
 
 
@@ -68,15 +71,13 @@ def voc_archives(root_name: str) -> list[Archive]:
 
 
 COCO_URL = "http://images.cocodataset.org/"
+COCO_ANNOTATIONS = [f"annotations/instances_{split}2014.json" for split in ("train", "val")]
 COCO_ARCHIVES = [
     Archive(
         f"{COCO_URL}annotations/annotations_trainval2014.zip",
         "0a379cfc70b0e71301e0f377548639bd",
         0.25,
-        {
-            f"annotations/{name}2014.json": f"annotations/{name}2014.json"
-            for name in ("instances_train", "instances_val")
-        },
+        {name: name for name in COCO_ANNOTATIONS},
     ),
     Archive(
         f"{COCO_URL}zips/val2014.zip",
@@ -104,13 +105,10 @@ def fetch(archives: list[Archive], folder: Path) -> None:
     downloads = folder / "downloads"
     with claim(downloads / ".lock", f"fetching into {folder}"):
         wanted = [archive for archive in archives if not archive.is_there(folder)]
-        for archive in archives:
-            if archive in wanted:
-                log.info("%s: %.1f GB, from %s", archive.name, archive.gigabytes, archive.url)
-            else:
-                log.info("%s: its content is in %s", archive.name, folder)
+        log.info("%d of %d archives are to be fetched", len(wanted), len(archives))
         _check_space(wanted, downloads)
         for archive in wanted:
+            log.info("%.1f GB from %s", archive.gigabytes, archive.url)
             with _in_one_sentence(archive, downloads):
                 _fetch_one(archive, folder, downloads)
         shutil.rmtree(downloads)
@@ -137,15 +135,9 @@ def _in_one_sentence(archive: Archive, downloads: Path) -> Iterator[None]:
     socket.setdefaulttimeout(PATIENCE)
     try:
         yield
-    except RuntimeError as error:  # torchvision's, of a checksum
+    except FAULTS as error:
         raise InputError(
-            f"{downloads / archive.name} differs from its checksum {archive.md5}, so it is not "
-            "whole. The same command fetches it anew."
-        ) from error
-    except (OSError, HTTPException, tarfile.TarError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{archive.url} could not be fetched or unpacked in {downloads}: {reason}. Look at the "
+            f"{archive.url} could not be fetched or unpacked in {downloads}: {error}. Look at the "
             f"network, or put the file into {downloads} by hand; the same command goes on."
         ) from error
     finally:

@@ -3,21 +3,20 @@
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from data.base import Dataset
 from data.loaders import for_each
 from tool.errors import InputError
-from tool.pictures import read_mask, save_label
+from tool.pictures import check_label, read_mask, save_label
 from tool.record import Outputs
 from tool.writer import NOTE, own_folder, write_atomic, write_json, write_lines, write_own
 
 QUALITY = 95  # of the JPEGs
 
 
-def halve(voc: Dataset, list_names: list[str], folder: Path, num_workers: int) -> None:
-    """Write the pictures of some lists at half size in the devkit's layout.
+def halve(voc: Dataset, lists: dict[str, list[str]], folder: Path, num_workers: int) -> None:
+    """Write the pictures of some lists, and these, at half size in the devkit's layout.
 
     Pictures are reduced by the Lanczos filter and masks to the nearest pixel; sides are rounded up.
     Annotations and lists are copied; the lists are written last. What is there is kept as long as
@@ -31,8 +30,7 @@ def halve(voc: Dataset, list_names: list[str], folder: Path, num_workers: int) -
         raise InputError(f"--halve {folder} is the folder of the originals. Name another one.")
     own_folder(folder)
     write_json(folder / NOTE, {"program": "data.voc"})
-    of_lists = {name: voc.ids(name) for name in list_names}
-    ids = list(dict.fromkeys(image_id for ids in of_lists.values() for image_id in ids))
+    ids = list(dict.fromkeys(image_id for ids in lists.values() for image_id in ids))
     annotations = [_annotation(voc.root, image_id) for image_id in ids]
     sources = {"picture": [voc.image_path(i) for i in ids], "annotation": annotations}
     place = folder / "Annotations"  # the last file of a picture that is written
@@ -40,7 +38,7 @@ def halve(voc: Dataset, list_names: list[str], folder: Path, num_workers: int) -
     missing = halved.open(restart=False)
     for_each(missing, partial(_halve_one, voc, folder), num_workers, "halving")
     halved.finish()
-    for name, of_list in of_lists.items():
+    for name, of_list in lists.items():
         write_lines(folder / f"ImageSets/Segmentation/{name}.txt", of_list, write_own)
 
 
@@ -56,10 +54,8 @@ def _halve_one(voc: Dataset, folder: Path, image_id: str) -> None:
     write_atomic(path, lambda file: small.save(file, "JPEG", quality=QUALITY))
     mask_path = voc.mask_path(image_id)
     if mask_path.is_file():
-        mask = Image.fromarray(read_mask(mask_path))
-        if mask.size != image.size:
-            raise InputError(f"{mask_path} is {mask.size}, its picture {image.size}. Replace it.")
-        mask = mask.resize(size, Image.Resampling.NEAREST)
-        save_label(folder / f"SegmentationClass/{image_id}.png", np.asarray(mask))
+        mask = read_mask(mask_path)
+        check_label(mask_path, mask, voc.num_classes, image.size)
+        save_label(folder / f"SegmentationClass/{image_id}.png", mask, size[::-1])
     annotation = _annotation(voc.root, image_id).read_bytes()
     write_atomic(_annotation(folder, image_id), lambda file: file.write(annotation))

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
 from data.transforms import WINDOWS, random_pair, random_scale, random_view, reduce, rescale
-from tool.errors import InputError
 from tool.indexing import STRIDE
 from tool.memory import LOWER_PIXELS, REDUCE, enough_memory
 from tool.pictures import check_label, read_mask
@@ -34,8 +33,6 @@ class RandomViews(TorchDataset):
         seed: of all chance.
         folder: of label PNGs, 255 unsure, where every pixel has a label.
     """
-
-    mend: str  # what to do after deleting a label that does not fit its picture
 
     def __init__(
         self, dataset: Dataset, ids: list[str], size: int, seed: int, folder: Path | None = None
@@ -61,12 +58,7 @@ class RandomViews(TorchDataset):
         """
         image, path = self.dataset.read(self.ids[index]), self.folder / f"{self.ids[index]}.png"
         label = read_mask(path)
-        if label.shape != (image.height, image.width):
-            raise InputError(
-                f"{path} is {label.shape[1]}x{label.shape[0]}, its picture "
-                f"{image.width}x{image.height}. Delete it and {self.mend}."
-            )
-        check_label(path, label, self.dataset.num_classes)
+        check_label(path, label, self.dataset.num_classes, image.size)
         return image, label
 
 
@@ -94,7 +86,6 @@ class ClassificationPictures(RandomViews):
 class AffinityPictures(RandomViews):
     """Random views of pictures with their confident areas, for IRN; see :class:`RandomViews`."""
 
-    mend = "run cam2ir.py"
     scales = (0.5, 1.5)
 
     def __init__(self, dataset: Dataset, ids: list[str], labels: Path, size: int, seed: int):
@@ -122,8 +113,6 @@ class SegmentationPictures(RandomViews):
         hsv_shift: hue, saturation and value each move by an integer drawn from -hsv_shift to
             hsv_shift, in OpenCV's units, see :func:`data.transforms.shift_hsv`; 0 leaves them.
     """
-
-    mend = "make it again"
 
     def __init__(
         self,

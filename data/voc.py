@@ -84,23 +84,14 @@ class VOC(Dataset):
         return labels_from_names([_objects(path) for path in paths], ids, self)
 
 
-class _Elements(ElementTree.TreeBuilder):
-    """A tree without a document type, which could hold entities that grow without bound."""
-
-    def doctype(self, *_: object) -> None:
-        raise Damaged("a document type stands in it, which annotations do not have")
-
-
 def _objects(path: Path) -> set[str]:
     """Return the names of all objects in one annotation file."""
     content = read_bytes(path, LARGEST_ANNOTATION)
     with decoding(path, "Copy it again."):
-        root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_Elements()))
-        if root.tag != "annotation":
-            raise Damaged(f"no annotation, but XML of the kind {root.tag}")
+        root = ElementTree.fromstring(content)
         names = {(element.text or "").strip() for element in root.findall("object/name")}
-        if not names:
-            raise Damaged("it names no object, so the picture has no label")
+        if root.tag != "annotation" or not names:
+            raise Damaged("it is no annotation that names an object")
     return names
 
 
@@ -122,17 +113,12 @@ def find_trainaug(root: Path, sbd_root: Path | None = None) -> list[str]:
     path = trainaug_file(root)
     if path:
         ids = read_list(path)
-        mend = "Delete the file and prepare it anew"
         both = set(ids).intersection(read_list(val_file) if os.path.isfile(val_file) else ())
-        if both:
-            raise InputError(
-                f"{path} contains {len(both)} pictures of val, such as {min(both)}; training "
-                f"on them would spoil the measurement. {mend}."
+        if both or not ids:
+            fault = (
+                f"contains {len(both)} pictures of val, such as {min(both)}" if both else "is empty"
             )
-        hidden = [image_id for image_id in ids if image_id.startswith(".")]
-        if hidden or not ids:
-            fault = f"names hidden files, such as {hidden[0]}" if hidden else "is empty"
-            raise InputError(f"{path} {fault}. {mend}: {command}")
+            raise InputError(f"{path} {fault}. Delete the file and prepare it anew: {command}")
         return ids
     masks = root / "SegmentationClassAug"
     if os.path.isdir(masks):
@@ -154,22 +140,19 @@ def find_trainaug(root: Path, sbd_root: Path | None = None) -> list[str]:
 def _without_val(ids: Iterable[str], val_file: Path, source: Path) -> list[str]:
     left = sorted(set(ids) - set(read_list(val_file)))
     if not left:
-        raise InputError(f"{source} has no picture but those of val, so trainaug would be empty.")
+        raise InputError(f"{source} has no picture but those of val. Complete it.")
     return left
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Check the devkit and write trainaug.txt where there is none."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_root", default=VOC.default_root, help="the folder VOC2012")
-    parser.add_argument("--sbd_root", type=Path, help="the folder of SBD that holds dataset/")
-    parser.add_argument(
-        "--download", action="store_true", help="fetch what is missing: the devkit, SBD's lists"
-    )
-    parser.add_argument("--halve", type=Path, help="folder for all at half size")
-    parser.add_argument(
-        "--num_workers", type=at_least(0), default=cores(), help="processes that halve"
-    )
+    add = parser.add_argument
+    add("--dataset_root", default=VOC.default_root, help="the folder VOC2012")
+    add("--sbd_root", type=Path, help="the folder of SBD that holds dataset/")
+    add("--download", action="store_true", help="fetch what is missing: the devkit, SBD's lists")
+    add("--halve", type=Path, help="folder for all at half size")
+    add("--num_workers", type=at_least(0), default=cores(), help="processes that halve")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
@@ -188,14 +171,14 @@ def main(arguments: list[str] | None = None) -> None:
         path = voc.root / TRAINAUG_FILES[0]
         write_lines(path, ids)
         log.info("%s written", path)
-    for list_name, published in PUBLISHED_COUNTS.items():
-        ids = voc.ids(list_name)
+    lists = {}
+    for list_name in PUBLISHED_COUNTS:
+        lists[list_name] = ids = voc.ids(list_name)
         voc.check_pictures(ids)
         mean = voc.labels(ids).sum() / len(ids)
-        text = "%-8s %6d pictures (published %d), %.2f classes a picture"
-        log.info(text, list_name, len(ids), published, mean)
+        log.info("%-8s %6d pictures, %.2f classes a picture", list_name, len(ids), mean)
     if args.halve:
-        halve(voc, list(PUBLISHED_COUNTS), args.halve, args.num_workers)
+        halve(voc, lists, args.halve, args.num_workers)
 
 
 if __name__ == "__main__":

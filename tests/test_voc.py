@@ -74,12 +74,6 @@ def test_classes_are_the_twenty_in_alphabetical_order(root):
     }
 
 
-def test_paths(root):
-    voc = VOC(root)
-    assert voc.image_path("2007_000001") == root / "JPEGImages/2007_000001.jpg"
-    assert voc.mask_path("2007_000001") == root / "SegmentationClass/2007_000001.png"
-
-
 TWO_PATHS = "".join(f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i in TRAINAUG)
 
 
@@ -87,17 +81,9 @@ TWO_PATHS = "".join(f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i
     "text",
     [
         lines(TRAINAUG),
-        "\n".join(TRAINAUG),
         TWO_PATHS,
-        TWO_PATHS.replace("/J", "J", 1),
         lines([f"JPEGImages/{i}.jpg" for i in TRAINAUG]),
-        lines([f"{i}.jpg" for i in TRAINAUG]),
-        lines(TRAINAUG).replace("\n", "\r\n"),
         "\ufeff" + lines(TRAINAUG) + "\n  \n",
-    ],
-    ids=[
-        *("plain", "no-last-newline", "two-paths", "without-slash", "one-path", "endings"),
-        *("windows", "byte-order-mark"),
     ],
 )
 @pytest.mark.parametrize("name", module.TRAINAUG_FILES)
@@ -108,17 +94,11 @@ def test_every_form_and_place_of_a_trainaug_list(root, name, text):
     assert VOC(root).ids("trainaug") == TRAINAUG
 
 
-def test_order_of_a_list_is_kept(root):
-    (root / LISTS / "trainaug.txt").write_text(lines(TRAINAUG[::-1]))
-    assert VOC(root).ids("trainaug") == TRAINAUG[::-1]
-
-
-def test_trainaug_from_the_folder_of_masks_leaves_val_out(root):
+def test_trainaug_from_the_folder_of_masks_leaves_val_and_hidden_files_out(root):
     masks = root / "SegmentationClassAug"
     masks.mkdir()
-    for image_id in OBJECTS:
-        (masks / f"{image_id}.png").touch()
-    (masks / "readme.txt").touch()
+    for name in (*(f"{image_id}.png" for image_id in OBJECTS), "._2007_000001.png", "readme.txt"):
+        (masks / name).touch()
     assert VOC(root).ids("trainaug") == TRAINAUG
 
 
@@ -134,12 +114,6 @@ def test_a_list_comes_before_the_folder_of_masks_and_that_before_sbd(root, sbd):
     assert find_trainaug(root, sbd) == ["2008_000003"]
     (root / LISTS / "train_aug.txt").write_text(lines(["2010_000005"]))
     assert find_trainaug(root, sbd) == ["2010_000005"]
-
-
-def test_trainaug_that_contains_val_is_refused(root):
-    (root / LISTS / "trainaug.txt").write_text(lines([*TRAINAUG, *VAL]))
-    with pytest.raises(InputError, match=r"trainaug\.txt contains 1 pictures of val.*2009_000004"):
-        VOC(root).ids("trainaug")
 
 
 def test_trainaug_of_nowhere_names_every_way_out(root):
@@ -170,37 +144,6 @@ def test_counts_that_differ_from_the_published_are_reported(root, caplog, monkey
     assert caplog.text == ""
 
 
-def test_missing_empty_and_repeating_lists(root, tmp_path):
-    voc = VOC(root)
-    with pytest.raises(InputError, match=r"There is no list nothing: .* train, val"):
-        voc.ids("nothing")
-    with pytest.raises(InputError, match=r"gone\.txt"):
-        voc.ids(tmp_path / "gone.txt")
-    (root / LISTS / "blank.txt").write_text(" \n\n")
-    with pytest.raises(InputError, match=r"blank .*is empty"):
-        voc.ids("blank")
-    (root / LISTS / "twice.txt").write_text(lines(["a", "b", "a", "b", "c"]))
-    with pytest.raises(InputError, match="names 2 ids more than once, first a"):
-        voc.ids("twice")
-    (root / LISTS / "photo.txt").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(InputError, match=r"photo\.txt is no UTF-8 text"):
-        voc.ids("photo")
-
-
-def test_list_as_a_file_of_the_users_own(root, tmp_path, monkeypatch):
-    path = tmp_path / "mine.txt"
-    path.write_text(lines(["2010_000005"]))
-    assert VOC(root).ids(path) == VOC(root).ids(str(path)) == ["2010_000005"]
-    monkeypatch.chdir(tmp_path)
-    assert VOC(root).ids("mine.txt") == ["2010_000005"]
-
-
-def test_a_file_that_is_called_like_a_list_does_not_replace_it(root, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("train").write_text(lines(["2010_000005"]))
-    assert VOC(root).ids("train") == TRAIN
-
-
 def test_labels_count_difficult_objects_and_no_parts(root):
     voc = VOC(root)
     labels = voc.labels(list(OBJECTS))
@@ -211,46 +154,9 @@ def test_labels_count_difficult_objects_and_no_parts(root):
     assert labels.max() == 1  # two cats are one cat
 
 
-def test_labels_follow_the_order_of_the_ids(root):
-    ids = list(OBJECTS)
-    np.testing.assert_array_equal(VOC(root).labels(ids[::-1]), VOC(root).labels(ids)[::-1])
-
-
 def test_space_around_a_name_is_no_other_class(root):
     (root / "Annotations/2007_000001.xml").write_text(annotation([("\n cat ", 0)]))
     assert VOC(root).labels(["2007_000001"]).nonzero()[1].tolist() == [7]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (annotation([("unicorn", 0)]), r"2007_000002 .*'unicorn', which is no class of voc"),
-        (annotation([]), r"2007_000002\.xml .*names no object"),
-        (annotation([("cat", 0)])[:-9], r"2007_000002\.xml is damaged"),
-        ("", r"2007_000002\.xml is damaged"),
-        (None, r"1 of 2 annotations are missing, the first is .*2007_000002\.xml\. Complete"),
-    ],
-    ids=["unknown", "empty", "cut", "zero-bytes", "missing"],
-)
-def test_annotation_that_cannot_be_used_is_named(root, text, message):
-    path = root / "Annotations/2007_000002.xml"
-    path.unlink() if text is None else path.write_text(text)
-    with pytest.raises(InputError, match=message):
-        VOC(root).labels(TRAIN)
-
-
-def test_missing_pictures_are_counted_and_named(root):
-    (root / "JPEGImages/2007_000002.jpg").unlink()
-    with pytest.raises(InputError, match=r"1 of 2 pictures are missing.*2007_000002\.jpg"):
-        VOC(root).check_pictures(TRAIN)
-    VOC(root).check_pictures(VAL)
-
-
-def test_missing_root_names_the_flag(tmp_path):
-    with pytest.raises(
-        InputError, match=r"no folder .*elsewhere for --dataset voc.*--dataset_root"
-    ):
-        VOC(tmp_path / "elsewhere")
 
 
 def test_preparation_writes_the_list_once(root, sbd, caplog):
@@ -259,7 +165,7 @@ def test_preparation_writes_the_list_once(root, sbd, caplog):
     main(arguments)
     path = root / LISTS / "trainaug.txt"
     assert path.read_text() == lines(TRAINAUG)
-    assert "trainaug      4 pictures (published 10582), 1.50 classes a picture" in caplog.text
+    assert "trainaug      4 pictures, 1.50 classes a picture" in caplog.text
     before = path.stat().st_mtime_ns
     (sbd / "dataset/train.txt").write_text("")
     main(arguments)
@@ -284,16 +190,7 @@ def test_preparation_finds_what_is_missing(root, sbd, missing):
     assert not (root / LISTS / "trainaug.txt").exists()
 
 
-def test_hidden_files_are_not_in_trainaug(root):
-    masks = root / "SegmentationClassAug"
-    masks.mkdir()
-    for image_id in (*TRAINAUG, "._2007_000001"):
-        (masks / f"{image_id}.png").touch()
-    main(["--dataset_root", str(root)])
-    assert (root / LISTS / "trainaug.txt").read_text() == lines(TRAINAUG)
-
-
-@pytest.mark.parametrize("text", ["", "\n", lines(["._2007_000001", *TRAINAUG])])
+@pytest.mark.parametrize("text", ["", "\n", lines(VAL)])
 def test_wrong_trainaug_names_a_command_that_can_be_pasted(root, tmp_path, text):
     odd = tmp_path / "it's & 14"
     root.rename(odd)
@@ -313,24 +210,26 @@ def test_trainaug_without_pictures_is_not_written(root, sbd, source):
         arguments += ["--sbd_root", str(sbd)]
         for path in (root / LISTS / "train.txt", *(sbd / "dataset").iterdir()):
             path.write_text(lines(VAL))
-    with pytest.raises(InputError, match="so trainaug would be empty"):
+    with pytest.raises(InputError, match="no picture but those of val"):
         main(arguments)
     assert not (root / LISTS / "trainaug.txt").exists()
 
 
 CAT = annotation([("cat", 0)])
-BOMB = '<!DOCTYPE a [<!ENTITY b "cat"><!ENTITY c "&b;&b;&b;">]>' + CAT.replace("cat", "&c;")
+NESTED = "".join(f'<!ENTITY e{n + 1} "{10 * f"&e{n};"}">' for n in range(9))
+BOMB = f'<!DOCTYPE a [<!ENTITY e0 "cat">{NESTED}]>' + CAT.replace("cat", "&e9;")
 
 
 @pytest.mark.parametrize(
     "content",
     [
+        None,
+        b"",
         bytes(10),
+        annotation([("unicorn", 0)]).encode(),
+        annotation([("cat", 0)])[:-9].encode(),
         f'<?xml version="1.0" encoding="martian"?>{CAT}'.encode(),
-        f'<?xml version="1.0" encoding="utf-7"?>{CAT}'.encode(),
         BOMB.encode(),
-        BOMB.encode("utf-16"),
-        f'<!DOCTYPE a SYSTEM "file:///etc/passwd">{CAT}'.encode(),
         CAT.replace("cat", "&cat;").encode(),
         b"<html><object><name>cat</name></object></html>",
         b"<annotation/>",
@@ -341,7 +240,8 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "cat"><!ENTITY c "&b;&b;&b;">]>' + CAT.replace("
     ],
 )
 def test_annotation_that_is_none(root, content):
-    (root / "Annotations" / f"{TRAIN[1]}.xml").write_bytes(content)
+    path = root / "Annotations" / f"{TRAIN[1]}.xml"
+    path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(InputError, match=TRAIN[1]) as error:
         VOC(root).labels(TRAIN)
     assert len(str(error.value)) < 1000

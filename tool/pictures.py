@@ -103,8 +103,19 @@ def _no_mask(path: str | Path, what: str) -> InputError:
     return InputError(f"{path} is {what}; {form}")
 
 
-def check_label(path: str | Path, label: np.ndarray, num_classes: int) -> None:
-    """Raise an InputError of a label, uint8 (H, W), with an id that is neither below C nor 255."""
+def check_label(
+    path: str | Path, label: np.ndarray, num_classes: int, size: tuple[int, int] | None = None
+) -> None:
+    """Raise an InputError of a label, uint8 (H, W), that does not fit.
+
+    Its ids must be below C or 255, and where the ``size`` of its picture, (W, H), is given, it must
+    be the label's too.
+    """
+    height, width = label.shape
+    if size and size != (width, height):
+        raise InputError(
+            f"{path} is {width}x{height}, its picture {size[0]}x{size[1]}. Make it again."
+        )
     known = label[label != UNSURE]
     if known.size and known.max() >= num_classes:
         raise InputError(

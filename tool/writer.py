@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,8 +39,8 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     disk, or a folder that cannot be written, raises an InputError. Only files whose folder is known
     to be ours are written so; for others there is :func:`write_own`.
     """
-    with _replacing(Path(path), write):
-        pass
+    with drafting(Path(path)) as draft, open(draft, "wb") as file:
+        write(file)
 
 
 def write_own(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -49,10 +50,13 @@ def write_own(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
         InputError: there is a file that this project did not write, or that was changed since.
     """
     path = Path(path)
-    with _replacing(path, write) as temporary, held(path.parent):
-        made = _check_own(path)
-        made[path.name] = [*made.get(path.name, []), file_digest(temporary)][-KEPT:]
-        write_json(path.with_name(LEDGER), made)
+    with drafting(path) as draft:
+        with open(draft, "wb") as file:
+            write(file)
+        with held(path.parent):
+            made = _check_own(path)
+            made[path.name] = [*made.get(path.name, []), file_digest(draft)][-KEPT:]
+            write_json(path.with_name(LEDGER), made)
 
 
 def remove_own(path: Path) -> None:
@@ -74,19 +78,29 @@ def _check_own(path: Path) -> dict[str, list[str]]:
 
 
 @contextmanager
-def _replacing(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
-    """Yield the whole new file of another name, and give it its own afterwards."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def drafting(path: Path) -> Iterator[Path]:
+    """Yield where a file or folder is to be made that becomes ``path`` at the end.
+
+    Folders above it are made, and a draft that does not come to its end is deleted.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                write(file)
-            yield temporary
-            os.replace(temporary, path)
+            yield draft
+            os.replace(draft, path)
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        _remove(draft)
+
+
+def _remove(draft: Path) -> None:
+    if draft.is_dir():
+        shutil.rmtree(draft, ignore_errors=True)
+    with suppress(OSError):
+        draft.unlink()
 
 
 @contextmanager
@@ -194,9 +208,9 @@ def read_note(folder: str | Path) -> dict[str, Any]:
 
 
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:
-    """Delete what killed processes left of :func:`write_atomic` in a folder, if there is one."""
+    """Delete what killed processes left of :func:`drafting` in a folder, if there is one."""
     for left in Path(folder).glob(f".{name}.*.tmp"):
-        left.unlink(missing_ok=True)
+        _remove(left)
 
 
 def claim(path: str | Path, what: str) -> BinaryIO:

@@ -19,11 +19,11 @@ in all three.
 """
 
 import logging
-import os
 import shlex
 from argparse import RawDescriptionHelpFormatter
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -68,28 +68,23 @@ def annotated_pictures(coco: COCO, split: str) -> list[Picture]:
     )
     log.info("%-5s reading %s", split, path)
     pictures = read_annotations(path, split)
-    annotated = [picture for picture in pictures if picture.regions]
-    published, regions = PUBLISHED_PICTURES[split], sum(len(p.regions) for p in annotated)
-    text = "%-5s %6d pictures (published %d), %d annotated, %d annotations"
-    log.info(text, split, len(pictures), published, len(annotated), regions)
-    return annotated
+    published = PUBLISHED_PICTURES[split]
+    log.info("%-5s %6d pictures (published %d)", split, len(pictures), published)
+    return [picture for picture in pictures if picture.regions]
 
 
 def those_there(
     coco: COCO, split: str, annotated: list[Picture], allow_missing: bool
 ) -> list[Picture]:
     """Return the pictures whose file is there; others are an error unless they are allowed."""
-    folder = coco.pictures[split]
-    there = set(os.listdir(folder)) if folder.is_dir() else set()
-    kept = [picture for picture in annotated if f"{picture.image_id}.jpg" in there]
-    if len(kept) < len(annotated):
-        if not allow_missing:
-            files = [coco.image_path(picture.image_id) for picture in annotated]
-            remedy = "Complete them, or go on without those: --allow_missing"
-            check_exist(files, f"pictures of {split}2014", remedy)
-        log.warning("%d pictures are missing and left out", len(annotated) - len(kept))
+    files = {picture.image_id: coco.image_path(picture.image_id) for picture in annotated}
+    if not allow_missing:
+        remedy = "Complete them, or go on without those: --allow_missing"
+        check_exist(list(files.values()), f"pictures of {split}2014", remedy)
+    kept = [picture for picture in annotated if files[picture.image_id].is_file()]
     if not kept:
-        raise InputError(f"None of the pictures of {split}2014 is in {folder}.")
+        raise InputError(f"None of the pictures of {split}2014 is in {coco.pictures[split]}.")
+    log.info("%-5s %6d annotated, %d of them there", split, len(annotated), len(kept))
     return kept
 
 
@@ -103,33 +98,20 @@ def prepare(
     """
     pictures = those_there(coco, split, annotated_pictures(coco, split), allow_missing)
     ids = [picture.image_id for picture in pictures]
-    masks = Outputs(
-        coco.prepared,
-        coco.mask_path(ids[0]).parent,
-        "data.coco",
-        {},
-        coco.all_names,
-        ids,
-        ".png",
-        {"regions": [f"{crowd} {picture}" for picture in pictures]},
-    )
+    folder = coco.mask_path(ids[0]).parent
+    sources = {"regions": [f"{crowd} {picture}" for picture in pictures]}
+    masks = Outputs(coco.prepared, folder, "data.coco", {}, coco.all_names, ids, ".png", sources)
     missing = set(masks.open(restart))
     if missing:  # a list appears when all of its masks are there
         remove_own(coco.prepared / f"{split}.txt")
     todo = [picture for picture in pictures if picture.image_id in missing]
     for_each(todo, partial(draw_file, coco, crowd), num_workers, f"masks of {split}2014")
     masks.finish()
-    labels = labels_of(pictures)
-    write_prepared(coco, split, ids, labels)
-    log.info("%-5s %6d pictures, %.2f classes a picture", split, len(ids), labels.sum(1).mean())
-
-
-def labels_of(pictures: list[Picture]) -> np.ndarray:
-    """Return image-level labels, uint8 (N, 80) in {0, 1}: the classes of all regions."""
-    labels = np.zeros((len(pictures), len(COCO.class_names)), np.uint8)
+    labels = np.zeros((len(ids), len(COCO.class_names)), np.uint8)
     for row, picture in zip(labels, pictures, strict=True):
         row[[region.class_id - 1 for region in picture.regions]] = 1
-    return labels
+    write_prepared(coco, split, ids, labels)
+    log.info("%-5s %6d pictures, %.2f classes a picture", split, len(ids), labels.sum(1).mean())
 
 
 def write_prepared(coco: COCO, split: str, ids: list[str], labels: np.ndarray) -> None:
@@ -142,6 +124,14 @@ def write_prepared(coco: COCO, split: str, ids: list[str], labels: np.ndarray) -
         sample = ids[:: max(1, len(ids) // SAMPLE)][:SAMPLE]
         write_lines(coco.prepared / "train_sample.txt", sample, write_own)
     write_lines(coco.prepared / f"{split}.txt", ids, write_own)
+
+
+def claimed(folder: Path) -> BinaryIO:
+    """Return the lock of a folder that is to be written; the message of an error says the flag."""
+    try:
+        return claim(folder / ".lock", f"writing {folder}")
+    except InputError as error:
+        raise InputError(f"{error} Or name a folder of your own with --link_root.") from error
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -168,18 +158,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     if args.download:
         fetch(COCO_ARCHIVES, Path(args.dataset_root).absolute())
-    root = COCO(args.dataset_root).root
-    coco = COCO(link(root, args.link_root) if args.link_root else root)
-    try:  # before any work
-        writable = claim(coco.prepared / ".lock", f"preparing {coco.root}")
-    except InputError as error:
-        raise InputError(
-            f"Nothing can be written to {coco.prepared} ({error}) Name a folder of your own with "
-            "--link_root, and give it as --dataset_root afterwards."
-        ) from error
-    for split in args.splits:
-        prepare(coco, split, args.crowd, args.allow_missing, args.restart, args.num_workers)
-    writable.close()
+    coco = COCO(args.dataset_root)
+    if args.link_root:
+        coco = COCO(link(coco.root, args.link_root))
+    with claimed(coco.prepared):  # before any work
+        for split in args.splits:
+            prepare(coco, split, args.crowd, args.allow_missing, args.restart, args.num_workers)
     log.info("prepared; the programs read it with --dataset_root %s", shlex.quote(str(coco.root)))
 
 

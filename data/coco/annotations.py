@@ -26,21 +26,8 @@ DOWNLOAD = "Download or unpack it again."
 FORMS = {
     "categories": {"id": int, "name": str},
     "images": {"id": int, "file_name": str, "height": int, "width": int},
-    "annotations": {"id": int, "image_id": int, "category_id": int},
+    "annotations": {"id": int, "image_id": int, "category_id": int, "iscrowd?": {0, 1}},
 }
-
-
-class _Object(dict):
-    """A JSON object that notes in ``twice`` which key has a second value."""
-
-    def __init__(self, twice: list[str]) -> None:
-        super().__init__()
-        self.twice = twice
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key in self:
-            self.twice.append(key)  # ijson would not notice an error that is raised here
-        super().__setitem__(key, value)
 
 
 class _Shallow:
@@ -72,13 +59,9 @@ def read_items(path: Path, kind: str, remedy: str = DOWNLOAD) -> Iterator[dict[s
     Raises:
         InputError: the file is missing, is not whole JSON, or an entry lacks what FORMS asks for.
     """
-    twice: list[str] = []
     with decoding(path, remedy), open(regular(path), "rb") as file:
-        prefix = f"{kind}.item"
-        objects = {"map_type": lambda: _Object(twice), "buf_size": CHUNK, "use_float": True}
-        for place, entry in enumerate(ijson.items(_Shallow(file), prefix, **objects), 1):
-            if twice:
-                raise Damaged(f"the key {twice[0]:.60} stands twice in one object")
+        entries = ijson.items(_Shallow(file), f"{kind}.item", buf_size=CHUNK, use_float=True)
+        for place, entry in enumerate(entries, 1):
             check(entry, FORMS[kind], f"entry {place} of {kind}")
             yield entry
 
@@ -117,35 +100,27 @@ def read_links(
     """Yield the annotations of a file, which are of such pictures and categories, by their numbers.
 
     Raises:
-        InputError: see :func:`read_items`; or an annotation is of another picture or category,
-            stands there twice, or is neither a crowd nor none.
+        InputError: see :func:`read_items`; or an annotation is of another picture or category, or
+            stands there twice.
     """
     numbers: set[int] = set()
     with decoding(path, remedy):
         for entry in read_items(path, "annotations", remedy):
-            name = f"annotation {entry['id']}"
-            if entry["image_id"] not in pictures:
-                raise Damaged(f"{name} is of picture {entry['image_id']}, which it does not list")
-            if entry["category_id"] not in categories:
-                raise Damaged(f"{name} is of category {entry['category_id']}, which is not there")
-            if entry["id"] in numbers:
-                raise Damaged(f"{name} stands there twice")
-            numbers.add(entry["id"])
-            check(entry, {"iscrowd?": {0, 1}}, name)
+            number, image, category = (entry[key] for key in ("id", "image_id", "category_id"))
+            if image not in pictures or category not in categories or number in numbers:
+                raise Damaged(
+                    f"annotation {number}, of picture {image} and category {category}, stands "
+                    "there twice, or one of these is not listed"
+                )
+            numbers.add(number)
             yield entry
 
 
 def _read_categories(path: Path) -> dict[int, int]:
     """Return category id -> class id 1..80."""
     categories = {entry["id"]: entry["name"] for entry in read_items(path, "categories")}
-    expected, found = COCO.class_names, tuple(categories[c] for c in sorted(categories))
-    if found != expected:
-        pairs = zip((*expected, "nothing"), (*found, "nothing"), strict=False)
-        wanted, got = next(pair for pair in pairs if pair[0] != pair[1])
-        raise Damaged(
-            f"not the 80 categories of MS COCO: {len(found)} of them, and {got!r:.60} in place of "
-            f"{wanted!r}; is it an instances_*.json of 2014?"
-        )
+    if tuple(categories[number] for number in sorted(categories)) != COCO.class_names:
+        raise Damaged("not the 80 categories of MS COCO; is it an instances_*.json of 2014?")
     return {category: class_id for class_id, category in enumerate(sorted(categories), 1)}
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from data.base import Dataset
-from data.lists import strip_ending
+from data.lists import find_list, read_list, strip_ending
 from tool.errors import InputError
-from tool.reader import Damaged, decoding, read_arrays, read_lines
+from tool.reader import read_arrays, regular
 
 SPLITS = ("train", "val")
 # Pictures in the published annotation files, and those of them that have an annotation.
@@ -70,12 +70,9 @@ class COCO(Dataset):
     def list_ids(self, list_name: str) -> list[str]:
         """Return the ids in prepared/<list_name>.txt."""
         path = self.prepared / f"{list_name}.txt"
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in self.prepared.glob("*.txt")))
-            if list_name in (*SPLITS, "train_sample") or not known:
-                raise InputError(f"There is no {path}; MS COCO must be prepared: {self.command}")
-            raise InputError(f"There is no list {path}; that folder has {known}.")
-        return read_lines(path)
+        if list_name in (*SPLITS, "train_sample"):
+            regular(path, f"There is no {path}; MS COCO must be prepared: {self.command}")
+        return read_list(find_list(self.prepared, list_name))
 
     def image_path(self, image_id: str) -> Path:
         """Return <id>.jpg in the folder train2014 or val2014 that the id names."""
@@ -93,9 +90,7 @@ class COCO(Dataset):
         rows: dict[str, np.ndarray] = {}
         for path in (path for path in paths if path.is_file()):
             arrays = read_arrays(path, again, PREPARED)
-            with decoding(path, again):
-                of_file = _rows_of(arrays["ids"].astype(str), arrays["labels"])
-            rows.update(of_file)
+            rows.update(zip(arrays["ids"].astype(str).tolist(), arrays["labels"], strict=True))
         if not rows:
             raise InputError(f"There is no {paths[0]}; MS COCO must be prepared: {self.command}")
         return rows
@@ -110,15 +105,3 @@ class COCO(Dataset):
                 f"preparation: {self.command}"
             )
         return np.array([self._rows[i] for i in ids], np.uint8).reshape(-1, len(self.class_names))
-
-
-def _rows_of(ids: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Return id -> labels of the classes, in {0, 1}, of which every picture has one at least."""
-    if ((labels != 0) & (labels != 1)).any():
-        raise Damaged(f"labels have the value {labels[(labels != 0) & (labels != 1)][0]}")
-    if not labels.any(1).all():
-        raise Damaged(f"{ids[~labels.any(1)][0]} has no class")
-    rows = dict(zip(ids.tolist(), labels, strict=True))
-    if len(rows) < len(ids):
-        raise Damaged("an id stands there twice")
-    return rows

@@ -9,9 +9,9 @@ from pycocotools import mask as rle_codes
 
 from data.coco.dataset import COCO
 from tool.errors import InputError
-from tool.picture_files import TURNS, open_picture, orientation_of
-from tool.pictures import UNSURE, save_label
-from tool.reader import Between, Damaged, check
+from tool.picture_files import open_picture, orientation_of
+from tool.pictures import UNSURE, save_label, upright
+from tool.reader import Damaged, check
 
 CROWD = ("keep", "ignore", "drop")
 LONGEST_NUMBER = 7  # characters of a run length: 35 bits, no picture has as many pixels
@@ -46,28 +46,28 @@ def encode(segmentation: Any, height: int, width: int, name: str = "it") -> byte
         name: of the annotation, for messages.
 
     Raises:
-        Damaged: the region is of no such form, or does not fit the picture. pycocotools itself
+        ValueError: the region is of no such form, or does not fit the picture. pycocotools itself
             would read beyond its memory, or leave pixels to chance.
     """
     if isinstance(segmentation, dict):
         counts = segmentation.get("counts")
         if isinstance(counts, str):
             counts = run_lengths(counts)
-        check(counts, [Between(0, height * width)], f"counts of {name}")
         check(counts, [int], f"counts of {name}")
-        if segmentation.get("size") != [height, width] or sum(counts) != height * width:
+        total = sum(counts) if min(counts, default=-1) >= 0 else None
+        if segmentation.get("size") != [height, width] or total != height * width:
             raise Damaged(f"the run lengths of {name} are not those of {height} x {width} pixels")
         code = {"size": [height, width], "counts": counts}
         return rle_codes.frPyObjects(code, height, width)["counts"]
     check(segmentation, [list], f"the segmentation of {name}")
     polygons = []
     for polygon in segmentation:
-        numbers = all(type(number) in (int, float) for number in polygon)
+        numbers = np.array(polygon, float)
         # A stray point far outside would cost gigabytes while it is drawn; NaN is refused too.
-        farthest = np.abs(polygon).max(initial=0) if numbers else np.inf
-        if len(polygon) % 2 or not farthest <= 2 * max(height, width):
+        near = np.abs(numbers).max(initial=0) <= 2 * max(height, width)
+        if numbers.ndim != 1 or numbers.size % 2 or not near:
             raise Damaged(f"a polygon of {name} is no list of pairs within the picture")
-        if len(polygon) >= 6:
+        if numbers.size >= 6:
             polygons.append(polygon)
     if not polygons:
         return None
@@ -132,13 +132,11 @@ def draw_file(coco: COCO, crowd: str, picture: Picture) -> None:
     path = coco.image_path(picture.image_id)
     with open_picture(path, decode=False) as image:
         width, height = image.size  # as stored; only the header is read
-        turn = TURNS.get(orientation_of(image))
+        orientation = orientation_of(image)
     if (height, width) != (picture.height, picture.width):
         raise InputError(
-            f"{path} is {height} x {width} (height x width), its annotation says "
-            f"{picture.height} x {picture.width}. Replace it with the original."
+            f"{path} is {width}x{height}, its annotation says {picture.width}x{picture.height}. "
+            "Replace it with the original."
         )
-    mask = draw_mask(picture.regions, picture.height, picture.width, crowd)
-    if turn is not None:
-        mask = np.asarray(Image.fromarray(mask).transpose(turn))
-    save_label(coco.mask_path(picture.image_id), mask)
+    mask = Image.fromarray(draw_mask(picture.regions, height, width, crowd))
+    save_label(coco.mask_path(picture.image_id), np.asarray(upright(mask, orientation)))
