@@ -51,6 +51,7 @@ WRITTEN = (
     "labelmap.txt",
     "data.yaml",
     "settings.json",
+    "curves.csv",
     "sources.json",
 )
 USERS = ("cat.jpg", "classes.txt", "labels.csv", "annotations.json", "colours.csv")
@@ -80,8 +81,8 @@ def own_flags() -> set[str]:
             if not isinstance(call, ast.Call):
                 continue
             words = [word.value for word in call.args if isinstance(word, ast.Constant)]
-            if ast.unparse(call.func) == "add" and words:  # of step 3: a flag of the recipes
-                words[0] = f"--{words[0]}"
+            if ast.unparse(call.func) == "add":  # of step 3: a flag of the recipes
+                words = [f"--{str(word).removeprefix('--')}" for word in words]
             own = {word for word in words if isinstance(word, str) and word.startswith("--")}
             flags |= own
             if any("BooleanOptionalAction" in ast.unparse(word) for word in call.keywords):

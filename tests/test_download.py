@@ -139,7 +139,7 @@ def killed(*_):
         (lambda server, patch: setattr(server, "cut", 20), (True, True)),
         (lambda server, patch: setattr(server, "wait", 1), (True, True)),
         (lambda server, patch: patch.setattr(download.os, "replace", killed), (True, False)),
-        (lambda server, patch: patch.setattr(download.shutil, "disk_usage", no_space), (False, True)),
+        (lambda server, patch: patch.setattr(download.shutil, "disk_usage", full), (False, True)),
     ],
 )
 def test_what_was_interrupted_goes_on(two, server, tmp_path, monkeypatch, break_it, fetched):
@@ -162,7 +162,7 @@ def test_what_was_interrupted_goes_on(two, server, tmp_path, monkeypatch, break_
     assert "one.zip" not in server.asked
 
 
-def no_space(_):
+def full(_):
     return SimpleNamespace(free=100)
 
 
