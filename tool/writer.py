@@ -97,10 +97,11 @@ def drafting(path: Path) -> Iterator[Path]:
 
 
 def _remove(draft: Path) -> None:
-    if draft.is_dir():
-        shutil.rmtree(draft, ignore_errors=True)
     with suppress(OSError):
-        draft.unlink()
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.unlink()
 
 
 @contextmanager
