@@ -13,6 +13,7 @@ import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 import logging
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tool.record import settings_of
 from tool.pictures import UNSURE, check_label, read_mask
 from tool.progress import progress
 from tool.run import run
+from tool.writer import clear_unfinished, drafting
 
 log = logging.getLogger(__name__)
 
@@ -62,17 +64,21 @@ class Labels:
     def __iter__(self) -> Iterator[Labelled]:
         for image_id in progress(self.ids, len(self.ids), "labels"):
             path = self.folder / f"{image_id}.png"
-            label = read_mask(path)
-            check_label(path, label, self.dataset.num_classes)
-            width, height = self.dataset.read(image_id).size
-            if label.shape != (height, width):
-                raise InputError(
-                    f"{path} is {label.shape[1]}x{label.shape[0]}, its picture {width}x{height}. "
-                    "Make it again, or name another --label_dir."
-                )
+            label, picture = read_mask(path), self.dataset.read(image_id)
+            check_label(path, label, self.dataset.num_classes, picture.size)
             self.unsure += int((label == UNSURE).sum())
             self.pixels += label.size
             yield Labelled(image_id, self.dataset.image_path(image_id), label)
+
+
+def pack(folder: Path) -> None:
+    """Put a zip archive of a folder in its place."""
+    packed = folder.with_suffix(".zip.tmp")
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in folder.rglob("*"):
+            archive.write(path, path.relative_to(folder))
+    shutil.rmtree(folder)
+    os.replace(packed, folder)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,20 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     labels = Labels(dataset, ids, args.label_dir)
     has_run_lengths = args.format == "coco" and not args.polygons
-    draft = args.out.with_name(f".{args.out.name}.{os.getpid()}.tmp")
-    packed = draft.with_name(f"{draft.name}.zip")
-    try:
+    clear_unfinished(args.out.parent, args.out.name)
+    with drafting(args.out) as draft:
         FORMATS[args.format](labels, names, draft, None if has_run_lengths else args.epsilon)
         if args.format == "cvat" and args.out.suffix == ".zip":
-            shutil.make_archive(str(draft), "zip", draft)
-            os.replace(packed, args.out)
-        else:
-            os.replace(draft, args.out)
-    except OSError as error:
-        raise InputError(f"{args.out} could not be written: {error.strerror or error}.") from error
-    finally:
-        packed.unlink(missing_ok=True)
-        shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
+            pack(draft)
     log.info("%d labels in %s", len(ids), args.out)
     if labels.unsure:
         becomes = "stay 255" if args.format == "voc" else "become background"

@@ -145,7 +145,8 @@ def write_coco(
         "images": images,
         "annotations": annotations,
     }
-    write_lines(out, [json.dumps(content, ensure_ascii=False)])
+    with open(out, "w", encoding="utf-8") as file:
+        json.dump(content, file, ensure_ascii=False)
 
 
 def _polygon(points: np.ndarray) -> np.ndarray:
@@ -241,12 +242,7 @@ def instances_of(item: Labelled) -> np.ndarray:
         instances[region] = parts[region] + count
         count += number - 1
     if count >= UNSURE:
-        log.warning(
-            "%s has %d parts, and SegmentationObject holds %d of them",
-            item.image_id,
-            count,
-            UNSURE - 1,
-        )
+        log.warning("%s has %d parts, 254 fit SegmentationObject", item.image_id, count)
         instances[instances >= UNSURE] = 0
     return instances.astype(np.uint8)
 
