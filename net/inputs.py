@@ -4,6 +4,8 @@ A loader hands over uint8 pictures and the box that they fill; these are functio
 the device of their arguments.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -42,11 +44,13 @@ def within(img: Tensor, box: Tensor) -> Tensor:
     return img * inside(box, img.shape[-1], img.shape[-1])
 
 
-def prepare(pictures: Tensor, box: Tensor | None = None) -> Tensor:
-    """Return what the networks on an ImageNet backbone take, float32 (B, 3, H, W), normalised.
+def prepare(
+    pictures: Tensor, box: Tensor | None = None, normalise: Callable[[Tensor], Tensor] = normalise
+) -> Tensor:
+    """Return what a network takes, float32 (B, 3, H, W), normalised as on ImageNet by default.
 
-    The pictures are uint8 (B, 3, H, W) RGB. Where ``box`` tells how they fill square windows, see
-    :func:`within`, the padding is zero.
+    The pictures are (B, 3, H, W) RGB of 0..255. Where ``box`` says how they fill square windows,
+    see :func:`within`, the padding is zero.
     """
     img = normalise(pictures)
     return img if box is None else within(img, box)

@@ -179,13 +179,6 @@ class Net(nn.Module):
                     return head
         return backbone_name(name, stem=0)
 
-    def explain_misfit(self, state_dict: dict[str, Tensor]) -> str | None:
-        """Return why weights do not fit where it is the number of classes, else None."""
-        saved, wanted = state_dict.get("classifier.weight"), self.num_classes - 1
-        if saved is None or len(saved) == wanted:
-            return None
-        return f"trained for {len(saved)} classes, asked to serve {wanted}: check --dataset"
-
     def forward_features(self, img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what one pass of the backbone gives for (B, 3, H, W), normalised.
 
@@ -226,16 +219,14 @@ class Net(nn.Module):
 
         Args:
             img: (B, 3, H, W), of :meth:`prepare`.
-            valid_mask: (B, C, h, w), or (B, C, H, W) to be sampled at stride 16: 1 inside the
-                picture for background and the classes present, else 0.
+            valid_mask: (B, C, h, w), 1 inside the picture for background and the classes present,
+                else 0.
 
         Returns:
             score (B, K, 1, 1); cam, IS_cam, seeds, probs (B, C, h, w); prototypes
             (B, C, 768, 1, 1). ``cam`` is already times the mask; ``IS_cam`` is not normalised.
         """
         logits, feature, x4 = self.forward_features(img)
-        if valid_mask.shape[2:] != logits.shape[2:]:
-            valid_mask = F.interpolate(valid_mask, logits.shape[2:], mode="nearest")
         with torch.autocast(img.device.type, enabled=False):  # argmax and maxima want float32
             cam = general_cam(logits) * valid_mask
             score = logits.mean((2, 3), keepdim=True)

@@ -157,7 +157,7 @@ class AffinityDisplacementLoss(Net):
 
 
 class EdgeDisplacement(Net):
-    """The network at inference: a picture and its mirror image, maps at ``stride``.
+    """The network at inference: a picture and its mirror image.
 
     Pictures are zero-padded right and below to at least ``crop_size`` pixels a side, since the
     group statistics were learnt on such windows. Larger sides go to the next multiple of 16;
@@ -165,14 +165,10 @@ class EdgeDisplacement(Net):
     """
 
     def __init__(
-        self,
-        crop_size: int = 512,
-        stride: int = STRIDE,
-        pretrained: Pretrained = None,
-        width: int | None = None,
+        self, crop_size: int = 512, pretrained: Pretrained = None, width: int | None = None
     ) -> None:
         super().__init__(pretrained, width)
-        self.crop_size, self.stride = crop_size, stride
+        self.crop_size = crop_size
 
     def features(self, pair: Tensor) -> list[Tensor]:
         """Return the backbone's outputs for a padded pair."""
@@ -181,7 +177,7 @@ class EdgeDisplacement(Net):
 
     def map_of(self, pair: Tensor, x: Tensor) -> Tensor:
         """Return the part of a padded map (.., h', w') that is picture, float32."""
-        h, w = ((side - 1) // self.stride + 1 for side in pair.shape[2:])
+        h, w = ((side - 1) // STRIDE + 1 for side in pair.shape[2:])
         return x[..., :h, :w].float()
 
     def edge(self, pair: Tensor, features: list[Tensor] | None = None) -> Tensor:
@@ -194,7 +190,7 @@ class EdgeDisplacement(Net):
         """Return edges (1, h, w) in [0, 1], sigmoid of the mean logit, and displacements (2, h, w).
 
         The pair (2, 3, H, W) from :meth:`Net.prepare` is a picture and its mirror image; the
-        displacements are those of the picture. With stride 4, h = (H - 1) // 4 + 1.
+        displacements are those of the picture; h = (H - 1) // 4 + 1.
         """
         features = self.features(pair)
         displacement = self.displacements([x[:1] for x in features])

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from net.inputs import within
+from net.inputs import prepare
 from net.weights import Pretrained, fits, read_pretrained, source_of
 from tool import checkpoint
 from tool.errors import InputError, naming
@@ -62,8 +62,7 @@ class SegmentationNetwork(nn.Module):
 
         The pictures, RGB of 0..255, may have any dtype.
         """
-        x = cls.normalise(pictures)
-        return x if box is None else within(x, box)
+        return prepare(pictures, box, cls.normalise)
 
     def resize(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """Return (B, C, h, w) maps at ``size``, bilinear; maps of that size as they are.

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from tool.checkpoint import load_weights
+
 
 def fill(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """Return the float32 values that the reference used for a parameter or buffer."""
@@ -38,3 +40,14 @@ def filled_state(model: nn.Module, prefix: str = "resnet50.") -> dict[str, torch
         for name, value in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+
+
+def filled(net: nn.Module, prefix: str = "resnet50.") -> nn.Module:
+    """Return the network with the weights of :func:`filled_state`."""
+    load_weights(net, filled_state(net, prefix))
+    return net
+
+
+def tensors(net: nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of the weights of a network by their names, without counters."""
+    return {n: v.clone() for n, v in net.state_dict().items() if not n.endswith("tracked")}

@@ -11,9 +11,8 @@ from net.deeplabv1_resnet38 import DeepLabV1_ResNet38
 from net.deeplabv2 import DeepLabV2_ResNet101_MSC
 from net.segmentation import build, mean_loss
 from net.weights import restore
-from tests.fill import filled_state
+from tests.fill import filled, tensors
 from tests.reference import parity
-from tool import checkpoint
 from tool.errors import InputError
 
 
@@ -55,13 +54,7 @@ def _same_numbers_every_time():
 
 
 def small(kind: Kind, num_classes: int = 3) -> nn.Module:
-    net = kind.network(num_classes, **kind.size)
-    checkpoint.load_weights(net, filled_state(net, prefix=""))
-    return net
-
-
-def tensors(net: nn.Module) -> dict[str, torch.Tensor]:
-    return {n: v.clone() for n, v in net.state_dict().items() if not n.endswith("tracked")}
+    return filled(kind.network(num_classes, **kind.size), prefix="")
 
 
 @both

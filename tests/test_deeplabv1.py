@@ -15,7 +15,7 @@ from net.deeplabv1_resnet38 import (
 )
 from net.inputs import normalise, within
 from net.segmentation import build
-from tests.fill import filled_state
+from tests.fill import filled, filled_state, tensors
 from tests.mxnet import write_params
 from tests.reference import parity, relative
 from tool import checkpoint
@@ -37,13 +37,7 @@ def full_size() -> nn.Module:
 
 
 def small(num_classes: int = 3) -> DeepLabV1_ResNet38:
-    net = DeepLabV1_ResNet38(num_classes, width=2, blocks=SMALL)
-    checkpoint.load_weights(net, filled_state(net, prefix=""))
-    return net
-
-
-def tensors(net: nn.Module) -> dict[str, torch.Tensor]:
-    return {n: v.clone() for n, v in net.state_dict().items() if not n.endswith("tracked")}
+    return filled(DeepLabV1_ResNet38(num_classes, width=2, blocks=SMALL), prefix="")
 
 
 def mxnet_names(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -8,13 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
 
 from net.deeplabv2 import BLOCKS, DeepLabV2_ResNet101_MSC, Head, shrink
 from net.inputs import normalise
 from net.resnet50 import ResNet50
 from net.segmentation import build, cross_entropy_sum, mean_loss, resize_labels
-from tests.fill import filled_state
+from tests.fill import filled, filled_state, tensors
 from tests.reference import parity, relative
 from tool import checkpoint
 from tool.errors import InputError
@@ -30,13 +29,9 @@ def _same_numbers_every_time():
 
 
 def small(num_classes: int = 3, **options) -> DeepLabV2_ResNet101_MSC:
-    net = DeepLabV2_ResNet101_MSC(num_classes, **{"width": 4, "blocks": SMALL, **options})
-    checkpoint.load_weights(net, filled_state(net, prefix=""))
-    return net
-
-
-def tensors(net: nn.Module) -> dict[str, torch.Tensor]:
-    return {n: v.clone() for n, v in net.state_dict().items() if not n.endswith("tracked")}
+    return filled(
+        DeepLabV2_ResNet101_MSC(num_classes, **{"width": 4, "blocks": SMALL, **options}), prefix=""
+    )
 
 
 def torchvision_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -240,8 +235,7 @@ def test_torchvision_names_and_depth(tmp_path):
 
 
 def test_a_torchvision_backbone_computes_the_same_from_our_input(tmp_path):
-    resnet = ResNet50(width=4)
-    checkpoint.load_weights(resnet, filled_state(resnet))
+    resnet = filled(ResNet50(width=4))
     torch.save(resnet.state_dict(), tmp_path / "narrow.pth")
     net, _ = build(DeepLabV2_ResNet101_MSC, 3, tmp_path / "narrow.pth")
     picture = torch.randint(0, 256, (1, 3, 73, 73), dtype=torch.uint8)
@@ -263,8 +257,7 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(tmp_path):
 
 def test_a_torchvision_stem_learns_at_the_pace_of_its_own_training(tmp_path):
     """With weights as small as 0..255 pixels want them, gradients were 58 times larger."""
-    resnet = ResNet50(width=4)
-    checkpoint.load_weights(resnet, filled_state(resnet))
+    resnet = filled(ResNet50(width=4))
     torch.save(resnet.state_dict(), tmp_path / "narrow.pth")
     net, _ = build(DeepLabV2_ResNet101_MSC, 3, tmp_path / "narrow.pth")
     picture = torch.randint(0, 256, (1, 3, 73, 73), dtype=torch.uint8)

@@ -9,7 +9,7 @@ from net.inputs import normalise
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from tests import reference
-from tests.fill import filled_state
+from tests.fill import filled
 from tests.reference import affinity_labels, pair_affinity, pair_losses, parity, relative
 from tool.checkpoint import load_weights
 from tool.errors import InputError
@@ -19,9 +19,7 @@ TOLERANCE = 1e-5
 
 def narrow(cls=AffinityDisplacementLoss, **options):
     """A filled network of width 4."""
-    net = cls(**options, pretrained=None, width=4)
-    load_weights(net, filled_state(net))
-    return net
+    return filled(cls(**options, pretrained=None, width=4))
 
 
 def published(net) -> dict[str, torch.Tensor]:
@@ -48,9 +46,7 @@ def published(net) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def full():
     """The published size with the reference's weights."""
-    net = AffinityDisplacementLoss(pretrained=None)
-    load_weights(net, filled_state(net))
-    return net
+    return filled(AffinityDisplacementLoss(pretrained=None))
 
 
 def test_parity_forward_losses_and_gradient(full):

@@ -254,9 +254,8 @@ def load_weights(
 
     The released files name the same tensor several times; a model that knows such aliases has a
     method ``canonical_name(name, shape) -> str``, and ``ignored_name(name) -> bool`` for what its
-    file holds beside weights; ``explain_misfit(state_dict) -> str | None`` may say in words why
-    tensors do not fit. What data parallel and compiled networks add to names is dropped, batch
-    counters are ignored, and any floating dtype is converted.
+    file holds beside weights. What data parallel and compiled networks add to names is dropped,
+    batch counters are ignored, and any floating dtype is converted.
 
     Raises:
         InputError: a tensor is missing, left over, of another shape, or two aliases disagree. The
@@ -300,9 +299,7 @@ def load_weights(
         "no floating-point numbers": whole_numbers,
         "given twice with different values": contradicting,
     }
-    reason = getattr(model, "explain_misfit", lambda given: None)(given)
-    problems = [reason] if reason else []
-    problems += [f"{what}: {some(names)}" for what, names in faults.items() if names]
+    problems = [f"{what}: {some(names)}" for what, names in faults.items() if names]
     if problems:
         weights = "These weights" if source is None else f"The weights in {source}"
         raise InputError(f"{weights} do not fit {type(model).__name__}; {'; '.join(problems)}.")

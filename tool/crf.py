@@ -58,10 +58,10 @@ def bilateral_kernel(img: np.ndarray, sxy: float, srgb: float, device: torch.dev
     """Return K of the features (x / sxy, y / sxy, R / srgb, G / srgb, B / srgb), on the device.
 
     The picture is (H, W, 3) uint8 RGB, the standard deviations are in pixels and in grey levels.
-    Anything else, or one that is not positive, raises a ValueError, and so does what
+    One that is not positive raises a ValueError, and so does what
     :func:`tool.lattice.build_lattice` refuses.
     """
-    height, width = _check_picture(img)
+    height, width, _ = img.shape
     pixels = torch.tensor(np.ascontiguousarray(img), device=device)
     colour = _divide(pixels.view(-1, 3).t().float(), srgb, "srgb")
     return normalise(build_lattice(torch.cat([_grid(height, width, sxy, device), colour])))
@@ -107,7 +107,6 @@ def crf_inference_label(
         gt_prob: in (0, 1), the trust in ``labels``.
         device: where to compute.
     """
-    _check_labels(labels, 2, "(H, W)", num_classes)
     return crf_inference_views(img, labels[None], t, num_classes, gt_prob, device)[0]
 
 
@@ -124,8 +123,12 @@ def crf_inference_views(
     The V > 0 maps share one lattice and are filtered side by side, which is faster than one by one.
     Arguments, dtypes and errors are those of one map.
     """
-    _check_labels(labels, 3, "(V, H, W)", num_classes)
-    size = _check_maps(img, labels.shape[1:], "label map", t)
+    size = labels.shape[1:]
+    _check(img, size, t)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"Expected integer labels, got {labels.dtype}.")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"Labels must be in 0..{num_classes - 1}, one of them is not.")
     if not 0 < gt_prob < 1:
         raise ValueError(f"gt_prob must be between 0 and 1, not {gt_prob}.")
     if num_classes == 1:
@@ -167,12 +170,10 @@ def crf_inference(
         bilateral_sxy, bilateral_srgb, bilateral_weight: of the kernel over position and colour;
             standard deviations in pixels and in grey levels.
     """
-    if probs.ndim != 3 or not len(probs) or not probs.is_floating_point():
-        got = f"{tuple(probs.shape)} {probs.dtype}"
-        raise ValueError(f"Expected probabilities (C, H, W) of a floating dtype, got {got}.")
-    size = _check_maps(img, probs.shape[1:], "probability map", t)
-    if probs.isnan().any():
-        raise ValueError("The probabilities contain NaN.")
+    size = tuple(probs.shape[1:])
+    _check(img, size, t)
+    if not probs.numel() or not probs.is_floating_point() or probs.isnan().any():
+        raise ValueError(f"Expected probabilities (C, H, W), got {probs.dtype} or NaN.")
     unary = -probs.detach().float().clamp(PROB_MIN, 1).log()
     kernels = (
         (gaussian_weight, gaussian_kernel(*size, gaussian_sxy, probs.device)),
@@ -181,28 +182,10 @@ def crf_inference(
     return mean_field(unary.flatten(1)[None], kernels, t).view(probs.shape)
 
 
-def _check_picture(img: np.ndarray) -> tuple[int, int]:
-    """Return (H, W) of a uint8 RGB picture; anything else is a ValueError."""
-    if img.ndim != 3 or img.shape[2] != 3 or not img.size or img.dtype != np.uint8:
-        raise ValueError(f"Expected a picture (H, W, 3) uint8, got {img.shape} {img.dtype}.")
-    return img.shape[:2]
-
-
-def _check_maps(img: np.ndarray, size: tuple[int, ...], what: str, t: int) -> tuple[int, int]:
-    """Return (H, W) of a picture whose maps have that size too."""
-    picture = _check_picture(img)
-    if tuple(size) != picture:
-        raise ValueError(f"The {what} is {tuple(size)}, but the picture is {picture} (H, W).")
+def _check(img: np.ndarray, size: tuple[int, ...], t: int) -> None:
+    """Refuse anything but a uint8 RGB picture of the maps' size, and t of 0 or more."""
+    if img.shape != (*size, 3) or not img.size or img.dtype != np.uint8:
+        got = f"{img.shape} {img.dtype}"
+        raise ValueError(f"Expected a picture (H, W, 3) uint8 and maps of {size}, got {got}.")
     if t < 0:
         raise ValueError(f"The number of iterations must be 0 or more, not {t}.")
-    return picture
-
-
-def _check_labels(labels: np.ndarray, ndim: int, axes: str, num_classes: int) -> None:
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, not {num_classes}.")
-    if labels.ndim != ndim or not labels.size or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"Expected integer labels {axes}, got {labels.shape} {labels.dtype}.")
-    low, high = labels.min(), labels.max()
-    if low < 0 or high >= num_classes:
-        raise ValueError(f"Labels must be in 0..{num_classes - 1}, they are in {low}..{high}.")
