@@ -19,7 +19,7 @@ COLOURS = {0: 1, 1: 1, 2: 3}
 WHITE_IS_ZERO = 0
 ALPHAS = (1, 2)  # of TIFF's ExtraSamples; 0 is a band that is no transparency
 KINDS = {1: "unsigned", 2: "signed", 3: "float", 4: "unsigned", 5: "complex", 6: "complex"}
-ORIENTATION, SEPARATE = 274, 2  # a tag of TIFF, and its PlanarConfiguration of whole bands
+ORIENTATION = 274  # a tag of TIFF
 HIGH_BYTES = 16  # a 16-bit colour below this in its high bytes is below LEAST
 FULL_SCALE = 65535  # white of a 16-bit picture
 LEAST = 4096  # a 16-bit picture without such a value holds 12 bits or fewer: it would be black
@@ -39,7 +39,6 @@ class Layout:
     sample_format: int
     bits: int  # of a sample
     photometric: int
-    planes: int
     orientation: int
     pages: int  # of the file, which may be the bands of one picture
 
@@ -110,7 +109,6 @@ def tiff_layout(path: str | Path) -> Layout | None:
             "sample_format": page.sampleformat,
             "bits": page.bitspersample,
             "photometric": page.photometric,
-            "planes": page.planarconfig,
             "orientation": turned.value if turned else 1,
             "pages": len(file.pages),
         }
@@ -133,25 +131,23 @@ def read_tiff(path: str | Path, layout: Layout, bands: tuple[int, ...] | None) -
     band, the pages are the bands. Fewer bands, or a missing package that decompresses the file,
     raise an InputError.
     """
-    import imageio.v3 as iio  # slow to import, and only needed here
+    from tifffile import TiffFile  # slow to import, and only needed here
 
     pages = layout.bands == 1 and layout.pages > 1 and bands is not None
     chosen = list(range(layout.colours + layout.has_alpha))
     if bands is not None:
         chosen = check_bands(path, bands, layout.pages if pages else layout.bands)
     try:
-        with iio.imopen(str(path), "r", plugin="tifffile") as file:
+        with TiffFile(path) as file:
             if pages:
-                return np.stack([file.read(index=..., page=page) for page in chosen], -1)
-            values = file.read(index=..., page=0)
+                return np.stack([file.pages[page].asarray() for page in chosen], -1)
+            values = file.pages[0].asarray(squeeze=False)  # (bands or 1, 1, H, W, 1 or bands)
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise
         raise InputError(f"{path}: {error}. Call pip install imagecodecs.") from error
     width, height = layout.size
-    if layout.planes == SEPARATE and layout.bands > 1:
-        return values.reshape(layout.bands, height, width)[chosen].transpose(1, 2, 0)
-    return values.reshape(height, width, layout.bands)[..., chosen]
+    return np.moveaxis(values, 0, -1).reshape(height, width, layout.bands)[..., chosen]
 
 
 class Samples(NamedTuple):
