@@ -84,6 +84,12 @@ def test_from_maps_to_pseudo_labels(trained, session, tiny):
     assert len(list((session / "visual_pseudo_label").glob("*.png"))) == 6
 
 
+def test_published_defaults():
+    args = make_seg_labels.parse_arguments([])
+    assert (args.beta, args.exp_times, args.crf_iterations, args.gt_prob) == (10, 8, 10, 0.7)
+    assert args.irn_crop_size == 512
+
+
 @pytest.mark.parametrize("fold", ["--fold_bn", "--no-fold_bn"])
 def test_walk_label_is_that_of_the_library(trained, session, tiny, monkeypatch, fold):
     """make_seg_labels adds nothing to edge, walk and argmax; 2 is the place of class 3."""

@@ -107,6 +107,50 @@ def test_every_update_has_the_learning_rate_of_its_step(
     assert rates == pytest.approx(expected)
 
 
+class Stop(Exception):
+    """Ends a training before its first step."""
+
+
+SAMPLING = ["--scales", "0.75", "2", "--scale_draw", "uniform", "--hsv_shift", "7"]
+
+
+@pytest.mark.parametrize(
+    ("program", "decay", "more", "scale"),
+    [
+        ("train_resnet50_SIPE", "--wt_dec", [], 10),
+        ("train_irn", "--irn_weight_decay", [], 10),
+        ("train_seg", "--weight_decay", ["--head_lr", "7", *SAMPLING], 7),
+        ("train_seg", "--weight_decay", ["--head_lr", "7", "--optimizer", "adamw"], 7),
+    ],
+)
+def test_flags_reach_seeds_optimiser_and_windows(lines, monkeypatch, program, decay, more, scale):
+    module, made, seen = PROGRAMS[program], [], []
+
+    def make(*args):
+        made.append(optimizer.make_optimizer(*args))
+        return made[-1]
+
+    def stop(*args):
+        seen.extend(args)
+        raise Stop
+
+    monkeypatch.setattr(module, "make_optimizer", make)
+    monkeypatch.setattr(module, "training_loader", stop)
+    flags = ["--seed", "3", "--momentum", "0.25", decay, "0.125"]
+    with pytest.raises(Stop):
+        module.main([*lines[program], *flags, *more])
+    pictures, schedule, _ = seen
+    assert torch.initial_seed() == pictures.seed == schedule.seed == 3  # of the heads the first
+    groups = made[0].param_groups
+    assert isinstance(made[0], torch.optim.AdamW if "adamw" in more else torch.optim.SGD)
+    assert {group.get("momentum", 0.25) for group in groups} == {0.25}
+    assert [group["weight_decay"] for group in groups[:2]] == [0.125, 0.125]
+    assert [group["lr_scale"] for group in groups[:2]] == [1, scale]
+    if "--hsv_shift" in more:
+        sampling = (pictures.scales, pictures.scale_draw, pictures.hsv_shift)
+        assert sampling == ([0.75, 2.0], "uniform", 7)
+
+
 def test_every_step_of_segmentation_has_its_own_seed(lines, monkeypatch):
     seeds, real = [], train_seg.accumulated_step
 
