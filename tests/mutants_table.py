@@ -497,7 +497,7 @@ FAULTS = {
         ),
     ],
     "data/halve.py": [
-        ("Image.Resampling.NEAREST", "Image.Resampling.BILINEAR", "download half"),
+        ("mask, size[::-1])", "mask)", "download half"),
         ("-(-side // 2)", "side // 2", "download half"),
     ],
     "data/folder/tables.py": [
@@ -573,7 +573,7 @@ FAULTS = {
     ],
     "net/irn_pairs.py": [
         ("LOSS_EPS = 1e-5", "LOSS_EPS = 1e-3", "irn parity_forward"),
-        ("alpha=distance", "alpha=-distance", "irn_loss against"),
+        ("offset, value=-1)", "offset, value=1)", "irn_loss against"),
         (".sub_(slope)", ".add_(slope)", "irn_loss against"),
         ("flatten(2), alpha=-1", "flatten(2), alpha=1", "irn_loss both_forms"),
     ],
@@ -643,12 +643,7 @@ FAULTS = {
     ],
     "tool/indexing.py": [
         ("< radius * radius", "<= radius * radius", "indexing released_order"),
-        ("+ 1) * old", ") * old", "indexing reduce_label"),
-        (
-            "self.known, label, num_classes + 1)",
-            "self.known, label, num_classes)",
-            "indexing affinity_labels_by",
-        ),
+        ("same = known & (", "same = (", "indexing affinity_labels_by"),
         ("grad = grad.sub_(taken)", "pass", "indexing gradient"),
         (
             "min(reach(radius) + 1, edge.shape[axis])",
