@@ -148,7 +148,8 @@ def harm(path: Path, others: list[Path], rng: random.Random) -> str:
         hostile.harm(path, kind)
         return kind
     if rng.random() < 0.2:
-        other = rng.choice([one for one in others if one.suffix == path.suffix])
+        alike = [one for one in others if one.suffix == path.suffix and not one.is_symlink()]
+        other = rng.choice([one for one in alike if one.is_file()])
         hostile.put(path, other.read_bytes())
         return f"that is {other.name}"
     change = damaged
@@ -324,7 +325,8 @@ class Case:
         if self.outcome.kind in FAULTS:
             return
         fine = self.outcome.kind == "fine"
-        upstream = any(not name.startswith(tuple(self.own)) for name in self.harmed)
+        mine = tuple(self.own)
+        upstream = any(not n.startswith(mine) or "/." in n for n in self.harmed)
         may = ["run/args.json", "new/args.json", "run/seconds.txt", "stub", "calls"]
         if fine or beside or upstream or "--restart" in self.flags:
             may += [*self.own, "run/eval_", "coco/prepared", "run/visual", "halved", "curves"]
