@@ -274,7 +274,8 @@ def run(program: str, flags: list[str], encoding: str = "utf-8") -> Outcome:
     """
     out = io.TextIOWrapper(io.BytesIO(), encoding)
     told = io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace")
-    handlers, grad = logging.getLogger().handlers[:], torch.is_grad_enabled()
+    root = logging.getLogger()
+    handlers, level, grad = root.handlers[:], root.level, torch.is_grad_enabled()
     main, hook = load_program(program.split()[0]).main, threading.excepthook
     error = None
     try:
@@ -285,7 +286,7 @@ def run(program: str, flags: list[str], encoding: str = "utf-8") -> Outcome:
     finally:
         torch.set_grad_enabled(grad)
         threading.excepthook = hook
-        root = logging.getLogger()
+        root.setLevel(level)
         for handler in root.handlers[:]:
             if handler not in handlers:
                 root.removeHandler(handler)

@@ -283,6 +283,10 @@ def test_two_runs_in_one_session(program, world, copy):
 # ------------------------------------------------------------------------------ the sweep
 
 
+def spoil_json(path: Path) -> None:
+    hostile.put(path, path.read_bytes().replace(b"0.", b"0.0").replace(b'": 1', b'": 2'))
+
+
 def test_accidents_end_well_or_with_a_sentence(world, copy):
     """``python -m tests.sweep`` takes thousands."""
     with warnings.catch_warnings():
@@ -302,6 +306,8 @@ def test_accidents_end_well_or_with_a_sentence(world, copy):
         ("loss", lambda: Path("ds/classes.txt").unlink()),
         ("loss", lambda: Path("weights.pth").rename("x.tmp")),
         ("loss", lambda: Path("run/visual/a.png").write_bytes(b"ours")),
+        ("wrong", lambda: spoil_json(Path("run/eval_cam.json"))),
+        ("stale", lambda: hostile.put(Path("run/eval_cam.json"), os.urandom(9))),
         ("sentence", None),
     ],
 )
@@ -314,14 +320,12 @@ def test_faults_of_a_case_are_told_apart(kind, act, world, copy, monkeypatch):
 
     case = sweep.Case(world, copy, "8")
     case.plant(copy / "run/visual")
-    case.program, case.kept = "eval_cam", False
+    case.program, case.own, case.kept = "eval_cam", list(OUTPUTS["eval_cam"]), kind == "stale"
+    case.line, case.flags, case.harmed = hostile.lines_of(copy)["eval_cam"], [], []
+    hostile.parser_of("eval_cam")  # which is remembered
     monkeypatch.setattr(hostile.load_program("eval_cam"), "main", main)
     case.run()
     assert case.outcome.kind == kind, case.outcome
-
-
-def spoil_json(path: Path) -> None:
-    hostile.put(path, path.read_bytes().replace(b"0.", b"0.0").replace(b'": 1', b'": 2'))
 
 
 def spoil_picture(path: Path) -> None:
