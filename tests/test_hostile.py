@@ -313,7 +313,6 @@ def test_accidents_end_well_or_with_a_sentence(world, copy):
 )
 def test_faults_of_a_case_are_told_apart(kind, act, world, copy, monkeypatch):
     def main(_):
-        os.chdir(copy)
         if act is None:
             raise InputError("x")
         act()
@@ -322,6 +321,7 @@ def test_faults_of_a_case_are_told_apart(kind, act, world, copy, monkeypatch):
     case.plant(copy / "run/visual")
     case.program, case.own, case.kept = "eval_cam", list(OUTPUTS["eval_cam"]), kind == "stale"
     case.line, case.flags, case.harmed = hostile.lines_of(copy)["eval_cam"], [], []
+    monkeypatch.setattr(case, "words", lambda: case.line)
     hostile.parser_of("eval_cam")  # which is remembered
     monkeypatch.setattr(hostile.load_program("eval_cam"), "main", main)
     case.run()
