@@ -16,8 +16,9 @@ from tiny import LABELS
 
 from data.doctor import dataset as looks
 from data.doctor import machine
+from data.doctor.finding import show
 from data.folder import Folder
-from data.folder.__main__ import examine_folder
+from data.folder.__main__ import checks_of as folder_checks
 from data.folder.__main__ import main as folder_main
 from tool.pictures import read_mask, save_label
 
@@ -34,7 +35,7 @@ def examine(tiny, weights, tmp_path):
     def look(*flags: str) -> list:
         usual = ["--dataset", "folder", "--dataset_root", str(tiny), "--device", "cpu"]
         usual += ["--session_name", str(tmp_path / "run"), "--pretrained", str(weights), *SMALL]
-        return list(doctor.examine(doctor.parse_arguments([*usual, *flags])))
+        return show(doctor.checks_of(doctor.parse_arguments([*usual, *flags])))
 
     return look
 
@@ -168,7 +169,7 @@ def test_both_programs_find_it(examine, tiny, row, monkeypatch):
     monkeypatch.setattr(looks, "DECODED", 6 if "palette" in row else 2)
     edit, status, what, words = ROWS[row]
     edit(tiny)
-    for findings in (examine(), list(examine_folder(Folder(tiny)))):
+    for findings in (examine(), show(folder_checks(Folder(tiny)))):
         assert [f for f in findings if (f.status, f.what) == (status, what) and words in f.text]
         if status == "warn":
             assert not texts(findings, "FAIL")
@@ -188,7 +189,7 @@ def test_nothing_is_wrong_with_a_whole_folder(examine, tiny, tmp_path):
 def test_balance_of_classes(tiny):
     def hints(rows: list[str]) -> str:
         many(tiny, rows)
-        findings = list(examine_folder(Folder(tiny)))
+        findings = show(folder_checks(Folder(tiny)))
         assert not texts(findings, "FAIL")
         return "\n".join(texts(findings, "warn"))
 
@@ -205,7 +206,7 @@ def test_balance_of_classes(tiny):
 def test_masks_are_optional_in_a_folder_but_not_in_part(examine, tiny):
     (tiny / "masks/a.png").unlink()
     assert "masks/a.png" in only(examine())
-    assert "masks/a.png" in texts(list(examine_folder(Folder(tiny))), "warn")[-1]
+    assert "masks/a.png" in texts(show(folder_checks(Folder(tiny))), "warn")[-1]
     shutil.rmtree(tiny / "masks")
     assert not texts(examine(), "FAIL")
 
@@ -230,7 +231,7 @@ def test_a_picture_that_is_damaged_inside_is_found_with_all(examine, tiny, monke
 
 def test_masks_that_belong_to_no_picture(tiny):
     save_label(tiny / "masks/stray.png", np.ones((7, 5), np.uint8))
-    assert "stray" in texts(list(examine_folder(Folder(tiny))), "warn")[-1]
+    assert "stray" in texts(show(folder_checks(Folder(tiny))), "warn")[-1]
 
 
 def test_turned_picture_has_the_size_that_it_shows(tiny):
@@ -240,7 +241,7 @@ def test_turned_picture_has_the_size_that_it_shows(tiny):
     (tiny / "images/a.png").unlink()
     image.save(tiny / "images/a.jpg", exif=exif)
     save_label(tiny / "masks/a.png", np.ones((48, 40), np.uint8))
-    assert not texts(list(examine_folder(Folder(tiny))), "FAIL")
+    assert not texts(show(folder_checks(Folder(tiny))), "FAIL")
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ def test_missing_trainaug(tmp_path, capsys):
     assert "would stop a run" in str(end.value)
     out = capsys.readouterr().out
     assert "trainaug" in next(line for line in out.splitlines() if line.startswith("FAIL  list"))
-    assert "warn  log           the list val has 1 ids" in out
+    assert "warn  list          the list val has 1 ids" in out
     assert "For a bug report" in out
 
 
@@ -344,7 +345,7 @@ def test_the_check_of_a_folder_is_a_program(tiny, capsys):
     (tiny / "labels.csv").write_text("image,red\n" + "".join(f"{i},1\n" for i in LABELS))
     shutil.rmtree(tiny / "masks")
     assert status() == 0
-    assert "warn  log           every picture of the training list shows red" in (
+    assert "warn  labels        every picture of the training list shows red" in (
         capsys.readouterr().out
     )
     bands(tiny)

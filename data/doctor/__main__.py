@@ -13,7 +13,7 @@ import sys
 from data.datasets import add_dataset_flags, open_dataset
 from data.doctor import dataset as looks
 from data.doctor import machine
-from data.doctor.finding import Finding, Findings, guarded, show
+from data.doctor.finding import Checks, show
 from net.recipes import MODELS
 from tool import cli
 from tool.errors import InputError
@@ -54,35 +54,34 @@ def batches_of(args: cli.Settings) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def examine(args: cli.Settings) -> Findings:
-    """Yield all findings; what one of the looks needs and an earlier one missed is left out."""
-    yield from guarded("requirements", machine.requirements)
-    yield from guarded("device", machine.device, args.device)
+def checks_of(args: cli.Settings) -> Checks:
+    """Yield all checks; those of the dataset once it is open."""
+    yield "requirements", machine.requirements()
+    yield "device", machine.device(args.device)
     needs = (args.batch_size, args.crop_size, args.num_workers, args.device)
-    yield from guarded("memory", machine.memory, *needs)
-    yield from guarded("/dev/shm", machine.shared_memory, args.num_workers)
+    yield "memory", machine.memory(*needs)
+    yield "/dev/shm", machine.shared_memory(args.num_workers)
     try:
         dataset = open_dataset(args)
     except InputError as error:
-        yield Finding("FAIL", "dataset", str(error))
+        yield "dataset", [("FAIL", str(error))]
         return
     dataset.reading_file = None  # a range of values that is found here is not the session's
-    yield Finding("ok", "dataset", f"{dataset.name} in {dataset.root}")
-    yield from guarded("weights", looks.weights, args.pretrained or dataset.pretrained)
+    yield "dataset", [("ok", f"{dataset.name} in {dataset.root}")]
+    yield "weights", looks.weights(args.pretrained or dataset.pretrained)
     learned = args.train_list or dataset.train_list
     judged = [args.eval_list or dataset.eval_list]
     if args.model != "none":
         judged.append(dataset.test_list)
-    ids = yield from looks.examine(dataset, learned, judged, judged, args.all)
+    ids = yield from looks.checks_of(dataset, [learned, *judged], judged, whole=args.all)
     if ids:
-        sizes = batches_of(args)
-        yield from guarded("batches", looks.batches, dataset, learned, sizes, args.processes)
-        yield from guarded("disk", looks.disk, dataset, ids, args.session_name)
+        yield "batches", looks.batches(dataset, learned, batches_of(args), args.processes)
+        yield "disk", looks.disk(dataset, ids, args.session_name)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the findings; a failure ends in status 1."""
-    findings = show(examine(parse_arguments(arguments)))
+    findings = show(checks_of(parse_arguments(arguments)))
     print("\nFor a bug report:\n```")
     print("\n".join([*machine.about_machine(), *(str(f) for f in findings if f.status != "ok")]))
     print("```")

@@ -7,7 +7,7 @@ their faults are found at once.
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.base import Dataset, warn_constant_labels
-from data.doctor.finding import GIB, Finding, Findings, guarded
+from data.doctor.finding import GIB, Check
 from net.weights import IMAGENET_URLS, cached, read_pretrained
 from tool import distributed
 from tool.checkpoint import some
@@ -47,56 +47,56 @@ LABELS = 4  # label folders of a run: confident areas, pseudo labels, segmentati
 PIXELS_A_BYTE = 15  # of a label PNG
 
 
-def examine(
+def checks_of(
     dataset: Dataset,
-    learned: str,
-    others: Iterable[str],
-    judged: Iterable[str],
-    whole: bool,
+    lists: Iterable[str],
+    judged: Iterable[str] = (),
     more: Iterable[str] = (),
-) -> Findings:
-    """Yield what is found of lists, labels, pictures and masks.
+    whole: bool = False,
+) -> Generator[tuple[str, Check], None, list[str]]:
+    """Yield the checks of lists, labels, pictures and masks; one sees what those before it found.
 
     Args:
         dataset: whose ``bands`` and ``value_range`` say how pictures are read.
-        learned: list to learn from.
-        others: further lists.
+        lists: the one to learn from, and others.
         judged: those of them that need masks; where there are none, masks are looked at as they
             come.
-        whole: decode all pictures, read all masks, and compare all pictures.
         more: ids of pictures that are in no list.
+        whole: decode all pictures, read all masks, and compare all pictures.
 
     Returns:
         The ids of the list to learn from; none where it has a fault.
     """
-    ids = {}
-    for name in dict.fromkeys([learned, *others]):
-        ids[name] = (yield from guarded("list", list_of, dataset, name)) or []
-    if ids[learned]:
-        yield from guarded("labels", labels, dataset, ids[learned])
+    ids: dict[str, list[str]] = {name: [] for name in lists}
+    for name in ids:
+        yield "list", list_of(dataset, name, ids[name])
+    learned, *_ = ids.values()
+    if learned:
+        yield "labels", labels(dataset, learned)
     every = list(dict.fromkeys(chain(*ids.values(), more)))
     if every:
-        headers = (yield from guarded("pictures", pictures, dataset, every, whole)) or {}
+        headers: dict[str, Header] = {}
+        yield "pictures", pictures(dataset, every, whole, headers)
         needed = set(chain(*(ids[name] for name in judged)))
         headers = {i: header for i, header in headers.items() if not judged or i in needed}
         if headers:
-            yield from guarded("masks", masks, dataset, headers, bool(needed), whole)
+            yield "masks", masks(dataset, headers, bool(needed), whole)
         if whole or len(every) <= COMPARED:
-            yield from guarded("duplicates", duplicates, dataset, every)
-    return ids[learned]
+            yield "duplicates", duplicates(dataset, every)
+    return learned
 
 
-def list_of(dataset: Dataset, name: str) -> Findings:
-    """Look for a list and its pictures; return its ids."""
-    ids = dataset.ids(name)
-    dataset.check_pictures(ids)
-    yield Finding("ok", "list", f"{name} has {len(ids)} pictures")
-    return ids
+def list_of(dataset: Dataset, name: str, ids: list[str]) -> Check:
+    """Look for a list and its pictures; put its ids into ``ids``."""
+    found = dataset.ids(name)
+    dataset.check_pictures(found)
+    ids += found
+    yield "ok", f"{name} has {len(ids)} pictures"
 
 
 def batches(
     dataset: Dataset, name: str, sizes: Mapping[str, tuple[int, int]], processes: int
-) -> Findings:
+) -> Check:
     """Compare a list to learn from, and the processes, with what a step takes of it.
 
     Args:
@@ -109,36 +109,36 @@ def batches(
         dataset.training_ids(name, part * parts, flags)
         with naming(flags):
             distributed.check_share(part, processes)
-    yield Finding("ok", "batches", f"{', '.join(sizes)}: enough pictures, for every process")
+    yield "ok", f"{', '.join(sizes)}: enough pictures, for every process"
 
 
-def labels(dataset: Dataset, ids: list[str]) -> Findings:
+def labels(dataset: Dataset, ids: list[str]) -> Check:
     """Read the image-level labels of the training list, and compare the classes."""
     positives = dataset.labels(ids)  # (n, K)
     counts = dict(zip(dataset.class_names, positives.sum(0, dtype=int).tolist(), strict=True))
     most = max(counts.values())
     rarest = [f"{name} ({count})" for name, count in sorted(counts.items(), key=lambda c: c[1])]
-    text = (
+    yield (
+        "ok",
         f"{dataset.source_names}: {len(counts)} classes, in pictures: {some(rarest, LISTED)}; "
         f"{positives.sum() / len(ids):.2f} classes a picture, {(~positives.any(1)).sum()} of "
-        f"{len(ids)} pictures without a class"
+        f"{len(ids)} pictures without a class",
     )
-    yield Finding("ok", "labels", text)
     rare = [name for name, count in counts.items() if count < FEW or count * SHARE < most]
     if rare:
-        text = (
+        yield (
+            "warn",
             f"these classes are rare: {some(rare, LISTED)}. A class needs at least {FEW} pictures, "
-            f"and a {SHARE}th of the {most} of the most frequent one"
+            f"and a {SHARE}th of the {most} of the most frequent one",
         )
-        yield Finding("warn", "labels", text)
     warn_constant_labels(positives, dataset.class_names)
     together = defaultdict(list)  # column -> the classes that have it
     for name, column in zip(dataset.class_names, positives.T, strict=True):
         together[column.tobytes()].append(name)
     for column, names in together.items():
         if len(names) > 1 and any(column):
-            text = f"{' and '.join(names)} always occur together, so they cannot be told apart"
-            yield Finding("warn", "labels", text)
+            always = "always occur together, so they cannot be told apart"
+            yield "warn", f"{' and '.join(names)} {always}"
 
 
 class Header(NamedTuple):
@@ -159,41 +159,34 @@ def header_of(path: Path) -> Header:
         else:
             image = open_picture(path, decode=False)
             size, turned, bits = image.size, orientation_of(image), max(8, bits_of(path, image))
-        height, width = size if turned in SIDEWAYS else size[::-1]
-        return Header(height, width, bits, _looks_whole(path))
+        with open(path, "rb") as file:
+            head = file.read(4)
+            file.seek(max(0, os.path.getsize(path) - TAIL))
+            tail = file.read()
+    whole = all(end in tail for begin, end in TAILS.items() if head.startswith(begin))
+    height, width = size if turned in SIDEWAYS else size[::-1]
+    return Header(height, width, bits, whole)
 
 
-def _looks_whole(path: Path) -> bool:
-    with open(path, "rb") as file:
-        head = file.read(4)
-        file.seek(max(0, os.path.getsize(path) - TAIL))
-        tail = file.read()
-    return all(end in tail for begin, end in TAILS.items() if head.startswith(begin))
-
-
-def pictures(dataset: Dataset, ids: list[str], whole: bool) -> Findings:
-    """Read the headers of all pictures, and decode some; return the headers by id."""
+def pictures(dataset: Dataset, ids: list[str], whole: bool, headers: dict[str, Header]) -> Check:
+    """Read the headers of all pictures, put them into ``headers`` by id, and decode some."""
     dataset.check_pictures(ids)
-    headers, broken = _look("headers", ids, lambda i: header_of(dataset.image_path(i)))
+    headers |= yield from _look("headers", ids, lambda i: header_of(dataset.image_path(i)))
     doubtful = [i for i, header in headers.items() if not header.whole]
     decoded = list(headers) if whole else [*{*spread(list(headers), DECODED), *doubtful}]
-    broken |= _look("pictures", decoded, lambda i: dataset.read(i).size)[1]
-    yield from _faults("pictures", broken)
+    yield from _look("pictures", sorted(decoded), lambda i: dataset.read(i).size)
     sizes = sorted({(h.height * h.width, h.width, h.height) for h in headers.values()})
     spans = " to ".join(f"{width} x {height}" for _, width, height in sizes[:1] + sizes[-1:])
     depths = Counter(header.bits for header in headers.values()).most_common()
     bits = ", ".join(f"{depth} bits ({times})" for depth, times in depths)
-    text = f"{len(ids)} there, {len(decoded)} decoded, {spans}, {bits}"
-    yield Finding("ok", "pictures", text)
+    yield "ok", f"{len(ids)} there, {len(decoded)} decoded, {spans}, {bits}"
     if len(depths) > 1:
         rare = depths[-1][0]
         alike = some([i for i, header in headers.items() if header.bits == rare])
-        text = f"those of {rare} bits are {alike}, and one --value_range is for all pictures"
-        yield Finding("warn", "pictures", text)
-    return headers
+        yield "warn", f"those of {rare} bits are {alike}, and one --value_range is for all pictures"
 
 
-def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: bool) -> Findings:
+def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: bool) -> Check:
     """Judge background by the masks of pictures, as an evaluation does, and compare the labels.
 
     Args:
@@ -204,132 +197,124 @@ def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: 
     """
     paths = {i: path for i in headers if os.path.isfile(path := dataset.mask_path(i))}
     if not paths and dataset.masks_are_optional:
-        text = "none, so nothing can be evaluated; train_resnet50_SIPE.py needs --val_freq 0 then"
-        yield Finding("ok", "masks", text)
+        yield (
+            "ok",
+            "none, so nothing can be evaluated; train_resnet50_SIPE.py needs --val_freq 0 then",
+        )
         return
     try:
         dataset.masks(list(headers))
     except InputError as error:
-        yield Finding("FAIL" if needed else "warn", "masks", str(error))
+        yield "FAIL" if needed else "warn", str(error)
 
-    def judge(image_id: str) -> list[int]:
+    def judge(image_id: str) -> set[int]:
         matrix = ConfusionMatrix(dataset.num_classes)
         background = np.zeros(headers[image_id][:2], np.uint8)
         matrix.update_from(paths[image_id], background, dataset.read_mask)
-        return matrix.counts.any(1).nonzero()[0].tolist()
+        return set(matrix.counts.any(1).nonzero()[0].tolist())
 
-    some_ids = list(paths) if whole else spread(list(paths), MASKS)
-    shown, broken = _look("masks", some_ids, judge)
-    yield from _faults("masks", broken)
+    read = list(paths) if whole else spread(list(paths), MASKS)
+    shown = yield from _look("masks", read, judge)
     if shown:
-        classes = sorted({number for numbers in shown.values() for number in numbers})
-        text = f"{len(paths)} of {len(headers)} there, {len(some_ids)} read, with the classes "
-        yield Finding("ok", "masks", text + some(classes, LISTED))
+        classes = sorted(set.union(*shown.values()))
+        text = f"{len(paths)} of {len(headers)} there, {len(read)} read, with the classes "
+        yield "ok", text + some(classes, LISTED)
         yield from _palettes(dataset, spread(list(shown), DECODED))
         yield from _compare(dataset, shown)
         files = [paths[image_id] for image_id in shown]
         check_class_ids(files, dataset.num_classes, dataset.read_mask)
 
 
-def _palettes(dataset: Dataset, ids: list[str]) -> Findings:
+def _palettes(dataset: Dataset, ids: list[str]) -> Check:
     """Look for one colour under two ids: a program that sorts palettes changes the ids."""
-    names: dict[tuple[int, ...], tuple[int, str]] = {}
-    for number, colour in enumerate(voc_palette()[: dataset.num_classes].tolist()):
-        names[tuple(colour)] = number, "VOC's colours"
-    for image_id in ids:
-        path = dataset.mask_path(image_id)
+    colours = voc_palette()[: dataset.num_classes].tolist()
+    known = {tuple(colour): (number, "VOC's colours") for number, colour in enumerate(colours)}
+    for path in map(dataset.mask_path, ids):
         image = open_picture(path, MASK_FORMATS)
-        if image.mode != "P":
-            continue
         values = np.asarray(image)
-        if not np.array_equal(values, dataset.read_mask(path)):
-            continue  # colours.csv says what the colours are
-        palette = np.reshape(image.getpalette("RGB"), (-1, 3))
-        numbers = np.unique(values[values < len(palette)]).tolist()
-        colours = [tuple(palette[number].tolist()) for number in numbers]
-        if len(set(colours)) < len(colours):
+        # Where they are not the ids, colours.csv says what the colours are.
+        if image.mode != "P" or not np.array_equal(values, dataset.read_mask(path)):
+            continue
+        palette = np.reshape(image.getpalette("RGB"), (-1, 3)).tolist()
+        numbers = np.unique(values).tolist()
+        own = {number: tuple(palette[number]) for number in numbers if number < len(palette)}
+        if len({*own.values()}) < len(own):
             continue  # it tells nothing apart
-        for number, colour in zip(numbers, colours, strict=True):
-            other, where = names.setdefault(colour, (number, str(path)))
+        for number, colour in own.items():
+            other, where = known.setdefault(colour, (number, str(path)))
             if other != number:
-                text = (
+                yield (
+                    "warn",
                     f"{path} has the colour {colour} for the id {number}, which is {other} in "
                     f"{where}. Where a program has sorted the palette, the ids are wrong: name the "
-                    "colours in colours.csv, see docs/own_pictures.md"
+                    "colours in colours.csv, see docs/own_pictures.md",
                 )
-                yield Finding("warn", "masks", text)
                 return
 
 
-def _compare(dataset: Dataset, shown: Mapping[str, Sequence[int]]) -> Findings:
+def _compare(dataset: Dataset, shown: Mapping[str, set[int]]) -> Check:
     """Compare the classes that masks show with the labels of their pictures."""
     try:
         rows = dataset.labels(list(shown))
     except InputError:
-        return  # the look at the labels has said so
-    differ = [
-        image_id
-        for (image_id, numbers), row in zip(shown.items(), rows, strict=True)
-        if {*numbers} - {0} != {*(row.nonzero()[0] + 1).tolist()}
-    ]
+        return  # the check of the labels says so
+    labelled = [{0, *(row.nonzero()[0] + 1).tolist()} for row in rows]
+    pairs = zip(shown.items(), labelled, strict=True)
+    differ = [image_id for (image_id, numbers), names in pairs if {0, *numbers} != names]
     text = f"{len(differ)} of {len(shown)} masks show other classes than the labels: {some(differ)}"
     if len(differ) > DISAGREE * len(shown):
-        yield Finding("FAIL", "masks", f"{text}. Compare the order of the classes")
+        yield "FAIL", f"{text}. Compare the order of the classes"
     elif differ:
-        yield Finding("warn", "masks", text)
+        yield "warn", text
 
 
-def duplicates(dataset: Dataset, ids: list[str]) -> Findings:
+def duplicates(dataset: Dataset, ids: list[str]) -> Check:
     """Look for pictures that are the same, byte by byte."""
     sizes = {image_id: os.path.getsize(dataset.image_path(image_id)) for image_id in ids}
     times = Counter(sizes.values())
     alike = [image_id for image_id, size in sizes.items() if times[size] > 1]
-    digests, _ = _look("duplicates", alike, lambda i: file_digest(dataset.image_path(i)))
+    digests = yield from _look("duplicates", alike, lambda i: file_digest(dataset.image_path(i)))
     groups = defaultdict(list)
     for image_id, digest in digests.items():
         groups[digest].append(image_id)
     twice = [" and ".join(group) for group in groups.values() if len(group) > 1]
     if twice:
-        text = f"the same picture stands there more than once: {some(twice)}. Keep one of each"
-        yield Finding("warn", "duplicates", text)
+        yield (
+            "warn",
+            f"the same picture stands there more than once: {some(twice)}. Keep one of each",
+        )
 
 
 def _look(
     what: str, ids: list[str], look: Callable[[str], Any]
-) -> tuple[dict[str, Any], dict[str, InputError]]:
-    """Return by id what ``look`` returns, and the InputErrors that it raises, by threads."""
+) -> Generator[tuple[str, str], None, dict[str, Any]]:
+    """Return by id what ``look`` returns, by threads; yield the first of its InputErrors."""
 
-    results: dict[str, Any] = {}
-    errors: dict[str, InputError] = {}
-
-    def one(image_id: str) -> None:
+    def one(image_id: str) -> Any:
         try:
-            results[image_id] = look(image_id)
+            return look(image_id)
         except InputError as error:
-            errors[image_id] = error
+            return error
 
     with ThreadPoolExecutor(cores()) as threads:
-        list(progress(threads.map(one, ids), len(ids), what))
-    return {i: results[i] for i in ids if i in results}, errors
-
-
-def _faults(what: str, errors: Mapping[str, InputError]) -> Findings:
-    for image_id in sorted(errors)[:FAULTS]:
-        yield Finding("FAIL", what, str(errors[image_id]))
+        found = dict(zip(ids, progress(threads.map(one, ids), len(ids), what), strict=True))
+    errors = {i: str(error) for i, error in found.items() if isinstance(error, InputError)}
+    for text in list(errors.values())[:FAULTS]:
+        yield "FAIL", text
     if len(errors) > FAULTS:
-        yield Finding("FAIL", what, f"{len(errors) - FAULTS} more cannot be used")
+        yield "FAIL", f"{len(errors) - FAULTS} more cannot be used"
+    return {i: value for i, value in found.items() if i not in errors}
 
 
-def weights(source: str) -> Findings:
+def weights(source: str) -> Check:
     """Read the weights that step 1.1 starts from."""
     if source == "imagenet" and not cached("resnet50").is_file():
-        yield Finding("warn", "weights", f"98 MB will be fetched from {IMAGENET_URLS['resnet50']}")
-        return
-    state = read_pretrained(source)
-    yield Finding("ok", "weights", f"{source}, {len(state or ())} tensors")
+        yield "warn", f"98 MB will be fetched from {IMAGENET_URLS['resnet50']}"
+    else:
+        yield "ok", f"{source}, {len(read_pretrained(source) or ())} tensors"
 
 
-def disk(dataset: Dataset, ids: list[str], session: str) -> Findings:
+def disk(dataset: Dataset, ids: list[str], session: str) -> Check:
     """Compare the free space with what the steps write into the session."""
     folder = Path(session).absolute()
     while not folder.exists():
@@ -341,7 +326,7 @@ def disk(dataset: Dataset, ids: list[str], session: str) -> Findings:
     text = f"{free:.1f} GiB free, some {needs:.1f} needed by maps, labels and checkpoints"
     if free < needs:
         raise InputError(f"{text}. Make room, or give another --session_name.")
-    yield Finding("ok", "disk", text)
+    yield "ok", text
 
 
 def bytes_to_write(dataset: Dataset, ids: list[str]) -> float:

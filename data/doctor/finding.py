@@ -1,19 +1,20 @@
-"""What a look at one thing found, as the doctor and ``python -m data.folder`` print it."""
+"""Checks and what they find, as the doctor and ``python -m data.folder`` print it."""
 
 import logging
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from logging.handlers import BufferingHandler
-from typing import Any
+from typing import NamedTuple
 
 from tool.errors import InputError
 
 GIB = 1 << 30
 MOST_WARNINGS = 1000
 
+Check = Iterable[tuple[str, str]]  # yields "ok", "warn" or "FAIL", and what is so
+Checks = Iterable[tuple[str, Check]]  # yields what is looked at, and the check of it
 
-@dataclass(frozen=True)
-class Finding:
+
+class Finding(NamedTuple):
     """A line: ``ok``, ``warn`` or ``FAIL``, what was looked at, and what was found."""
 
     status: str
@@ -24,39 +25,27 @@ class Finding:
         return f"{self.status:4}  {self.what:13} {self.text}"
 
 
-Findings = Generator[Finding, None, Any]
+def show(checks: Checks) -> list[Finding]:
+    """Print what checks find as they end, each text once, and return it.
 
-
-def guarded(what: str, look: Callable[..., Findings], *arguments) -> Findings:
-    """Yield what a look finds, and a failure where it ends with a sentence.
-
-    Returns:
-        What the look returns; None after a failure.
-    """
-    try:
-        return (yield from look(*arguments))
-    except InputError as error:
-        yield Finding("FAIL", what, str(error))
-
-
-def show(findings: Iterable[Finding]) -> list[Finding]:
-    """Print findings as they come, then what was logged as a warning meanwhile; return them all.
-
-    A sentence that another look came to before is left out.
+    An InputError that ends a check is a failure, and what is logged as a warning meanwhile is one.
     """
     warnings = BufferingHandler(MOST_WARNINGS)
     warnings.setLevel(logging.WARNING)
     logging.getLogger().addHandler(warnings)
-    shown = []
-
-    def add(finding: Finding) -> None:
-        if finding.text not in {before.text for before in shown}:
-            shown.append(finding)
-            print(finding, flush=True)
-
-    for finding in findings:
-        add(finding)
+    shown: dict[str, Finding] = {}
+    for what, check in checks:
+        found = []
+        try:
+            for one in check:
+                found.append(one)
+        except InputError as error:
+            found.append(("FAIL", str(error)))
+        found += [("warn", record.getMessage()) for record in warnings.buffer]
+        warnings.flush()
+        for status, text in found:
+            if text not in shown:
+                shown[text] = Finding(status, what, text)
+                print(shown[text], flush=True)
     logging.getLogger().removeHandler(warnings)
-    for record in warnings.buffer:
-        add(Finding("warn", "log", record.getMessage()))
-    return shown
+    return list(shown.values())

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.doctor.finding import GIB, Finding, Findings
+from data.doctor.finding import GIB, Check
 from tool import cli
 from tool.cores import CGROUP
 from tool.errors import InputError
-from tool.reader import read_lines
+from tool.reader import read_text
 
 REPOSITORY = Path(__file__).parents[2]
 # Peak memory of a training of step 1.1 on the CPU, GiB: without, and for a window of 256 x 256.
@@ -24,45 +24,39 @@ BASE_MEMORY, WINDOW_MEMORY = 0.7, 0.1
 LEAST_SHM = 64 << 20  # bytes
 
 
-def requirements() -> Findings:
+def requirements() -> Check:
     """Compare what is installed with requirements.txt."""
     lacking = []
-    for line in read_lines(REPOSITORY / "requirements.txt"):
-        wanted = re.match(r"([\w-]+)>=([\d.]+)", line)
-        if not wanted:
-            continue
-        name, least = wanted.groups()
+    text = read_text(REPOSITORY / "requirements.txt")
+    for name, least in re.findall(r"^([\w-]+)>=([\d.]+)", text, re.MULTILINE):
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            lacking.append(f"{name} is missing")
-            continue
+            version = "missing"
         if release(version) < release(least):
-            lacking.append(f"{name} is {version}, below {least}")
+            lacking.append(f"{name} is {version}, not {least} or newer")
     if lacking:
         raise InputError(f"{'; '.join(lacking)}. pip install -r requirements.txt")
-    yield Finding("ok", "requirements", f"torch {torch.__version__}, numpy {np.__version__}")
+    yield "ok", f"torch {torch.__version__}, numpy {np.__version__}"
 
 
 def release(version: str) -> list[int]:  # its first two numbers
     return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
-def device(name: str) -> Findings:
+def device(name: str) -> Check:
     """Look for the device that ``--device`` names."""
     found = cli.pick_device(name)
     if found.type == "cuda":
         free, total = (n / GIB for n in torch.cuda.mem_get_info(found))
         gpu = torch.cuda.get_device_name(found)
-        yield Finding("ok", "device", f"{found}, {gpu}, {free:.1f} of {total:.1f} GiB free")
-    elif found.type == "cpu":
-        threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
-        yield Finding("warn", "device", f"no CUDA: {threads}; VOC takes days, the demo minutes")
+        yield "ok", f"{found}, {gpu}, {free:.1f} of {total:.1f} GiB free"
     else:
-        yield Finding("warn", "device", f"{found}, which nobody has tried")
+        threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+        yield "warn", f"no CUDA: {threads}; VOC takes days, the demo minutes"
 
 
-def memory(batch_size: int, crop_size: int, num_workers: int, device: str) -> Findings:
+def memory(batch_size: int, crop_size: int, num_workers: int, device: str) -> Check:
     """Compare the memory that is free with what a training of step 1.1 takes."""
     needs = BASE_MEMORY + WINDOW_MEMORY * batch_size * (crop_size / 256) ** 2
     if device != "cpu" and torch.cuda.is_available():
@@ -70,10 +64,10 @@ def memory(batch_size: int, crop_size: int, num_workers: int, device: str) -> Fi
     free = free_memory() / GIB
     text = f"{free:.1f} GiB free, some {needs:.1f} needed by step 1.1"
     if free > needs:
-        yield Finding("ok", "memory", text)
+        yield "ok", text
     else:
         lower = "Lower --batch_size, --crop_size or --num_workers"
-        yield Finding("warn", "memory", f"{text}. {lower}")
+        yield "warn", f"{text}. {lower}"
 
 
 def free_memory() -> float:
@@ -87,16 +81,16 @@ def free_memory() -> float:
     return free
 
 
-def shared_memory(num_workers: int) -> Findings:
+def shared_memory(num_workers: int) -> Check:
     """Look at /dev/shm, through which the loader processes of PyTorch speak to each other."""
     if not os.path.isdir("/dev/shm"):
         return
     total = shutil.disk_usage("/dev/shm").total
     if total < LEAST_SHM and num_workers:
         text = "which may be too small: --num_workers 0, or docker run --shm-size=8g"
-        yield Finding("warn", "/dev/shm", f"{total / 2**20:.0f} MiB, {text}")
+        yield "warn", f"{total / 2**20:.0f} MiB, {text}"
     else:
-        yield Finding("ok", "/dev/shm", f"{total / GIB:.1f} GiB")
+        yield "ok", f"{total / GIB:.1f} GiB"
 
 
 def commit() -> str:

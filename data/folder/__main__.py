@@ -13,8 +13,8 @@ the machine too.
 import sys
 
 from data.datasets import add_folder_flags
-from data.doctor.dataset import examine
-from data.doctor.finding import Finding, Findings, guarded, show
+from data.doctor import dataset as looks
+from data.doctor.finding import Check, Checks, show
 from data.folder import Folder
 from data.lists import plain, visible
 from tool.checkpoint import some
@@ -22,21 +22,22 @@ from tool.cli import StepParser
 from tool.run import run
 
 
-def examine_folder(folder: Folder, whole: bool = False) -> Findings:
-    """Yield what is found of all lists, pictures and masks in a folder; see the checks."""
+def checks_of(folder: Folder, whole: bool = False) -> Checks:
+    """Yield the checks of all lists, pictures and masks in a folder."""
     names = [path.stem for path in visible(folder.root / "splits") if path.suffix == ".txt"]
-    yield Finding("ok", "folder", f"{len(folder.pictures)} pictures in {folder.root}")
-    yield from examine(folder, folder.train_list, names, (), whole, folder.pictures)
-    yield from guarded("masks", stray_masks, folder)
+    yield "folder", [("ok", f"{len(folder.pictures)} pictures in {folder.root}")]
+    lists = [folder.train_list, *names]
+    yield from looks.checks_of(folder, lists, more=folder.pictures, whole=whole)
+    yield "masks", stray_masks(folder)
 
 
-def stray_masks(folder: Folder) -> Findings:
+def stray_masks(folder: Folder) -> Check:
     """Look for masks that belong to no picture."""
     known = {plain(image_id) for image_id in folder.pictures}
     there = (path.stem for path in visible(folder.root / "masks"))
     strays = [name for name in there if plain(name) not in known]
     if strays:
-        yield Finding("warn", "masks", f"{len(strays)} belong to no picture: {some(strays)}")
+        yield "warn", f"{len(strays)} belong to no picture: {some(strays)}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder = Folder(args.dataset_root, args.negative_class)
     folder.bands, folder.value_range = args.bands, args.value_range
 
-    findings = show(examine_folder(folder, args.all))
+    findings = show(checks_of(folder, args.all))
     failures = sum(finding.status == "FAIL" for finding in findings)
     warnings = sum(finding.status == "warn" for finding in findings)
     end = "Correct the failures first." if failures else "It can be used as it is."
