@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from data.demo import Demo
+from tool.cli import Parser
 from tool.run import run
 from tool.writer import NOTE, own_folder, write_json
 
@@ -20,9 +21,7 @@ NUM_CLASSES = 3  # foreground classes of the example; few classes need little tr
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the folder; one that this program made is written again, no other one."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="the folder to write")
     out = parser.parse_args(arguments).out
 

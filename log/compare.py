@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from log import check, curves
 from log.charts import picture
 from log.curves import OWN, RECORDED, Curves, read_curves, read_recorded
+from tool.cli import Parser
 from tool.errors import InputError
 from tool.run import run
 from tool.writer import write_own, write_table
@@ -124,7 +125,7 @@ def compare(path: Path, ours: Curves, name: str, classes: bool) -> str:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the settings of this program."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     run_help = "a session, its curves.csv, or a log of the released code"
     parser.add_argument("run", type=Path, help=run_help)
     against = (

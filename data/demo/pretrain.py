@@ -28,6 +28,7 @@ from data.demo import Demo, drawing
 from net.inputs import normalise
 from net.resnet50 import EXPANSION, FixedBatchNorm, ResNet50
 from tool import checkpoint
+from tool.cli import Parser
 from tool.progress import progress
 from tool.run import run
 
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the settings of this program."""
     form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = Parser(description=__doc__, formatter_class=form)
     parser.add_argument("--out", default=Demo.pretrained, help="file to write")
     parser.add_argument("--seed", type=int, default=0, help="of pictures, weights and batches")
     return parser.parse_args(arguments)
