@@ -10,7 +10,6 @@ import pytest
 from conftest import load_program
 
 REPOSITORY = Path(__file__).parent.parent
-SCRIPTS = sorted(path.name for path in REPOSITORY.glob("run_*.sh"))
 TOGETHER = ["-m", "tool.launch", "--standalone", "--nproc_per_node=4"]
 STEPS_CRF = ["train_resnet50_SIPE", "make_cam", "eval_cam", "make_seg_labels", "eval_seg_labels"]
 STEPS_SEG = ["train_seg", "infer_seg", "eval_seg_labels"]
@@ -39,12 +38,6 @@ def arguments_of(lines: list[list[str]], program: str) -> list[str]:
     """Return what a program's command line says after its name."""
     line = next(line for line in lines if f"{program}.py" in line)
     return line[line.index(f"{program}.py") + 1 :]
-
-
-@pytest.mark.parametrize("script", [*SCRIPTS, "tool/setup.sh", "tool/pipeline.sh"])
-def test_bash_reads_it(script):
-    end = subprocess.run(["bash", "-n", REPOSITORY / script], capture_output=True, text=True)
-    assert (end.returncode, end.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -241,14 +234,9 @@ def test_coco_as_published(command_lines, tmp_path):
     assert args.dataset_root == settings["LINK_ROOT"]
     assert (args.val_freq, args.val_list, args.train_list) == (0, "train_sample", None)
     assert (args.max_epoches, args.batch_size, args.lr) == (5, 16, 0.1)
-
-
-def test_coco_with_validation(command_lines):
-    """On a sample, since all of train would take longer than the training."""
     _, lines = command_lines("run_coco.sh", TRAIN_FLAGS="--val_freq 500")
-    args = importlib.import_module("train_resnet50_SIPE").parse_arguments(
-        arguments_of(lines, "train_resnet50_SIPE")
-    )
+    words = arguments_of(lines, "train_resnet50_SIPE")
+    args = importlib.import_module("train_resnet50_SIPE").parse_arguments(words)
     assert (args.val_freq, args.val_list) == (500, "train_sample")
 
 
@@ -281,8 +269,8 @@ def test_a_step_that_fails_stops_the_script_with_a_sentence(program, command_lin
     [
         ("REFINE", "IRN"),
         ("SEG_MODEL", "v2"),
-        *(("NPROC", value) for value in ("two", "0", "-1", "1 2", "9" * 20)),
-        *(("NUM_WORKERS", value) for value in ("two", "-1", "1 2", " ")),
+        *(("NPROC", value) for value in ("two", "0", "9" * 20)),
+        *(("NUM_WORKERS", value) for value in ("-1", " ")),
         *((name, "maybe") for name in ("DOWNLOAD", "ABLATION", "DOCTOR")),
     ],
 )
@@ -322,41 +310,40 @@ def test_segmentation_network_can_be_chosen_or_left_out(script, command_lines, t
     assert judged[judged.index("--eval_list") + 1] == "val"
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", []),
-        (" \t ", []),
-        ("--a 1", ["--a", "1"]),
-        ("--a\n --b", ["--a", "--b"]),
-        ("--pretrained '/my weights/x.pth'", ["--pretrained", "/my weights/x.pth"]),
-        ('--a "x y" --b', ["--a", "x y", "--b"]),
-        (r"--a x\ y", ["--a", "x y"]),
-        (r'--a "x \" y"', ["--a", 'x " y']),
-        ("--a ''", ["--a", ""]),
-        ("--a $(touch made) `touch made` $HOME * #x", None),
-        ("--a=b;touch made", ["--a=b;touch", "made"]),
-        ("-n -e", ["-n", "-e"]),
-    ],
-)
+# How a shell splits text into words.
+TEXTS = {
+    " \t ": [],
+    "--a 1\n --b": ["--a", "1", "--b"],
+    "--a '/my weights/x.pth'": ["--a", "/my weights/x.pth"],
+    '--a "x y" --b': ["--a", "x y", "--b"],
+    r"--a x\ y": ["--a", "x y"],
+    r'--a "x \" y"': ["--a", 'x " y'],
+    "--a ''": ["--a", ""],
+    "--a $(touch made) `touch made` $HOME * #x;": (
+        ["--a", "$(touch", "made)", "`touch", "made`", "$HOME", "*", "#x;"]
+    ),
+    "-n -e": ["-n", "-e"],
+}
+
+
 @pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
 def test_flags_are_split_as_a_shell_does_it_and_nothing_is_executed(
-    script, text, expected, command_lines, tmp_path
+    script, command_lines, tmp_path
 ):
-    variables = ["TRAIN_FLAGS", "INFER_FLAGS"] + ["PREPARE_FLAGS"] * (script == "run_coco.sh")
-    end, lines = command_lines(script, tmp_path, **dict.fromkeys(variables, text))
+    texts = dict(zip(FLAGS.values(), TEXTS, strict=True))
+    preparation = {"PREPARE_FLAGS": "--a 'b c'"} if script == "run_coco.sh" else {}
+    end, lines = command_lines(script, tmp_path, REFINE="irn", **texts, **preparation)
     assert end.returncode == 0, end.stderr
-    expected = text.split() if expected is None else expected
-    _, plain = command_lines(script, tmp_path)
-    for program in ("train_resnet50_SIPE", "infer_seg"):
-        assert arguments_of(lines, program) == [*arguments_of(plain, program), *expected]
-    if script == "run_coco.sh":
-        assert lines[0] == [*plain[0], *expected]
+    _, plain = command_lines(script, tmp_path, REFINE="irn")
+    for program, name in FLAGS.items():
+        expected = [*arguments_of(plain, program), *TEXTS[texts[name]]]
+        assert arguments_of(lines, program) == expected
+    assert lines[0] == [*plain[0], *(["--a", "b c"] if preparation else [])]
     assert not list(tmp_path.rglob("made"))
     assert not (REPOSITORY / "made").exists()
 
 
-@pytest.mark.parametrize("name", [*FLAGS.values(), "LAUNCH", "PREPARE_FLAGS"])
+@pytest.mark.parametrize("name", ["TRAIN_FLAGS", "INFER_FLAGS", "LAUNCH", "PREPARE_FLAGS"])
 def test_a_quotation_mark_that_does_not_close_is_found_before_anything_runs(name, command_lines):
     end, lines = command_lines("run_coco.sh", **{name: "--a 'b"})
     assert end.returncode == 2
@@ -364,7 +351,7 @@ def test_a_quotation_mark_that_does_not_close_is_found_before_anything_runs(name
     assert not lines
 
 
-@pytest.mark.parametrize("session", ["s", "a b/s", "it's", 'a "b"', "-s", "l&k", "s;x", "$HOME"])
+@pytest.mark.parametrize("session", ["a b/s", "-s", 'it\'s "b" l&k;x $HOME'])
 @pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh", "run_demo.sh"])
 def test_relative_paths_count_from_where_the_script_was_started(
     script, session, command_lines, tmp_path
@@ -411,7 +398,7 @@ ODD += ["PREPARE", "REQUIREMENTS", "OMP_NUM_THREADS", "TESTED", "INTO", "WORDS",
 
 
 @pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh", "run_demo.sh"])
-@pytest.mark.parametrize("value", ["", "a b", "/"])
+@pytest.mark.parametrize("value", ["", "/ a"])
 def test_what_the_environment_holds_under_other_names_changes_nothing(
     script, value, command_lines, tmp_path
 ):
