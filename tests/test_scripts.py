@@ -1,5 +1,6 @@
 """run_voc.sh, run_coco.sh: their command lines, how they stop; tool/setup.sh: what it installs."""
 
+import argparse
 import importlib
 import os
 import subprocess
@@ -40,6 +41,11 @@ def arguments_of(lines: list[list[str]], program: str) -> list[str]:
     return line[line.index(f"{program}.py") + 1 :]
 
 
+def parsed(lines: list[list[str]], program: str) -> argparse.Namespace:
+    """Return what a program understands of its command line."""
+    return importlib.import_module(program).parse_arguments(arguments_of(lines, program))
+
+
 @pytest.mark.parametrize(
     ("script", "refine", "steps"),
     [
@@ -54,14 +60,12 @@ def test_every_command_line_is_understood(script, refine, steps, command_lines, 
     end, lines = command_lines(script, **settings, **({"REFINE": refine} if refine else {}))
     assert end.returncode == 0, end.stderr
     assert steps_of(lines) == [*steps, *STEPS_SEG]
-    parsed = {}
     for name in [*steps, *STEPS_SEG[:2]]:
-        program = importlib.import_module(name)
-        args = parsed[name] = program.parse_arguments(arguments_of(lines, name))
+        args = parsed(lines, name)
         assert args.dataset == script[len("run_") : -len(".sh")]
         assert args.session_name == settings["SESSION"]
         assert (args.num_workers, args.device) == (3, "cpu")
-    assert parsed["make_seg_labels"].refine == ("irn" if "train_irn" in steps else "crf")
+    assert parsed(lines, "make_seg_labels").refine == ("irn" if "train_irn" in steps else "crf")
     prepare = lines[0]
     assert prepare[0] == "-m"
     with pytest.raises(SystemExit):
@@ -137,13 +141,9 @@ def test_seeds_run_one_after_the_other_and_end_with_a_table(script, command_line
     end, lines = command_lines(script, SEEDS="3 14", SESSION=session)
     assert end.returncode == 0, end.stderr
     assert lines[-1] == ["-m", "tool.report", f"{session}_3", f"{session}_14"]
-    parsers = {
-        n: importlib.import_module(n) for n in ("train_resnet50_SIPE", "train_irn", "train_seg")
-    }
-    for name, program in parsers.items():
-        called = [line[1:] for line in lines if f"{name}.py" in line]
-        seeds = [program.parse_arguments(line).seed for line in called]
-        assert sorted(set(seeds)) == [3, 14]
+    for name in ("train_resnet50_SIPE", "train_irn", "train_seg"):
+        called = [line for line in lines if f"{name}.py" in line]
+        assert {parsed([line], name).seed for line in called} == {3, 14}
     sessions = {
         line[line.index("--session_name") + 1] for line in lines if "--session_name" in line
     }
@@ -156,11 +156,8 @@ def test_seeds_run_one_after_the_other_and_end_with_a_table(script, command_line
 
 def test_a_seed_is_one_that_the_user_may_overrule(command_lines):
     _, lines = command_lines("run_voc.sh", SEED="7", IRN_FLAGS="--seed 8")
-    seeds = {}
-    for name in ("train_resnet50_SIPE", "train_irn", "train_seg"):
-        program = importlib.import_module(name)
-        seeds[name] = program.parse_arguments(arguments_of(lines, name)).seed
-    assert seeds == {"train_resnet50_SIPE": 7, "train_irn": 8, "train_seg": 7}
+    seeds = {"train_resnet50_SIPE": 7, "train_irn": 8, "train_seg": 7}
+    assert {name: parsed(lines, name).seed for name in seeds} == seeds
     end, _ = command_lines("run_voc.sh", SEED="x")
     assert end.returncode == 2
 
@@ -170,9 +167,9 @@ def test_ablation_trains_the_classifier_without_gsc_too(command_lines, tmp_path)
     _, lines = command_lines("run_voc.sh", SESSION=session, ABLATION="1")
     more = [line for line in lines if f"{session}/cam_only" in line]
     assert steps_of(more) == ["train_resnet50_SIPE", "make_cam", "eval_cam"]
-    train = importlib.import_module("train_resnet50_SIPE").parse_arguments(more[0][1:])
+    train = parsed(more, "train_resnet50_SIPE")
     assert (train.gsc_weight, train.session_name) == (0, f"{session}/cam_only")
-    maps = importlib.import_module("make_cam").parse_arguments(more[1][1:])
+    maps = parsed(more, "make_cam")
     assert (maps.save_cam, maps.infer_list) == (True, "train")
     _, without = command_lines("run_voc.sh", SESSION=session)
     assert [line for line in lines if line not in more] == without
@@ -182,11 +179,8 @@ def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines, tm
     half = {"PRESET": "half", "VOC_ROOT": "/data/VOC2012/", "SESSION": str(tmp_path / "s")}
     _, lines = command_lines("run_voc.sh", **half, TRAIN_FLAGS="--lr 0.01 --amp off")
     assert lines[0][-2:] == ["--halve", "/data/VOC2012_half"]
-    args = {}
-    for name in (*STEPS_IRN, *STEPS_SEG[:2]):
-        program = importlib.import_module(name)
-        args[name] = program.parse_arguments(arguments_of(lines, name))
-        assert args[name].dataset_root == "/data/VOC2012_half"
+    args = {name: parsed(lines, name) for name in (*STEPS_IRN, *STEPS_SEG[:2])}
+    assert {one.dataset_root for one in args.values()} == {"/data/VOC2012_half"}
     train = args["train_resnet50_SIPE"]
     assert (train.crop_size, train.resize_min, train.resize_max) == (256, 160, 320)
     assert (train.batch_size, train.max_epoches, train.lr, train.amp) == (16, 5, 0.01, "off")
@@ -228,15 +222,12 @@ def test_coco_as_published(command_lines, tmp_path):
     _, lines = command_lines("run_coco.sh", COCO_ROOT="/data/ms coco&", **settings)
     root = ["--dataset_root", "/data/ms coco&", "--link_root", settings["LINK_ROOT"]]
     assert lines[0] == ["-m", "data.coco", *root, "--crowd", "ignore"]
-    args = importlib.import_module("train_resnet50_SIPE").parse_arguments(
-        arguments_of(lines, "train_resnet50_SIPE")
-    )
+    args = parsed(lines, "train_resnet50_SIPE")
     assert args.dataset_root == settings["LINK_ROOT"]
     assert (args.val_freq, args.val_list, args.train_list) == (0, "train_sample", None)
     assert (args.max_epoches, args.batch_size, args.lr) == (5, 16, 0.1)
     _, lines = command_lines("run_coco.sh", TRAIN_FLAGS="--val_freq 500")
-    words = arguments_of(lines, "train_resnet50_SIPE")
-    args = importlib.import_module("train_resnet50_SIPE").parse_arguments(words)
+    args = parsed(lines, "train_resnet50_SIPE")
     assert (args.val_freq, args.val_list) == (500, "train_sample")
 
 
@@ -301,9 +292,7 @@ def test_segmentation_network_can_be_chosen_or_left_out(script, command_lines, t
     assert not set(STEPS_SEG[:2]) & set(steps_of(lines))
     settings = {"SEG_MODEL": "deeplabv1_resnet38", "SESSION": str(tmp_path / "s")}
     _, lines = command_lines(script, **settings)
-    for name in STEPS_SEG[:2]:
-        args = importlib.import_module(name).parse_arguments(arguments_of(lines, name))
-        assert args.model == "deeplabv1_resnet38"
+    assert {parsed(lines, name).model for name in STEPS_SEG[:2]} == {"deeplabv1_resnet38"}
     judged = lines[-2]  # before the report
     folder = judged[judged.index("--label_dir") + 1]
     assert folder == str(tmp_path / "s/seg_deeplabv1_resnet38")
