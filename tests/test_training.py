@@ -163,6 +163,48 @@ def test_every_step_of_segmentation_has_its_own_seed(lines, monkeypatch):
     assert seeds == [(15 << 32) + step for step in range(4)]
 
 
+def test_windows_and_masks_reach_the_classifier_and_gradients_are_clipped(lines, monkeypatch):
+    seen, norms = [], []
+    forward, update = resnet50_SIPE.Net.forward, torch.optim.SGD.step
+
+    def record(net, img, valid_mask):
+        seen.append((img, valid_mask))
+        return forward(net, img, valid_mask)
+
+    def step(self, *args):
+        grads = [p.grad.norm() for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.stack(grads).norm()))
+        return update(self, *args)
+
+    monkeypatch.setattr(resnet50_SIPE.Net, "forward", record)
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    monkeypatch.setattr(train_sipe, "GRADIENT_NORM", 1e-4)
+    train_sipe.main(lines["train_resnet50_SIPE"])
+    assert norms == pytest.approx([1e-4] * 6, rel=0.05)
+    classes = torch.cat([mask.amax((2, 3)).sum(1) for _, mask in seen])  # with background
+    assert sorted(classes.tolist()) == [2] * 10 + [3] * 2
+    assert any((img == 0).any() for img, _ in seen)  # padding has the mean colour
+
+
+def test_irn_learns_from_pairs_of_radius_10_and_all_classes(lines, monkeypatch):
+    seen, images = [], []
+    loss_sums, forward = train_irn.loss_sums, resnet50_irn.AffinityDisplacementLoss.forward
+
+    def record(edge, displacement, label, *more):
+        seen.append(more)
+        return loss_sums(edge, displacement, label, *more)
+
+    def look(net, img):
+        images.append(img)
+        return forward(net, img)
+
+    monkeypatch.setattr(train_irn, "loss_sums", record)
+    monkeypatch.setattr(resnet50_irn.AffinityDisplacementLoss, "forward", look)
+    train_irn.main(lines["train_irn"])
+    assert seen == [(4, 10)] * 6
+    assert any((img == 0).any() for img in images[:6])  # padding has the mean colour
+
+
 # ------------------------------------------------------------------------------ modes, validation
 
 
