@@ -21,7 +21,6 @@ from data.transforms import rescale
 from make_cam import infer
 from net.inputs import IMAGENET_MEAN, IMAGENET_STD, prepare
 from net.recipes import MODELS
-from tool.errors import InputError
 from tool.pictures import read_rgb
 
 SIZE, SMALLEST, LARGEST = 48, 30, 70
@@ -219,13 +218,6 @@ def test_tensor_has_channels_first_and_owns_its_memory():
     assert tensor[:, 0, 1].tolist() == [3, 4, 5]
     tensor.zero_()
     assert image.getpixel((1, 0)) == (3, 4, 5)
-
-
-def test_broken_picture_is_named(folder):
-    path = folder.image_path("c")
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"c\.png"):
-        list(one_by_one(ScaledPictures(folder, ["a", "c"], (1.0,)), 0))
 
 
 def test_colours_shift_and_stay_where_their_label_is(folder, tiny):
