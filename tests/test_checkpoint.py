@@ -73,7 +73,7 @@ def test_torchvision_names_load_into_the_network():
     [
         (lambda s: s.pop("side2.weight"), "missing: side2.weight"),
         (lambda s: s.update(extra=torch.zeros(1)), "left over: extra"),
-        (lambda s: s.update({"classifier.weight": torch.zeros(8, 128, 1, 1)}), "8 classes"),
+        (lambda s: s.update({"classifier.weight": torch.zeros(8, 128, 1, 1)}), "classifier.weight"),
         (lambda s: s.update({"stage0.0.weight": torch.zeros(4, 3, 7, 7)}), "different values"),
     ],
 )

@@ -90,6 +90,16 @@ def test_convolutions_alone_learn_each_in_one_group(kind):
 
 
 @both
+def test_prepare_puts_zeros_outside_of_the_box(kind):
+    pictures = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
+    x = kind.network.prepare(pictures, torch.tensor([[1, 0, 4, 5], [0, 2, 5, 3]]))
+    expected, whole = torch.zeros(2, 3, 5, 5), kind.network.prepare(pictures)
+    assert torch.equal(whole, kind.network.normalise(pictures))
+    expected[0, :, 1:4], expected[1, :, :, 2:3] = whole[0, :, 1:4], whole[1, :, :, 2:3]
+    assert torch.equal(x, expected)
+
+
+@both
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (33, 20)])
 def test_predict_gives_logits_at_pixels_in_evaluation_mode(kind, size):
     net = small(kind).eval()
@@ -118,6 +128,28 @@ def test_a_head_of_other_classes_is_left_out_and_a_fitting_one_is_taken(kind, tm
     net, record = build(kind.network, 3, tmp_path / "trained.pth")
     assert record["fresh"] == record["left_out"] == []
     assert all(torch.equal(v, source.state_dict()[name]) for name, v in tensors(net).items())
+
+
+@both
+@pytest.mark.parametrize("prefix", ["", "own.", "module.own."])
+def test_published_backbones_in_half_precision(kind, tmp_path, prefix):
+    source, own = small(kind), kind.network.prefix
+    backbone = {n: v.half() for n, v in tensors(source).items() if not kind.network.is_head(n)}
+    prefix = prefix.replace("own.", own)
+    state = {prefix + n.removeprefix(own): value for n, value in backbone.items()}
+    other = f"{kind.network.other_heads[0]}weight"
+    torch.save({"state_dict": {**state, other: torch.zeros(91, 8)}}, tmp_path / "init.pth")
+    net, record = build(kind.network, 21, tmp_path / "init.pth")
+    assert record["layout"] == kind.network.layout
+    assert record["left_out"] == [other]
+    head = [name for name in tensors(net) if kind.network.is_head(name)]
+    assert record["fresh"] == head
+    assert len(head) == kind.fresh
+    size = {name: kind.size[name] for name in ("width", "blocks")}
+    assert {"num_classes": 21, **size}.items() <= record["config"].items()
+    assert record["config"].get("stride_on", "reduce") == "reduce"
+    for name, value in backbone.items():
+        assert torch.equal(net.state_dict()[name], value.float()), name
 
 
 @both

@@ -1,7 +1,6 @@
 """DeepLab v2: against the reference's numbers, Pillow, and files in the published names."""
 
 import inspect
-import shutil
 
 import numpy as np
 import pytest
@@ -127,18 +126,6 @@ def test_prepare_is_bgr_without_the_mean():
     torch.testing.assert_close(x.flatten(), expected)
 
 
-def test_prepare_puts_zeros_outside_of_the_box():
-    pictures = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
-    box = torch.tensor([[1, 0, 4, 5], [0, 2, 5, 3]])
-    x = DeepLabV2_ResNet101_MSC.prepare(pictures, box)
-    expected = torch.zeros(2, 3, 5, 5)
-    whole = DeepLabV2_ResNet101_MSC.prepare(pictures)
-    for i, (top, left, bottom, right) in enumerate(box.tolist()):
-        inner = (i, slice(None), slice(top, bottom), slice(left, right))
-        expected[inner] = whole[inner]
-    assert torch.equal(x, expected)
-
-
 @pytest.mark.parametrize("source", [1, 2, 7, 10, 41, 108, 321, 375])
 def test_labels_shrink_and_grow_as_pillow_does_it(source):
     rng = np.random.default_rng(source)
@@ -186,27 +173,6 @@ def test_head_starts_small_and_without_bias():
 # ---------------------------------------------------------------------------- weights
 
 
-@pytest.mark.parametrize("prefix", ["", "base.", "module.base."])
-def test_initialisation_in_the_names_of_deeplab_pytorch(tmp_path, prefix):
-    source = small()
-    state = {
-        prefix + n.removeprefix("base."): v.half()
-        for n, v in tensors(source).items()
-        if not is_head(n)
-    }
-    state["fc.weight"], state["fc.bias"] = torch.zeros(91, 8), torch.zeros(91)
-    torch.save({"state_dict": state}, tmp_path / "init.pth")
-    net, record = build(DeepLabV2_ResNet101_MSC, 21, tmp_path / "init.pth")
-    assert record["layout"] == "deeplab"
-    assert record["fresh"] == [f"base.aspp.c{i}.{x}" for i in range(4) for x in ("weight", "bias")]
-    assert record["left_out"] == ["fc.weight", "fc.bias"]
-    expected = {"num_classes": 21, "width": 4, "blocks": list(SMALL), "stride_on": "reduce"}
-    assert record["config"] == net.config == expected
-    for name, value in tensors(net).items():
-        if not is_head(name):
-            assert torch.equal(value, source.state_dict()[name].half().float()), name
-
-
 def test_torchvision_names_and_depth(tmp_path):
     source = small(blocks=(2, 1, 2, 1))
     state = torchvision_names(tensors(source))
@@ -234,11 +200,17 @@ def test_torchvision_names_and_depth(tmp_path):
         build(DeepLabV2_ResNet101_MSC, 3, tmp_path / "resnet.pth", width=8)
 
 
-def test_a_torchvision_backbone_computes_the_same_from_our_input(tmp_path):
+@pytest.fixture
+def narrow(tmp_path):
+    """A narrow ResNet-50 of torchvision's layout, the network made of it, and a picture."""
     resnet = filled(ResNet50(width=4))
     torch.save(resnet.state_dict(), tmp_path / "narrow.pth")
     net, _ = build(DeepLabV2_ResNet101_MSC, 3, tmp_path / "narrow.pth")
-    picture = torch.randint(0, 256, (1, 3, 73, 73), dtype=torch.uint8)
+    return resnet, net, torch.randint(0, 256, (1, 3, 73, 73), dtype=torch.uint8)
+
+
+def test_a_torchvision_backbone_computes_the_same_from_our_input(narrow, tmp_path):
+    resnet, net, picture = narrow
     with torch.no_grad():
         theirs = resnet.bn1(resnet.conv1(normalise(picture)))
         ours = net.base.layer1.conv1(net.prepare(picture))
@@ -255,12 +227,9 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(tmp_path):
         assert relative(published.base.layer3(published.base.layer2(stem)), expected) > 0.01
 
 
-def test_a_torchvision_stem_learns_at_the_pace_of_its_own_training(tmp_path):
+def test_a_torchvision_stem_learns_at_the_pace_of_its_own_training(narrow):
     """With weights as small as 0..255 pixels want them, gradients were 58 times larger."""
-    resnet = filled(ResNet50(width=4))
-    torch.save(resnet.state_dict(), tmp_path / "narrow.pth")
-    net, _ = build(DeepLabV2_ResNet101_MSC, 3, tmp_path / "narrow.pth")
-    picture = torch.randint(0, 256, (1, 3, 73, 73), dtype=torch.uint8)
+    resnet, net, picture = narrow
     resnet.conv1.requires_grad_(True)
     resnet.bn1(resnet.conv1(normalise(picture))).square().sum().backward()
     stem = net.base.layer1.conv1
@@ -270,31 +239,11 @@ def test_a_torchvision_stem_learns_at_the_pace_of_its_own_training(tmp_path):
     assert ours.grad.norm().item() == pytest.approx(theirs.grad.norm().item(), rel=0.1)
 
 
-def test_imagenet_is_the_weights_of_a_resnet_101(tmp_path, monkeypatch):
-    torch.save(torchvision_names(tensors(small())), tmp_path / "resnet.pth")
-    fetched = []
-
-    def fetch(url, path, beginning):
-        fetched.append((url, beginning))
-        shutil.copyfile(tmp_path / "resnet.pth", path)
-
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    monkeypatch.setattr(checkpoint, "digest", lambda path: "63fe2227" + "0" * 56)
-    net, record = build(DeepLabV2_ResNet101_MSC, 3, "imagenet")
-    assert fetched == [("https://download.pytorch.org/models/resnet101-63fe2227.pth", "63fe2227")]
-    assert (record["pretrained"], record["layout"]) == ("imagenet", "torchvision")
-    assert record["left_out"] == ["fc.weight", "fc.bias"]
-    from_file, record = build(DeepLabV2_ResNet101_MSC, 3, tmp_path / "resnet.pth")
-    assert record["pretrained"] == str(tmp_path / "resnet.pth")
-    assert torch.equal(
-        net.base.layer5.block1.reduce.conv.weight, from_file.base.layer5.block1.reduce.conv.weight
-    )
-
-
 def test_the_published_network_is_the_default():
     defaults = inspect.signature(DeepLabV2_ResNet101_MSC).parameters
     assert defaults["blocks"].default == BLOCKS == (3, 4, 23, 3)
     assert defaults["stride_on"].default == "reduce"
+    imagenet = DeepLabV2_ResNet101_MSC.architecture
+    assert [imagenet(None), imagenet([3, 4, 6, 3])] == ["resnet101", "resnet50"]
     with pytest.raises(InputError, match="stride_on"):
         DeepLabV2_ResNet101_MSC(3, 4, stride_on="pool")

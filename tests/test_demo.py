@@ -202,12 +202,10 @@ def test_report_writes_table_and_picture(session):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("eval_cam.json", b'{"miou": "x"}'),
         ("eval_pseudo_label.json", None),
         ("cam_only/eval_cam.json", b'{"miou": 0.5}'),
         ("seconds.txt", b"a few words here\n"),
         ("npy/train_0000.npz", b"no maps"),
-        ("pseudo_label/train_0000.png", b"no picture"),
     ],
 )
 def test_a_missing_or_damaged_file_is_named(name, content, session):

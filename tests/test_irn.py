@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 
-from net.inputs import normalise
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from tests import reference
@@ -110,17 +109,6 @@ def test_groups_of_the_optimiser():
     alone, empty = edges.trainable_groups(0.1, 1e-4)
     assert (alone["name"], empty["params"]) == ("edges", [])
     assert len(alone["params"]) == len(edge["params"])
-
-
-def test_input_is_normalised_and_zero_in_the_padding():
-    window = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
-    box = torch.tensor([[0, 0, 8, 8], [2, 1, 5, 7]])
-    img = AffinityDisplacementLoss.prepare(window, box)
-    expected = torch.zeros(2, 3, 8, 8)
-    expected[0] = normalise(window[0])
-    expected[1, :, 2:5, 1:7] = normalise(window[1, :, 2:5, 1:7])
-    assert torch.equal(img, expected)
-    assert torch.equal(EdgeDisplacement.prepare(window[0]), expected[0])
 
 
 def test_mean_shift_is_for_evaluation():
