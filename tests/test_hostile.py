@@ -318,6 +318,7 @@ def test_faults_of_a_case_are_told_apart(kind, act, world, copy, monkeypatch):
         act()
 
     case = sweep.Case(world, copy, "8")
+    hostile.restore(copy, world)  # without the accidents of the case
     case.plant(copy / "run/visual")
     case.program, case.own, case.kept = "eval_cam", list(OUTPUTS["eval_cam"]), kind == "stale"
     case.line, case.flags, case.harmed = hostile.lines_of(copy)["eval_cam"], [], []
