@@ -53,7 +53,14 @@ def _check(file: Path, dataset: Dataset, image_id: str) -> None:
 def _pack_tar(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         for name, file in members:
-            tar.add(file, name)
+            tar.add(file, name, filter=_anonymous)
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Take the owner's names and the time of the file away from a member."""
+    member.uid = member.gid = member.mtime = 0
+    member.uname = member.gname = ""
+    return member
 
 
 def _pack_zip(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:

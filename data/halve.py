@@ -9,7 +9,7 @@ from data.base import Dataset
 from data.loaders import for_each
 from tool.errors import InputError
 from tool.pictures import check_label, read_mask, save_label
-from tool.record import Outputs
+from tool.record import Digests, Outputs
 from tool.writer import NOTE, own_folder, write_atomic, write_json, write_lines, write_own
 
 QUALITY = 95  # of the JPEGs
@@ -31,8 +31,11 @@ def halve(voc: Dataset, lists: dict[str, list[str]], folder: Path, num_workers: 
     own_folder(folder)
     write_json(folder / NOTE, {"program": "data.voc"})
     ids = list(dict.fromkeys(image_id for ids in lists.values() for image_id in ids))
-    annotations = [_annotation(voc.root, image_id) for image_id in ids]
-    sources = {"picture": [voc.image_path(i) for i in ids], "annotation": annotations}
+    sources = {
+        "picture": [voc.image_path(image_id) for image_id in ids],
+        "annotation": [_annotation(voc.root, image_id) for image_id in ids],
+        "mask": _mask_digests(voc, folder, ids),
+    }
     place = folder / "Annotations"  # the last file of a picture that is written
     halved = Outputs(folder, place, "data.voc", {}, voc.all_names, ids, ".xml", sources)
     missing = halved.open(restart=False)
@@ -40,6 +43,13 @@ def halve(voc: Dataset, lists: dict[str, list[str]], folder: Path, num_workers: 
     halved.finish()
     for name, of_list in lists.items():
         write_lines(folder / f"ImageSets/Segmentation/{name}.txt", of_list, write_own)
+
+
+def _mask_digests(voc: Dataset, folder: Path, ids: list[str]) -> list[str]:
+    """Return a digest of every mask; an empty text of a picture that has none."""
+    masks = {i: path for i in ids if (path := voc.mask_path(i)).is_file()}
+    digests = dict(zip(masks, Digests(folder).of(masks.values()), strict=True))
+    return [digests.get(image_id, "") for image_id in ids]
 
 
 def _annotation(root: Path, image_id: str) -> Path:

@@ -15,13 +15,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from data import download, voc
 from data.download import Archive, fetch
 from tool.errors import InputError
-from tool.pictures import read_mask
+from tool.pictures import read_mask, save_label
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -246,6 +247,12 @@ def test_voc_is_fetched_and_halved_once_and_both_are_devkits(devkit, server, tmp
     voc.main(flags)
     assert made == {path: path.stat().st_mtime_ns for path in half.rglob("*.jpg")}
     assert server.asked == []
+    for image_id in ("v", "s"):  # a mask that is replaced, and one that is new
+        save_label(root / f"SegmentationClass/{image_id}.png", np.full((20, 31), 3))
+    voc.main(flags)
+    again = {p.stem for p, time in made.items() if p.stat().st_mtime_ns != time}
+    assert again == {"v", "s"}
+    assert all((read_mask(small.mask_path(i)) == 3).all() for i in again)
     voc.main(["--dataset_root", str(half)])  # it is whole
 
 

@@ -573,6 +573,8 @@ def test_archive_has_the_servers_layout(trained, tiny, tmp_path):
     infer_seg.main([*flags, "--archive", str(tmp_path / "voc.zip"), "--archive_comp", "comp5"])
     with tarfile.open(tmp_path / "voc.tar.gz") as tar:
         packed = {member.name: tar.extractfile(member).read() for member in tar}
+        about = {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in tar}
+    assert about == {(0, 0, "", "", 0)}  # no name of an owner, no time
     folder = "results/VOC2012/Segmentation/comp6_test_cls"
     assert list(packed) == [f"{folder}/e.png", f"{folder}/b.png"]
     for name, content in packed.items():
