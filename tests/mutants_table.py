@@ -76,7 +76,7 @@ FAULTS = {
         ("optimizer.zero_grad()", "pass", "restart irn"),
         ("    net.eval()\n", "", "training mean_displacement"),
         ("total[:2] / total[2]", "total[:2]", "refinement mean_displacement"),
-        ('"edge_only": args.edge_only', '"edge_only": False', "refinement edge_only"),
+        ("edge_only=args.edge_only)", "edge_only=False)", "refinement edge_only"),
         ("label_files=labels", "label_files=()", "training something_else and label_file"),
         ("net.prepare(window, box)", "net.prepare(window)", "training"),
         (
@@ -373,7 +373,7 @@ FAULTS = {
         ('side="left"', 'side="right"', "programs sweep"),
         ('keys[1:], maps["CAM"]', 'keys[:-1], maps["CAM"]', "programs sweep"),
         ("int(np.nanargmax(curve))", "0", "programs sweep"),
-        ("args.eval_list or dataset.eval_list", "dataset.test_list", "evaluate"),
+        ("args.eval_list or dataset.eval_list", "dataset.train_list", "outputs list_of_its_own"),
         (
             'evaluate(\n        "eval_cam", session.path, dataset, about, args.gt_path',
             'evaluate(\n        "eval_cam", session.path, dataset, about, None',
@@ -383,7 +383,7 @@ FAULTS = {
     "eval_seg_labels.py": [
         ("        check_label(path", "        print(path", "evaluate beyond"),
         ("label == UNSURE", "label == 0", "refinement unsure"),
-        ("args.eval_list or dataset.eval_list", "dataset.test_list", "evaluate"),
+        ("args.eval_list or dataset.eval_list", "dataset.train_list", "outputs list_of_its_own"),
     ],
     "tool/evaluate.py": [
         ("if not math.isnan(value)]", "]", "evaluate no_zero"),

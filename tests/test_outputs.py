@@ -16,6 +16,7 @@ import make_seg_labels
 import train_irn
 import train_resnet50_SIPE as train
 import train_seg
+from data.folder import Folder
 from tests import tiny
 from tool import checkpoint
 from tool.errors import InputError
@@ -185,15 +186,19 @@ def test_work_that_was_moved_continues(chain, tmp_path, monkeypatch):
 # ------------------------------------------------------------------------- lists and results
 
 
-def test_every_program_has_a_list_of_its_own(tmp_path):
+def test_every_program_has_a_list_of_its_own(tmp_path, monkeypatch):
     """The steps up to the labels take the training list, and step 3.2 that of validation."""
     chain = Chain(tmp_path)
     (chain.root / "splits").mkdir()
     (chain.root / "splits/train.txt").write_text("a\nb\nd\n")
     (chain.root / "splits/val.txt").write_text("c\ne\n")
+    (chain.root / "splits/judged.txt").write_text("a\n")
+    monkeypatch.setattr(Folder, "eval_list", "judged")
     for program in PROGRAMS:
-        if not program.startswith("eval"):
-            chain(program)
+        chain(program)
+    for name in ("cam", "pseudo_label"):
+        result = json.loads((chain.session / f"eval_{name}.json").read_text())
+        assert (result["list"], result["images"]) == ("judged", 1)
     for folder in ("npy", "ir_label", "pseudo_label"):
         assert set(chain.ages(folder)) == set("abd")
     assert set(chain.ages("seg_deeplabv2_resnet101")) == set("ce")

@@ -262,6 +262,11 @@ def test_mean_displacement_is_that_of_every_picture(trained, session, tiny):
         how = (at_once, 0, torch.device("cpu"), "off", torch.channels_last)
         train_irn.store_mean_displacement(learner, windows, *how)
         assert torch.allclose(learner.mean_shift.running_mean, stored, atol=1e-6)
+    (session / "one.txt").write_text("a\n")
+    one = ["--infer_list", str(session / "one.txt"), "--restart"]
+    train_irn.main([*trained["train_irn"], *one])
+    stored = checkpoint.load(session / "ckpt/irn.pth")["net"]["mean_shift.running_mean"]
+    assert torch.allclose(means[0], stored, atol=1e-5)
 
 
 def test_edge_only_leaves_the_edges_as_they_are(trained, session):

@@ -258,7 +258,8 @@ def test_validation_tells_class_ids_of_present_classes():
 # ------------------------------------------------------------------------------ lists and labels
 
 
-def test_lists_that_are_not_named_are_the_datasets_own(lines, session, tiny):
+def test_lists_that_are_not_named_are_the_datasets_own(lines, session, tiny, monkeypatch):
+    monkeypatch.setattr(Folder, "eval_list", "val")
     (tiny / "splits").mkdir()
     (tiny / "splits/train.txt").write_text("a\nb\nc\nd\n")
     (tiny / "splits/val.txt").write_text("e\nf\n")
@@ -268,8 +269,7 @@ def test_lists_that_are_not_named_are_the_datasets_own(lines, session, tiny):
         assert content["sources"]["train_list"].startswith("4 pictures")
         assert json.loads((session / "args.json").read_text())[program]["train_list"] == "train"
     args = train_sipe.parse_arguments(["--num_workers", "0"])
-    dataset = Folder(tiny)
-    assert train_sipe.validation_pictures(args, dataset).ids == dataset.ids(dataset.eval_list)
+    assert train_sipe.validation_pictures(args, Folder(tiny)).ids == ["e", "f"]
 
 
 def test_labels_are_resized_without_new_values(tiny):
