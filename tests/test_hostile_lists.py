@@ -82,17 +82,16 @@ KINDS = {
     "a class in both forms": ("labels.csv", f"image,{NFC},{NFD}\n".encode(), "twice"),
     "two columns of labels": ("labels.csv", b"image,labels,labels\na,red,blue\n", "twice"),
     "a quotation mark that stays open": ("labels.csv", b'image,labels\na,"red\nb,', "line 2"),
-    "one that is open over a row": ("labels.csv", b'image,labels\na,"red\nb",green\n', "line 3"),
-    "names over two lines": ("labels.csv", b'image,labels\na,"red\nblue"\n', "line 3"),
+    "one that is open over a row": ("labels.csv", b'image,labels\na,"red\nb",green\n', "line 2"),
     "an endless cell": ("labels.csv", b"image,labels\na," + b"x" * 200_000, "line 2"),
     "an endless header": ("labels.csv", b"image,labels," + b"x" * 200_000, "damaged"),
     "an empty table": ("labels.csv", b"", "no header line"),
     "a table that begins with a line": ("labels.csv", b"\n\nimage,labels\n", "no header line"),
     "a header between spaces": ("labels.csv", b"image labels\na red\n", "no header line"),
-    "a header of label": ("labels.csv", b"image,label\na,red\n", "no header line"),
+    "a header of label": ("labels.csv", b"image,label\na,red\n", "labels.csv .*classes"),
     "too many cells": ("labels.csv", b"image;labels\na;red;blue\n", "line 2.*more cells"),
     "another case": ("labels.csv", b"image,labels\na,Red\n", "line 2: 'Red' is not"),
-    "no cell of labels": ("labels.csv", b"image,labels\na\n", "line 2: 'a' has no cell"),
+    "no cell of labels": ("labels.csv", b"image,labels\na\n", "line 2 has no cell"),
     "no name of a picture": ("labels.csv", b"image,labels\n,red\n", "'' is no picture"),
     "an unknown picture": ("labels.csv", b"image,labels\nx.png,red\n", "line 2: 'x' is no picture"),
     "a picture twice": ("labels.csv", b"image,labels\na,red\na.png,red\n", "line 3: 'a' .*twice"),
@@ -150,7 +149,7 @@ ABD = [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
         "image,labels\na,red\nb,green\nd,red blue\n",
         "image;labels\na;red\nb;green\nd;red blue\n",
         "image\tlabels\na\tred\nb\tgreen\nd\tred blue\n",
-        "Image,LABELS\na,red\nb,green\nd,red blue\n",
+        'image,labels\na,red\nb,green\nd,"red\nblue"\n',
         " image , labels \n a , red \n b, green\n d ,  red  blue \n",
         '"image";"labels"\n"a";"red"\n"b";"green"\n"d";"red;blue"\n',
         'image, labels\n"a", "red"\nb, "green"\nd, "red, blue"\n',
@@ -208,9 +207,9 @@ def test_names_with_spaces(tiny, cell, expected):
 
 @pytest.mark.parametrize("name", ["background", "Background", "_background_", "BG", "__ignore__"])
 def test_background_under_every_spelling(tiny, name):
-    for before, words in (("", "1, 2"), ("red\n", "move up by one")):
+    for before in ("", "red\n"):
         (tiny / "classes.txt").write_text(f"{before}{name}\ngreen\n")
-        with refused(rf"classes\.txt: take {name} off.*{words}"):
+        with refused(rf"classes\.txt: take {name} off"):
             Folder(tiny)
     (tiny / "classes.txt").write_text(f"{name}s\nred\n")
     assert Folder(tiny).class_names == (f"{name}s", "red")

@@ -57,12 +57,17 @@ def read_items(path: Path, kind: str, remedy: str = DOWNLOAD) -> Iterator[dict[s
         remedy: what to do about a fault.
 
     Raises:
-        InputError: the file is missing, is not whole JSON, or an entry lacks what FORMS asks for.
+        InputError: the file is missing, is not whole JSON, or an entry lacks what FORMS asks for or
+            has the id of another one.
     """
+    numbers: set[int] = set()
     with decoding(path, remedy), open(regular(path), "rb") as file:
         entries = ijson.items(_Shallow(file), f"{kind}.item", buf_size=CHUNK, use_float=True)
         for place, entry in enumerate(entries, 1):
             check(entry, FORMS[kind], f"entry {place} of {kind}")
+            if entry["id"] in numbers:
+                raise Damaged(f"two {kind} have the id {entry['id']}")
+            numbers.add(entry["id"])
             yield entry
 
 
@@ -100,19 +105,16 @@ def read_links(
     """Yield the annotations of a file, which are of such pictures and categories, by their numbers.
 
     Raises:
-        InputError: see :func:`read_items`; or an annotation is of another picture or category, or
-            stands there twice.
+        InputError: see :func:`read_items`; or an annotation is of another picture or category.
     """
-    numbers: set[int] = set()
     with decoding(path, remedy):
         for entry in read_items(path, "annotations", remedy):
-            number, image, category = (entry[key] for key in ("id", "image_id", "category_id"))
-            if image not in pictures or category not in categories or number in numbers:
+            image, category = entry["image_id"], entry["category_id"]
+            if image not in pictures or category not in categories:
                 raise Damaged(
-                    f"annotation {number}, of picture {image} and category {category}, stands "
-                    "there twice, or one of these is not listed"
+                    f"annotation {entry['id']} is of picture {image} and category {category}, "
+                    "which are not both listed"
                 )
-            numbers.add(number)
             yield entry
 
 
@@ -133,7 +135,7 @@ def _read_pictures(path: Path, split: str) -> dict[int, Picture]:
         number, name = entry["id"], entry["file_name"]
         if not form.fullmatch(name):
             raise Damaged(f"{name!r:.60} is no picture of {split}2014; is it the right file?")
-        if number in pictures or name in names:
+        if name in names:
             raise Damaged(f"the picture {name} is named twice")
         check(entry, {"height": SIDE, "width": SIDE}, name)
         names.add(name)

@@ -34,8 +34,7 @@ def checks_of(folder: Folder, whole: bool = False) -> Checks:
 def stray_masks(folder: Folder) -> Check:
     """Look for masks that belong to no picture."""
     known = {plain(image_id) for image_id in folder.pictures}
-    there = (path.stem for path in visible(folder.root / "masks"))
-    strays = [name for name in there if plain(name) not in known]
+    strays = [name for name in folder.masks_there if name not in known]
     if strays:
         yield "warn", f"{len(strays)} belong to no picture: {some(strays)}"
 

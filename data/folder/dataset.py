@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Folder(Dataset):
 
     name = "folder"
     default_root = "pictures"
+    class_names = ()  # until they are read
 
     def __init__(self, root: str | Path | None = None, negative_class: str | None = None) -> None:
         super().__init__(root)
@@ -58,31 +59,31 @@ class Folder(Dataset):
         return "val" if os.path.isfile(self.root / "splits" / "val.txt") else self.train_list
 
     @cached_property
-    def _found(self) -> list[Source]:
+    def _sources(self) -> list[Source]:
         return find_sources(self.root, self.pictures.values())
 
     def _classes_of_sources(self, missing: Path) -> tuple[str, list[str]]:
         """Return the source that names the classes in place of classes.txt, and its classes.
 
         Raises:
-            InputError: there is none, or two have them in another order.
+            InputError: there is none, or two have others or another order.
         """
-        naming = [source for source in self._found if source.classes is not None]
+        naming = {s.name: self._classes_in(s.classes) for s in self._sources if s.classes}
         if not naming:
             raise InputError(f"There is no {missing}: one class name a line, without background.")
-        first, *others = (self._classes_in(source.classes) for source in naming)
-        for source, other in zip(naming[1:], others, strict=True):
-            if source.ordered and other != first and set(other) == set(first):
+        (name, classes), *others = naming.items()
+        for other, names in others:
+            if names != classes:
                 raise InputError(
-                    f"{naming[0].name} and {source.name} of {self.root} have the classes in "
-                    f"another order. Write them to {missing}, in the order of their ids."
+                    f"{name} and {other} of {self.root} have different classes, or the same ones "
+                    f"in another order. Write them to {missing}, in the order of their ids."
                 )
-        return f"{self.root}: {naming[0].name}", first
+        return f"{self.root}: {name}", classes
 
-    def _classes_in(self, names: Iterable[str], known: Container[str] = ()) -> list[str]:
-        """Return the names that are known, or do not mean that there is no class."""
+    def _classes_in(self, names: Iterable[str]) -> list[str]:
+        """Return the names that are classes, or do not mean that there is none."""
         none = {name.casefold() for name in self.no_class}
-        return [name for name in names if name in known or name.casefold() not in none]
+        return [n for n in names if n in self.class_names or n.casefold() not in none]
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -113,37 +114,6 @@ class Folder(Dataset):
         path = self._files.get(name) or self._files.get(strip_ending(name))
         return path.stem if path else strip_ending(name)
 
-    def _sources(self) -> list[Source]:
-        """Return where labels are; folders that no class names are no source beside another one.
-
-        Raises:
-            InputError: there is none, or one has other classes.
-        """
-        if not self._found:
-            raise InputError(
-                f"There is no {self.root / 'labels.csv'} with a header image,labels and a row a "
-                "picture, no annotations.json, and no folder of a class in images."
-            )
-        known = set(self.class_names)
-        sources = []
-        for source in self._found:
-            if len(self._found) > 1 and source.is_only_folders(known):
-                continue
-            names = set(self._classes_in(source.classes or (), known))
-            if names - known:
-                raise InputError(
-                    f"{self.root}: {min(names - known)!r} of {source.name} is no class; the "
-                    f"classes are {', '.join(self.class_names)}. Correct the name, or say with "
-                    "--negative_class what pictures without a class are called."
-                )
-            if source.ordered and known - names:
-                raise InputError(
-                    f"{self.root}: the class {min(known - names)!r} is not in {source.name}. Add "
-                    "it, or take it out of classes.txt."
-                )
-            sources.append(source)
-        return sources
-
     @cached_property
     def rows(self) -> dict[str, set[str]]:
         """Id -> class names, for every picture that a source names.
@@ -153,13 +123,14 @@ class Folder(Dataset):
                 sources disagree.
         """
         rows: dict[str, set[str]] = {}
-        sources = self._sources()
-        self.source_names = " and ".join(source.name for source in sources)
-        for source in sources:
+        places: dict[str, str] = {}  # id -> where it stands
+        sources = []
+        for source in self._sources:
+            self._check_classes(source)
             own: dict[str, set[str]] = {}
             for where, image, names in source.rows((*self.class_names, *self.no_class)):
                 image_id = self.id_of(picture_name(image))
-                classes = set(self._classes_in(names, self.class_names))
+                classes = set(self._classes_in(names))
                 none = {name for name in names - classes if name.casefold() != "background"}
                 fault = None
                 if image_id in own:
@@ -169,12 +140,21 @@ class Folder(Dataset):
                 elif classes and none:
                     fault = f"is {min(none)!r}, which means no class, and shows {_listed(classes)}"
                 elif rows.get(image_id, classes) != classes:
-                    others = f"{_listed(rows[image_id])} by another one of {self.source_names}"
+                    others = f"{_listed(rows[image_id])} by {places[image_id]}"
                     fault = f"shows {_listed(classes)}, and {others}. Correct or remove one"
                 if fault:
                     raise InputError(f"{where}: {image_id!r} {fault}.")
                 own[image_id] = classes
+                places[image_id] = where
+            if own:
+                sources.append(source.name)
             rows |= own
+        if not rows:
+            raise InputError(
+                f"There is no {self.root / 'labels.csv'} with a header image,labels and a row a "
+                "picture, no annotations.json, and no folder of a class in images."
+            )
+        self.source_names = " and ".join(sources)
         if distributed.is_main():
             log.info(
                 "labels of %s: %d pictures, %d of them without a class; %d classes: %s",
@@ -185,6 +165,17 @@ class Folder(Dataset):
                 some(self.class_names),
             )
         return rows
+
+    def _check_classes(self, source: Source) -> None:
+        """Raise an InputError where a source does not have the classes of the folder."""
+        names, known = set(self._classes_in(source.classes)), set(self.class_names)
+        odd = names - known or (source.complete and known - names)
+        if odd:
+            raise InputError(
+                f"{self.root}: {source.name} and the classes, which are "
+                f"{', '.join(self.class_names)}, differ in {min(odd)!r}. Correct the name, or say "
+                "with --negative_class what pictures without a class are called."
+            )
 
     def list_ids(self, list_name: str) -> list[str]:
         """Return the ids of splits/<list_name>.txt; without it, ``train`` is every picture."""
@@ -199,11 +190,10 @@ class Folder(Dataset):
 
     def mask_path(self, image_id: str) -> Path:
         """Return masks/<id>.png; the ending may be in capitals, the id in any Unicode form."""
-        usual = self.root / "masks" / f"{image_id}.png"
-        return usual if os.path.isfile(usual) else self._masks.get(plain(image_id), usual)
+        return self.masks_there.get(plain(image_id), self.root / "masks" / f"{image_id}.png")
 
     @cached_property
-    def _masks(self) -> dict[str, Path]:
+    def masks_there(self) -> dict[str, Path]:
         """Id in Unicode's form NFC -> mask."""
         masks = (path for path in visible(self.root / "masks") if path.suffix.lower() == ".png")
         return {plain(path.stem): path for path in masks}

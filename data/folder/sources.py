@@ -6,12 +6,12 @@ annotations.json    boxes and regions, crowds included, name the classes of a pi
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from data.coco.annotations import read_items, read_links
-from data.folder.tables import Rows, names_in, read_table
+from data.folder.tables import names_in, read_table
 from data.lists import plain
 from tool.errors import InputError
 
@@ -27,19 +27,15 @@ class Source(NamedTuple):
 
     Attributes:
         name: for messages.
-        classes: all names that it knows, in its order; None where only its rows tell.
-        ordered: whether that order is the author's.
+        classes: all names that it knows, in its order; none where only its rows tell.
+        complete: whether these have to be all classes, in the order of their ids.
         rows: yields the rows, of these classes and names for none.
     """
 
     name: str
-    classes: tuple[str, ...] | None
-    ordered: bool
+    classes: tuple[str, ...]
+    complete: bool
     rows: Callable[[Sequence[str]], Iterator[Row]]
-
-    def is_only_folders(self, classes: Set[str]) -> bool:
-        """Tell whether these are folders in images/ of which none is called as a class is."""
-        return not self.ordered and classes.isdisjoint(self.classes or classes)
 
 
 def find_sources(root: Path, pictures: Iterable[Path]) -> list[Source]:
@@ -58,59 +54,46 @@ def find_sources(root: Path, pictures: Iterable[Path]) -> list[Source]:
             sources.append(source_of(root / name))
     within = [path for path in pictures if path.parent != root / "images"]
     if within:
-        sources.append(_class_folders(within))
+        sources.append(_class_folders(within, bool(sources)))
     return sources
 
 
 def _table(path: Path) -> Source:
-    def fits(names: list[str]) -> bool:
-        # A column called label is meant for names, and called wrongly.
-        return len(names) > 1 and "image" in names and "label" not in names
-
-    columns, rows = read_table(path, fits, "image,labels, or image and the classes")
-    if "labels" in columns:
-        return Source("labels.csv", None, False, lambda classes: _named(rows, classes))
+    columns, rows = read_table(path, ("image",))
     classes = tuple(name for name in columns if name != "image")
-    return Source("the 0 and 1 of labels.csv", classes, True, lambda _: _zero_one(rows, classes))
+    named = "labels" in columns
+
+    def labelled(known: Sequence[str]) -> Iterator[Row]:
+        for where, row in rows:
+            if named:
+                shown = names_in(row.get("labels"), where, known)
+            else:
+                shown = {name for name in classes if _is_one(row.get(name, ""), where, name)}
+            yield where, row.get("image", ""), shown
+
+    if named:
+        return Source("labels.csv", (), False, labelled)
+    return Source("the 0 and 1 of labels.csv", classes, True, labelled)
 
 
-def _named(rows: Rows, classes: Sequence[str]) -> Iterator[Row]:
-    for where, row in rows:
-        if "labels" not in row:
-            raise InputError(
-                f"{where}: {row.get('image', '')!r} has no cell of labels; one that is empty, "
-                "behind a separator, says that the picture has no class."
-            )
-        yield where, row.get("image", ""), names_in(row["labels"], where, classes)
-
-
-def _zero_one(rows: Rows, classes: Sequence[str]) -> Iterator[Row]:
-    for where, row in rows:
-        shown = set()
-        for name in classes:
-            value = ZERO_ONE.get(row.get(name, "").lower())
-            if value is None:
-                raise InputError(
-                    f"{where}: {row.get(name, '')!r} in the column {name} is neither 0 nor 1. "
-                    "Names of classes would stand in a column called labels."
-                )
-            if value:
-                shown.add(name)
-        yield where, row.get("image", ""), shown
+def _is_one(cell: str, where: str, column: str) -> bool:
+    if cell.lower() not in ZERO_ONE:
+        raise InputError(
+            f"{where}: {cell!r} in the column {column} is neither 0 nor 1. Names of classes would "
+            "stand in a column called labels."
+        )
+    return ZERO_ONE[cell.lower()]
 
 
 def _annotations(path: Path) -> Source:
-    categories: dict[int, str] = {}
-    for entry in read_items(path, "categories", REMEDY):
-        if entry["id"] in categories:
-            raise InputError(f"{path} names the category {entry['id']} twice. {REMEDY}")
-        categories[entry["id"]] = plain(entry["name"].strip())
+    categories = {
+        entry["id"]: plain(entry["name"].strip())
+        for entry in read_items(path, "categories", REMEDY)
+    }
 
     def rows(_) -> Iterator[Row]:
         pictures: dict[int, Row] = {}
         for entry in read_items(path, "images", REMEDY):
-            if entry["id"] in pictures:
-                raise InputError(f"{path} names the picture {entry['id']} twice. {REMEDY}")
             where = f"{path}, picture {entry['id']}"
             pictures[entry["id"]] = where, entry["file_name"], set()
         for entry in read_links(path, pictures, categories, REMEDY):
@@ -121,7 +104,14 @@ def _annotations(path: Path) -> Source:
     return Source("annotations.json", classes, True, rows)
 
 
-def _class_folders(pictures: Sequence[Path]) -> Source:
-    rows = [(str(path), path.name, {plain(path.parent.name)}) for path in pictures]
-    classes = tuple(dict.fromkeys(plain(path.parent.name) for path in pictures))
-    return Source("the folders in images", classes, False, lambda _: iter(rows))
+def _class_folders(pictures: Sequence[Path], beside: bool) -> Source:
+    """Return the folders as a source; ``beside`` another one, only those that classes name."""
+
+    def rows(known: Sequence[str]) -> Iterator[Row]:
+        for path in pictures:
+            name = plain(path.parent.name)
+            if name in known or not beside:
+                yield str(path), path.name, {name}
+
+    names = () if beside else dict.fromkeys(plain(path.parent.name) for path in pictures)
+    return Source("the folders in images", tuple(names), False, rows)

@@ -2,9 +2,9 @@
 
 import csv
 import io
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +19,14 @@ from tool.picture_files import (
     picture_file,
 )
 from tool.pictures import UNSURE, upright
-from tool.reader import Damaged, decoding, read_text
+from tool.reader import decoding, read_text
 
 MOST_CLASSES = 254  # 255 is "unsure" in an 8-bit mask, 0 is background
 BACKGROUND = ("background", "bg", "__ignore__")
-VOID = ("void", "ignore", "ignored", "unsure", "unlabeled", "unlabelled")  # 255 in colours.csv
+VOID = ("void", "ignore", "unlabeled")  # 255 in colours.csv
 COLUMN_SEPARATORS = (",", ";", "\t")
 NAME_SEPARATORS = (";", ",", "|")
+LEVELS = frozenset(map(str, range(256)))
 SHIFTS = np.array([1 << 16, 1 << 8, 1], np.uint32)  # make one number of red, green and blue
 
 Rows = list[tuple[str, dict[str, str]]]  # where each row stands, and its cells by column
@@ -41,90 +42,84 @@ def check_names(where: str | Path, names: Sequence[str]) -> None:
     if not 1 <= len(names) <= MOST_CLASSES:
         raise InputError(f"{where} has {len(names)} classes; 1 to {MOST_CLASSES} are possible.")
     before: dict[str, str] = {}
-    for number, name in enumerate(names):
+    for name in names:
         key = plain(name).casefold()
         if key in BACKGROUND or key.strip("_- ") in BACKGROUND:
-            agree = "those behind it move up by one: compare them with the masks' ids"
-            if number == 0:
-                agree = "the ids of the others are then 1, 2, ... as in masks with background 0"
             raise InputError(
-                f"{where}: take {name} off, it is class 0 without being named; {agree}."
+                f"{where}: take {name} off, it is class 0 without being named. Those behind it "
+                "move up by one: compare them with the masks' ids."
             )
-        if not name:
-            raise InputError(f"{where}: a name is empty.")
-        if " ".join(name.split()) != name:
-            raise InputError(f"{where}: {name!r} has a tab, or two spaces in a row.")
+        if not name or " ".join(name.split()) != name:
+            raise InputError(f"{where}: {name!r} is empty, or has a tab or two spaces in a row.")
         if key in before:
             one, other = apart(name, before[key])
             raise InputError(f"{where}: '{one}' stands twice, as '{other}' before.")
         before[key] = name
 
 
-def read_table(path: Path, fits: Callable[[list[str]], bool], form: str) -> tuple[list[str], Rows]:
-    """Return the names of a table's columns, and its rows.
+def read_table(path: Path, columns: Iterable[str]) -> tuple[list[str], Rows]:
+    """Return the names of a table's columns, in Unicode's form NFC, and its rows.
 
-    Names are in Unicode's form NFC, ``image`` and ``labels`` in small letters. Cells are without
-    outer space, and those that a row lacks at its end are not in its dict.
+    Cells are without outer space, and those that a row lacks at its end are not in its dict.
 
     Args:
         path: of a file whose columns are separated by one of COLUMN_SEPARATORS.
-        fits: tells whether names are those of such a table.
-        form: of the first line, for the message.
+        columns: that it has to have.
 
     Raises:
-        InputError: no separator gives names that fit, one stands twice, or the rows are no table.
+        InputError: no separator gives these columns, one stands twice, or the rows are no table.
     """
     text = read_text(path)
-    with decoding(path, "Write it again."):
-        for separator in COLUMN_SEPARATORS:
-            dialect = {"delimiter": separator, "skipinitialspace": True}
+    for separator in COLUMN_SEPARATORS:
+        dialect = {"delimiter": separator, "skipinitialspace": True}
+        with decoding(path, "Write it again."):
             header = next(csv.reader(io.StringIO(text, newline=""), **dialect), [])
-            names = [plain(name.strip()) for name in header]
-            names = [n.lower() if n.lower() in ("image", "labels") else n for n in names]
-            if not fits(names):
-                continue
-            twice = next((name for name in names if name and names.count(name) > 1), None)
-            if twice:
-                raise InputError(f"{path}: the column {twice!r} stands twice. Take one away.")
-            file = io.StringIO(text, newline="")
-            rows = csv.DictReader(file, names, strict=True, **dialect)
-            return names, list(_rows(path, rows))
-    raise InputError(f"{path} has no header line {form}.")
+        names = [plain(name.strip()) for name in header]
+        if set(columns).issubset(names):
+            break
+    else:
+        raise InputError(
+            f"{path} has no header line with {', '.join(columns)}; see docs/own_pictures.md."
+        )
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice:
+        raise InputError(f"{path}: the column {twice!r} stands twice. Take one away.")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
+    return names, list(_rows(path, reader, names))
 
 
-def _rows(path: Path, rows: csv.DictReader) -> Iterator[tuple[str, dict[str, str]]]:
-    begin = 1
-    try:
-        next(rows)  # the header
-        begin = rows.line_num + 1
-        for row in rows:
-            begin, where = rows.line_num + 1, f"{path}, line {rows.line_num}"
-            beyond = row.pop(None, ())
-            cells = {name: cell.strip() for name, cell in row.items() if cell is not None}
-            if any(cell.strip() for cell in beyond):
-                raise InputError(
-                    f"{where} has more cells than the header has names. Put spaces between class "
-                    "names."
-                )
-            named = cells.get("image", "") + cells.get("labels", "")  # a remark may have lines
-            if "\n" in named or "\r" in named:
-                raise InputError(f"{where}: a quotation mark is open from an earlier line on.")
-            if any(cells.values()):
-                yield where, cells
-    except csv.Error as error:
-        raise Damaged(
-            f"line {begin}: {error}; a quotation mark is not closed, or stands inside a cell"
-        ) from error
+def _rows(path: Path, reader: Any, names: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows behind the header, without those that are empty."""
+    next(reader)
+    while True:
+        where = f"{path}, line {reader.line_num + 1}"
+        with decoding(where, "Check its quotation marks."):
+            row = next(reader, None)
+        if row is None:
+            return
+        cells = [cell.strip() for cell in row]
+        if any(cells[len(names) :]):
+            raise InputError(
+                f"{where} has more cells than the header has names. Put spaces between class names."
+            )
+        if any(cells):
+            yield where, dict(zip(names, cells, strict=False))
 
 
-def names_in(cell: str, where: str, classes: Sequence[str]) -> set[str]:
+def names_in(cell: str | None, where: str, classes: Sequence[str]) -> set[str]:
     """Return the classes that a cell of labels.csv names, by the rule of docs/own_pictures.md.
 
     They are in Unicode's form NFC.
 
     Raises:
-        InputError: none of the readings gives classes only, or two give different ones.
+        InputError: there is no cell, none of the readings gives classes only, or two give
+            different ones.
     """
+    if cell is None:
+        raise InputError(
+            f"{where} has no cell of labels; one that is empty, behind a separator, says that the "
+            "picture has no class."
+        )
     if not cell.strip("".join(NAME_SEPARATORS) + " "):
         return set()
     parts = [cell.split(separator) for separator in NAME_SEPARATORS if separator in cell]
@@ -162,23 +157,19 @@ class Colours:
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path = path
         self.ids: dict[int, int] = {}  # red, green and blue as one number -> class id
-        _, rows = read_table(
-            path, lambda names: set(self.columns) <= set(names), ",".join(self.columns)
-        )
         known = dict.fromkeys(VOID, UNSURE) | dict.fromkeys(BACKGROUND, 0)
         known |= {name: number for number, name in enumerate(classes, 1)}
-        for where, row in rows:
+        for where, row in read_table(path, self.columns)[1]:
             name, *colour = (plain(row.get(column, "")) for column in self.columns)
-            if not all(re.fullmatch(r"\d{1,3}", part) and int(part) <= 255 for part in colour):
+            if not LEVELS.issuperset(colour):
                 raise InputError(f"{where}: {','.join(colour)} is no red,green,blue of 0 to 255.")
-            number = known.get(name, known.get(name.casefold()))
-            if number is None:
+            if name not in known:
                 raise InputError(
                     f"{where}: {name!r} is no class, nor background or void; the classes are "
                     f"{some(classes)}."
                 )
             code = int.from_bytes(map(int, colour), "big")
-            if self.ids.setdefault(code, number) != number:
+            if self.ids.setdefault(code, known[name]) != known[name]:
                 raise InputError(f"{where}: the colour {','.join(colour)} has another name above.")
         if not self.ids:
             raise InputError(f"{path} has no colour.")
