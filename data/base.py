@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.lists import plain, read_list, strip_ending, visible
+from data.lists import plain, read_list, strip_ending
 from data.reading import settle
 from tool import distributed
 from tool.errors import InputError
@@ -162,19 +162,9 @@ def check_exist(paths: list[Path], what: str, remedy: str) -> None:
     """Raise an InputError that counts the missing files and names the first."""
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        there = _alike(missing[0])
-        regular(
-            missing[0],
-            f"{len(missing)} of {len(paths)} {what} are missing, the first is {missing[0]}"
-            f"{f', although {there} is there' if there else ''}. {remedy}.",
-        )
-
-
-def _alike(path: Path) -> str:
-    """Return a neighbour's name that differs in case, Unicode form or a picture's ending."""
-    stem = plain(strip_ending(path.name)).casefold()
-    names = (other.name for other in visible(path.parent))
-    return next((n for n in names if plain(strip_ending(n)).casefold() == stem), "")
+        first = missing[0]
+        counted = f"{len(missing)} of {len(paths)} {what} are missing, the first is {first}"
+        regular(first, f"{counted}. {remedy}.")
 
 
 def warn_constant_labels(labels: np.ndarray, names: Sequence[str]) -> None:
@@ -198,11 +188,11 @@ def labels_from_names(names: list[set[str]], ids: list[str], dataset: Dataset) -
     columns = {plain(name): column for column, name in enumerate(dataset.class_names)}
     labels = np.zeros((len(ids), len(columns)), dtype=np.uint8)
     for row, (image_id, present) in enumerate(zip(ids, names, strict=True)):
-        for name in present:
-            if plain(name) not in columns:
+        for name in map(plain, present):
+            if name not in columns:
                 raise InputError(
                     f"{image_id} in {dataset.root} is labelled {name!r}, which is no class of "
                     f"{dataset.name}; the classes are {', '.join(columns)}."
                 )
-            labels[row, columns[plain(name)]] = 1
+            labels[row, columns[name]] = 1
     return labels

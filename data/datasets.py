@@ -21,9 +21,7 @@ DATASET_CHOICES = "{" + ",".join([*sorted(DATASETS), "module:Class"]) + "}"
 
 def add_dataset_flags(parser: StepParser) -> None:
     """Add ``--dataset``, ``--dataset_root``, and how its pictures are read."""
-    parser.add_deciding(
-        "--dataset", type=dataset_name, metavar=DATASET_CHOICES, default="voc", help="what to read"
-    )
+    parser.add_deciding("--dataset", metavar=DATASET_CHOICES, default="voc", help="what to read")
     parser.add_argument(
         "--dataset_root", help="its folder; None is the dataset's usual place, see the README"
     )
@@ -118,12 +116,3 @@ def dataset_class(name: str) -> type[Dataset]:
             "data.base.Dataset."
         )
     return found
-
-
-def dataset_name(text: str) -> str:
-    """Return the value of ``--dataset`` as it was written, if it names a dataset."""
-    try:
-        dataset_class(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text

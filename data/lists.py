@@ -33,23 +33,15 @@ def picture_name(line: str) -> str:
 
     A line is an id, a file name, a path to the picture with ``/`` or ``\``, or two paths such as
     ``/JPEGImages/x.jpg /SegmentationClassAug/x.png``, whose first one counts. Names may hold
-    spaces: a path of several words reaches as far as its first picture ending, and without such an
-    ending it is the whole line, or the first half of two paths with the same file name.
+    spaces: a path of several words reaches as far as its first picture ending.
     """
     line = line.replace("\\", "/")
     first = FIRST_PICTURE.match(line)
-    if first and ("/" in line or _stem(first[0]) == _stem(line[first.end() :].strip())):
+    if first and (
+        "/" in line or strip_ending(first[0]) == strip_ending(line[first.end() :].strip())
+    ):
         line = first[0]
-    elif not first:
-        words = re.split(r"\s", line)
-        half = " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
-        if all("/" in path for path in half) and _stem(half[0]) == _stem(half[1]):
-            line = half[0]
     return line.rsplit("/", 1)[-1]
-
-
-def _stem(path: str) -> str:
-    return strip_ending(path.rsplit("/", 1)[-1])
 
 
 def strip_ending(file_name: str) -> str:

@@ -1,12 +1,11 @@
 """The table of datasets: names of rows, classes of the user's own, and what is neither."""
 
-import argparse
 import re
 import sys
 
 import pytest
 
-from data.datasets import DATASETS, dataset_class, dataset_name
+from data.datasets import dataset_class
 from data.folder import Folder
 from examples.own_dataset import ClassFolders
 from tool.errors import InputError
@@ -41,8 +40,6 @@ def test_rows_and_classes_of_the_users_own():
 def test_what_is_no_dataset_is_said(name, message):
     with pytest.raises(InputError, match=re.escape(message)):
         dataset_class(name)
-    with pytest.raises(argparse.ArgumentTypeError, match=re.escape(message)):
-        dataset_name(name)
 
 
 def test_what_a_module_of_the_users_own_lacks_is_not_hidden(tmp_path, monkeypatch):
@@ -50,8 +47,3 @@ def test_what_a_module_of_the_users_own_lacks_is_not_hidden(tmp_path, monkeypatc
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         dataset_class("mine_of_this_test:Mine")
-
-
-def test_the_flag_keeps_what_was_written():
-    for name in (*DATASETS, ClassFolders.name):
-        assert dataset_name(name) == name

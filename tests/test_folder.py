@@ -58,25 +58,3 @@ def test_largest_class_is_not_the_unsure_label(tiny):
     assert MOST_CLASSES < 255
     (tiny / "classes.txt").write_text("".join(f"c{i}\n" for i in range(MOST_CLASSES)))
     assert len(Folder(tiny).class_names) == MOST_CLASSES
-
-
-def test_two_pictures_with_one_id(tiny):
-    Image.new("RGB", (4, 4)).save(tiny / "images/a.jpg")
-    with pytest.raises(InputError, match=r"a\.png and a\.jpg have the same id"):
-        Folder(tiny).ids("train")
-
-
-@pytest.mark.parametrize("name", ["classes.txt", "labels.csv"])
-def test_missing_file_is_named_with_what_belongs_in_it(tiny, name):
-    (tiny / name).unlink()
-    with pytest.raises(InputError, match=rf"There is no .*{name}.* a (line|row)"):
-        Folder(tiny).labels(["a"])
-
-
-def test_folder_without_pictures(tiny):
-    for path in (tiny / "images").iterdir():
-        path.unlink()
-    with pytest.raises(InputError, match=r"no pictures in .*images"):
-        Folder(tiny).ids("train")
-    with pytest.raises(InputError, match=r"no folder .*nowhere for --dataset folder"):
-        Folder(tiny / "nowhere")

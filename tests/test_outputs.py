@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import cam2ir
 import eval_cam
@@ -82,19 +81,6 @@ def test_other_classes_are_refused(program, chain):
         chain(program)
 
 
-# ------------------------------------------------------------------------- whose files
-
-
-@pytest.mark.parametrize("program", ["make_seg_labels", "infer_seg"])
-def test_folders_of_somebody_else_stay(program, chain):
-    masks = {path.name: path.read_bytes() for path in (chain.root / "masks").iterdir()}
-    for folder in (chain.root / "masks", chain.session / "ir_label"):
-        for more in ([], ["--restart"]):
-            with pytest.raises(InputError, match=folder.name):
-                chain(program, "--out_dir", folder, *more)
-    assert masks == {path.name: path.read_bytes() for path in (chain.root / "masks").iterdir()}
-
-
 def test_a_command_that_is_refused_deletes_nothing(chain):
     """A map, and then a label row, that is missing."""
     (chain.session / "npy/c.npz").unlink()
@@ -136,17 +122,6 @@ def test_a_corrected_label_makes_what_follows_from_it_again(chain):
         after = chain.ages(folder)
         changed = {name for name, age in after.items() if age != before[folder][name]}
         assert changed == ({"a"} if folder != folders[-1] else set())
-
-
-def test_a_replaced_picture_makes_what_follows_from_it_again(chain):
-    before = chain.ages("seg_deeplabv2_resnet101")
-    shutil.copy(chain.root / "images/b.png", chain.root / "images/e.png")
-    chain("make_cam")
-    with Image.open(chain.root / "images/b.png") as picture:
-        assert read_maps(chain.session / "npy", "e")["IS_CAM"].shape[1:] == picture.size[::-1]
-    chain("infer_seg")
-    after = chain.ages("seg_deeplabv2_resnet101")
-    assert {name for name in before if after[name] != before[name]} == {"e"}
 
 
 def test_maps_of_a_checkpoint_that_was_replaced_are_refused(chain):

@@ -109,6 +109,6 @@ def about_machine() -> list[str]:
     return [
         f"commit {commit()}, Python {platform.python_version()}, {platform.platform()}",
         f"torch {torch.__version__}, CUDA {torch.version.cuda}, device {cuda}",
-        f"{os.cpu_count()} cores, {free_memory() / GIB:.1f} GiB free",
+        f"{os.cpu_count()} cores",
         f"flags: {' '.join(sys.argv[1:])}",
     ]
