@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tool import distributed
 from tool.errors import InputError
-from tool.reader import read_json
+from tool.reader import read_json, regular
 from tool.writer import write_json
 
 MARKS = ("args.json", ".digests.json", "seconds.txt", "value_range.json")  # of a session
@@ -134,6 +134,8 @@ class Session:
         if distributed.is_main():
             # Every record is flushed, so the file is complete at any moment.
             path = self.path / self._log_name()
+            if path.exists() and not path.is_dir():
+                regular(path)  # a pipe would be waited for
             root.addHandler(_LogFile(path, encoding="utf-8", errors="backslashreplace"))
         logging.captureWarnings(True)
 

@@ -353,10 +353,11 @@ class Training:
 
     def _begin_curves(self) -> None:
         """Write the table as far as the step that this run began with."""
-        kept = []
-        if self.start and self.curves.exists():
-            remedy = "Delete it."
-            rows = read_table(self.curves, remedy, tuple(self.row))
+        kept, remedy = [], "Move it away."
+        if self.curves.exists():
+            # Without these columns it is no table of a training.
+            columns = tuple(self.row) if self.start else ("step", "total")
+            rows = read_table(self.curves, remedy, columns)
             with decoding(self.curves, remedy):  # a killed run leaves half a row, of a later step
                 kept = [row for row in rows if row["total"] and int(row["step"]) < self.start]
                 kept = [[json.loads(row[n]) if row[n] else "" for n in self.row] for row in kept]
