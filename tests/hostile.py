@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from data.coco.dataset import COCO
 from data.demo import dataset as demo
 from tests.conftest import load_program
 from tests.tiny import command_lines, make_folder, make_weights, store_maps
+from tool import checkpoint
 from tool.pictures import read_mask, save_label
 from tool.run import run as run_program
 from tool.run import sentence_of
@@ -75,6 +76,8 @@ def lines_of(world: Path) -> dict[str, list[str]]:
     lines["train_resnet50_SIPE"] += ["--max_epoches", "1"]
     lines["train_irn"] += ["--irn_num_epoches", "1"]
     lines["train_seg"] += ["--iterations", "3"]
+    for name in ("train_resnet50_SIPE", "train_irn", "train_seg"):
+        lines[name] += ["--save_freq", "1"]
     folder = ["--dataset", "folder", "--dataset_root", ds]
     coco = ["--dataset_root", world / "coco", "--splits", "train", "--num_workers", "0"]
     export = ["--label_dir", run / "pseudo_label", "--format", "coco"]
@@ -201,34 +204,16 @@ def _make_demo_run(session: Path) -> None:
 def restore(copy: Path, world: Path) -> Path:
     """Make ``copy`` a copy of a world, whatever it is, and return it.
 
-    It consists of links to the same files, but for logs. Whoever changes a file puts another one in
-    its place, as the programs themselves do.
+    It consists of links to the same files, but for those that grow. Whoever changes a file puts
+    another one in its place, as the programs themselves do.
     """
-    copy.mkdir(parents=True, exist_ok=True)
-    with os.scandir(world) as entries:
-        there = {entry.name: entry for entry in entries}
-    with os.scandir(copy) as entries:
-        here = list(entries)
-    kept = set()
-    for entry in here:
-        twin = there.get(entry.name)
-        if entry.is_dir(follow_symlinks=False):
-            if twin and twin.is_dir():
-                continue
-            # A thread of TensorBoard, whose training failed, may still write there.
-            shutil.rmtree(entry.path, ignore_errors=True)
-        elif twin and twin.is_file() and entry.inode() == twin.inode():
-            kept.add(entry.name)
-        else:
-            os.unlink(entry.path)
-    for name, entry in there.items():
-        if entry.is_dir():
-            restore(copy / name, Path(entry.path))
-        elif name.endswith(NOTES):
-            shutil.copyfile(entry.path, copy / name)
-        elif name not in kept:
-            os.link(entry.path, copy / name)
-    return copy
+    for path in copy.iterdir() if copy.exists() else ():
+        remove(path)
+    return shutil.copytree(world, copy, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    shutil.copyfile(source, target) if source.endswith(NOTES) else os.link(source, target)
 
 
 def forget(world: Path, program: str) -> None:
@@ -240,7 +225,7 @@ def forget(world: Path, program: str) -> None:
 def remove(path: Path) -> None:
     """Delete whatever is there."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # threads of TensorBoard may still write there
     else:
         path.unlink(missing_ok=True)
 
@@ -350,6 +335,28 @@ def lost(before: dict[str, str], after: dict[str, str], own: Iterable[str] = ())
     changed = [name for name, digest in before.items() if after.get(name) != digest]
     kept = [name for name in changed if not name.startswith(tuple(own))]
     return kept + [name for name in after if name.endswith(".tmp")]
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Return the names of files that differ between sessions, or that only one of them has."""
+    ours, theirs = (_contents(session) for session in (one, other))
+    names = sorted(ours.keys() | theirs.keys())
+    return [name for name in names if ours.get(name) != theirs.get(name)]
+
+
+def _contents(session: Path) -> dict[str, Any]:
+    """Return what the steps of a session have made, to the last bit."""
+    found = {}
+    for path in session.rglob("[!.]*"):
+        if path.suffix == ".pth":
+            net = checkpoint.load(path)["net"]
+            found[str(path.relative_to(session))] = {k: v.tolist() for k, v in net.items()}
+        elif path.suffix in (".npz", ".png"):
+            found[str(path.relative_to(session))] = path.read_bytes()
+        elif path.name.startswith("eval_") and path.suffix == ".json":
+            result = json.loads(path.read_text())
+            found[str(path.relative_to(session))] = result["iou"] | {"miou": result["miou"]}
+    return found
 
 
 # ------------------------------------------------------------------------------ files

@@ -8,7 +8,8 @@ working directory with relative or absolute paths, with an output of UTF-8 or AS
 beside another program. It is *fine* or ends with a *sentence*; anything else is a fault: a
 *traceback*, a *hang* of more than LONGEST seconds, a process that *died*, a *loss* (a file of the
 user's that is another one afterwards, or a result of an earlier run where this one was refused), a
-*wrong* value (see :mod:`tests.oracle`), or a *stale* one, which another run from nothing has not.
+*wrong* value (see :mod:`tests.oracle`), or a *stale* one, which a run from nothing does not give.
+Some steps are killed at a random moment first; the same command must then end as if undisturbed.
 The exit status is 1 where there are faults; ``--case`` runs one case alone, with its traceback.
 """
 
@@ -193,7 +194,8 @@ class Case:
     """A program in a copy of the world, and all that is done to it, drawn from one seed."""
 
     def __init__(self, world: Path, folder: Path, seed: str) -> None:
-        self.seed, self.rng, self.outcome = seed, random.Random(seed), Outcome("fine")
+        self.seed, self.rng, self.world = seed, random.Random(seed), world
+        self.outcome = Outcome("fine")
         rng = self.rng
         self.copy = copy = hostile.restore(folder, world)
         programs = (*OUTPUTS, *SCRIPTS)
@@ -209,9 +211,13 @@ class Case:
             if not self.kept:
                 hostile.forget(copy, self.program)
             self.flags = random_flags(self.program, rng)
-        if rng.random() < 0.25 and not self.kept:
-            self.plant(copy / rng.choice((*self.own, *PLACES)))
-        self.damage()
+        self.killed = self.program in STEPS and not self.kept and rng.random() < 0.2
+        if self.killed:
+            self.flags = []
+        else:
+            if rng.random() < 0.25 and not self.kept:
+                self.plant(copy / rng.choice((*self.own, *PLACES)))
+            self.damage()
 
     def plant(self, path: Path) -> None:
         """Put a file of the user's where a result belongs, or a folder of such files."""
@@ -255,14 +261,18 @@ class Case:
     def run(self) -> None:
         """Run the program, and perhaps another one at the same time."""
         words = self.words() if self.program in OUTPUTS else []
-        beside = self.beside() if self.program in STEPS and self.rng.random() < 0.1 else 0
+        if self.killed:
+            child = in_a_process(lambda: hostile.run(self.program, words))
+            time.sleep(self.rng.uniform(0, 1))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        alone = self.killed or self.program not in STEPS
+        beside = 0 if alone or self.rng.random() < 0.9 else self.beside()
         self.before = hostile.snapshot(self.copy)
         signal.alarm(LONGEST)
         try:
             if self.program in SCRIPTS:
                 self.outcome = self.run_script()
-            elif self.rng.random() < 0.01:
-                self.outcome = self.run_alone(words)
             else:
                 encoding = self.rng.choice(("utf-8", "ascii"))
                 self.outcome = hostile.run(self.program, words, encoding)
@@ -288,16 +298,6 @@ class Case:
 
         return in_a_process(work)
 
-    def run_alone(self, words: list[str]) -> Outcome:
-        """Run the program as a process whose output is really not UTF-8."""
-        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-        environment["PYTHONPATH"] = str(REPOSITORY)
-        command = [sys.executable, "-m", self.program.split()[0], *words]
-        if any("\0" in word for word in words):
-            return Outcome("fine")
-        end = subprocess.run(command, env=environment, capture_output=True, text=True)
-        return _of_process(end, self.program.split()[0] in hostile.JUDGES)
-
     def run_script(self) -> Outcome:
         """Run a script with settings and an interpreter that only notes how it is called."""
         chosen = self.rng.sample(sorted(SETTINGS), self.rng.choice((0, 1, 1, 2, 3)))
@@ -311,7 +311,7 @@ class Case:
         environment = {**own, "LINES": str(calls), "FAIL": "nothing", **settings}
         command = ["bash", os.path.relpath(REPOSITORY / self.program)]
         end = subprocess.run(command, env=environment, capture_output=True, text=True)
-        outcome = _of_process(end)
+        outcome = _of_script(end)
         words = settings.get("TRAIN_FLAGS", "")
         if outcome.kind == "fine":
             lines = [line.split("\t")[:-1] for line in calls.read_text().splitlines()]
@@ -336,20 +336,22 @@ class Case:
         fault = None
         if changed:
             self.outcome = Outcome("loss", f"{', '.join(changed[:3])}; {self.outcome.text}")
+        elif self.killed and (other := hostile.differences(self.world / "run", self.copy / "run")):
+            self.outcome = Outcome("stale", f"{other[:3]} after a kill; {self.outcome.text}")
         elif fine and self.program in OUTPUTS and not beside:
+            if any(name.startswith(mine) for name in self.harmed):
+                return  # results are not looked at again
             if not {"-h", "--help"} & set(words):
                 args = hostile.parser_of(self.program).parse_args(words)
                 fault = oracle.fault_of(self.program, args, self.outcome.printed)
             if fault:
                 self.outcome = Outcome("wrong", fault)
-            elif self.kept and self.program not in TRAINERS:
+            elif self.kept and mine and self.program not in TRAINERS:
                 self.compare(words, after)
 
     def compare(self, words: list[str], kept: dict[str, str]) -> None:
         """Compare results that were kept with those of a run from nothing."""
         mine = tuple(self.own)
-        if not mine or any(name.startswith(mine) for name in self.harmed):
-            return
         hostile.forget(self.copy, self.program)
         again = hostile.run(self.program, words)
         if again.kind == "sentence":  # what is wrong meanwhile was not looked at where all is done
@@ -369,19 +371,17 @@ class Case:
             frame = traceback.extract_tb(self.outcome.error.__traceback__)[-1]
             text = f"{text} ({Path(frame.filename).name}:{frame.lineno})"
         parts = (shlex.join(self.flags), "; ".join(self.harmed), f"user's {self.planted[:1]}")
-        about = f"{self.program} | {' | '.join(parts)}{' | kept' if self.kept else ''}"
+        about = f"{self.program} | {' | '.join(parts)} | kept: {self.kept}"
         text = text.replace(str(self.copy), "")[-300:]
         return {"seed": self.seed, "kind": self.outcome.kind, "text": text, "about": about}
 
 
-def _of_process(end: subprocess.CompletedProcess, judges: bool = False) -> Outcome:
-    """Return how a process ended."""
+def _of_script(end: subprocess.CompletedProcess) -> Outcome:
+    """Return how a script ended."""
+    if end.returncode == 0:
+        return Outcome("fine")
     told = end.stderr + end.stdout
-    if "Traceback" in told or ": line " in end.stderr:
-        return Outcome("traceback", told[-300:])
-    if end.returncode == 0 or judges:
-        return Outcome("fine", printed=end.stdout)
-    has_sentence = end.returncode in (1, 2) and "error: " in told
+    has_sentence = end.returncode in (1, 2) and "error: " in told and ": line " not in told
     return Outcome("sentence" if has_sentence else "traceback", told[-300:])
 
 

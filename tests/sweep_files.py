@@ -55,17 +55,6 @@ def read_weights(path: Path) -> None:
     assert all(value.isfinite().all() for value in state.values())
 
 
-def read_begun(path: Path) -> None:
-    """Read a file as a training that continues does."""
-    content = checkpoint.load(path)
-    checkpoint.check_begun(content, "train_irn", finished=False)
-    checkpoint.check_classes(content, ["background", "cat"])
-    net = torch.nn.Linear(3, 2)
-    checkpoint.load_weights(net, content["net"], path)
-    checkpoint.load_counters(net, content["net"])
-    assert all(value.isfinite().all() for value in net.parameters())
-
-
 def read_picture(path: Path) -> None:
     """Read a file as the programs after make_cam.py do."""
     maps = read_maps(path.parent, path.stem, True, NUM_CLASSES)
@@ -74,24 +63,6 @@ def read_picture(path: Path) -> None:
     assert keys.max() < NUM_CLASSES
     assert len(keys) == len(is_cam)
     assert np.isfinite(is_cam).all()
-
-
-def begun() -> dict:
-    """Return what a training writes to continue from."""
-    torch.manual_seed(0)
-    net = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
-    net(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    return {
-        "net": net.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": 3,
-        "program": "train_irn",
-        "sources": {"pretrained": "none"},
-        "settings": {"lr": 0.1, "scales": [1, 2], "crop": None},
-        "class_names": ["background", "cat"],
-    }
 
 
 def write_weights(path: Path) -> None:
@@ -119,7 +90,6 @@ FILES: dict[str, tuple[Callable[[Path], object], Callable[[Path], None]]] = {
     "legacy.pth": (write_weights, read_weights),
     "net.safetensors": (write_weights, read_weights),
     "net.params": (write_weights, read_weights),
-    "last.pth": (lambda path: torch.save(begun(), path), read_begun),
     "a.npz": (write_picture, read_picture),
     "b.npy": (write_picture, read_picture),
 }

@@ -5,7 +5,6 @@ What each kind of broken file is refused for is a matter of the reader's own tes
 """
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import hostile, oracle, soak, sweep
+from tests import hostile, oracle, sweep
 from tests.hostile import OUTPUTS, SEG, STEPS
 from tool.errors import InputError
 
@@ -91,21 +90,6 @@ FILES = {
 }
 # Files in folders of results, where a.png would not be in the way.
 MINE = {"data.voc halve": "JPEGImages/2007_000001.jpg", "data.coco": "masks/a.png"}
-# Words that no program takes, and the cheapest program with the flag.
-WORDS = {
-    "--device": ("eval_seg_labels", ("", "cuda:99", "cuda:x", "meta", "hpu")),
-    "--dataset": ("eval_seg_labels", ("", "vok", "os:path", "nonsense:Class", "data.base:Dataset")),
-    "--dataset_root": ("eval_seg_labels", ("nowhere", "/dev/null", "x" * 5000)),
-    "--session_name": ("eval_seg_labels", ("/dev/null/x", "weights.pth", "x" * 300)),
-    "--eval_list": ("eval_seg_labels", ("nowhere", "/dev/null", "ds", "..", "x" * 5000)),
-    "--label_dir": ("eval_seg_labels", ("nowhere", "/dev/null", "ds")),
-    "--network": ("make_cam", ("", "nonsense", "os", "..", "net.resnet50", "x" * 3000)),
-    "--ckpt": ("infer_seg", ("nowhere", "/dev/null", "ds", "ds/classes.txt")),
-    "--archive": ("infer_seg", ("/dev/null/x.zip", "ds/classes.txt")),
-    "--halve": ("data.voc", ("voc", "weights.pth", "/proc/x")),
-    "--link_root": ("data.coco", ("weights.pth/x",)),
-    "--save": ("log.compare", ("/dev/null/x",)),
-}
 
 
 @pytest.fixture(scope="module")
@@ -182,17 +166,6 @@ def test_what_is_no_number_is_refused(program):
             assert not hostile.takes(action.type, value), (action.dest, value)
 
 
-@pytest.mark.parametrize(
-    ("flag", "word"), [(flag, word) for flag, (_, words) in WORDS.items() for word in words]
-)
-def test_a_word_is_named(flag, word, copy):
-    before = hostile.snapshot(copy)
-    outcome = run(WORDS[flag][0], copy, flag, word)
-    assert outcome.kind == "sentence", outcome
-    assert flag in outcome.text or word[:9] in outcome.text
-    assert hostile.lost(before, hostile.snapshot(copy), ["run/args.json"]) == []
-
-
 # ------------------------------------------------------------------------------ disks
 
 
@@ -232,24 +205,7 @@ def test_full_disk(program, world, copy, disk):
     assert hostile.lost(before, hostile.snapshot(place), ["run/args.json"]) == []
     filling.unlink()
     assert run(program, copy).kind == "fine"
-    assert soak.differences(world / "run", place / "run") == []
-
-
-def test_files_that_cannot_grow(world, copy):
-    """As beyond a quota: no file may have more bytes than the limit."""
-    hostile.forget(copy, "make_cam")
-    before = hostile.snapshot(copy)
-    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, unlimited[1]))
-    try:
-        outcome = run("make_cam", copy)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-    assert outcome.kind == "sentence", outcome
-    assert "File too large" in outcome.text
-    assert hostile.lost(before, hostile.snapshot(copy), ["run/args.json"]) == []
-    assert run("make_cam", copy).kind == "fine"
-    assert soak.differences(world / "run", copy / "run") == []
+    assert hostile.differences(world / "run", place / "run") == []
 
 
 @pytest.mark.parametrize("program", STEPS)
@@ -276,8 +232,8 @@ def test_two_runs_in_one_session(program, world, copy):
     codes = {os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in both}
     assert codes in ({0}, {0, 3})
     assert run(program, copy).kind == "fine"
-    assert soak.differences(world / "run", copy / "run") == []
-    assert soak.unfinished(copy / "run") == []
+    assert hostile.differences(world / "run", copy / "run") == []
+    assert list((copy / "run").rglob("*.tmp")) == []
 
 
 # ------------------------------------------------------------------------------ the sweep
@@ -291,7 +247,7 @@ def test_accidents_end_well_or_with_a_sentence(world, copy):
     """``python -m tests.sweep`` takes thousands."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cases = [sweep.run_case(world, copy, f"7 {number}").about() for number in range(60)]
+        cases = [sweep.run_case(world, copy, f"7 {number}").about() for number in range(40)]
     assert [case for case in cases if case["kind"] in sweep.FAULTS] == []
     assert {"fine", "sentence"} == {case["kind"] for case in cases}
 
