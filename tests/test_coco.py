@@ -18,7 +18,7 @@ from data.datasets import DATASETS
 from tool.errors import InputError
 from tool.maps import read_maps
 from tool.metrics import ConfusionMatrix
-from tool.pictures import read_mask, read_rgb, voc_palette
+from tool.pictures import read_mask, read_rgb
 
 # pycocotools' arrays know nothing of numpy 2's copy argument.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -128,22 +128,28 @@ def mask_of(coco, number):
     return read_mask(coco.mask_path(name_of(number)))
 
 
-def test_prepares_lists_labels_and_masks(root):
+def test_lists_labels_and_masks(root):
+    """Masks of single objects are pycocotools'; of two objects the smaller one is on top."""
     coco = prepare(root)
     ids = [name_of(n) for n in (3, 4, 5, 7)]
-    assert coco.ids("train") == ids
+    assert coco.ids("train") == coco.ids("train_sample") == ids
     assert coco.ids("val") == [name_of(42, "val")]
-    assert coco.ids("train_sample") == ids
     present = [[(k + 1) for k in np.flatnonzero(row)] for row in coco.labels(ids)]
     assert present == [[1, 16], [17], [80], [1, 17]]
-    assert coco.labels(["COCO_val2014_000000000042"]).sum() == 1
+    assert coco.labels(coco.ids("val")).sum() == 1
     assert coco.labels([]).shape == (0, 80)
     for image_id in (*ids, *coco.ids("val")):
         assert read_rgb(coco.image_path(image_id)).size == (W, H)
         assert read_mask(coco.mask_path(image_id)).shape == (H, W)
-    file = Image.open(coco.mask_path(ids[0]))
-    assert file.mode == "P"
-    assert np.array_equal(np.array(file.getpalette()).reshape(-1, 3), voc_palette()[:256])
+    assert Image.open(coco.mask_path(ids[0])).mode == "P"
+    assert np.array_equal(mask_of(coco, 5), NOISE * 80)  # compressed
+    assert np.array_equal(mask_of(coco, 4), NOISE * 17)  # uncompressed, and an empty one
+    polygons = square(1, 20, 8, 28) + square(12, 20, 18, 28)
+    expected = rle_codes.decode(rle_codes.frPyObjects(polygons, H, W)).any(2)
+    assert np.array_equal(mask_of(coco, 7)[15:], expected[15:] * 17)
+    assert expected[15:].any()
+    assert mask_of(coco, 3)[12, 12] == 16
+    assert mask_of(coco, 3)[5, 5] == 1
 
 
 def test_classes_ascend_with_category_ids():
@@ -156,31 +162,12 @@ def test_classes_ascend_with_category_ids():
     assert DATASETS["coco"] is COCO
 
 
-def test_single_objects_equal_pycocotools(root):
-    coco = prepare(root)
-    assert np.array_equal(mask_of(coco, 5), NOISE * 80)  # compressed
-    assert np.array_equal(mask_of(coco, 4), NOISE * 17)  # uncompressed, and an empty one
-    polygons = square(1, 20, 8, 28) + square(12, 20, 18, 28)
-    expected = rle_codes.decode(rle_codes.frPyObjects(polygons, H, W)).any(2)
-    lower = mask_of(coco, 7)[15:]
-    assert np.array_equal(lower, expected[15:] * 17)
-    assert lower.any()
-
-
-def test_smaller_object_stays_visible_whatever_the_order(root):
-    mask = mask_of(prepare(root), 3)
-    assert mask[12, 12] == 16
-    assert mask[5, 5] == 1
+def test_smaller_objects_are_on_top_and_of_equal_ones_the_later():
     big = Region(1, False, encode(square(0, 0, 20, 20), H, W))
-    small = Region(2, False, encode(square(5, 5, 9, 9), H, W))
-    for regions in ([big, small], [small, big]):
-        assert draw_mask(regions, H, W)[6, 6] == 2
-
-
-def test_of_equal_areas_the_later_is_on_top():
-    one, two = (Region(k, False, encode(square(k, 5, k + 4, 9), H, W)) for k in (1, 2))
-    assert draw_mask([one, two], H, W)[6, 4] == 2
-    assert draw_mask([two, one], H, W)[6, 4] == 1
+    small, equal = (Region(k, False, encode(square(k, 5, k + 4, 9), H, W)) for k in (2, 3))
+    assert {draw_mask(order, H, W)[6, 4] for order in ([big, small], [small, big])} == {2}
+    assert draw_mask([small, equal], H, W)[6, 4] == 3
+    assert draw_mask([equal, small], H, W)[6, 4] == 2
 
 
 @pytest.mark.parametrize(("crowd", "value"), [("keep", 1), ("ignore", 255), ("drop", 0)])
@@ -207,45 +194,46 @@ def test_turned_picture_gets_a_turned_mask(root, content):
     assert ((mask > 0) == bright).mean() > 0.98
 
 
-@pytest.mark.parametrize("share", [0, 0.001, 0.02, 0.5, 1])
-def test_compressed_text(share):
-    noise = np.random.default_rng(1).random((90, 70)) < share
-    code = rle_codes.encode(np.asfortranarray(noise.astype(np.uint8)))
-    assert run_lengths(code["counts"].decode()) == runs(noise)["counts"]
+def test_compressed_text():
+    """Of every density, and of the longest run that any picture has."""
+    rng = np.random.default_rng(1)
+    for share in (0, 0.001, 0.02, 0.5, 1):
+        noise = rng.random((90, 70)) < share
+        code = rle_codes.encode(np.asfortranarray(noise.astype(np.uint8)))
+        assert run_lengths(code["counts"].decode()) == runs(noise)["counts"]
+    side = annotations.SIDE.high
+    code = encode(rle([0, side * side], (side, side)), side, side)
+    assert run_lengths(code.decode()) == [0, side * side]
 
 
 def rle(counts, size=(H, W)):
     return {"size": list(size), "counts": counts}
 
 
-@pytest.mark.parametrize(
-    "segmentation",
-    [
-        rle([1, 2]),  # pycocotools would leave the rest to chance
-        rle([H * W, 5]),
-        rle([H * W + 5, -5]),
-        rle([float(H * W)]),
-        rle([W * H], (W, H)),
-        rle("zz"),
-        rle("~"),
-        rle("o" * 7 + "0"),  # a number of more bits than any picture has pixels
-        rle("0" * 1_000_000),
-        rle(None),
-        [[1, 2, 3, 4, 5, 6, 7]],
-        [[1, 1, 1e9, 1, 5, 5]],  # pycocotools would need gigabytes
-        [[1, 1, float("nan"), 1, 5, 5]],
-        [["a", "b"]],
-        "text",
-        None,
-    ],
-)
-def test_bad_region_is_named(root, content, segmentation):
-    with pytest.raises(ValueError, match=r".*"):
-        encode(segmentation, H, W)
-    content["annotations"][7]["segmentation"] = segmentation
-    path = save(root, content)
-    with pytest.raises(InputError, match=r"train2014\.json is damaged"):
-        read_annotations(path, "train")
+BAD_REGIONS = [
+    rle([1, 2]),  # pycocotools would leave the rest to chance
+    rle([H * W + 5, -5]),
+    rle([float(H * W)]),
+    rle([W * H], (W, H)),
+    rle("zz"),
+    rle("o" * 7 + "0"),  # a number of more bits than any picture has pixels
+    rle("0" * 1_000_000),
+    rle(None),
+    [[1, 2, 3, 4, 5, 6, 7]],
+    [[1, 1, 1e9, 1, 5, 5]],  # pycocotools would need gigabytes
+    [[1, 1, float("nan"), 1, 5, 5]],
+    [["a", "b"]],
+    "text",
+]
+
+
+def test_bad_regions(root, content):
+    for segmentation in BAD_REGIONS:
+        with pytest.raises(ValueError, match=r".*"):
+            encode(segmentation, H, W)
+        content["annotations"][7]["segmentation"] = segmentation
+        with pytest.raises(InputError, match=r"train2014\.json"):
+            read_annotations(save(root, content), "train")
 
 
 def test_no_area_draws_nothing():
@@ -255,41 +243,25 @@ def test_no_area_draws_nothing():
     assert draw_mask([Region(2, False, encode(square(-5, -5, 70, 50), H, W))], H, W).min() == 2
 
 
-def test_longest_run_of_any_picture_fits_a_compressed_number():
-    side = annotations.SIDE.high
-    code = encode({"size": [side, side], "counts": [0, side * side]}, side, side)
-    assert run_lengths(code.decode()) == [0, side * side]
-
-
-@pytest.mark.parametrize("crowd", [0, 1, False, True, 0.0, 1.0, None])
-def test_crowd_flag(root, content, crowd):
-    content["annotations"][4]["iscrowd"] = crowd
-    (region, *_) = read_annotations(save(root, content), "train")[3].regions[1:]
-    assert region.is_crowd is bool(crowd)
-
-
-def test_tiny_chunks_read_the_same(root, content, monkeypatch):
-    """Every value is cut somewhere by a chunk's end."""
+def test_forms_of_the_file_are_free(root, content, monkeypatch):
+    """Order of lists, kind of numbers; and every value is cut somewhere by a chunk's end."""
     path = save(root, {"a": 20.14, **content, "b": 2.5e-30, "c": 2014})
     whole = read_annotations(path, "train")
     assert [len(picture.regions) for picture in whole] == [2, 2, 1, 3, 0]
-    for chunk in (1, 2, 3, 7, 64):
+    content["annotations"][0]["segmentation"] = square(10.0, 10.0, 15.0, 15.0)
+    content["annotations"][3]["iscrowd"] = True
+    content["annotations"][4]["iscrowd"] = None
+    path.write_text(json.dumps(dict(reversed(content.items())), separators=(",", ":")))
+    assert read_annotations(path, "train") == whole
+    for chunk in (1, 7, 64):
         monkeypatch.setattr(annotations, "CHUNK", chunk)
         assert read_annotations(path, "train") == whole
 
 
-def test_order_of_lists_and_kind_of_coordinates_are_free(root, content):
-    path = root / "annotations/instances_train2014.json"
-    before = read_annotations(path, "train")
-    content["annotations"][0]["segmentation"] = square(10.0, 10.0, 15.0, 15.0)
-    path.write_text(json.dumps(dict(reversed(content.items())), separators=(",", ":")))
-    assert read_annotations(path, "train") == before
-
-
-def test_existing_masks_are_kept(root):
+def test_masks_that_are_there_are_kept_as_long_as_they_fit(root, content):
     coco = prepare(root)
     kept, gone = coco.mask_path(name_of(3)), coco.mask_path(name_of(7))
-    first = gone.read_bytes()
+    first, other = gone.read_bytes(), mask_of(coco, 5)
     kept.write_bytes(b"kept")
     gone.unlink()
     prepare(root)
@@ -297,6 +269,13 @@ def test_existing_masks_are_kept(root):
     assert gone.read_bytes() == first
     prepare(root, "--restart")
     assert read_mask(kept).shape == (H, W)
+    assert (mask_of(prepare(root, "--crowd", "ignore"), 7) == 255).any()
+    content["annotations"][2]["category_id"] = PERSON + 1
+    save(root, content)
+    coco = prepare(root, "--crowd", "ignore")
+    assert 2 in mask_of(coco, 3)
+    assert coco.labels([name_of(3)])[0, :2].tolist() == [0, 1]
+    assert np.array_equal(mask_of(coco, 5), other)
 
 
 def test_interrupted_preparation_has_no_list_and_continues(root, monkeypatch):
@@ -320,25 +299,6 @@ def test_interrupted_preparation_has_no_list_and_continues(root, monkeypatch):
     assert len(coco.ids("train")) == 4
 
 
-def test_other_settings_and_regions_of_the_same_length_are_drawn_anew(root, content):
-    kept = mask_of(prepare(root), 5)
-    assert (mask_of(prepare(root, "--crowd", "ignore"), 7) == 255).any()
-    content["annotations"][2]["category_id"] = PERSON + 1
-    save(root, content)
-    coco = prepare(root, "--crowd", "ignore")
-    assert 2 in mask_of(coco, 3)
-    assert coco.labels([name_of(3)])[0, :2].tolist() == [0, 1]
-    assert np.array_equal(mask_of(coco, 5), kept)
-
-
-def test_masks_and_lists_of_somebody_else_stay(root):
-    (root / "prepared").mkdir()
-    (root / "prepared/train.txt").write_text("mine\n")
-    with pytest.raises(InputError, match=r"train\.txt"):
-        prepare(root)
-    assert (root / "prepared/train.txt").read_text() == "mine\n"
-
-
 def test_processes_draw_what_one_draws(root, tmp_path):
     one = prepare(root)
     main(["--dataset_root", str(root), "--link_root", str(tmp_path / "two"), "--num_workers", "2"])
@@ -353,71 +313,56 @@ def test_processes_draw_what_one_draws(root, tmp_path):
 
 
 def test_lists_in_published_forms(root, tmp_path):
+    with pytest.raises(InputError, match=r"python -m data.coco --dataset_root '.*14&15'"):
+        COCO(root).labels([name_of(3)])
     coco = prepare(root)
     path = tmp_path / "list.txt"
     path.write_text(f"7\n007\n{name_of(7)}\n")
-    with pytest.raises(InputError, match=f"more than once, first {name_of(7)}"):
+    with pytest.raises(InputError, match=name_of(7)):
         coco.ids(path)
     path.write_text(f"train2014/{name_of(3)}.jpg\n{name_of(42, 'val')}\n7\n000000000005\n")
     assert coco.ids(path) == [name_of(3), name_of(42, "val"), name_of(7), name_of(5)]
     assert "val2014" in str(coco.image_path(name_of(42, "val")))
-    with pytest.raises(InputError, match="no label"):
+    with pytest.raises(InputError, match=name_of(9)):
         coco.labels([name_of(9)])
-    with pytest.raises(InputError, match="train, train_sample, val"):
+    with pytest.raises(InputError, match="trainaug"):
         coco.ids("trainaug")
-
-
-def test_pictures_beside_annotations(root):
     (root / "images/train2014").rename(root / "train2014")
-    coco = prepare(root)
+    coco = COCO(root)
     assert coco.image_path(name_of(3)) == root / "train2014" / f"{name_of(3)}.jpg"
     coco.check_pictures(coco.ids("train"))
 
 
-def test_unprepared_names_the_command(root):
-    coco = COCO(root)
-    for ask in (lambda: coco.ids("train"), lambda: coco.labels([name_of(3)])):
-        with pytest.raises(InputError, match=r"python -m data.coco --dataset_root '.*14&15'"):
-            ask()
-
-
-@pytest.mark.parametrize("annotated", [4, 3])
-def test_published_counts(root, monkeypatch, annotated):
+def test_published_counts(root, monkeypatch):
     """The whole file is known by its number of pictures, and then its lists are checked."""
     monkeypatch.setitem(module.PUBLISHED_PICTURES, "train", 5)
-    monkeypatch.setitem(module.PUBLISHED_COUNTS, "train", annotated)
-    if annotated == 4:
-        assert len(prepare(root).ids("train")) == 4
-    else:
-        with pytest.raises(InputError, match="published file has 3"):
-            prepare(root)
+    monkeypatch.setitem(module.PUBLISHED_COUNTS, "train", 3)
+    with pytest.raises(InputError, match="published file has 3"):
+        prepare(root)
+    monkeypatch.setitem(module.PUBLISHED_COUNTS, "train", 4)
+    assert len(prepare(root).ids("train")) == 4
 
 
-def test_missing_pictures(root):
-    (root / "images/train2014" / f"{name_of(5)}.jpg").unlink()
-    with pytest.raises(InputError, match=r"1 of 4 pictures .*000005\.jpg.*--allow_missing"):
+def test_files_that_are_missing_or_of_another_size(root):
+    pictures = root / "images/train2014"
+    path = pictures / f"{name_of(5)}.jpg"
+    path.unlink()
+    with pytest.raises(InputError, match=r"000005\.jpg.*--allow_missing"):
         prepare(root)
     coco = prepare(root, "--allow_missing")
     assert coco.ids("train") == [name_of(n) for n in (3, 4, 7)]
-    Image.new("RGB", (W, H)).save(root / "images/train2014" / f"{name_of(5)}.jpg")
-    assert len(prepare(root).ids("train")) == 4
-    for path in (root / "images/train2014").iterdir():
-        path.unlink()
-    with pytest.raises(InputError, match="None of the pictures"):
-        prepare(root, "--allow_missing")
-
-
-def test_wrong_size(root):
-    Image.new("RGB", (H, W)).save(root / "images/train2014" / f"{name_of(5)}.jpg")
-    with pytest.raises(InputError, match=r"000005\.jpg is 30x40, .* says 40x30"):
+    Image.new("RGB", (H, W)).save(path)
+    with pytest.raises(InputError, match=r"000005\.jpg is 30x40"):
         prepare(root)
-
-
-def test_missing_annotations(root):
+    Image.new("RGB", (W, H)).save(path)
     (root / "annotations/instances_val2014.json").unlink()
     with pytest.raises(InputError, match=r"instances_val2014\.json.*--splits"):
         prepare(root)
     assert len(prepare(root, "--splits", "train").ids("train")) == 4
+    for path in pictures.iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="None of the pictures"):
+        prepare(root, "--allow_missing")
 
 
 ISCROWD = '"iscrowd": 0'
@@ -429,13 +374,10 @@ ISCROWD = '"iscrowd": 0'
         lambda text: text[:-2],
         lambda text: "",
         lambda text: "[]",
-        lambda text: '{"annotations": {"item": 5}}',
         lambda text: '{"annotations": ' + '{"a": ' * 100_000,
         lambda text: text.replace(ISCROWD, '"iscrowd": NaN', 1),
-        lambda text: text.replace(ISCROWD, '"iscrowd": "0"', 1),
         lambda text: text.replace(ISCROWD, '"iscrowd": 2', 1),
         lambda text: text.replace(ISCROWD, '"iscrowd": ' + "9" * 100_000, 1),
-        lambda text: text.replace(ISCROWD, '"iscrowd": 1e999', 1),
         lambda text: text.replace("mäuse", "m\udcffuse"),  # not UTF-8
         lambda text: text + text,
     ],
@@ -453,20 +395,15 @@ def test_broken_json(root, change):
     [
         (lambda c: c["annotations"][1].update(category_id=12), "annotation 2"),
         (lambda c: c["annotations"][0].update(image_id=77), "annotation 1"),
-        (lambda c: c["annotations"][0].update(image_id="3"), "entry 1 of annotations"),
         (lambda c: c["annotations"][2].pop("category_id"), "entry 3 of annotations"),
-        (lambda c: c["annotations"].append(5), "entry 9 of annotations"),
         (lambda c: c["annotations"].append(c["annotations"][2]), "the id 3"),
         (lambda c: c["annotations"][0].update(segmentation=rle([5])), "annotation 1"),
         (lambda c: c["annotations"].clear(), "no annotation"),
         (lambda c: c["categories"].pop(), "categories"),
-        (lambda c: c["categories"][3].update(name="x"), "categories"),
         (lambda c: c["images"][0].update(file_name="../x.jpg"), "is no picture of train2014"),
         (lambda c: c["images"].append(picture(3)), "the id 3"),
         (lambda c: c["images"].append({**picture(3), "id": 8}), "named twice"),
         (lambda c: c["images"][0].update(height=0), "000007.*height"),
-        (lambda c: c["images"][0].update(width=65536), "000007.*width"),
-        (lambda c: c["images"][1].update(height=30.0), "entry 2 of images.height"),
     ],
 )
 def test_wrong_content(root, content, change, named):
@@ -477,9 +414,17 @@ def test_wrong_content(root, content, change, named):
 
 
 def test_folder_that_cannot_be_written(root):
-    (root / "prepared").write_text("a file where the folder should be")
+    """Neither a file in the folder's place nor a list of somebody else is replaced."""
+    prepared = root / "prepared"
+    prepared.write_text("a file where the folder should be")
     with pytest.raises(InputError, match="--link_root"):
         prepare(root)
+    prepared.unlink()
+    prepared.mkdir()
+    (prepared / "train.txt").write_text("mine\n")
+    with pytest.raises(InputError, match=r"train\.txt"):
+        prepare(root)
+    assert (prepared / "train.txt").read_text() == "mine\n"
 
 
 def test_whole_pipeline(root, content, weights, tmp_path, command_lines):
