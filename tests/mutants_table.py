@@ -82,7 +82,7 @@ FAULTS = {
         (
             "    settings_of(folder, dataset.all_names)",
             "    len(folder.name)",
-            "outputs other_classes",
+            "outputs not_learnt_from",
         ),
     ],
     "train_seg.py": [
@@ -117,7 +117,6 @@ FAULTS = {
         ),
         ("loss.detach() / world", "loss.detach()", "seg number_of_processes"),
         ("optimizer.zero_grad()", "pass", "seg continued"),
-        ("    check_class_ids(labels", "    print(labels", "mask_values stop"),
         (
             "module.momentum = args.bn_momentum",
             "module.momentum = 3e-4",
@@ -158,15 +157,18 @@ FAULTS = {
         (
             "                check_weights(self.net, step)",
             "                pass",
-            "training not_finite",
+            "training last_update",
         ),
         ("        check_finite(together", "        print(together", "seg nan_loss"),
         ("(seed << 32) + step", "(seed << 32)", "training own_seed"),
         ('"pictures": pictures', '"pictures": ()', "training something_else and picture"),
-        ("[Path(pretrained)] if is_file else", "", "training something_else and weights"),
+        ("[Path(pretrained)] if is_file else", "", "training elsewhere"),
         ("text_digest(*ids, learnt)", "text_digest(*ids)", "training something_else and label"),
-        ("text_digest(*ids, learnt)", "text_digest(learnt)", "training something_else and list"),
-        ('"" if np.isnan(value) else value', "0 if np.isnan(value) else value", "training curves"),
+        (
+            '"" if np.isnan(value) else value',
+            "0 if np.isnan(value) else value",
+            "training empty_cell",
+        ),
         ('int(row["step"]) < self.start', 'int(row["step"]) <= self.start', "training continued"),
         ("set_learning_rate(self.optimizer, self.rate)", "pass", "training every_update"),
         ('load_optimizer(optimizer, self.begun["optimizer"])', "pass", "seg continued"),

@@ -81,6 +81,15 @@ def test_other_classes_are_refused(program, chain):
         chain(program)
 
 
+@pytest.mark.parametrize("program", ["train_irn", "train_seg"])
+def test_labels_of_other_classes_are_not_learnt_from(program, chain):
+    """Nor where no checkpoint says so."""
+    shutil.rmtree(chain.session / "ckpt")
+    (chain.root / "classes.txt").write_text("green\nred\nblue\n")
+    with pytest.raises(InputError, match=r"label.*--dataset"):
+        chain(program)
+
+
 def test_a_command_that_is_refused_deletes_nothing(chain):
     """A map, and then a label row, that is missing."""
     (chain.session / "npy/c.npz").unlink()

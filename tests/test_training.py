@@ -307,6 +307,30 @@ def test_an_update_that_is_not_finite_is_not_written(bad):
         training.check_weights(net, 7)
 
 
+def test_a_class_that_was_not_judged_is_an_empty_cell(lines, session, tmp_path):
+    """Picture b shows green alone."""
+    (tmp_path / "one.txt").write_text("b\n")
+    more = ["--val_freq", "2", "--val_list", str(tmp_path / "one.txt")]
+    train_sipe.main([*lines["train_resnet50_SIPE"], *more])
+    row = next(row for row in table_of(session, "train_resnet50_SIPE") if row["miou"])
+    assert (row["iou red"], row["iou blue"]) == ("", "")
+    assert 0 <= float(row["iou green"]) <= 1
+
+
+def test_the_last_update_of_a_program_is_looked_at(lines, session, monkeypatch):
+    updates, update = [], torch.optim.SGD.step
+
+    def spoil(self, *args):
+        updates.append(update(self, *args))
+        if len(updates) == 4:
+            self.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spoil)
+    with pytest.raises(InputError, match=r"step 3\."):
+        train_seg.main(lines["train_seg"])
+    assert not list((session / "ckpt").glob("*.pth"))
+
+
 def test_pace_counts_what_this_run_did(monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(pace.time, "time", lambda: clock[0])
