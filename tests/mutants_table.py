@@ -185,10 +185,18 @@ FAULTS = {
     ],
     # ------------------------------------------------------------------------- maps and labels
     "make_cam.py": [
-        ("seed_feature=args.seed_feature", "seed_feature=SEED_FEATURES[0]", "maps of_the_network"),
-        ("competitors=args.competitors", "competitors=COMPETITORS[0]", "maps of_the_network"),
-        ("default=COMPETITORS[0]", "default=COMPETITORS[1]", "maps of_the_network"),
-        ("tuple(args.scales)", "(1.0, 0.5, 1.5, 2.0)", "maps of_the_network"),
+        (
+            "seed_feature=args.seed_feature",
+            "seed_feature=SEED_FEATURES[0]",
+            "programs flags_of_the_maps",
+        ),
+        (
+            "competitors=args.competitors",
+            "competitors=COMPETITORS[0]",
+            "programs flags_of_the_maps",
+        ),
+        ("default=COMPETITORS[0]", "default=COMPETITORS[1]", "programs flags_of_the_maps"),
+        ("tuple(args.scales)", "(1.0, 0.5, 1.5, 2.0)", "programs flags_of_the_maps"),
         ("args.infer_list or dataset.train_list", "dataset.eval_list", "outputs list_of_its_own"),
         ('"digest": content.digest', '"digest": ""', "outputs was_replaced"),
         ("    checkpoint.check_classes(content", "    print(content", "outputs other_classes"),
@@ -253,7 +261,7 @@ FAULTS = {
         ("memory_format).softmax(0)", "memory_format)", "seg library"),
     ],
     "data/inference.py": [
-        ("SCALES = (1.0, 0.5, 1.5, 2.0)", "SCALES = (1.0, 0.5, 1.5)", "maps of_the_network"),
+        ("SCALES = (1.0, 0.5, 1.5, 2.0)", "SCALES = (1.0, 0.5, 1.5)", "programs flags_of_the_maps"),
         ("[img, img.flip(3)]", "[img, img]", "maps of_the_network"),
         ("cams[i, keys[1:]]", "cams[i, keys[1:] - 1]", "maps of_the_network"),
         ("total / number", "total / len(how.scales)", "seg library"),

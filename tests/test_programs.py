@@ -145,6 +145,29 @@ def test_published_format_has_the_size_of_the_picture(trained, capsys):
     assert maps["IS_CAM"].shape == (3, 43, 48)
 
 
+def test_flags_of_the_maps_reach_network_and_pictures(trained, monkeypatch):
+    """And without them, those of the released code."""
+    load, networks, scales = make_cam.load_classifier, [], []
+
+    def loaded(*args, **options):
+        net = load(*args, **options)
+        networks.append((net.seed_feature, net.competitors))
+        return net
+
+    class Pictures(make_cam.ScaledPictures):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            scales.append(self.scales)
+
+    monkeypatch.setattr(make_cam, "load_classifier", loaded)
+    monkeypatch.setattr(make_cam, "ScaledPictures", Pictures)
+    make_cam.main(trained["make_cam"])
+    more = ["--seed_feature", "semantic", "--competitors", "present", "--scales", "1", "0.75"]
+    make_cam.main([*trained["make_cam"], *more, "--restart"])
+    assert networks == [("hierarchical", "all"), ("semantic", "present")]
+    assert scales == [(1.0, 0.5, 1.5, 2.0), (1.0, 0.75)]
+
+
 def test_pictures_in_batches_have_the_maps_of_single_ones(trained, tiny):
     """Of one size alone: the tiny pictures differ by a row each, but for two."""
     shutil.copy(tiny / "images/d.png", tiny / "images/f.png")
