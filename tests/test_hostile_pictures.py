@@ -91,10 +91,8 @@ KINDS = [
         NO_MASK,
         {
             "float.tif": tiff(UNIT),
-            "float_nan.tif": tiff(np.where(UNIT > 0.5, np.nan, UNIT)),
             "complex.tif": tiff(UNIT.astype(np.complex64)),
             "int32.tif": tiff(DARK.astype(np.int32)),
-            "uint64.tif": tiff(DARK.astype(np.uint64)),
             "12_bits.tif": tiff(DARK),
             "12_bits.png": two_bytes(DARK),
             "12_bits_rgb.tif": tiff(DARK_COLOUR, photometric="rgb"),
@@ -109,7 +107,6 @@ KINDS = [
         {
             "4_bands.tif": tiff(BANDS[..., :4], photometric="rgb", extrasamples=[0]),
             "5_bands.tif": tiff(BANDS, planarconfig="contig"),
-            "5_float_bands.tif": tiff(BANDS * 1.0, planarconfig="contig"),
         },
     ),
     (
@@ -119,7 +116,6 @@ KINDS = [
             "postscript.png": POSTSCRIPT,
             "surface.dds": DDS,
             "page.jpg": b"<html>404</html>",
-            "empty.png": b"",
             "zeros.tif": bytes(4096),
         },
     ),
@@ -150,7 +146,6 @@ KINDS = [
             "4_bit_grey.png": png(4, 1, 4, 0, b"\0\x01\x23"),
             "white_is_zero.tif": tiff(GREY, photometric="miniswhite"),
             "colours.png": encoded("PNG"),
-            "grey_alpha.png": encoded("PNG", np.zeros((4, 4, 2), np.uint8)),
             "16_bits.png": two_bytes(GREY * np.uint16(300)),
             "rgba.tif": tiff(BANDS[..., :4], photometric="rgb", extrasamples=[2]),
         },
@@ -191,8 +186,10 @@ def test_kind(tmp_path, monkeypatch, of_picture, of_mask, files):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_truncated_and_changed_files(tmp_path, format_name):
-    """Cut files end in a sentence, and changed bytes in a sentence or a picture."""
+    """Whole files are read, cut ones end in a sentence, changed bytes in either."""
     content, path = encoded(format_name), tmp_path / "changed.bin"
+    path.write_bytes(encoded(format_name, np.full((16, 16, 3), 200, np.uint8)))
+    assert np.abs(np.array(read_rgb(path)).astype(int) - 200).max() <= 2
     for share in (0, 0.01, 0.1, 0.3, 0.6, 0.9):
         path.write_bytes(content[: int(share * len(content))])
         for read in (read_rgb, read_mask):
@@ -208,41 +205,22 @@ def test_truncated_and_changed_files(tmp_path, format_name):
 
 @pytest.mark.parametrize("read", READERS)
 def test_what_is_no_file(tmp_path, monkeypatch, read):
-    names = ("folder", "loop", "pipe", "gone", "link", "secret", "large")
-    paths = {name: tmp_path / f"{name}.png" for name in names}
+    paths = {name: tmp_path / f"{name}.png" for name in ("folder", "pipe", "gone", "large")}
     paths["folder"].mkdir()
-    paths["loop"].symlink_to(paths["loop"])
-    paths["link"].symlink_to("nowhere.png")
     os.mkfifo(paths["pipe"])
-    words = {"folder": "folder", "pipe": "pipe", "loop": "symbolic links", "link": "nowhere.png"}
+    words = {"folder": "folder", "pipe": "pipe", "gone": "There is no picture"}
     for name, word in words.items():
-        assert word in said(read, paths[name]).replace(str(tmp_path), "").removeprefix(f"/{name}")
-    assert "There is no picture" in said(read, paths["gone"])
-    with pytest.raises(InputError, match="embedded null byte"):
-        read("a\0b")
+        assert word in said(read, paths[name]).replace(str(paths[name]), "")
     with pytest.raises(TypeError):  # a mistake of the caller's, and no damage
         read(Image.new("RGB", (2, 2)))
-
-    def refuse(name, *_, **__):
-        raise PermissionError(13, "Permission denied", str(name))
-
-    paths["secret"].write_bytes(encoded("PNG", GREY))
-    monkeypatch.setattr("builtins.open", refuse)
-    sentence = said(read, paths["secret"])
-    assert "Permission denied" in sentence
-    assert "damaged" not in sentence
-
-
-@pytest.mark.parametrize("read", [read_rgb, read_mask])
-def test_memory_that_ends_names_the_picture(tmp_path, monkeypatch, read):
-    path = tmp_path / "large.png"
-    path.write_bytes(encoded("PNG", GREY))
 
     def exhaust(_):
         raise MemoryError
 
+    paths["large"].write_bytes(encoded("PNG", GREY))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", exhaust)
-    assert "memory does not suffice" in said(read, path)
+    if read is not stored_size:
+        assert "memory does not suffice" in said(read, paths["large"])
 
 
 # ------------------------------------------------------------------- what the flags make readable
@@ -265,11 +243,11 @@ def rgb(tmp_path):
 @pytest.mark.parametrize(
     "dtype", [np.float16, np.float32, np.float64, np.int16, np.int32, np.uint16, np.uint32]
 )
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}])
-def test_range_maps_every_dtype(rgb, dtype, options):
+def test_range_maps_every_dtype(rgb, dtype):
     values = (GREYS.astype(np.int64) * 4).astype(dtype)
-    found = rgb(tiff(values, **options), None, (0, 1020))
-    np.testing.assert_array_equal(found, np.stack([GREYS] * 3, -1))
+    for options in ({}, {"compression": "zlib"}, {"tile": (16, 16)}):
+        found = rgb(tiff(values, **options), None, (0, 1020))
+        np.testing.assert_array_equal(found, np.stack([GREYS] * 3, -1))
 
 
 def test_range_is_linear_and_cuts_off(rgb):
@@ -306,10 +284,8 @@ def test_white_is_zero_is_turned_round(rgb, photometric):
     "content",
     [
         tiff(BANDS, planarconfig="contig"),
-        tiff(BANDS.transpose(2, 0, 1), planarconfig="separate", photometric="minisblack"),
         tiff(BANDS.transpose(2, 0, 1), photometric="minisblack"),  # a page a band
         tiff(BANDS[:, :, :4], photometric="rgb", extrasamples=[0]),
-        tiff(BANDS[:, :, :4], photometric="rgb", extrasamples=[2]),
         tiff(BANDS, planarconfig="contig", compression="zlib", predictor=True),
         tiff(BANDS, planarconfig="contig", bigtiff=True, byteorder=">"),
         encoded("PNG", np.ascontiguousarray(BANDS[..., :3])),
@@ -335,14 +311,11 @@ DEEP_JP2 = encoded("JPEG2000", GREYS.astype(np.uint16) * 257)
     [
         (tiff(BANDS, planarconfig="contig"), [(6, 1, 1)], "5 bands; --bands names band 6"),
         (encoded("JPEG"), [(4, 3, 2)], "3 bands; --bands names band 4"),
-        (tiff(BANDS * 1.0, planarconfig="contig"), [(3, 2, 1)], RANGE),
         (tiff(BANDS.astype(np.uint16), planarconfig="contig"), [(3, 2, 1)], RANGE),
         (png(1, 1, 16, 4, b"\0\1\2\3\4"), [None, (0, 4095)], "16-bit grey PNG"),
         (DEEP_JP2, [None, (0, 4095)], "JPEG2000 of 16 bits"),
         (deep_ppm(b"P5", 4080), [None, (0, 4095)], "PPM of 12 bits"),
-        (deep_ppm(b"P6", 4080), [None, (0, 4095)], "PPM of 12 bits"),
         (deep_ppm(b"P5", 65535), [], RANGE),
-        (deep_ppm(b"P6", 65535), [], RANGE),
         (tiff(BANDS * 1.0, planarconfig="contig"), [], RANGE),
     ],
 )
@@ -350,12 +323,9 @@ def test_flags_that_do_not_suffice(rgb, content, flags, words):
     assert words in rgb(content, *flags)
 
 
-@pytest.mark.parametrize("content", [DEEP_JP2, deep_ppm(b"P5", 4080), deep_ppm(b"P6", 4080)])
-def test_deep_pictures_that_say_their_range(rgb, content):
-    np.testing.assert_array_equal(rgb(content)[..., 0], GREYS)
-
-
-def test_deep_bands_from_0_to_65535(rgb):
+def test_deep_pictures_without_a_range_are_scaled_by_their_own(rgb):
+    for content in (DEEP_JP2, deep_ppm(b"P5", 4080), deep_ppm(b"P6", 4080)):
+        np.testing.assert_array_equal(rgb(content)[..., 0], GREYS)
     content = tiff(BANDS.astype(np.uint16) * 257, planarconfig="contig")
     np.testing.assert_array_equal(rgb(content, (3, 2, 1)), BANDS[..., 2::-1])
 
@@ -391,14 +361,8 @@ def test_lzw_of_one_band_needs_no_package_and_of_more_names_it(rgb):
         assert "pip install imagecodecs" in sentence
 
 
-@pytest.mark.parametrize("pixels", [UNIT, BANDS, BANDS * 1.0])
-def test_size_of_what_pillow_does_not_open(tmp_path, pixels):
+def test_size_of_what_pillow_does_not_open(tmp_path):
     path = tmp_path / "a.tif"
-    path.write_bytes(tiff(pixels, planarconfig="contig"))
-    assert stored_size(path) == (50, 40)
-
-
-@pytest.mark.parametrize("format_name", FORMATS)
-def test_every_format_of_the_list_is_read(rgb, format_name):
-    found = rgb(encoded(format_name, np.full((16, 16, 3), 200, np.uint8)))
-    assert np.abs(found.astype(int) - 200).max() <= 2
+    for pixels in (UNIT, BANDS, BANDS * 1.0):
+        path.write_bytes(tiff(pixels, planarconfig="contig"))
+        assert stored_size(path) == (50, 40)
