@@ -1,7 +1,7 @@
 """Step 1.3: mIoU of the localization maps against ground-truth masks.
 
 Reads   <session>/npy/<id>.npz, the masks of --eval_list
-Writes  <session>/eval_cam.json and a table
+Writes  <session>/eval_cam.json, <session>/eval_cam.csv (a row a picture)
 Try     python eval_cam.py --dataset voc --session_name exp
 Expect  VOC train (1,464 pictures): 58.9, in about a minute.
 

@@ -1,7 +1,7 @@
 """Step 2.4: mIoU of label pictures against ground-truth masks.
 
 Reads   a folder of label PNGs (<session>/pseudo_label, or any other), the masks of --eval_list
-Writes  <session>/eval_<folder>.json and a table
+Writes  <session>/eval_<folder>.json, <session>/eval_<folder>.csv (a row a picture)
 Try     python eval_seg_labels.py --dataset voc --session_name exp
         python eval_seg_labels.py --dataset voc --label_dir exp/ir_label
 Expect  VOC train: 64.7 for CRF labels.

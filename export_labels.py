@@ -1,4 +1,4 @@
-"""Labels in the format of an annotation tool or trainer, so that people mend errors alone.
+"""Labels in the format of an annotation tool or trainer, so that people correct errors alone.
 
 Reads   <label_dir>/<id>.png for the pictures of a list
 Writes  --out: a JSON (coco) or a folder (yolo, labelme, cvat, voc); cvat also as <name>.zip

@@ -2,7 +2,7 @@
 
 Reads   <session>/ir_label/<id>.png and the pictures of --train_list; ImageNet weights
 Writes  <session>/ckpt/irn_last.pth (now and then, for continuing), <session>/ckpt/irn.pth,
-        <session>/runs_irn/ (TensorBoard), the log, <session>/args.json
+        <session>/curves_irn.csv, <session>/runs_irn/ (TensorBoard), the log, <session>/args.json
 Try     python train_irn.py --dataset voc --session_name exp
 Expect  VOC: 990 steps of 32.
 

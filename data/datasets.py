@@ -15,6 +15,7 @@ from tool.cli import Settings, StepParser, at_least
 from tool.errors import InputError
 
 DATASETS: dict[str, type[Dataset]] = {d.name: d for d in (VOC, COCO, Demo, Folder)}
+USUAL_ROOTS = ", ".join(f"{d.default_root} ({d.name})" for d in DATASETS.values())
 # How --help shows the possible values; argparse's `choices` would refuse a class of the user's own.
 DATASET_CHOICES = "{" + ",".join([*sorted(DATASETS), "module:Class"]) + "}"
 
@@ -22,9 +23,7 @@ DATASET_CHOICES = "{" + ",".join([*sorted(DATASETS), "module:Class"]) + "}"
 def add_dataset_flags(parser: StepParser) -> None:
     """Add ``--dataset``, ``--dataset_root``, and how its pictures are read."""
     parser.add_deciding("--dataset", metavar=DATASET_CHOICES, default="voc", help="what to read")
-    parser.add_argument(
-        "--dataset_root", help="its folder; None is the dataset's usual place, see the README"
-    )
+    parser.add_argument("--dataset_root", help=f"its folder; None is the usual one: {USUAL_ROOTS}")
     add_folder_flags(parser)
 
 

@@ -1,14 +1,20 @@
-"""The documents: links lead somewhere, flags and commands exist, the equation table is true."""
+"""The documents: links lead somewhere, programs take the flags, the equation table is true."""
 
-import ast
+import argparse
+import contextlib
+import functools
 import importlib
 import importlib.util
 import re
+import runpy
 import shlex
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"
@@ -18,22 +24,30 @@ DOCUMENTS = [
     REPOSITORY / "log/README.md",
 ]
 NAMES = [str(path.relative_to(REPOSITORY)) for path in DOCUMENTS]
-CODE = [
-    *(path for path in sorted(REPOSITORY.glob("*.py"))),
-    *(
-        path
-        for folder in ("net", "data", "tool", "log", "examples", "benchmarks", "tests")
-        for path in sorted((REPOSITORY / folder).rglob("*.py"))
-    ),
-]
-# Flags of torchrun, ruff and pip.
-FOREIGN_FLAGS = {
-    "--no-build-isolation",
-    "--nproc_per_node",
-    "--nnodes",
-    "--rdzv_backend",
-    "--rdzv_endpoint",
-    "--check",
+SHELL = [*REPOSITORY.glob("*.sh"), *(REPOSITORY / "tool").glob("*.sh")]
+WITHOUT_FLAGS = ("tests.mass", "benchmarks.kernels")  # programs that have no parser
+FOREIGN_FLAGS = {"--no-build-isolation", "--help"}  # of pip, and of every program
+# What a document writes in the place of a value, and one that fits.
+STAND_INS = {
+    "LOW HIGH": "0 1",
+    "R G B": "1 2 3",
+    "FILE.onnx": "net.onnx",
+    "FILE": "file.zip",
+    "module:Class": "examples.own_dataset:ClassFolders",
+}
+COMMAND = re.compile(r"\s*((?:[A-Z_]+=(?:\"[^\"]*\"|\S+) )*)((?:python|bash|torchrun)\s.*)", re.S)
+# The variables of run_voc.sh and run_coco.sh, and whose flags they hold.
+FLAGS = {
+    "PREPARE": "data.coco",
+    "TRAIN": "train_resnet50_SIPE",
+    "CAM": "make_cam",
+    "EVAL": "eval_cam",
+    "CAM2IR": "cam2ir",
+    "IRN": "train_irn",
+    "LABEL": "make_seg_labels",
+    "SCORE": "eval_seg_labels",
+    "SEG": "train_seg",
+    "INFER": "infer_seg",
 }
 # What a document may name in `code` although no file of the project is called so.
 FILE = re.compile(r"^[\w./-]+\.(py|sh|md|svg|png|pth|csv|json|yml|toml|txt|cff)$")
@@ -53,9 +67,67 @@ WRITTEN = (
     "settings.json",
     "curves.csv",
     "sources.json",
+    "seconds.txt",
+    "summary.json",
+    ".made.json",
 )
 USERS = ("cat.jpg", "classes.txt", "labels.csv", "annotations.json", "colours.csv")
 USERS += ("resnet50.pth", "trainaug.txt", "train_aug.txt", "images/cat/x.jpg")
+
+
+class Asked(BaseException):
+    """A program has made its parser, and asks it."""
+
+
+@functools.cache
+def parser_of(program: str) -> argparse.ArgumentParser:
+    """Return the parser of a program, by the name of its module, as it asks it when it starts."""
+
+    def stop(parser: argparse.ArgumentParser, *_) -> None:
+        raise Asked(parser)
+
+    with (
+        warnings.catch_warnings(),
+        mock.patch.object(argparse.ArgumentParser, "parse_args", stop),
+    ):
+        warnings.simplefilter("ignore", RuntimeWarning)  # another test may have loaded it
+        try:
+            runpy.run_module(program, run_name="__main__")
+        except Asked as asked:
+            return asked.args[0]
+    raise AssertionError(f"{program} asks no parser")
+
+
+def programs() -> list[str]:
+    """Return the modules that can be started."""
+    files = (file for file in REPOSITORY.rglob("*.py") if ".venv" not in file.parts)
+    started = (f for f in files if '\nif __name__ == "__main__":' in f.read_text())
+    names = [module_of(str(file.relative_to(REPOSITORY))) for file in started]
+    return sorted(set(names) - {*WITHOUT_FLAGS, "tool.launch"})
+
+
+def module_of(file: str) -> str:
+    """Return the name by which the program in a file is started."""
+    return file.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
+
+
+def takes(parser: argparse.ArgumentParser, words: list[str]) -> bool:
+    """Return whether a parser takes some of the words of a command, whatever else it needs."""
+    needed = [action for action in parser._actions if action.required]
+    with contextlib.ExitStack() as stack:
+        for action in needed:
+            stack.enter_context(mock.patch.object(action, "required", False))
+        try:
+            parser.parse_args(words)
+        except SystemExit:
+            return False
+    return True
+
+
+def own_flags() -> set[str]:
+    """Return every flag of every program, and of torchrun."""
+    parsers = [get_args_parser(), *map(parser_of, programs())]
+    return {flag for parser in parsers for flag in parser._option_string_actions}
 
 
 @pytest.fixture(params=DOCUMENTS, ids=NAMES)
@@ -63,31 +135,29 @@ def document(request) -> Path:
     return request.param
 
 
-def commands(path: Path) -> Iterator[list[str]]:
-    """Yield the words of every command line in the code blocks of a document."""
+def spans(path: Path) -> Iterator[str]:
+    """Yield what stands as `code` within the lines of a document, with values for stand-ins."""
+    text = re.sub(r"```.*?```|^ {4}.*$", "", path.read_text(), flags=re.S | re.M)
+    for span in re.findall(r"`([^`]+)`", text):
+        span = " ".join(span.split())
+        for name, value in STAND_INS.items():
+            span = re.sub(rf"(?<=\s){re.escape(name)}\b", value, span)
+        yield span
+
+
+def commands(path: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """Yield the variables and the words of every command, in code blocks and within lines."""
     text = path.read_text()
     blocks = re.findall(r"(?:^ {4}.*\n)+", text, re.M) + re.findall(r"```\w*\n(.*?)```", text, re.S)
-    for block in blocks:
-        for line in re.sub(r"\\\n\s*", "", block).splitlines():
-            if re.match(r"\s*([A-Z_]+=\S+ )*(python|bash|torchrun)\s", line):
-                yield shlex.split(re.split(r" {3,}(?=\S+ \S+ )|   # ", line.strip())[0])
-
-
-def own_flags() -> set[str]:
-    """Return every flag that some program defines, and the --no- form of switches."""
-    flags = set()
-    for path in CODE:
-        for call in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(call, ast.Call):
-                continue
-            words = [word.value for word in call.args if isinstance(word, ast.Constant)]
-            if ast.unparse(call.func) == "add":  # of step 3: a flag of the recipes
-                words = [f"--{str(word).removeprefix('--')}" for word in words]
-            own = {word for word in words if isinstance(word, str) and word.startswith("--")}
-            flags |= own
-            if any("BooleanOptionalAction" in ast.unparse(word) for word in call.keywords):
-                flags |= {f"--no-{flag[2:]}" for flag in own}
-    return flags
+    lines = [
+        line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()
+    ]  # a remark stands three spaces behind
+    lines = [re.split(r" {3,}(?=[^-\s]\S* )", line.strip())[0] for line in lines]
+    for line in [*lines, *spans(path)]:
+        match = COMMAND.fullmatch(line)
+        if match:
+            variables = dict(word.split("=", 1) for word in shlex.split(match[1]))
+            yield variables, shlex.split(match[2], comments=True)
 
 
 def test_readme_is_short():
@@ -128,30 +198,75 @@ def test_named_files_exist(document):
 
 def test_named_flags_exist(document):
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", document.read_text()))
-    assert not named - own_flags() - FOREIGN_FLAGS - {"--help"}
+    assert not named - own_flags() - FOREIGN_FLAGS
+
+
+def test_named_flags_take_their_values(document):
+    """``--flag value``, and ``program.py --flag value``, as fragments of a command."""
+    for span in spans(document):
+        file, _, rest = span.partition(" ")
+        if re.fullmatch(r"[\w/]+\.py", file) and rest.startswith("-"):
+            assert takes(parser_of(module_of(file)), shlex.split(rest)), span
+        elif span.startswith("--") and " " in span:
+            words = shlex.split(span)
+            assert any(takes(parser_of(program), words) for program in programs()), span
 
 
 def test_commands_are_understood(document):
-    """Programs and modules exist, and a step's parser takes the flags as they stand there."""
-    for words in commands(document):
-        words = [word for word in words if not re.match(r"[A-Z_]+=", word)]
+    """A program's own parser takes the words of a command."""
+    for variables, words in commands(document):
         if words[0] == "bash":
             assert (REPOSITORY / words[1]).is_file(), words
             continue
-        if words[0] == "torchrun":
-            words = [
-                words[0],
-                *(word for word in words[1:] if word.split("=")[0] not in FOREIGN_FLAGS),
-            ]
-        name = words[2] if words[1] == "-m" else words[1].removesuffix(".py").replace("/", ".")
+        if words[0] == "torchrun" or words[1:3] == ["-m", "tool.launch"]:
+            args = get_args_parser().parse_args(words[1:] if words[0] == "torchrun" else words[3:])
+            words = ["python", args.training_script, *args.training_script_args]
+        name, rest = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
+        name = module_of(name)
         assert importlib.util.find_spec(name), words
+        if name in WITHOUT_FLAGS:
+            assert not rest
+            continue
+        parser_of(name).parse_args(rest)
         module = importlib.import_module(name)
-        if hasattr(module, "parse_arguments") and words[1] != "-m":
-            module.parse_arguments(words[2:])
+        if "/" not in name and hasattr(module, "main") and hasattr(module, "parse_arguments"):
+            module.parse_arguments(rest)  # which may refuse more
+        assert not variables or set(variables) <= variables_of_scripts()
+
+
+def variables_of_scripts() -> set[str]:
+    """Return the names in capitals that the scripts and programs read."""
+    text = "".join(path.read_text() for path in [*SHELL, *REPOSITORY.glob("t*/*.py")])
+    return set(re.findall(r"\b[A-Z][A-Z_]+\b", text))
+
+
+def test_variables_of_the_scripts(document):
+    """They exist, and the flags in TRAIN_FLAGS and its like are those of their program."""
+    text = re.sub(r"\\\n\s*", "", document.read_text())
+    for name in re.findall(r"(?<![\w-])([A-Z][A-Z_]+)=[\w\"/]", text):
+        assert name in variables_of_scripts(), name
+    for name, flags in re.findall(r'\b([A-Z2]+)_FLAGS="([^"]*)"', text):
+        assert takes(parser_of(FLAGS[name]), shlex.split(flags)), (name, flags)
 
 
 def test_there_are_commands_to_check():
-    assert sum(len(list(commands(path))) for path in DOCUMENTS) > 30
+    assert sum(len(list(commands(path))) for path in DOCUMENTS) > 60
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("net.resnet50_SIPE", ["Net", "CAM"]),
+        ("net.resnet50_irn", ["EdgeDisplacement", "AffinityDisplacementLoss"]),
+        ("net.deeplabv2", ["DeepLabV2_ResNet101_MSC"]),
+        ("net.deeplabv1_resnet38", ["DeepLabV1_ResNet38"]),
+        ("tool.crf", ["crf_inference_label"]),
+        ("tool.checkpoint", ["load_weights"]),
+    ],
+)
+def test_published_names_stay(module, names):
+    assert f"`{module}`" in (REPOSITORY / "docs/differences.md").read_text()
+    assert all(hasattr(importlib.import_module(module), name) for name in names)
 
 
 def equations() -> list[tuple[str, str, str]]:

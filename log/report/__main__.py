@@ -37,6 +37,7 @@ LABELS, MAPS = "pseudo_label", "cam"  # the evaluations whose classes are shown
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.StepParser(__doc__)
+    parser.prog = "python -m tool.report"
     parser.add_argument("sessions", nargs="+", type=Path, help="folders of runs")
     parser.add_argument(
         "--classes", nargs="+", help="figures are means over these; None is all that occur"

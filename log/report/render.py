@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from tool.errors import printable
 
@@ -16,7 +15,7 @@ MARKS = re.compile(r"([\\`*_\[\]|#~$!])")  # what Markdown gives a meaning withi
 
 def markdown_text(value: Any) -> str:
     """Return a value so that Markdown shows its letters; what is marked as safe stays."""
-    if isinstance(value, Markup):
+    if hasattr(value, "__html__"):
         return value
     text = MARKS.sub(r"\\\1", printable(str(value)))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

