@@ -16,6 +16,8 @@ from unittest import mock
 import pytest
 from torch.distributed.run import get_args_parser
 
+from data.datasets import dataset_class
+
 REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"
 DOCUMENTS = [
@@ -227,7 +229,9 @@ def test_commands_are_understood(document):
         if name in WITHOUT_FLAGS:
             assert not rest
             continue
-        parser_of(name).parse_args(rest)
+        args = parser_of(name).parse_args(rest)
+        if getattr(args, "dataset", None):
+            assert dataset_class(args.dataset)
         module = importlib.import_module(name)
         if "/" not in name and hasattr(module, "main") and hasattr(module, "parse_arguments"):
             module.parse_arguments(rest)  # which may refuse more
