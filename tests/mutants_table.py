@@ -241,14 +241,14 @@ FAULTS = {
         ("torch.stack([img, img.flip(2)])", "torch.stack([img, img])", "refinement walk_label"),
         ("args.irn_crop_size, args.fold_bn", "512, args.fold_bn", "refinement walk_label"),
         ("args.infer_list or dataset.train_list", "dataset.eval_list", "outputs list_of_its_own"),
-        ('net, settings["digest"] = load', "net, _ = load", "outputs again or replaced"),
+        ('net, settings["digest"] = load', "net, _ = load", "outputs was_replaced"),
         ('settings["maps"], maps', "_, maps", "outputs again or replaced"),
         ("        default=10,", "        default=8,", "refinement published_defaults"),
         ("        default=8,", "        default=10,", "refinement published_defaults"),
     ],
     "infer_seg.py": [
         ("args.infer_list or dataset.test_list", "dataset.train_list", "outputs list_of_its_own"),
-        ('"digest": digest', '"digest": ""', "seg files_that_exist"),
+        ('"digest": digest', '"digest": ""', "outputs was_replaced"),
         ("how, args.crf, amp", "how, True, amp", "seg library"),
         (
             "getattr(args, name) for name",

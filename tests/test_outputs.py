@@ -149,6 +149,20 @@ def test_maps_of_a_checkpoint_that_was_replaced_are_refused(chain):
     chain("cam2ir", "--restart")
 
 
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [("make_seg_labels", "irn"), ("infer_seg", "seg_deeplabv2_resnet101")],
+)
+def test_labels_of_a_network_that_was_replaced_are_refused(program, name, chain):
+    file = chain.session / f"ckpt/{name}.pth"
+    content = checkpoint.load(file)
+    for value in content["net"].values():
+        value *= 2
+    checkpoint.save(file, content)
+    with pytest.raises(InputError, match=r"digest.*--restart"):
+        chain(program)
+
+
 def test_work_that_was_moved_continues(chain, tmp_path, monkeypatch):
     """The session renamed and given by another path, the data and the weights moved."""
     (tmp_path / "deep").mkdir()

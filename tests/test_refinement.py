@@ -171,7 +171,9 @@ def test_maps_of_zeros_become_background(trained, session):
 
 
 @pytest.mark.parametrize("program", ["cam2ir", "crf", "irn"])
-def test_large_pictures_are_reduced_and_their_labels_enlarged(program, run, session, tiny):
+def test_large_pictures_are_reduced_and_their_labels_enlarged(
+    program, run, session, tiny, monkeypatch
+):
     """A picture eight times as wide has the label of the picture itself, enlarged."""
     module = cam2ir if program == "cam2ir" else make_seg_labels
     folder = session / ("ir_label" if program == "cam2ir" else "pseudo_label")
@@ -186,8 +188,17 @@ def test_large_pictures_are_reduced_and_their_labels_enlarged(program, run, sess
     img.resize(large, Image.Resampling.NEAREST).save(tiny / "images/a.png")
     with np.load(session / "npy/d.npz") as file:
         np.savez(session / "npy/a.npz", **{**file, "size": np.array(large[::-1])})
-    most = img.width * img.height
+    most, sizes = img.width * img.height, []
+
+    class Pictures(module.MappedPictures):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            sizes.append(item["picture"].shape)
+            return item
+
+    monkeypatch.setattr(module, "MappedPictures", Pictures)
     module.main([*flags, "--max_pixels", str(most)])
+    assert sizes[0] == (img.height, img.width, 3)
     label = read_mask(folder / "a.png")
     assert label.shape == tuple(large[::-1])
     small = label[::8, ::8]
