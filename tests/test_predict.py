@@ -78,6 +78,23 @@ def test_checkpoints_tell_what_their_pictures_are(networks):
     assert about["bands"] is about["value_range"] is None
 
 
+def test_pictures_are_read_as_in_training_and_scaled_as_asked(networks, monkeypatch):
+    root, session, _ = networks
+    predictor = Predictor(session / "ckpt/final.pth", "cpu", scales=[0.5, 1])
+    predictor.longest, predictor.bands, predictor.value_range = 24, [3, 2, 1], [0.0, 510.0]
+    sizes, forward = [], CAM.forward
+
+    def record(net, pair, label):
+        sizes.append(tuple(pair.shape[2:]))
+        return forward(net, pair, label)
+
+    monkeypatch.setattr(CAM, "forward", record)
+    prediction = predictor(root / "images/a.png", ["red"])
+    assert sizes == [(10, 12), (20, 24)]  # of 40 x 48
+    rgb = np.array(Image.open(root / "images/a.png"))
+    np.testing.assert_allclose(prediction.picture, rgb[..., ::-1] / 2, atol=1)
+
+
 def test_classes_are_guessed_from_scores_above_the_threshold(networks):
     root, session, _ = networks
     picture = root / "images/a.png"
@@ -103,6 +120,15 @@ def test_scores_are_the_means_of_the_classifier(networks):
     assert not predictor.net.training
     scores = predictor(root / "images/a.png").scores
     assert list(scores.values()) == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_scores_of_a_segmentation_are_the_largest_of_all_pixels(networks):
+    root, session, _ = networks
+    prediction = Predictor(session / SEGMENTATION, "cpu", refine="none")(root / "images/b.png")
+    largest = prediction.maps[1:].max((1, 2)).tolist()
+    scores = [prediction.scores[name] for name in prediction.names[1:]]
+    assert scores == pytest.approx(largest, abs=1e-5)
+    assert largest[0] > prediction.maps[1].mean() + 1e-3
 
 
 def test_classes_that_are_not_named_are_absent(networks):

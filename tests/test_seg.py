@@ -330,9 +330,8 @@ def test_label_is_that_of_the_library(run, model, tiny):
     crf |= {"bilateral_sxy": 9.0, "bilateral_srgb": 7.0, "bilateral_weight": 2.0}
     flags = ["--mirror", "--crf", "--crf_iterations", "2", "--gaussian_sxy", "2"]
     flags += ["--gaussian_weight", "1", "--bilateral_sxy", "9", "--bilateral_srgb", "7"]
-    infer_seg.main(
-        [*of_model(run["infer"], model), *flags, "--bilateral_weight", "2", "--scales", *scales]
-    )
+    flags += ["--bilateral_weight", "2", "--scales", *scales]
+    infer_seg.main([*of_model(run["infer"], model), *flags])
     net = restore(MODELS[model].network, checkpoint.load(final_of(run["train"], model)))
     with Image.open(tiny / "images/d.png") as image:
         picture = image.convert("RGB")
@@ -350,6 +349,10 @@ def test_label_is_that_of_the_library(run, model, tiny):
     label = read_mask(session_of(run["infer"]) / f"seg_{model}/d.png")
     assert (label == expected).mean() > 0.999
     assert len(np.unique(expected)) > 1
+    infer_seg.main([*of_model(run["infer"], model), *flags, "--no-crf", "--restart"])
+    label = read_mask(session_of(run["infer"]) / f"seg_{model}/d.png")
+    assert (label == probabilities.argmax(0).numpy()).mean() > 0.999
+    assert (label != expected).any()
 
 
 @pytest.mark.parametrize("kind", ["original", "mean_subtracted"])
@@ -387,6 +390,7 @@ def test_classes_that_are_nowhere_likely_do_not_change_the_crf(monkeypatch):
     few = F.interpolate(torch.from_numpy(rng.normal(0, 3, (1, 3, 5, 6))).float(), (40, 48))[0]
     logits = torch.from_numpy(rng.normal(-12, 0.5, (21, 40, 48))).float()
     logits[[0, 7, 15]] = few
+    logits[3] = few.amax(0) - 5  # which has 0.7 % at the most
     probabilities = logits.softmax(0)
     real, given = inference.crf_inference, []
 
@@ -406,7 +410,7 @@ def test_classes_that_are_nowhere_likely_do_not_change_the_crf(monkeypatch):
         assert torch.equal(refined.argmax(0), whole.argmax(0))
         assert (refined - whole).abs().max() < 1e-3
         assert not torch.equal(refined.argmax(0), probabilities.argmax(0))
-    assert given == [3, 21] * 2
+    assert given == [4, 21] * 2
 
 
 def test_files_that_exist_are_kept_and_settings_agree(trained):
@@ -536,6 +540,12 @@ def test_checkpoint_of_other_classes_or_model(trained, tiny):
         infer_seg.main([*of_model(trained["infer"], V1), "--ckpt", str(final_of(trained["train"]))])
     (tiny / "classes.txt").write_text("red\ngreen\npink\n")
     with pytest.raises(InputError, match=r"\.pth.*pink.*--dataset"):
+        infer_seg.main(trained["infer"])
+    content = dict(checkpoint.load(final_of(trained["train"])))
+    del content["class_names"]
+    checkpoint.save(final_of(trained["train"]), content)
+    (tiny / "classes.txt").write_text("red\ngreen\nblue\npink\n")
+    with pytest.raises(InputError, match=r"4 classes.*5.*--dataset"):
         infer_seg.main(trained["infer"])
     checkpoint.save(final_of(trained["train"]), {"net": {"w": torch.zeros(1)}})
     with pytest.raises(InputError, match=rf"seg_{V2}\.pth, read as {V2}"):
