@@ -18,14 +18,14 @@ from functools import partial
 import numpy as np
 import torch
 
-from data.datasets import add_dataset_flags, open_dataset
+from data.datasets import add_dataset_flags
 from data.drawings import draw_labels
+from data.steps import open_session
 from data.picture_loop import MappedPictures, made_from, outputs_of, write_every
 from tool import cli
 from tool.crf import crf_inference_views
 from tool.pictures import UNSURE, save_label
 from tool.run import run
-from tool.session import Session
 
 BACKGROUND_SHARE = 0.5  # of the background map in the view that looks for background
 
@@ -91,9 +91,7 @@ def label_of(
 def main(arguments: list[str] | None = None) -> None:
     """Write the label of every picture on the list."""
     args = parse_arguments(arguments)
-    session = Session(args.session_name, "cam2ir", args)
-    device = cli.pick_device(args.device)
-    dataset = open_dataset(args)
+    session, device, dataset = open_session(args, "cam2ir")
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
 

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from data.base import check_exist
-from data.datasets import add_dataset_flags, open_dataset
+from data.datasets import add_dataset_flags
+from data.steps import open_session
 from tool import cli
 from tool.evaluate import Read, evaluate
 from tool.maps import MAKE, maps_file, read_maps
 from tool.metrics import ConfusionMatrix, iou_of, iou_table, miou_of
 from tool.pictures import UNSURE
 from tool.run import run
-from tool.session import Session
 
 THRESHOLDS = np.arange(101) / 100  # background wins where no CAM is above the threshold
 
@@ -126,9 +126,7 @@ def best_cam(sweep: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Print the table and write eval_cam.json."""
     args = parse_arguments(arguments)
-    session = Session(args.session_name, "eval_cam", args)
-    cli.pick_device(args.device)
-    dataset = open_dataset(args)
+    session, _, dataset = open_session(args, "eval_cam")
     about = {"dataset": args.dataset, "list": str(args.eval_list or dataset.eval_list)}
     npy = session.path / "npy"
     predict = ArgmaxOfMaps(npy, dataset.num_classes, args.allow_pickle, dataset.read_mask)

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from data.base import check_exist
-from data.datasets import add_dataset_flags, open_dataset
+from data.datasets import add_dataset_flags
+from data.steps import open_session
 from tool import cli
 from tool.evaluate import evaluate
 from tool.metrics import iou_table
 from tool.pictures import UNSURE, check_label, read_mask
 from tool.run import run
-from tool.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,7 @@ def result_path(session: Path, folder: Path) -> Path:
 def main(arguments: list[str] | None = None) -> None:
     """Print the table and write the result."""
     args = parse_arguments(arguments)
-    session = Session(args.session_name, "eval_seg_labels", args)
-    cli.pick_device(args.device)
-    dataset = open_dataset(args)
+    session, _, dataset = open_session(args, "eval_seg_labels")
     about = {"dataset": args.dataset, "list": str(args.eval_list or dataset.eval_list)}
     folder = args.label_dir or session.path / "pseudo_label"
     predict = LabelsOfFolder(folder, dataset.num_classes)

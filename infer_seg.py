@@ -26,20 +26,20 @@ from torch import nn
 
 from data.archive import ENDINGS, write_archive
 from data.base import Dataset
-from data.datasets import add_dataset_flags, open_dataset
+from data.datasets import add_dataset_flags
 from data.drawings import draw_labels
 from data.inference import CRF_PICTURES, enlarged_argmax, mean_logits, refine
 from data.loaders import ScaledPictures
+from data.steps import open_session
 from data.picture_loop import outputs_of, write_every
 from data.transforms import VIEWS
 from net.weights import restore
 from net.recipes import MODELS, TestFlags, defaults, fill_in
 from tool import checkpoint, cli, distributed
-from tool.errors import InputError, naming
+from tool.errors import InputError
 from tool.onnx_file import write_onnx
 from tool.pictures import save_label
 from tool.run import run
-from tool.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +104,7 @@ def load_network(model: str, ckpt: Path, dataset: Dataset) -> tuple[nn.Module, s
     noted = content.get("model", model)
     if isinstance(noted, str) and noted != model:  # other projects keep their weights there
         raise InputError(f"{ckpt} is a {noted}. Give --model {noted}.")
-    with naming(f"{ckpt}, read as {model}"):
-        net = restore(MODELS[model].network, content)
+    net = restore(MODELS[model].network, content)
     checkpoint.check_classes(content, dataset.all_names)
     number = net.config["num_classes"]
     if number != dataset.num_classes:
@@ -147,9 +146,7 @@ def segment(
 def main(arguments: list[str] | None = None) -> None:
     """Write the label of every picture on the list, and the archive if asked."""
     args = parse_arguments(arguments)
-    session = Session(args.session_name, "infer_seg", args)
-    device = cli.pick_device(args.device, args.tf32)
-    dataset = open_dataset(args)
+    session, device, dataset = open_session(args, "infer_seg")
     infer_list = args.infer_list or dataset.test_list
     ids = dataset.ids(infer_list)
     dataset.check_pictures(ids)

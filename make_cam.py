@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.datasets import add_dataset_flags, open_dataset
+from data.datasets import add_dataset_flags
 from data.drawings import draw_maps
 from data.inference import SCALES, infer, load_classifier
 from data.loaders import ScaledPictures, to_device
+from data.steps import open_session
 from data.picture_loop import outputs_of, write_every
 from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
 from tool.maps import FORMATS, write_maps
 from tool.pictures import stored_size
 from tool.run import run
-from tool.session import Session
 
 GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
 SMALLER = "Lower --batch_size, --scales or --max_pixels."
@@ -120,9 +120,7 @@ def localize(
 def main(arguments: list[str] | None = None) -> None:
     """Write the maps of every picture on the list."""
     args = parse_arguments(arguments)
-    session = Session(args.session_name, "make_cam", args)
-    device = cli.pick_device(args.device, args.tf32)
-    dataset = open_dataset(args)
+    session, device, dataset = open_session(args, "make_cam")
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
 
@@ -130,7 +128,6 @@ def main(arguments: list[str] | None = None) -> None:
     content = checkpoint.load(ckpt)
     checkpoint.check_classes(content, dataset.all_names)
     net = load_classifier(
-        ckpt,
         content,
         args.network,
         args.fold_bn,

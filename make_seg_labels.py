@@ -18,19 +18,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.datasets import add_dataset_flags, open_dataset
+from data.datasets import add_dataset_flags
 from data.drawings import draw_labels
 from data.loaders import to_device
+from data.steps import open_session
 from data.picture_loop import MappedPictures, made_from, outputs_of, write_every
 from net.resnet50 import fold_batch_norm
 from net.resnet50_irn import EdgeDisplacement
 from net.weights import restore
 from tool import checkpoint, cli
 from tool.crf import crf_inference_label
-from tool.errors import naming
 from tool.pictures import save_label
 from tool.run import run
-from tool.session import Session
 from tool.walk import refine_by_walk
 
 
@@ -131,17 +130,14 @@ def by_walk(
 def load_network(ckpt: Path, crop_size: int, fold_bn: bool) -> tuple[EdgeDisplacement, str]:
     """Return IRN, evaluating, and the digest of its file; weights that misfit raise InputErrors."""
     content = checkpoint.load(ckpt)
-    with naming(ckpt):
-        net = restore(EdgeDisplacement, content, crop_size=crop_size)
+    net = restore(EdgeDisplacement, content, crop_size=crop_size)
     return fold_batch_norm(net) if fold_bn else net, content.digest
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the label of every picture on the list."""
     args = parse_arguments(arguments)
-    session = Session(args.session_name, "make_seg_labels", args)
-    device = cli.pick_device(args.device, args.tf32)
-    dataset = open_dataset(args)
+    session, device, dataset = open_session(args, "make_seg_labels")
     ids = dataset.ids(args.infer_list or dataset.train_list)
     dataset.check_pictures(ids)
 

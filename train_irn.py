@@ -13,27 +13,25 @@ it.
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 
-from data.base import Dataset, check_exist
-from data.datasets import add_dataset_flags, open_dataset
+from data.base import Dataset
+from data.datasets import add_dataset_flags
 from data.loaders import AffinityPictures, Schedule, batch_loader, to_device, training_loader
+from data.steps import open_training
 from data.transforms import cut_window
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_irn import AffinityDisplacementLoss
 from net.weights import restore
 from tool import checkpoint, cli, distributed
-from tool.errors import naming
 from tool.indexing import STRIDE, sources
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer
-from tool.record import settings_of
 from tool.progress import progress
 from tool.run import run
-from tool.session import Session
-from tool.training import Training, sources_of
 
 RADIUS = 10  # of the pairs that are learnt from; the walk uses 5
 TERMS = ("pos", "neg", "dp_fg", "dp_bg")  # of the loss, see net.irn_loss
@@ -121,11 +119,15 @@ def build(args: cli.Settings, begun: checkpoint.Checkpoint | None) -> AffinityDi
     side = -(-args.irn_crop_size // STRIDE)
     sources(side, side, RADIUS)  # refuses a window without any pair
     torch.manual_seed(args.seed)  # of the branches; nothing else here draws from torch
-    if not begun:
-        return AffinityDisplacementLoss(args.pretrained, edge_only=args.edge_only)
-    options = {"pretrained": None, "edge_only": args.edge_only}
-    with naming(begun.path):
-        return restore(AffinityDisplacementLoss, begun, **options)
+    if begun:
+        return restore(AffinityDisplacementLoss, begun, pretrained=None, edge_only=args.edge_only)
+    return AffinityDisplacementLoss(args.pretrained, edge_only=args.edge_only)
+
+
+def views(args: cli.Settings, dataset: Dataset, ids: list[str]) -> AffinityPictures:
+    """Return the windows to learn from, with the confident areas of the session."""
+    folder = Path(args.session_name, "ir_label")
+    return AffinityPictures(dataset, ids, folder, args.irn_crop_size, args.seed)
 
 
 def line_of(means: dict[str, float]) -> str:
@@ -136,29 +138,17 @@ def line_of(means: dict[str, float]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Train, measure the mean displacement, and write the checkpoint."""
     args = parse_arguments(arguments)
-    session = Session(args.session_name, "train_irn", args)
-    device = cli.pick_device(args.device, args.tf32)
-    dataset = open_dataset(args)
-    args.train_list = args.train_list or dataset.train_list
-    args.pretrained = args.pretrained or dataset.pretrained
     batch_size = args.irn_batch_size
-    ids = dataset.training_ids(args.train_list, batch_size, f"--irn_batch_size {batch_size}")
-    folder = session.path / "ir_label"
-    labels = [folder / f"{image_id}.png" for image_id in ids]
-    remedy = f"Make them: make_cam.py and cam2ir.py with --infer_list {args.train_list}"
-    check_exist(labels, "confident areas", remedy)
-    settings_of(folder, dataset.all_names)  # of these classes, and in this order
-    files = [dataset.image_path(image_id) for image_id in ids]
-    known = sources_of(ids, files, args.pretrained, label_files=labels)
-    settings, names = cli.deciding(args), dataset.all_names
-    training = Training(session, "irn", settings, names, known, args.restart, args.safetensors)
+    batch = ("--irn_batch_size", batch_size)
+    device, pictures, training = open_training(
+        args, "train_irn", "irn", batch, partial(views, args)
+    )
     if training.is_finished:
         return
+    dataset = pictures.dataset
     infer_ids = dataset.ids(args.infer_list or args.train_list)
     dataset.check_pictures(infer_ids)
-    pictures = AffinityPictures(dataset, ids, folder, args.irn_crop_size, args.seed)
 
-    torch.backends.cudnn.benchmark = True  # every batch has the same size
     layout = cli.memory_format(args.channels_last)
     net = build(args, training.begun)
     cli.place(net, device, args.channels_last).train()
@@ -167,7 +157,9 @@ def main(arguments: list[str] | None = None) -> None:
     model = training.begin(net, optimizer, device)
 
     rows = distributed.rows(batch_size)
-    schedule = Schedule(len(ids), batch_size, args.irn_num_epoches, args.seed, training.start, rows)
+    schedule = Schedule(
+        len(pictures), batch_size, args.irn_num_epoches, args.seed, training.start, rows
+    )
     loader = training_loader(pictures, schedule, args.num_workers)
     rate = partial(learning_rate, args.irn_learning_rate, total=schedule.total)
     for _, batch in training.steps(loader, rate, args.print_freq, args.save_freq, line_of):

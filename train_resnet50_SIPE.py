@@ -12,7 +12,6 @@ Running the same command again continues it.
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
-import logging
 from functools import partial
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from data.base import Dataset, check_exist, warn_constant_labels
-from data.datasets import add_dataset_flags, open_dataset
+from data.datasets import add_dataset_flags
 from data.loaders import (
     ClassificationPictures,
     ScaledPictures,
@@ -30,25 +29,20 @@ from data.loaders import (
     to_device,
     training_loader,
 )
-from data.reading import reading_of
+from data.steps import open_training
 from net.inputs import IMAGENET_MEAN, IMAGENET_STD
 from net.resnet50_SIPE import CAM_EPS, valid_mask
 from net.weights import restore
 from tool import checkpoint, cli, distributed
-from tool.errors import naming
 from tool.evaluate import check_class_ids
 from tool.metrics import ConfusionMatrix
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer
 from tool.pictures import heat, overlay
 from tool.progress import progress
 from tool.run import run
-from tool.session import Session
-from tool.training import Training, sources_of
 
 GRADIENT_NORM = 1.0  # longer gradients are clipped to this before each update
 PICTURES_SHOWN = 4  # of a batch, in TensorBoard
-
-log = logging.getLogger(__name__)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
@@ -164,6 +158,12 @@ def about_input(args: cli.Settings) -> dict[str, list]:
     return {**sizes, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}  # of RGB in [0, 1]
 
 
+def views(args: cli.Settings, dataset: Dataset, ids: list[str]) -> ClassificationPictures:
+    """Return the windows to learn from."""
+    sizes = args.crop_size, args.resize_min, args.resize_max
+    return ClassificationPictures(dataset, ids, *sizes, args.seed)
+
+
 def build(args: cli.Settings, num_classes: int, begun: checkpoint.Checkpoint | None) -> nn.Module:
     """Return the network of ``--network`` with the weights that a training starts from.
 
@@ -172,10 +172,9 @@ def build(args: cli.Settings, num_classes: int, begun: checkpoint.Checkpoint | N
     """
     network = cli.import_network(args.network)
     torch.manual_seed(args.seed)  # of the heads; nothing else here draws from torch
-    if not begun:
-        return network.Net(num_classes, args.pretrained)
-    with naming(begun.path):
+    if begun:
         return restore(network.Net, begun, pretrained=None)
+    return network.Net(num_classes, args.pretrained)
 
 
 def total_loss(terms: dict[str, Tensor], gsc_weight: float) -> Tensor:
@@ -187,26 +186,18 @@ def total_loss(terms: dict[str, Tensor], gsc_weight: float) -> Tensor:
 def main(arguments: list[str] | None = None) -> None:
     """Train, validate now and then, and write the checkpoint."""
     args = parse_arguments(arguments)
-    session = Session(args.session_name, "train_resnet50_SIPE", args)
-    device = cli.pick_device(args.device, args.tf32)
-    dataset = open_dataset(args)
-    args.train_list = args.train_list or dataset.train_list
-    args.pretrained = args.pretrained or dataset.pretrained
     batch_size = args.batch_size
-    ids = dataset.training_ids(args.train_list, batch_size, f"--batch_size {batch_size}")
-    sizes = args.crop_size, args.resize_min, args.resize_max
-    pictures = ClassificationPictures(dataset, ids, *sizes, args.seed)
-    files = [dataset.image_path(image_id) for image_id in ids]
-    sources = sources_of(ids, files, args.pretrained, pictures.labels)
-    settings, names = cli.deciding(args), dataset.all_names
-    training = Training(session, "", settings, names, sources, args.restart, args.safetensors)
+    batch = ("--batch_size", batch_size)
+    device, pictures, training = open_training(
+        args, "train_resnet50_SIPE", "", batch, partial(views, args)
+    )
     if training.is_finished:
         return
-    training.about["input"] = {**about_input(args), **reading_of(dataset)}
+    dataset, names = pictures.dataset, pictures.dataset.all_names
+    training.about["input"] |= about_input(args)
     warn_constant_labels(pictures.labels, dataset.class_names)
     validation = validation_pictures(args, dataset) if args.val_freq else None
 
-    torch.backends.cudnn.benchmark = True  # every batch has the same size
     net = build(args, dataset.num_classes, training.begun)
     cli.place(net, device, args.channels_last).train()
     groups = net.trainable_groups(args.lr, args.wt_dec)
@@ -217,7 +208,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     rows = distributed.rows(batch_size)
     share = distributed.weight(rows.stop - rows.start, batch_size)
-    schedule = Schedule(len(ids), batch_size, args.max_epoches, args.seed, training.start, rows)
+    schedule = Schedule(
+        len(pictures), batch_size, args.max_epoches, args.seed, training.start, rows
+    )
     loader = training_loader(pictures, schedule, args.num_workers)
     rate = partial(learning_rate, args.lr, total=schedule.total)
     classes = names if args.val_freq else ()

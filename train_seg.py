@@ -20,16 +20,17 @@ import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 import contextlib
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.base import check_exist
-from data.datasets import add_dataset_flags, open_dataset
+from data.base import Dataset
+from data.datasets import add_dataset_flags
 from data.loaders import Schedule, SegmentationPictures, to_device, training_loader
-from data.reading import reading_of
+from data.steps import open_training
 from data.transforms import RESAMPLE
 from net.deeplabv2 import STRIDE_ON
 from net.recipes import MODELS, defaults, fill_in
@@ -37,13 +38,11 @@ from net.segmentation import build as start_network
 from net.segmentation import mean_loss
 from net.weights import restore
 from tool import checkpoint, cli, distributed
-from tool.errors import InputError, naming
+from tool.errors import InputError
 from tool.evaluate import check_class_ids
 from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer
-from tool.record import settings_of
 from tool.run import run
-from tool.session import Session
-from tool.training import Training, seed_step, sources_of
+from tool.training import seed_step
 
 log = logging.getLogger(__name__)
 
@@ -106,11 +105,10 @@ def build(
     elif args.stride_on:
         raise InputError(f"--stride_on is of DeepLab v2; {args.model} has no such choice.")
     torch.manual_seed(args.seed)  # of the head
-    if not begun:
-        net, record = start_network(network, num_classes, args.pretrained, **options)
-        return net.train(), record
-    with naming(begun.path):
+    if begun:
         return restore(network, begun).train(), begun["record"]
+    net, record = start_network(network, num_classes, args.pretrained, **options)
+    return net.train(), record
 
 
 def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn.Module:
@@ -182,6 +180,13 @@ def accumulated_step(
     return total
 
 
+def views(args: cli.Settings, dataset: Dataset, ids: list[str]) -> SegmentationPictures:
+    """Return the windows to learn from, with the labels of ``--label_dir``."""
+    sampling = args.crop_size, args.scales, args.scale_draw, args.resample, args.hsv_shift
+    folder = Path(args.label_dir)
+    return SegmentationPictures(dataset, ids, folder, args.model, *sampling, args.seed)
+
+
 def line_of(means: dict[str, float]) -> str:
     """Return the loss for a log line."""
     return f"loss:{means['loss']:.4f}"
@@ -190,37 +195,21 @@ def line_of(means: dict[str, float]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Train and write the checkpoint."""
     args = parse_arguments(arguments)
-    session = Session(args.session_name, "train_seg", args)
-    device = cli.pick_device(args.device, args.tf32)
-    dataset = open_dataset(args)
-    args.train_list = args.train_list or dataset.train_list
-    args.pretrained = args.pretrained or dataset.pretrained
-    args.label_dir = str(args.label_dir or session.path / "pseudo_label")
+    args.label_dir = str(args.label_dir or Path(args.session_name, "pseudo_label"))
     pictures_a_step = args.batch_size * args.accumulate
-    flags = f"--batch_size {args.batch_size} times --accumulate {args.accumulate}"
-    ids = dataset.training_ids(args.train_list, pictures_a_step, flags)
-    folder = Path(args.label_dir)
-    labels = [folder / f"{image_id}.png" for image_id in ids]
-    remedy = f"Make them: make_seg_labels.py --infer_list {args.train_list}; or name --label_dir"
-    check_exist(labels, "labels", remedy)
-    settings_of(folder, dataset.all_names)  # of these classes, and in this order
-    files = [dataset.image_path(image_id) for image_id in ids]
-    sources = sources_of(ids, files, args.pretrained, label_files=labels)
-    settings, name = cli.deciding(args), f"seg_{args.model}"
-    restart, names = args.restart, dataset.all_names
-    training = Training(session, name, settings, names, sources, restart, args.safetensors)
+    batch = ("--batch_size times --accumulate", pictures_a_step)
+    name = f"seg_{args.model}"
+    device, pictures, training = open_training(args, "train_seg", name, batch, partial(views, args))
     if training.is_finished:
         return
-    check_class_ids(labels, dataset.num_classes)
-    sampling = args.crop_size, args.scales, args.scale_draw, args.resample, args.hsv_shift
-    pictures = SegmentationPictures(dataset, ids, folder, args.model, *sampling, args.seed)
+    num_classes = pictures.dataset.num_classes
+    check_class_ids(pictures.label_files, num_classes)
 
-    torch.backends.cudnn.benchmark = True  # every batch has the same size
     layout = cli.memory_format(args.channels_last)
-    net, record = build(args, dataset.num_classes, training.begun)
+    net, record = build(args, num_classes, training.begun)
     training.about |= {"model": args.model, "record": record}
-    training.about["input"] = reading_of(dataset)
-    log.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.items()))
+    settings = cli.deciding(args).items()
+    log.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings))
     fresh = record["fresh"] if record["fresh"] == "all" else f"{len(record['fresh'])} tensors"
     log.info("starting from %s, fresh: %s; %s", args.pretrained, fresh, net.config)
     net = cli.place(synchronised(args, net, device), device, args.channels_last)
@@ -234,7 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     rows = rows_of_parts(args.batch_size, args.accumulate)
     schedule = Schedule(
-        len(ids), pictures_a_step, None, args.seed, training.start, rows, args.iterations
+        len(pictures), pictures_a_step, None, args.seed, training.start, rows, args.iterations
     )
     loader = training_loader(pictures, schedule, args.num_workers)
     steps = training.steps(loader, rate, args.print_freq, args.save_freq, line_of, ".2e")

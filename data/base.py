@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -41,6 +42,7 @@ class Dataset:
     bands: list[int] | None = None  # how pictures are read, see tool.pictures.read_rgb
     value_range: list[float] | str | None = None
     reading_file: Path | None = None  # where a session notes that, see data.reading
+    reading: Mapping[str, Any] = {}  # what it is to note
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or self.default_root)

@@ -4,8 +4,6 @@ Shared by ``make_cam.py`` and ``infer_seg.py``, which work through a dataset, an
 """
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,21 +16,19 @@ from net.recipes import TestFlags
 from net.resnet50 import fold_batch_norm
 from net.weights import restore
 from tool import cli
+from tool.checkpoint import Checkpoint
 from tool.crf import crf_inference
-from tool.errors import InputError, naming
+from tool.errors import InputError
 
 SCALES = (1.0, 0.5, 1.5, 2.0)  # of the pictures whose maps are fused
 CRF_PICTURES = ("original", "mean_subtracted")
 ABSENT = 1e-4  # a class whose probability is nowhere above that takes no part in the CRF
 
 
-def load_classifier(
-    path: Path, content: dict[str, Any], network: str, fold_bn: bool, **options
-) -> nn.Module:
+def load_classifier(content: Checkpoint, network: str, fold_bn: bool, **options) -> nn.Module:
     """Return the network of step 1 at inference, evaluating, on the CPU.
 
     Args:
-        path: of the checkpoint, for messages.
         content: of :func:`tool.checkpoint.load`.
         network: module with a class CAM, see :func:`tool.cli.import_network`.
         fold_bn: put batch normalisation into the convolutions.
@@ -41,8 +37,7 @@ def load_classifier(
     Raises:
         InputError: the weights do not fit.
     """
-    with naming(path):
-        net = restore(cli.import_network(network).CAM, content, pretrained=None, **options)
+    net = restore(cli.import_network(network).CAM, content, pretrained=None, **options)
     return fold_batch_norm(net) if fold_bn else net
 
 

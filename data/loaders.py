@@ -34,10 +34,18 @@ class RandomViews(TorchDataset):
         folder: of label PNGs, 255 unsure, where every pixel has a label.
     """
 
+    makers: str  # the programs that make the labels of ``folder``
+    labels: np.ndarray | None = None  # image-level ones, uint8 (n, K), where they are learnt from
+
     def __init__(
         self, dataset: Dataset, ids: list[str], size: int, seed: int, folder: Path | None = None
     ) -> None:
         self.dataset, self.ids, self.size, self.seed, self.folder = dataset, ids, size, seed, folder
+
+    @property
+    def label_files(self) -> list[Path]:
+        """The files of the labels in ``folder``, if there is one."""
+        return [self.folder / f"{image_id}.png" for image_id in self.ids] if self.folder else []
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,6 +94,7 @@ class ClassificationPictures(RandomViews):
 class AffinityPictures(RandomViews):
     """Random views of pictures with their confident areas, for IRN; see :class:`RandomViews`."""
 
+    makers = "make_cam.py and cam2ir.py"
     scales = (0.5, 1.5)
 
     def __init__(self, dataset: Dataset, ids: list[str], labels: Path, size: int, seed: int):
@@ -113,6 +122,8 @@ class SegmentationPictures(RandomViews):
         hsv_shift: hue, saturation and value each move by an integer drawn from -hsv_shift to
             hsv_shift, in OpenCV's units, see :func:`data.transforms.shift_hsv`; 0 leaves them.
     """
+
+    makers = "make_seg_labels.py, or name another --label_dir"
 
     def __init__(
         self,

@@ -162,8 +162,7 @@ class Predictor:
             self.recipe = MODELS[self.model].test
             if scales:
                 self.recipe = replace(self.recipe, scales=list(scales))
-            with naming(f"{ckpt}, read as {self.model}"):
-                self.net = restore(MODELS[self.model].network, content)
+            self.net = restore(MODELS[self.model].network, content)
         else:
             noted = (content.get("settings") or {}).get("network", network)
             if noted != network:
@@ -171,7 +170,7 @@ class Predictor:
                     f"{ckpt} was trained with --network {noted}, which would be imported. Give "
                     "that flag if you trust the module."
                 )
-            self.net = load_classifier(Path(ckpt), content, network, fold_bn=True)
+            self.net = load_classifier(content, network, fold_bn=True)
             self.scales = tuple(scales or SCALES)
         num_classes = self.net.config["num_classes"]
         self.net.to(self.device, memory_format=torch.channels_last)

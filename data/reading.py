@@ -1,7 +1,7 @@
 """How the pictures of a session are read: from which bands, and from which range of values.
 
-All programs of a session read alike. The first one writes ``<session>/value_range.json``, and the
-later ones take what stands there.
+All programs of a session read alike. The first one that refuses nothing writes
+``<session>/value_range.json``, and the later ones take what stands there.
 """
 
 from argparse import Namespace
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tool import distributed
 from tool.errors import InputError
 from tool.picture_files import picture_file
 from tool.reader import check, decoding, read_json
@@ -50,21 +49,20 @@ def reading_of(dataset) -> dict:
 
 
 def settle(dataset, ids: list[str]) -> None:
-    """Find the range of ``auto`` where no program did, and write how the pictures are read.
+    """Find the range of ``auto`` where no program of the session did, see :func:`find_range`."""
+    given, path = dataset.value_range, dataset.reading_file
+    dataset.reading = {"bands": dataset.bands, "value_range": given, **dataset.reading}
+    if given == AUTO:
+        known = _read(path) if path else {}
+        dataset.value_range = known.get("found") or find_range(dataset, ids)
+        dataset.reading["found"] = dataset.value_range
 
-    All processes of a program meet here. It raises what :func:`find_range` does.
-    """
-    path, given = dataset.reading_file, dataset.value_range
-    if dataset.bands is None and given is None:
-        return
-    if path is None:
-        dataset.value_range = find_range(dataset, ids) if given == AUTO else given
-        return
-    if distributed.is_main() and not path.exists():
-        found = {"found": find_range(dataset, ids)} if given == AUTO else {}
-        write_json(path, {"bands": dataset.bands, "value_range": given, **found})
-    distributed.barrier()
-    dataset.value_range = _read(path).get("found", given)
+
+def note_reading(dataset) -> None:
+    """Write how a session's pictures are read, if it is not as usual and nobody did."""
+    path, reading = dataset.reading_file, dataset.reading
+    if any(value is not None for value in reading.values()) and not path.exists():
+        write_json(path, reading)
 
 
 def find_range(dataset, ids: list[str]) -> tuple[float, float]:

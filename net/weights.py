@@ -63,12 +63,19 @@ def restore(network: type[nn.Module], content: dict[str, Any], **options: Any) -
 
     Args:
         network: class.
-        content: of the file.
+        content: of the file, which messages name.
         options: further arguments of ``network``, which go before those.
 
     Raises:
         InputError: there is no such network in it, or a tensor is missing or left over.
     """
+    with naming(getattr(content, "path", network.__name__)):
+        return _restored(network, content, options)
+
+
+def _restored(
+    network: type[nn.Module], content: dict[str, Any], options: dict[str, Any]
+) -> nn.Module:
     state = checkpoint.without_wrappers(checkpoint.state_dict_of(content))
     config = content.get("config")
     if config is None:

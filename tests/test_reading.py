@@ -48,6 +48,7 @@ def test_flags_reach_the_dataset(tiny, tmp_path):
     dataset = open_dataset(arguments(tiny, tmp_path / "t"))
     assert (dataset.bands, dataset.value_range) == (None, None)
     dataset.check_pictures(["a"])
+    reading.note_reading(dataset)
     assert not (tmp_path / "t").exists()  # nothing is noted of what is usual
 
 
@@ -75,6 +76,8 @@ def test_scientific_pictures_are_read_as_the_same_photographs(tiny, tmp_path, re
 def test_a_session_keeps_how_it_reads(deep, tmp_path):
     first = open_dataset(arguments(deep, tmp_path, *FLAGS))
     first.check_pictures(["a"])
+    assert not (tmp_path / reading.FILE).exists()  # the program may still refuse
+    reading.note_reading(first)
     noted = json.loads((tmp_path / reading.FILE).read_text())
     assert noted == {"bands": [3, 2, 1], "value_range": [-1, 1]}
     args = arguments(deep, tmp_path)  # a later program without the flags
@@ -108,6 +111,7 @@ def test_auto_is_found_once(deep, tmp_path):
     dataset = open_dataset(arguments(deep, tmp_path, *flags))
     ids = dataset.ids("train")
     dataset.check_pictures(ids)
+    reading.note_reading(dataset)
     values = [tifffile.imread(dataset.image_path(i))[..., :3].ravel() for i in ids]
     low, high = np.percentile(np.concatenate(values), (1, 99))
     np.testing.assert_allclose(dataset.value_range, (low, high), rtol=1e-6)

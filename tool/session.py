@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class Session:
     def __init__(self, name: str | Path, program: str, args: argparse.Namespace) -> None:
         self.path, self.program, self.args = Path(name), program, args
         self.file = self.path / "args.json"
+        self.notes: list[Callable[[], None]] = []  # write what else is to be known of the session
         if distributed.is_main():
             self._check_owner()
         try:
@@ -90,6 +92,8 @@ class Session:
         versions = {"python": platform.python_version()}
         versions |= {"torch": torch.__version__, "numpy": np.__version__}
         settings = self._settings(**found, versions=versions)
+        for note in self.notes:
+            note()
         write_json(self.file, {**self._noted(), self.program: settings})
 
     def checkpoint(self, name: str, required: bool = True) -> Path:

@@ -21,7 +21,6 @@ stands there once.
 import csv
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from tool import checkpoint, distributed
 from tool.errors import InputError, naming
 from tool.optimizer import load_optimizer, set_learning_rate
 from tool.pace import Pace
-from tool.reader import decoding, read_table, text_digest
+from tool.reader import decoding, read_table
 from tool.record import Digests
 from tool.session import Session
 from tool.writer import claim, clear_unfinished, write_atomic, write_table, writing
@@ -55,32 +54,6 @@ DIVERGED = (
 log = logging.getLogger(__name__)
 
 
-def sources_of(
-    ids: Sequence[str],
-    pictures: Sequence[Path],
-    pretrained: str | Path,
-    labels: np.ndarray | None = None,
-    label_files: Sequence[Path] = (),
-) -> dict[str, str | Sequence[Path]]:
-    """Return what a training learns from, wherever it lies, by the names in SOURCES.
-
-    Args:
-        ids: of the list.
-        pictures: their files.
-        pretrained: a file of initial weights, or the name of a choice.
-        labels: uint8 (n, K) image-level labels, where they are learnt from.
-        label_files: label pictures, where they are learnt from.
-    """
-    learnt = "" if labels is None else labels.tobytes().hex()
-    is_file = os.path.isfile(pretrained)
-    return {
-        "train_list": f"{len(ids)} pictures, {text_digest(*ids, learnt)}",
-        "pictures": pictures,
-        "pretrained": [Path(pretrained)] if is_file else str(pretrained),
-        "label_files": label_files,
-    }
-
-
 class Training:
     """One training in a session: what it began with, its loop, and what it writes.
 
@@ -91,7 +64,8 @@ class Training:
         settings: those that decide the result; an earlier run must have had the same, but for the
             names of files, whose content counts.
         class_names: of the C classes, background first; they must agree too.
-        sources: see :func:`sources_of`; they must agree too.
+        sources: what it learns from, by the names in SOURCES: files, whose content counts wherever
+            they lie, or a text; they must agree too.
         restart: begin anew, whatever is there of an earlier run.
         safetensors: write the final weights in that format too.
 
