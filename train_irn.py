@@ -139,10 +139,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, measure the mean displacement, and write the checkpoint."""
     args = parse_arguments(arguments)
     batch_size = args.irn_batch_size
-    batch = ("--irn_batch_size", batch_size)
-    device, pictures, training = open_training(
-        args, "train_irn", "irn", batch, partial(views, args)
-    )
+    about = ("train_irn", "irn", f"--irn_batch_size {batch_size}", batch_size)
+    device, pictures, training = open_training(args, *about, partial(views, args))
     if training.is_finished:
         return
     dataset = pictures.dataset

@@ -187,10 +187,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, validate now and then, and write the checkpoint."""
     args = parse_arguments(arguments)
     batch_size = args.batch_size
-    batch = ("--batch_size", batch_size)
-    device, pictures, training = open_training(
-        args, "train_resnet50_SIPE", "", batch, partial(views, args)
-    )
+    about = ("train_resnet50_SIPE", "", f"--batch_size {batch_size}", batch_size)
+    device, pictures, training = open_training(args, *about, partial(views, args))
     if training.is_finished:
         return
     dataset, names = pictures.dataset, pictures.dataset.all_names

@@ -197,9 +197,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     args.label_dir = str(args.label_dir or Path(args.session_name, "pseudo_label"))
     pictures_a_step = args.batch_size * args.accumulate
-    batch = ("--batch_size times --accumulate", pictures_a_step)
-    name = f"seg_{args.model}"
-    device, pictures, training = open_training(args, "train_seg", name, batch, partial(views, args))
+    flags = f"--batch_size {args.batch_size} times --accumulate {args.accumulate}"
+    about = ("train_seg", f"seg_{args.model}", flags, pictures_a_step)
+    device, pictures, training = open_training(args, *about, partial(views, args))
     if training.is_finished:
         return
     num_classes = pictures.dataset.num_classes

@@ -65,7 +65,7 @@ def note_reading(dataset) -> None:
         write_json(path, reading)
 
 
-def find_range(dataset, ids: list[str]) -> tuple[float, float]:
+def find_range(dataset, ids: list[str]) -> list[float]:
     """Return the 1st and the 99th percentile of the values of some pictures of a list.
 
     They are up to MOST_PICTURES pictures, evenly spread over the list, and of each up to some
@@ -87,7 +87,7 @@ def find_range(dataset, ids: list[str]) -> tuple[float, float]:
             f"--value_range auto: {low:g} is the 1st and the 99th percentile of the values in "
             f"{dataset.root}. Give --value_range LOW HIGH."
         )
-    return low, high
+    return [low, high]
 
 
 def _read(path: Path) -> dict:

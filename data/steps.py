@@ -31,7 +31,8 @@ def open_training(
     args: cli.Settings,
     program: str,
     name: str,
-    batch: tuple[str, int],
+    flag: str,
+    batch_size: int,
     views: Callable[[Dataset, list[str]], RandomViews],
 ) -> tuple[torch.device, RandomViews, Training]:
     """Return the device, the pictures to learn from and the training that a trainer's flags name.
@@ -42,7 +43,8 @@ def open_training(
         args: settings of the trainer.
         program: name of the trainer.
         name: of its files, see :class:`tool.training.Training`.
-        batch: the flag that says how many pictures a step takes, and their number.
+        flag: that says how many pictures a step takes, with its value.
+        batch_size: their number.
         views: makes the pictures of a dataset and a list.
 
     Raises:
@@ -51,8 +53,7 @@ def open_training(
     session, device, dataset = open_session(args, program)
     args.train_list = args.train_list or dataset.train_list
     args.pretrained = args.pretrained or dataset.pretrained
-    flag, pictures_a_step = batch
-    ids = dataset.training_ids(args.train_list, pictures_a_step, f"{flag} {pictures_a_step}")
+    ids = dataset.training_ids(args.train_list, batch_size, flag)
     pictures = views(dataset, ids)
     if pictures.folder:
         remedy = f"Make them of --infer_list {args.train_list}: {pictures.makers}"

@@ -306,7 +306,7 @@ def test_checkpoint_of_another_class_count(trained, tiny):
         make_cam.main(trained["make_cam"])
     final = session_of(trained["train"]) / "ckpt/final.pth"
     checkpoint.save(final, checkpoint.load(final)["net"])  # as other projects do, without names
-    with pytest.raises(InputError, match="trained for 3 classes, asked to serve 4"):
+    with pytest.raises(InputError, match=r"final\.pth: .*classifier"):
         make_cam.main(trained["make_cam"])
 
 

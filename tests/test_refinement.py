@@ -307,7 +307,7 @@ def test_what_is_missing_is_named_before_hours_are_spent(run, session):
         eval_seg_labels.main(run["eval_seg_labels"])
     cam2ir.main(run["cam2ir"])
     (session / "ir_label/e.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 6 confident areas are missing.*e\.png.*cam2ir"):
+    with pytest.raises(InputError, match=r"1 of 6 labels are missing.*e\.png.*cam2ir"):
         train_irn.main(run["train_irn"])
 
 

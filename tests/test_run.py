@@ -68,7 +68,7 @@ def program(tmp_path: Path, body: str) -> list[str]:
         "from tool.run import run\nfrom tool.session import Session\n"
         "log = logging.getLogger('tool.test')\n"
         "def main():\n"
-        f"    Session({str(tmp_path / 's')!r}, 'program', argparse.Namespace())\n"
+        f"    Session({str(tmp_path / 's')!r}, 'program', argparse.Namespace()).accept()\n"
         f"    {body}\n"
         "run(main)\n"
     )
@@ -120,7 +120,7 @@ def test_a_log_that_cannot_be_written_ends_the_program(tmp_path, monkeypatch):
     root = logging.getLogger()
     handlers = root.handlers[:]
     try:
-        Session(tmp_path / "s", "program", argparse.Namespace())
+        Session(tmp_path / "s", "program", argparse.Namespace()).accept()
         (file,) = (h for h in root.handlers if isinstance(h, logging.FileHandler))
 
         def full(text: str) -> None:

@@ -57,6 +57,9 @@ def stored(session: Session) -> dict:
 
 def test_log_is_complete_at_any_moment_and_has_what_the_console_does_not_show(tmp_path, capsys):
     session = Session(tmp_path / "deep" / "run", "program", settings(lr=0.1))
+    log.info("before")
+    assert not (tmp_path / "deep/run/run.log").exists()  # the program may still refuse
+    session.accept()
     path = tmp_path / "deep/run/run.log"
     for number in range(3):
         log.info("line %d", number)
@@ -65,7 +68,7 @@ def test_log_is_complete_at_any_moment_and_has_what_the_console_does_not_show(tm
     logging.getLogger("PIL.PngImagePlugin").debug("chunk")
     text, shown = path.read_text(), "".join(capsys.readouterr())
     assert f"program -> {session.path}" in text
-    for line, in_console in (("line 2", True), ("fine detail", False), ("lr", False)):
+    for line, in_console in (("before", True), ("line 2", True), ("fine detail", False), ("lr", False)):
         assert line in text
         assert (line in shown) == in_console
     assert "chunk" not in text
@@ -73,7 +76,7 @@ def test_log_is_complete_at_any_moment_and_has_what_the_console_does_not_show(tm
 
 def test_log_of_a_continued_run_is_appended_and_another_session_ends_it(tmp_path):
     for name in ("first", "second"):
-        Session(tmp_path / "run", name, settings())
+        Session(tmp_path / "run", name, settings()).accept()
     Session(tmp_path / "other", "third", settings())
     lines = (tmp_path / "run/run.log").read_text().splitlines()
     starts = [line.split(" -> ")[0] for line in lines if " -> " in line]
@@ -82,9 +85,9 @@ def test_log_of_a_continued_run_is_appended_and_another_session_ends_it(tmp_path
 
 def test_session_in_the_working_directory_is_called_like_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Session(".", "program", settings())
+    Session(".", "program", settings()).accept()
     assert (tmp_path / f"{tmp_path.name}.log").is_file()
-    Session("named", "program", settings())
+    Session("named", "program", settings()).accept()
     assert (tmp_path / "named/named.log").is_file()
 
 
@@ -126,7 +129,7 @@ def test_a_folder_of_somebody_else_is_no_session(tmp_path):
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"]
     (tmp_path / "run/npy").mkdir(parents=True)  # maps from elsewhere
     (tmp_path / "run/seconds.txt").write_text("")
-    Session(tmp_path / "run", "train", settings())  # it is refused later, and leaves a log
+    Session(tmp_path / "run", "train", settings())  # it is refused later
     (tmp_path / "run/README.md").write_text("of the report")
     Session(tmp_path / "run", "train", settings()).accept()
     (tmp_path / "run/args.json").unlink()
@@ -153,7 +156,7 @@ def test_session_that_cannot_be_written_names_the_flag(tmp_path, name):
     (tmp_path / "taken").write_text("a file")
     (tmp_path / "log/log.log").mkdir(parents=True)
     with pytest.raises(InputError, match=rf"--session_name .*{name}: nothing can be written"):
-        Session(tmp_path / name, "train", settings())
+        Session(tmp_path / name, "train", settings()).accept()
 
 
 # --- command lines

@@ -17,8 +17,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tool.errors import InputError, first_difference, naming, printable
+from tool.errors import InputError, naming, printable
 from tool.reader import DIGITS, Damaged, check, decoding, file_digest, read_bytes
+from tool.record import compare_classes
 from tool.writer import write_atomic
 
 # Keys under which files in use keep their state dict, ours first; the first one there is taken.
@@ -333,14 +334,7 @@ def check_classes(content: Checkpoint, class_names: Sequence[str]) -> None:
 
     The names count in their order, background first. Files of other projects have none, and pass.
     """
-    names = class_names_of(content)
-    if names is not None and names != list(class_names):
-        raise InputError(
-            f"{content.path} was trained for the classes {some(names)}; the dataset has "
-            f"{some(class_names)}: {first_difference(names, class_names)}. Their names and order "
-            "decide what is what: check --dataset and its classes, or train anew in another "
-            "--session_name."
-        )
+    compare_classes(f"{content.path} was trained", class_names_of(content), class_names)
 
 
 def check_begun(content: Checkpoint, program: str, finished: bool = True) -> None:

@@ -133,10 +133,9 @@ class Outputs:
         self.lock = claim(self.folder / ".lock", f"writing {self.folder}")
         noted = self._noted()
         there = [image_id for image_id in noted if self.path_of(image_id).exists()]
-        names = (name for name, value in self.settings.items() if before.get(name, value) != value)
-        different = next(names, None) if there else None
+        different = first_change(before, self.settings) if there else None
         if different:
-            self._refuse(different, before[different], restart, set(there).difference(self.ids))
+            self._refuse(different, before.get(different), restart, set(there).difference(self.ids))
         found = self._digests()
         for image_id in there:
             outdated = image_id in found and noted[image_id] != found[image_id]
@@ -196,15 +195,27 @@ def settings_of(folder: Path, class_names: Sequence[str]) -> dict[str, Any]:
     A note that is damaged, or of other classes, raises an InputError.
     """
     settings = read_note(folder)
-    names = settings.get("class_names")
+    compare_classes(f"The files in {folder} were made", settings.get("class_names"), class_names)
+    return settings
+
+
+def compare_classes(made: str, names: list[str] | None, class_names: Sequence[str]) -> None:
+    """Raise an InputError where ``names``, if they are noted, are not those of the dataset.
+
+    The names count in their order, background first; ``made`` says what was made for them.
+    """
     if names is not None and names != list(class_names):
         raise InputError(
-            f"The files in {folder} were made for the classes {_short(names)}, the dataset has "
+            f"{made} for the classes {_short(names)}; the dataset has "
             f"{_short(list(class_names))}: {first_difference(names, class_names)}. Their names and "
-            "order decide what a number means: check --dataset and its classes, or make the files "
-            "again in another --session_name."
+            "order decide what a number means: check --dataset and its classes, or begin anew in "
+            "another --session_name."
         )
-    return settings
+
+
+def first_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return the first name of ``now`` whose value was another one before, if there is one."""
+    return next((name for name, value in now.items() if before.get(name) != value), None)
 
 
 def _short(value: Any) -> str:

@@ -1,12 +1,14 @@
 """The session folder: the log, the settings, and where things lie."""
 
 import argparse
+import errno
 import logging
 import os
 import platform
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from tool.reader import read_json, regular
 from tool.writer import write_json
 
 MARKS = ("args.json", ".digests.json", "seconds.txt", "value_range.json")  # of a session
+
+EARLY = 100_000  # records of the log that wait for a command to be accepted
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +56,8 @@ class _LogFile(logging.FileHandler):
 class Session:
     """One run's folder, ``<session>/``, a name (a folder in the working directory) or a path.
 
-    The log of all programs is there from the beginning on. The settings of a program come into
-    ``args.json`` by :meth:`accept`, which it calls once it has refused nothing: a refused command
-    changes nothing.
+    A program calls :meth:`accept` once it has refused nothing. Only then its settings come into
+    ``args.json``, and what it said so far into the log: a refused command changes nothing.
 
     Args:
         name: of the folder, made on demand.
@@ -68,19 +71,27 @@ class Session:
     def __init__(self, name: str | Path, program: str, args: argparse.Namespace) -> None:
         self.path, self.program, self.args = Path(name), program, args
         self.file = self.path / "args.json"
+        self._early = MemoryHandler(EARLY, flushLevel=logging.CRITICAL + 1)
         self.notes: list[Callable[[], None]] = []  # write what else is to be known of the session
         if distributed.is_main():
             self._check_owner()
-        try:
+        with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
-            self._start_log()
-        except OSError as error:
-            raise InputError(
-                f"--session_name {name}: nothing can be written there ({error.strerror})."
-            ) from error
+            if not os.access(self.path, os.W_OK):
+                raise OSError(errno.EROFS, "Read-only folder")
+        self._start_log()
         if distributed.is_main():
             log.info("%s -> %s", program, self.path)
             log.debug("settings: %s", self._settings())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"--session_name {self.path}: nothing can be written there ({error.strerror})."
+            ) from error
 
     def accept(self, **found: Any) -> None:
         """Write the settings of the program, as they are now, into ``args.json``.
@@ -89,6 +100,7 @@ class Session:
         """
         if not distributed.is_main():  # the first process writes for all
             return
+        self._open_log()
         versions = {"python": platform.python_version()}
         versions |= {"torch": torch.__version__, "numpy": np.__version__}
         settings = self._settings(**found, versions=versions)
@@ -126,7 +138,7 @@ class Session:
     def _start_log(self) -> None:
         root = logging.getLogger()
         for handler in root.handlers[:]:
-            if isinstance(handler, (_Console, logging.FileHandler)):
+            if isinstance(handler, (_Console, logging.FileHandler, MemoryHandler)):
                 root.removeHandler(handler)
                 handler.close()
         console = _Console()
@@ -136,12 +148,25 @@ class Session:
             logging.getLogger(package).setLevel(logging.DEBUG)
         root.addHandler(console)
         if distributed.is_main():
-            # Every record is flushed, so the file is complete at any moment.
             path = self.path / self._log_name()
             if path.exists() and not path.is_dir():
                 regular(path)  # a pipe would be waited for
-            root.addHandler(_LogFile(path, encoding="utf-8", errors="backslashreplace"))
+            root.addHandler(self._early)
         logging.captureWarnings(True)
+
+    def _open_log(self) -> None:
+        """Write into the log from now on, beginning with what was said before."""
+        root = logging.getLogger()
+        if self._early not in root.handlers:
+            return
+        root.removeHandler(self._early)
+        # Every record is flushed, so the file is complete at any moment.
+        with self._writing():
+            path = self.path / self._log_name()
+            file = _LogFile(path, encoding="utf-8", errors="backslashreplace")
+        self._early.setTarget(file)
+        self._early.close()
+        root.addHandler(file)
 
 
 def find_checkpoint(session: Path, name: str, required: bool = True) -> Path:

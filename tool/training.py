@@ -36,7 +36,7 @@ from tool.errors import InputError, naming
 from tool.optimizer import load_optimizer, set_learning_rate
 from tool.pace import Pace
 from tool.reader import decoding, read_table
-from tool.record import Digests
+from tool.record import Digests, first_change
 from tool.session import Session
 from tool.writer import claim, clear_unfinished, write_atomic, write_table, writing
 
@@ -47,6 +47,7 @@ SOURCES = {
     "pretrained": "the initial weights",
     "label_files": "the content of the label files",
 }
+NAMES_OF_FILES = ("train_list", "pretrained", "label_dir")  # whose content counts
 DIVERGED = (
     "The last checkpoint stays as it is; train again with a lower --lr (--restart begins anew)."
 )
@@ -138,26 +139,24 @@ class Training:
     def _compare(self, begun: checkpoint.Checkpoint) -> None:
         """Raise an InputError where a checkpoint is of another training."""
         remedy = "or another --session_name, or --restart to overwrite it."
-        for name, now in self.about["settings"].items():
-            before = begun["settings"].get(name)
-            if before != now and name not in ("train_list", "pretrained", "label_dir"):
-                raise InputError(
-                    f"{begun.path} was trained with --{name} {before}, not {now}. Give that, "
-                    f"{remedy}"
-                )
-        different = self._first_difference(begun["sources"], self.about["sources"])
+        settings = self.about["settings"]
+        decisive = {name: value for name, value in settings.items() if name not in NAMES_OF_FILES}
+        different = first_change(begun["settings"], decisive)
+        if different:
+            raise InputError(
+                f"{begun.path} was trained with --{different} {begun['settings'].get(different)}, "
+                f"not {settings[different]}. Give that, {remedy}"
+            )
+        different = first_change(begun["sources"], self.about["sources"])
         if different:
             raise InputError(
                 f"{begun.path} was trained from what has changed since: {SOURCES[different]}. Put "
                 f"back what was there, {remedy}"
             )
 
-    def _first_difference(self, before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-        return next((name for name, value in now.items() if before.get(name) != value), None)
-
     def _check_unchanged(self) -> None:
         """Raise an InputError where a file was replaced since its digest was noted."""
-        different = self._first_difference(self.about["sources"], self._digest_sources())
+        different = first_change(self.about["sources"], self._digest_sources())
         if different:
             raise InputError(
                 f"{SOURCES[different]} changed while {self.final} was being trained. Train it anew "
