@@ -68,7 +68,8 @@ def test_log_is_complete_at_any_moment_and_has_what_the_console_does_not_show(tm
     logging.getLogger("PIL.PngImagePlugin").debug("chunk")
     text, shown = path.read_text(), "".join(capsys.readouterr())
     assert f"program -> {session.path}" in text
-    for line, in_console in (("before", True), ("line 2", True), ("fine detail", False), ("lr", False)):
+    expected = {"before": True, "line 2": True, "fine detail": False, "lr": False}
+    for line, in_console in expected.items():
         assert line in text
         assert (line in shown) == in_console
     assert "chunk" not in text

@@ -100,7 +100,7 @@ class Session:
         """
         if not distributed.is_main():  # the first process writes for all
             return
-        self._open_log()
+        self.open_log()
         versions = {"python": platform.python_version()}
         versions |= {"torch": torch.__version__, "numpy": np.__version__}
         settings = self._settings(**found, versions=versions)
@@ -154,10 +154,10 @@ class Session:
             root.addHandler(self._early)
         logging.captureWarnings(True)
 
-    def _open_log(self) -> None:
+    def open_log(self) -> None:
         """Write into the log from now on, beginning with what was said before."""
         root = logging.getLogger()
-        if self._early not in root.handlers:
+        if self._early not in root.handlers:  # it is open, or another process writes it
             return
         root.removeHandler(self._early)
         # Every record is flushed, so the file is complete at any moment.

@@ -109,6 +109,7 @@ class Training:
         self.begun = self._find_begun()
         self.is_finished = self.begun is not None and self.begun.path == self.final
         if self.is_finished:
+            session.open_log()
             log.info("%s is finished; --restart trains it anew", self.final)
             self._write_safetensors(self.begun)
 
