@@ -21,7 +21,7 @@ from tool.training import Training
 def open_session(args: cli.Settings, program: str) -> tuple[Session, torch.device, Dataset]:
     """Return the session of a step script, the device and the dataset that its flags name."""
     session = Session(args.session_name, program, args)
-    device = cli.pick_device(args.device, vars(args).get("tf32", True))
+    device = cli.pick_device(args.device, getattr(args, "tf32", True))
     dataset = open_dataset(args)
     session.notes.append(partial(note_reading, dataset))
     return session, device, dataset
