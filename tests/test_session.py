@@ -236,7 +236,7 @@ def test_wrong_numbers_are_refused_with_the_flag(capsys, kind, good, bad):
 def test_unknown_dataset_lists_the_known():
     parser = cli.make_parser("A program.")
     add_dataset_flags(parser)
-    with pytest.raises(InputError, match="imagenet.* demo, folder, voc"):
+    with pytest.raises(InputError, match=r"imagenet.* demo, folder, voc"):
         open_dataset(parser.parse_args(["--dataset", "imagenet"]))
 
 
