@@ -293,13 +293,13 @@ FAULTS = {
         ("own[1:] if own", "own[:-1] if own", "predict names"),
     ],
     "predict.py": [
-        ("        args.threshold,\n", "        0.5,\n", "predict guesse"),
+        ("        args.threshold,\n", "        0.5,\n", "predict decide_what"),
         (
             "predictor.by_crf, args.labels, args.scales)",
             "predictor.by_crf, args.scales)",
             "predict",
         ),
-        ("how = (predictor.digest, ", "how = (", "predict"),
+        ("how = (predictor.digest, ", "how = (", "predict decide_what"),
     ],
     "data/picture_loop.py": [
         ('if maps["IS_CAM"].shape[1:] != picture.shape[:2]', "if False", "refinement do_not_fit"),

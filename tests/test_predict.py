@@ -163,6 +163,29 @@ def test_large_pictures_are_reduced_and_labels_enlarged(networks, tmp_path):
     assert names == {f"large{ending}" for ending in endings}
 
 
+def test_flags_and_the_network_decide_what_is_there(networks, tmp_path, monkeypatch):
+    root, session, _ = networks
+    made, ckpt, out = [], tmp_path / "mine.pth", tmp_path / "out/a.json"
+
+    class Noted(Predictor):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append((self.threshold, self.scales, self.max_pixels, self.by_crf))
+
+    monkeypatch.setattr(predict, "Predictor", Noted)
+    content = torch.load(session / "ckpt/final.pth", weights_only=True)
+    flags = ["--threshold", "0.25", "--scales", "0.5", "--max_pixels", "900", "--refine", "crf"]
+    flags += ["--ckpt", str(ckpt), "--out_dir", str(tmp_path / "out"), "--device", "cpu"]
+    ages = []
+    for factor in (1, 1, 2):
+        content["net"]["classifier.weight"] *= factor
+        torch.save(content, ckpt)
+        predict.main([str(root / "images/a.png"), *flags])
+        ages.append(out.stat().st_mtime_ns)
+    assert made == [(0.25, (0.5,), 900, True)] * 3
+    assert ages[0] == ages[1] < ages[2]
+
+
 def test_boxes_and_shares_are_those_of_the_mask():
     mask = np.zeros((4, 6), np.uint8)
     mask[1:3, 2:5] = 2
