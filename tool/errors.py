@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class InputError(Exception):
-    """Something that the user gave cannot be used; the message names it and the mend.
+    """Something that the user gave cannot be used; the message names it and says what to do.
 
     Step scripts print the message without a traceback and exit with status 2.
     """

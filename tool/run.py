@@ -74,7 +74,7 @@ def _thread_ended(args: threading.ExceptHookArgs) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call ``main``; what a user can mend ends as one sentence and exit status 2.
+    """Call ``main``; what a user can correct ends as one sentence and exit status 2.
 
     A mistake of the program keeps its traceback.
     """

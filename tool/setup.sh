@@ -133,7 +133,7 @@ step() { # step TITLE NAME COMMAND...: says what runs, and keeps its seconds in 
     echo
     echo "== $title"
     "$@" || {
-        echo "error: '$title' stopped. Mend what it says above and run the same command again:" \
+        echo "error: '$title' stopped. Correct what it says above and run the same command again:" \
             "it continues." >&2
         exit 1
     }
