@@ -4,9 +4,7 @@ A piece occurs once in its file. Tests are NAME of tests/test_NAME.py and pytest
 """
 
 FAULTS = {
-    # ------------------------------------------------------------------------- trainings
     "train_resnet50_SIPE.py": [
-        ("args.train_list or dataset.train_list", "dataset.eval_list", "training not_named"),
         ("args.val_list or dataset.eval_list", "dataset.train_list", "training not_named"),
         ("torch.manual_seed(args.seed)", "torch.manual_seed(15)", "training flags_reach"),
         ("*sizes, args.seed)", "*sizes, 15)", "training flags_reach"),
@@ -47,15 +45,9 @@ FAULTS = {
             "some_unused=False",
             "distributed without_the_consistency",
         ),
-        (
-            "args.pretrained, pictures.labels)",
-            "args.pretrained)",
-            "training something_else and label",
-        ),
         ("    check_class_ids(masks", "    print(masks", "mask_values stop"),
     ],
     "train_irn.py": [
-        ("args.train_list or dataset.train_list", "dataset.eval_list", "training not_named"),
         ("args.infer_list or args.train_list", "args.train_list", "refinement mean_displacement"),
         ("torch.manual_seed(args.seed)", "torch.manual_seed(15)", "training flags_reach"),
         ("args.irn_crop_size, args.seed)", "args.irn_crop_size, 15)", "training flags_reach"),
@@ -76,18 +68,15 @@ FAULTS = {
         ("optimizer.zero_grad()", "pass", "restart irn"),
         ("    net.eval()\n", "", "training mean_displacement"),
         ("total[:2] / total[2]", "total[:2]", "refinement mean_displacement"),
-        ("edge_only=args.edge_only)", "edge_only=False)", "refinement edge_only"),
-        ("label_files=labels", "label_files=()", "training something_else and label_file"),
         ("net.prepare(window, box)", "net.prepare(window)", "training"),
         (
-            "    settings_of(folder, dataset.all_names)",
-            "    len(folder.name)",
-            "outputs not_learnt_from",
+            "(args.pretrained, edge_only=args.edge_only)",
+            "(args.pretrained)",
+            "refinement edge_only",
         ),
     ],
     "train_seg.py": [
         ("MODELS[args.model].training", 'MODELS["deeplabv2_resnet101"].training', "seg presets"),
-        ("args.train_list or dataset.train_list", "dataset.eval_list", "training not_named"),
         ("args.weight_decay, args.head_lr)", "args.weight_decay)", "training flags_reach"),
         (
             "args.lr, args.weight_decay, args.head_lr)",
@@ -125,11 +114,29 @@ FAULTS = {
         ("        net.freeze_statistics()", "        pass", "seg number_of_processes"),
         ("    net.share_batch(", "    print(", "seg number_of_processes"),
         ("[:, None] * batch_size + mine", "[:, None] + mine", "seg iterations_go"),
-        ("label_files=labels", "label_files=()", "training something_else and label_file"),
         ('"blocks": args.blocks', '"blocks": None', "seg labels_to_miou"),
     ],
+    "data/steps.py": [
+        ("args.train_list or dataset.train_list", "dataset.eval_list", "training not_named"),
+        (
+            "settings_of(pictures.folder, dataset.all_names)",
+            "len(pictures.makers)",
+            "outputs not_learnt_from",
+        ),
+        (
+            '"label_files": pictures.label_files',
+            '"label_files": ()',
+            "training something_else and label_file",
+        ),
+        (
+            "[dataset.image_path(image_id) for image_id in ids]",
+            "()",
+            "training something_else and picture",
+        ),
+        ("[Path(args.pretrained)] if is_file else", "", "training elsewhere"),
+        ("text_digest(*ids, learnt)", "text_digest(*ids)", "training something_else and label"),
+    ],
     "tool/training.py": [
-        ("before != now and", "False and", "training something_else"),
         (
             "        checkpoint.check_classes(begun",
             "        (lambda *_, **more: None)(begun",
@@ -161,9 +168,6 @@ FAULTS = {
         ),
         ("        check_finite(together", "        print(together", "seg nan_loss"),
         ("(seed << 32) + step", "(seed << 32)", "training own_seed"),
-        ('"pictures": pictures', '"pictures": ()', "training something_else and picture"),
-        ("[Path(pretrained)] if is_file else", "", "training elsewhere"),
-        ("text_digest(*ids, learnt)", "text_digest(*ids)", "training something_else and label"),
         (
             '"" if np.isnan(value) else value',
             "0 if np.isnan(value) else value",
@@ -172,6 +176,7 @@ FAULTS = {
         ('int(row["step"]) < self.start', 'int(row["step"]) <= self.start', "training continued"),
         ("set_learning_rate(self.optimizer, self.rate)", "pass", "training every_update"),
         ('load_optimizer(optimizer, self.begun["optimizer"])', "pass", "seg continued"),
+        ('begun["settings"], decisive)', 'begun["settings"], {})', "training something_else"),
     ],
     "tool/optimizer.py": [
         ("POWER = 0.9", "POWER = 1.0", "training polynomial"),
@@ -183,7 +188,6 @@ FAULTS = {
             "weight_files momenta",
         ),
     ],
-    # ------------------------------------------------------------------------- maps and labels
     "make_cam.py": [
         (
             "seed_feature=args.seed_feature",
@@ -322,7 +326,6 @@ FAULTS = {
         ("or keys[-1] >= num_classes", "", "maps classes_are"),
         ("if ckpt.is_file() and", "if False and", "outputs was_replaced"),
     ],
-    # ------------------------------------------------------------------------- records
     "tool/record.py": [
         ("image_id in found and noted[image_id] != found[image_id]", "False", "record changed"),
         ('before.get("program", self.program) != self.program', "False", "record another_program"),
@@ -337,21 +340,13 @@ FAULTS = {
         ("names != list(class_names)", "set(names) != set(class_names)", "record names"),
         ("{**noted, **found}", "found", "record"),
         (
-            "different = next(names, None) if there else None",
-            "different = None",
-            "record other_settings",
-        ),
-        (
-            "self._refuse(different, before[different], restart",
-            "self._refuse(different, before[different], True",
-            "record other_settings",
-        ),
-        (
             "if not self.path_of(i).exists()]\n            if",
             "if False]\n            if",
             "record missing",
         ),
         ("            self.lock.close()\n", "            pass\n", "record or outputs"),
+        ("first_change(before, self.settings) if there else None", "None", "record other_settings"),
+        ("names != list(class_names)", "set(names) != set(class_names)", "outputs other_classes"),
     ],
     "tool/writer.py": [
         ("file_digest(path) not in made.get(path.name, [])", "False", "writer somebody_else"),
@@ -367,13 +362,11 @@ FAULTS = {
             "weight_files none_of_ours or continue",
         ),
         ('{**BEGUN, "program": {program}}', "{**BEGUN}", "weight_files none_of_ours"),
-        ("names != list(class_names)", "set(names) != set(class_names)", "outputs other_classes"),
         ("hashlib.sha256(packed)", 'hashlib.sha256(b"")', "weight_files digest"),
         ("not value.float().isfinite().all()", "False", "weight_files no_weights"),
         ("weights_only=True", "weights_only=False", "checkpoint executed"),
         ("if value.shape != own[name].shape\n    ]", "if False\n    ]", "checkpoint do_not_fit"),
     ],
-    # ------------------------------------------------------------------------- evaluation
     "eval_cam.py": [
         (
             'label = keys[maps["IS_CAM"].argmax(0)]',
@@ -445,7 +438,6 @@ FAULTS = {
     "log/compare.py": [
         ("after < step <= until", "after <= step <= until", "log_compare means"),
     ],
-    # ------------------------------------------------------------------------- data
     "data/loaders.py": [
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
         ("[self.seed, epoch]", "[self.seed, 0]", "loaders"),
@@ -488,7 +480,6 @@ FAULTS = {
     ],
     "data/reading.py": [
         ("PERCENTILES = (1, 99)", "PERCENTILES = (0, 100)", "reading auto"),
-        ('_read(path).get("found", given)', "given", "reading"),
     ],
     "data/voc.py": [
         ('findall("object/name")', 'iter("name")', "voc parts"),
@@ -544,7 +535,6 @@ FAULTS = {
         ("default=15", "default=0", "programs published_defaults"),
         ('enabled=amp == "bf16"', "enabled=False", "session autocast"),
     ],
-    # ------------------------------------------------------------------------- mathematics
     "net/resnet50_SIPE.py": [
         ("BACKGROUND_WEIGHT = 0.5", "BACKGROUND_WEIGHT = 1.0", "sipe parity_ipe"),
         ("x = side(x.detach()).float()", "x = side(x).float()", "sipe do_not_teach"),
