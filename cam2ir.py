@@ -34,18 +34,13 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
     add_dataset_flags(parser)
-    parser.add_argument("--infer_list", help="list name or file; None is the training list")
     cli.add_crf_flags(parser)
     cli.add_max_pixels_flag(
         parser,
         "the CRF sees larger pictures reduced to this many pixels, and the labels are enlarged by "
         "the nearest pixel; a matter of memory, and its kernels are as wide as in VOC's pictures",
     )
-    parser.add_argument(
-        "--allow_pickle", action="store_true", help="read .npy dicts; only if you made them"
-    )
-    cli.add_visualize_flag(parser, "labels over pictures in <session>/visual_ir_label")
-    parser.add_argument("--restart", action="store_true", help="make every file again")
+    cli.add_label_flags(parser, "visual_ir_label")
     return parser.parse_args(arguments)
 
 

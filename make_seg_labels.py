@@ -42,7 +42,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         "--refine", choices=("irn", "crf"), default="irn", help="crf needs neither 2.1 nor 2.2"
     )
     parser.add_argument("--irn_ckpt", default="irn.pth", help="a path, or a file in <session>/ckpt")
-    parser.add_argument("--infer_list", help="list name or file; None is the training list")
     parser.add_argument(
         "--out_dir",
         "--sem_seg_out_dir",
@@ -78,11 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     cli.add_speed_flags(parser, only=irn)
     cli.add_fold_flag(parser)
     cli.add_crf_flags(parser, only=crf)
-    parser.add_argument(
-        "--allow_pickle", action="store_true", help="read .npy dicts; only if you made them"
-    )
-    cli.add_visualize_flag(parser, "labels over pictures in <session>/visual_<folder>")
-    parser.add_argument("--restart", action="store_true", help="make every file again")
+    cli.add_label_flags(parser, "visual_<folder>")
     return parser.parse_args(arguments)
 
 

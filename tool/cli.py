@@ -233,6 +233,15 @@ def add_visualize_flag(parser: StepParser, what: str) -> None:
     )
 
 
+def add_label_flags(parser: StepParser, drawings: str) -> None:
+    """Add what programs have that make labels of maps, and draw them in a folder ``drawings``."""
+    flag = parser.add_argument
+    flag("--infer_list", help="list name or file; None is the training list")
+    flag("--allow_pickle", action="store_true", help="read .npy dicts; only if you made them")
+    add_visualize_flag(parser, f"labels over pictures in <session>/{drawings}")
+    flag("--restart", action="store_true", help="make every file again")
+
+
 def at_least(smallest: int, largest: int = LARGEST) -> Callable[[str], int]:
     """Return an argparse type: a whole number from ``smallest`` to ``largest``."""
 
