@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from PIL import Image, features
 
+from tests.tiny import orientation_tag
 from tool.errors import InputError
 from tool.pictures import read_mask, read_rgb, stored_size
 
@@ -333,22 +334,10 @@ def test_deep_pictures_without_a_range_are_scaled_by_their_own(rgb):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_deep_tiff_stands_upright(rgb, orientation):
     deep = tiff(UNIT, extratags=[(274, 3, 1, orientation, True)])
-    plain = encoded("TIFF", GREYS, exif=tags(orientation))
+    plain = encoded("TIFF", GREYS, exif=orientation_tag(orientation))
     expected = rgb(plain)
     np.testing.assert_array_equal(rgb(deep, None, (0, 1)), expected)
     np.testing.assert_array_equal(rgb(plain, None, (0, 255)), expected)
-
-
-def tags(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[274] = orientation
-    return exif
-
-
-def test_mask_stands_as_its_picture(tmp_path):
-    path = tmp_path / "mask.png"
-    path.write_bytes(encoded("PNG", GREY, exif=tags(6)))
-    np.testing.assert_array_equal(read_mask(path), np.rot90(GREY, -1))
 
 
 def test_lzw_of_one_band_needs_no_package_and_of_more_names_it(rgb):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.tiny import orientation_tag
 from tool.picture_files import orientation_of
 from tool.pictures import (
     border,
@@ -20,7 +21,6 @@ from tool.pictures import (
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (5, 7, 3)).astype(np.uint8)
-ORIENTATION = 0x0112
 
 # What a viewer must do with a picture of each EXIF orientation.
 UPRIGHT = {
@@ -33,12 +33,6 @@ UPRIGHT = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: np.rot90(a, 1),
 }
-
-
-def exif(orientation: int) -> Image.Exif:
-    tags = Image.Exif()
-    tags[ORIENTATION] = orientation
-    return tags
 
 
 def rgb(path) -> np.ndarray:
@@ -100,9 +94,13 @@ def test_cmyk_is_converted(tmp_path):
 def test_exif_orientation_is_applied_once(tmp_path, orientation, ending):
     path = tmp_path / f"a.{ending}"
     options = {"lossless": True} if ending == "webp" else {}
-    Image.fromarray(PIXELS).save(path, exif=exif(orientation), **options)
+    Image.fromarray(PIXELS).save(path, exif=orientation_tag(orientation), **options)
     expected = UPRIGHT.get(orientation, UPRIGHT[1])(PIXELS)  # others do not exist
     np.testing.assert_array_equal(rgb(path), expected)
+    grey = Image.fromarray(PIXELS[..., 0])
+    grey.save(path, exif=orientation_tag(orientation), **options)
+    if ending != "webp":  # a mask stands as its picture
+        np.testing.assert_array_equal(read_mask(path), expected[..., 0])
     with Image.open(path) as image:
         assert orientation_of(image) == (orientation if orientation in UPRIGHT else 1)
 

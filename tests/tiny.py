@@ -16,6 +16,13 @@ CLASSES = ("background", *COLOURS)
 KEYS = {"a": [0, 1], "b": [0, 2], "c": [0, 3], "d": [0, 1, 3], "e": [0, 2], "f": [0, 1]}
 
 
+def orientation_tag(orientation: int) -> Image.Exif:
+    """Return EXIF tags that say how a picture stands, 1 to 8."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
 def make_folder(root: Path) -> Path:
     """Draw six pictures of about 48x40 with rectangles of three classes, laid out as a folder."""
     (root / "images").mkdir(parents=True)
