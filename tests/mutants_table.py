@@ -307,7 +307,6 @@ FAULTS = {
     ],
     "data/picture_loop.py": [
         ('if maps["IS_CAM"].shape[1:] != picture.shape[:2]', "if False", "refinement do_not_fit"),
-        ("{**settings, **reading_of(dataset)}", "{**settings}", "outputs notes_hold"),
         ('item["size"] != batch[0]["size"]', "False", "programs in_batches"),
         (
             "return note_of(session, dataset.all_names), maps",
@@ -335,7 +334,11 @@ FAULTS = {
             "hostile two_runs",
         ),
         ("known.get(key, [None])[0] != stamp", "key not in known", "record digests"),
-        ('f"{status.st_size} {status.st_mtime_ns}"', 'f"{status.st_size}"', "record digests"),
+        (
+            'f"{status.st_size} {status.st_mtime_ns}"',
+            'f"{status.st_size}"',
+            "record changed_source",
+        ),
         ("mine = distributed.share(self.ids)", "mine = self.ids", "distributed write_the_same"),
         ("names != list(class_names)", "set(names) != set(class_names)", "record names"),
         ("{**noted, **found}", "found", "record"),
@@ -428,7 +431,7 @@ FAULTS = {
             "report some_classes",
         ),
         ("if weight != 0", "if weight is None", "report plain_cam"),
-        ('return "crf" if settings', 'return "irn" if settings', "report published_figures"),
+        ('return "crf" if settings', 'return "irn" if settings', "report of_the_program"),
     ],
     "log/report/seeds.py": [
         ("ddof=1", "ddof=0", "report seeds_give"),
@@ -442,11 +445,11 @@ FAULTS = {
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
         ("[self.seed, epoch]", "[self.seed, 0]", "loaders"),
         ("self.batch(step)[self.rows]", "self.batch(step)", "distributed schedule"),
-        ("scales = (0.5, 1.5)", "scales = (1.0, 1.0)", "loaders"),
+        ("scales = (0.5, 1.5)", "scales = (1.0, 1.0)", "training radius_10"),
         (
             'item["label"] = self.labels[index]',
             'item["label"] = self.labels[index - 1]',
-            "maps of_the_network",
+            "loaders scaled_pictures",
         ),
         ('"label": self.labels[index]}', '"label": self.labels[index - 1]}', "loaders belong"),
         ("rng.integers(-self.hsv_shift", "rng.integers(0", "loaders hsv"),

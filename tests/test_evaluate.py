@@ -80,8 +80,8 @@ def test_the_file_says_what_it_is(run, labelled):
 
 
 def test_a_label_with_an_id_beyond_the_classes_is_refused(run, labelled):
-    save_label(labelled / "pseudo_label/c.png", np.full((42, 48), 9, np.uint8))
-    with pytest.raises(InputError, match=r"c\.png.*9.*0 to 3"):
+    save_label(labelled / "pseudo_label/c.png", np.full((42, 48), 4, np.uint8))
+    with pytest.raises(InputError, match=r"c\.png.*4.*0 to 3"):
         eval_seg_labels.main(run["eval_seg_labels"])
 
 

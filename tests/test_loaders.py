@@ -171,6 +171,7 @@ def test_scaled_pictures_have_the_sizes_and_pixels_of_the_rule(folder):
     assert len(pictures) == 2
     for item, (image_id, shapes) in zip(pictures, expected.items(), strict=False):
         assert (item["id"], item["size"]) == (image_id, shapes[0][1:])
+        assert np.array_equal(item["label"], folder.labels([image_id])[0])
         assert [picture.shape for picture in item["pictures"]] == shapes
         image = read_rgb(folder.image_path(image_id))
         for scale, picture in zip(scales, item["pictures"], strict=True):

@@ -55,6 +55,8 @@ def test_a_longer_list_adds_to_what_is_there(tmp_path):
     assert make(outputs_of(tmp_path)) == ["c"]
     (tmp_path / "a.jpg").write_bytes(b"new")
     assert make(outputs_of(tmp_path, ids=["a"])) == ["a"]
+    (tmp_path / "c.jpg").write_bytes(b"new")  # which the list before did not name
+    assert make(outputs_of(tmp_path)) == ["c"]
 
 
 def test_other_settings_are_refused_and_nothing_is_lost(tmp_path):

@@ -333,3 +333,10 @@ def test_it_is_a_program(tmp_path):
     end = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert (end.returncode, end.stderr) == (0, "")
     assert "report.html" in end.stdout
+
+
+@pytest.mark.parametrize("refine", ["crf", "irn"])
+def test_labels_are_of_the_program_that_made_them(refine):
+    settings = {"program": "make_seg_labels", "refine": refine}
+    result = {"program": "eval_seg_labels", "settings": settings}
+    assert figures.kind_of(result) == refine

@@ -202,6 +202,7 @@ def test_irn_learns_from_pairs_of_radius_10_and_all_classes(lines, monkeypatch):
     monkeypatch.setattr(resnet50_irn.AffinityDisplacementLoss, "forward", look)
     train_irn.main(lines["train_irn"])
     assert seen == [(4, 10)] * 6
+    assert AffinityPictures.scales == (0.5, 1.5)
     assert any((img == 0).any() for img in images[:6])  # padding has the mean colour
 
 

@@ -181,3 +181,8 @@ def test_json_keeps_order_and_letters_and_the_old_file_where_a_value_is_none(tmp
             write_json(path, bad)
     assert list(json.loads(path.read_text())) == ["b", "a"]
     assert json.loads(path.read_text()) == value
+
+
+def test_json_has_null_for_what_is_no_number(tmp_path):
+    write_json(tmp_path / "a.json", {"iou": [float("nan"), 0.5]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"iou": [None, 0.5]}
