@@ -633,7 +633,7 @@ FAULTS = {
     ],
     "tool/walk.py": [
         ("MAP_POWER = 1.5", "MAP_POWER = 1.0", "walk parity_pseudo"),
-        ("= 5, 10, 8", "= 5, 8, 8", "walk parity_random"),
+        ("= 5, 10, 8", "= 5, 8, 8", "walk defaults"),
         ("reshape(-1, h, w) * (1 - edge)", "reshape(-1, h, w)", "walk dense_float64"),
         ("SERIES_ERROR = 1e-6", "SERIES_ERROR = 1e-3", "walk"),
         (".pow_(beta)", ".pow_(10)", "walk dense_float64"),

@@ -144,3 +144,7 @@ def test_pseudo_label_of_nothing_is_background():
         assert not scores.any()
         index, _ = refine_by_walk(torch.stack([torch.zeros(size), torch.ones(size)]), edge, size)
         assert (index == 1).all()
+
+
+def test_defaults_are_those_of_the_released_code():
+    assert (walk.WALK_RADIUS, walk.WALK_BETA, walk.WALK_EXP_TIMES) == (5, 10, 8)
