@@ -11,9 +11,7 @@ import torch
 from processes import together
 
 import cam2ir
-from data.loaders import Schedule
 from tool import checkpoint, distributed
-from tool.errors import InputError
 
 REPOSITORY = Path(__file__).parent.parent
 NUMBERS = (1, 2, 3)
@@ -174,16 +172,6 @@ def test_parts_of_batches_and_lists_are_whole_together(process, number):
     assert sorted(items) == list(range(37))
 
 
-def test_schedule_of_two_processes_is_that_of_one(process):
-    whole = list(Schedule(23, 5, 3, seed=1, start=2))
-    parts = []
-    for rank in range(2):
-        process(rank, 2)
-        parts.append(list(Schedule(23, 5, 3, seed=1, start=2, rows=distributed.rows(5))))
-    assert [first + second for first, second in zip(*parts, strict=True)] == whole
-    assert len(parts[0][0]) == 2
-
-
 def test_a_mean_of_uneven_parts_is_that_of_the_whole(process):
     values = torch.arange(7, dtype=torch.float64) ** 2
     mean = 0
@@ -192,12 +180,6 @@ def test_a_mean_of_uneven_parts_is_that_of_the_whole(process):
         part = values[distributed.rows(7)]
         mean += part.mean() * distributed.weight(len(part), 7) / 3
     assert float(mean) == pytest.approx(float(values.mean()))
-
-
-def test_a_batch_smaller_than_the_processes_is_refused(process):
-    process(0, 4)
-    with pytest.raises(InputError, match="batch of 3 cannot be shared by 4 processes"):
-        distributed.rows(3)
 
 
 def test_alone_nothing_is_started():
