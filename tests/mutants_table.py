@@ -578,7 +578,7 @@ FAULTS = {
         ("LOSS_EPS = 1e-5", "LOSS_EPS = 1e-3", "irn parity_forward"),
         ("offset, value=-1)", "offset, value=1)", "irn_loss against"),
         (".sub_(slope)", ".add_(slope)", "irn_loss against"),
-        ("flatten(2), alpha=-1", "flatten(2), alpha=1", "irn_loss both_forms"),
+        ("flatten(2), alpha=-1", "flatten(2), alpha=1", "irn_loss"),
     ],
     "net/resnet50_irn.py": [
         ("x if self.training else", "x if True else", "irn mean_shift"),
@@ -616,16 +616,16 @@ FAULTS = {
         (
             "GAUSSIAN_SXY, GAUSSIAN_WEIGHT = 3, 3",
             "GAUSSIAN_SXY, GAUSSIAN_WEIGHT = 3, 1",
-            "crf default_settings",
+            "crf",
         ),
-        ("BILATERAL_WEIGHT = 50, 5, 10", "BILATERAL_WEIGHT = 67, 5, 10", "crf default_settings"),
-        ("= 67, 3, 4", "= 67, 3, 5", "crf default_settings"),
+        ("BILATERAL_WEIGHT = 50, 5, 10", "BILATERAL_WEIGHT = 67, 5, 10", "crf"),
+        ("= 67, 3, 4", "= 67, 3, 5", "crf"),
         (
             "/ (num_classes - 1))\n    index",
             "/ num_classes)\n    index",
-            "crf labels_equal_the_plain",
+            "crf",
         ),
-        ("PROB_MIN = 1e-5", "PROB_MIN = 1e-2", "crf scores_equal_the_plain"),
+        ("PROB_MIN = 1e-5", "PROB_MIN = 1e-2", "crf"),
     ],
     "tool/lattice.py": [
         ("alpha=0.5", "alpha=1.0", "lattice"),
