@@ -127,18 +127,17 @@ def log_of(curves) -> str:
         pace = f"imps:36.6 lr: {curves.of('learning_rate')[step]:.4f} etc:Tue Mar  1 12:00:00 2022"
         lines.append(f"step:{step:5d}/{curves.total_steps:5d} {losses} {pace}")
         if step in curves.of("miou"):
-            values = list(curves.iou[step].values())
+            values = [value for name, value in curves.rows[step].items() if name.startswith("iou ")]
             lines.append(f"{{'iou': array({values}), 'miou': {curves.of('miou')[step]}}}")
     return "\n".join(lines)
 
 
 def table_of(curves) -> str:
     """Return :class:`log.curves.Curves` as a trainer notes them in curves.csv."""
-    classes = list(next(iter(curves.iou.values()), ()))
-    names = {"CLS": "loss_cls", "GSC": "loss_gsc", "learning_rate": "learning_rate", "miou": "miou"}
-    lines = [",".join(["step", "total", *names, *(f"iou {name}" for name in classes)])]
-    for step in sorted({*curves.of("loss_cls"), *curves.of("miou")}):
-        values = [curves.of(name).get(step, "") for name in names.values()]
-        values += [curves.iou.get(step, {}).get(name, "") for name in classes]
+    names = {"CLS": "loss_cls", "GSC": "loss_gsc", "learning_rate": "learning_rate"}
+    names |= {name: name for name in curves.names("miou", "iou ")}
+    lines = [",".join(["step", "total", *names])]
+    for step, row in sorted(curves.rows.items()):
+        values = [row.get(name, "") for name in names.values()]
         lines.append(",".join(map(str, [step, curves.total_steps, *values])))
     return "\n".join(lines) + "\n"

@@ -1,4 +1,8 @@
-"""What an evaluation found, and of what: ``<session>/eval_<name>.json``, read in one place."""
+"""What evaluations found, and of what, and how long steps took; read in one place.
+
+``<session>/eval_<name>.json`` agrees with SCHEMA, ``<session>/seconds.txt`` has a name and whole
+seconds a line.
+"""
 
 import math
 from pathlib import Path
@@ -7,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tool.metrics import iou_of
-from tool.reader import Between, Damaged, decoding, read_json
+from tool.reader import Between, Damaged, decoding, read_json, read_lines
 
 PROGRAMS = ("eval_cam", "eval_seg_labels")
 UNIT = "fraction"
@@ -59,3 +63,15 @@ def counts_of(result: dict[str, Any]) -> np.ndarray:
     if sides != {len(rows) + 1} or len(rows) != len(result["iou"]):
         raise Damaged("its confusion matrix does not fit its classes")
     return np.array(rows).astype(np.int64)
+
+
+def read_seconds(path: Path) -> dict[str, int]:
+    """Return the seconds of every step of a run_*.sh, by its name."""
+    seconds = {}
+    with decoding(path, "Delete it, and run the steps again."):
+        for line in read_lines(path):
+            name, _, number = line.rpartition(" ")
+            if not (name and number.isdecimal() and len(number) < 10):
+                raise Damaged(f"{line[:40]!r} is no name and seconds")
+            seconds[name] = int(number)
+    return seconds

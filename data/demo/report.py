@@ -17,7 +17,8 @@ from tool.cli import Parser
 from tool.errors import InputError
 from tool.maps import read_maps
 from tool.pictures import heat, label_overlay, overlay, read_mask, save_rgb
-from tool.reader import Between, decoding, read_json, read_lines
+from tool.reader import Between, read_json
+from tool.results import read_seconds
 from tool.run import run
 from tool.writer import write_json, write_own
 
@@ -93,9 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, (file, text) in TABLE.items():
         rows[name] = (read_json(session / f"eval_{file}.json", REMEDY, RESULT), text)
     miou = {name: result["miou"] for name, (result, _) in rows.items()}
-    times = session / "seconds.txt"  # of every step, in the order in which they ran first
-    with decoding(times, REMEDY):
-        seconds = {name: int(number) for name, number in map(str.split, read_lines(times))}
+    seconds = read_seconds(session / "seconds.txt")  # in the order in which steps ran first
     write_json(session / "results.json", {"miou": miou, "seconds": seconds}, write_own)
 
     ids = demo.ids("train")

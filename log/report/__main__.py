@@ -21,17 +21,15 @@ from data.doctor.machine import commit
 from log import charts
 from log.curves import read_recorded
 from log.figures import Run, mistakes, read_run
+from log.render import render
 from log.report.commands import commands
 from log.report.gallery import gallery
-from log.report.render import clock, render
 from log.report.seeds import summarise
 from tool import cli
 from tool.errors import InputError
 from tool.pictures import label_colours
 from tool.run import run
 from tool.writer import write_own
-
-LABELS, MAPS = "pseudo_label", "cam"  # the evaluations whose classes are shown
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
@@ -59,20 +57,6 @@ def facts_of(session: Run) -> dict[str, str]:
     return {**about, "system": platform.platform(), "PyTorch here": torch.__version__}
 
 
-def summary_of(session: Run) -> str:
-    """Return the figures as lines for a terminal."""
-    lines = [f"{'mIoU in percent':28}{'this run':>12}{session.origin:>12}"]
-    for figure in session.figures():
-        ours = "missing" if figure.miou is None else f"{figure.miou:.2f}"
-        lines.append(f"{figure.title:28}{ours:>12}{figure.beside:>12}  {figure.note}".rstrip())
-    if session.scope:
-        lines.append(session.scope)
-    if session.seconds:
-        lines.append(f"all steps together: {sum(session.seconds.values())} s")
-    lines += [f"not read: {text}" for text in session.unread]
-    return "\n".join(lines)
-
-
 def dataset_of(session: Run, args: cli.Settings) -> Dataset:
     """Return the dataset that the flags name, or else the session; an InputError says why not.
 
@@ -82,55 +66,59 @@ def dataset_of(session: Run, args: cli.Settings) -> Dataset:
     args.session_name = session.path
     if args.dataset is None and settings.get("dataset") not in DATASETS:
         raise InputError(f"{session.path} does not tell its dataset. Name it with --dataset.")
-    args.dataset = args.dataset or settings["dataset"]
-    args.dataset_root = args.dataset_root or settings.get("dataset_root")
-    args.negative_class = args.negative_class or settings.get("negative_class")
+    for name in ("dataset", "dataset_root", "negative_class"):
+        setattr(args, name, getattr(args, name) or settings.get(name))
     return open_dataset(args)
 
 
-def page_of(session: Run) -> dict[str, Any]:
-    """Return what the page shows of curves and classes, by the template's names."""
-    beside = {session.beside: read_recorded(session.beside)} if session.beside else {}
-    labels, maps = (session.results.get(name) for name in (LABELS, MAPS))
-    judged = labels or maps
-    return {
-        "curves": charts.svgs(beside | {"this run": session.curves}) if session.curves else [],
-        "colours": {"ours": charts.OURS, "theirs": charts.THEIRS},
-        "labels": labels["iou"] if labels else {},
-        "maps": maps["iou"] if maps else {},
-        "mistakes": mistakes(judged) if judged else [],
-        "times": {name: clock(seconds) for name, seconds in session.seconds.items()},
-        "tints": label_colours().astype(int).tolist(),
-    }
+def pictures_of(session: Run, args: cli.Settings) -> dict[str, Any]:
+    """Return the pictures to show, and the class names; without a dataset the reason."""
+    try:
+        dataset = dataset_of(session, args)
+    except InputError as error:
+        return {"names": [], "pictures": [], "why": str(error)}
+    return {"names": dataset.all_names, "pictures": list(gallery(session, dataset)), "why": ""}
+
+
+def charts_of(session: Run) -> list[str]:
+    """Return the curves of step 1.1 over those of the recorded run, an SVG each."""
+    if session.curves is None:
+        return []
+    runs = {session.beside: read_recorded(session.beside)} if session.beside else {}
+    runs["this run"] = session.curves
+    return [charts.svg(runs, name) for name in charts.names_of(runs)]
 
 
 def write_report(args: cli.Settings) -> None:
     """Write the page and the card of one session, and print the summary."""
     session = read_run(args.sessions[0], args.classes)
-    about: dict[str, Any] = {"names": (), "pictures": [], "why": ""}
-    try:
-        dataset = dataset_of(session, args)
-        about |= {"names": dataset.all_names, "pictures": list(gallery(session, dataset))}
-    except InputError as error:
-        about["why"] = str(error)
-    about |= {"run": session, "commands": commands(session), "facts": facts_of(session)}
-    print(summary_of(session))
-    page, card = session.path / "report.html", session.path / "README.md"
-    for path, content in (
-        (page, render("page.html", **about, **page_of(session))),
-        (card, render("card.md", **about)),
-    ):
-        write_own(path, lambda file, content=content: file.write(content))
-    print(f"the page: {page}; the card: {card}")
+    labels, maps = (session.results.get(name) for name in ("pseudo_label", "cam"))
+    judged = labels or maps
+    values = {
+        "run": session,
+        "figures": session.figures(),
+        "facts": facts_of(session),
+        "commands": commands(session),
+        "charts": charts_of(session),
+        "labels": labels["iou"] if labels else {},
+        "maps": maps["iou"] if maps else {},
+        "mistakes": mistakes(judged) if judged else [],
+        "tints": label_colours().astype(int).tolist(),
+        **pictures_of(session, args),
+    }
+    for name, template in {"report.html": "page.html", "README.md": "card.md"}.items():
+        content = f"{render(template, **values)}\n".encode(errors="backslashreplace")
+        write_own(session.path / name, lambda file, content=content: file.write(content))
+    print(render("summary.txt", **values))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write and print it all."""
     args = parse_arguments(arguments)
-    if len(args.sessions) == 1:
-        return write_report(args)
-    print(summarise(args.sessions, args.classes))
-    print(f"the same figures: {args.sessions[0] / 'summary.json'}")
+    if len(args.sessions) > 1:
+        print(summarise(args.sessions, args.classes))
+    else:
+        write_report(args)
 
 
 if __name__ == "__main__":

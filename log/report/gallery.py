@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from data.base import Dataset
-from log.figures import SEGMENTATION, Run
+from log.figures import Run
 from tool.errors import InputError
 from tool.maps import read_maps
 from tool.pictures import heat, label_overlay, overlay, read_mask
@@ -22,9 +22,11 @@ EACH_SEGMENTED = 3  # likewise, of pictures that only step 3 has seen
 WIDTH = 200  # pixels of a drawing
 QUALITY = 80
 JUDGED = ("pseudo_label", "crf_label", "cam")  # whose IoU of a picture sorts the gallery
+SEGMENTED = {"seg_deeplabv2_resnet101": "DeepLab v2", "seg_deeplabv1_resnet38": "DeepLab v1"}
+LABELS = {"ir_label": "confident", "pseudo_label": "label", **SEGMENTED}  # folder, title
+MAPS = {"CAM": "CAM", "IS_CAM": "IS-CAM"}  # array, title
 HARMLESS = tuple(f"'{letter}" for letter in FORMULAS)  # how ids of spreadsheets' formulas begin
 REMEDY = "Run its evaluation again."
-SEGMENTED = {model: f"DeepLab {model[7:9]}" for model in SEGMENTATION}  # and the title of a drawing
 
 
 class Shown(NamedTuple):
@@ -41,16 +43,13 @@ def gallery(run: Run, dataset: Dataset) -> Iterator[Shown]:
 
     What cannot be read is noted in the run.
     """
-    mious = next(filter(None, (_mious(run, name) for name in JUDGED)), {})
+    tables = (run.part(read_mious, run.path / f"eval_{name}.csv") for name in JUDGED)
+    mious = next(filter(None, tables), {})
     yield from _groups(run, dataset, mious, EACH, "")
-    for model, title in SEGMENTED.items():
-        new = {i: miou for i, miou in _mious(run, f"seg_{model}").items() if i not in mious}
+    for folder, title in SEGMENTED.items():
+        table = run.part(read_mious, run.path / f"eval_{folder}.csv") or {}
+        new = {image_id: miou for image_id, miou in table.items() if image_id not in mious}
         yield from _groups(run, dataset, new, EACH_SEGMENTED, f" of {title}")
-
-
-def _mious(run: Run, name: str) -> dict[str, float]:
-    path = run.path / f"eval_{name}.csv"
-    return (run.part(read_mious, path) if path.exists() else None) or {}
 
 
 def read_mious(path: Path) -> dict[str, float]:
@@ -60,84 +59,75 @@ def read_mious(path: Path) -> dict[str, float]:
         InputError: it is damaged, or an id is a path.
     """
     mious = {}
-    rows = read_table(path, REMEDY, ("id", "miou"))
     with decoding(path, REMEDY):
-        for row in rows:
-            name = row["id"]
-            if name.startswith(HARMLESS):
-                name = name[1:]
+        for row in read_table(path, REMEDY, ("id", "miou")):
+            name = row["id"][1:] if row["id"].startswith(HARMLESS) else row["id"]
             if not name or name.startswith(".") or set("/\\\0") & set(name):
                 raise Damaged(f"{name!r} is no id")
-            if row["miou"]:
+            if row["miou"] and 0 <= float(row["miou"]) <= 1:
                 mious[name] = float(row["miou"])
-    return {name: miou for name, miou in mious.items() if 0 <= miou <= 1}
+    return mious
 
 
 def _groups(
     run: Run, dataset: Dataset, mious: dict[str, float], each: int, of: str
 ) -> Iterator[Shown]:
     order = sorted(mious, key=mious.get, reverse=True)
-    rest = order[each:-each] if len(order) > 2 * each else []
+    rest = order[each:-each]
     chosen = np.random.default_rng(0).permutation(len(rest))[:each]
     groups = {
         "best": order[:each],
-        "worst": order[max(each, len(order) - each) :],
-        "random": [rest[i] for i in sorted(chosen)],
+        "worst": order[each:][-each:],
+        "random": [rest[place] for place in sorted(chosen)],
     }
     for why, ids in groups.items():
         for image_id in ids:
-            drawn = run.part(lambda name: list(drawings(run.path, dataset, name)), image_id)
-            if drawn:
-                yield Shown(image_id, why + of, mious[image_id], drawn)
+            try:
+                drawn = list(drawings(run.path, dataset, image_id))
+            except InputError as error:
+                run.unread.append(str(error))
+                continue
+            yield Shown(image_id, why + of, mious[image_id], drawn)
 
 
 def drawings(session: Path, dataset: Dataset, image_id: str) -> Iterator[tuple[str, str]]:
-    """Yield title and data URL of everything that there is of a picture.
+    """Yield title and data URL of everything that there is of a picture, and fits.
 
     Raises:
         InputError: the picture itself cannot be read.
     """
     picture = np.array(dataset.read(image_id))
     yield "picture", data_url(picture)
-    masks = {"truth": (dataset.mask_path(image_id), dataset.read_mask)}
-    folders = {"confident": "ir_label", "label": "pseudo_label"}
-    folders |= {title: f"seg_{model}" for model, title in SEGMENTED.items()}
-    for title, folder in folders.items():
-        masks[title] = (session / folder / f"{image_id}.png", read_mask)
-    drawn = {"truth": label_drawing(picture, *masks.pop("truth"))}
-    drawn |= map_drawings(picture, session / "npy", image_id)
-    drawn |= {title: label_drawing(picture, *mask) for title, mask in masks.items()}
-    yield from ((title, data_url(one)) for title, one in drawn.items() if one is not None)
+    layers = {"truth": (label_overlay, dataset.read_mask, dataset.mask_path(image_id))}
+    for name, title in MAPS.items():
+        layers[title] = (heat_overlay, warmth, session / "npy", image_id, name)
+    for folder, title in LABELS.items():
+        layers[title] = (label_overlay, read_mask, session / folder / f"{image_id}.png")
+    for title, (draw, read, *where) in layers.items():
+        try:
+            layer = read(*where)
+        except InputError:
+            continue
+        if layer.shape == picture.shape[:2]:
+            yield title, data_url(draw(picture, layer))
 
 
-def label_drawing(
-    picture: np.ndarray, path: Path, read: Callable[[Path], np.ndarray]
-) -> np.ndarray | None:
-    """Return a label over its picture; None where there is none that fits."""
-    try:
-        label = read(path)
-    except InputError:
-        return None
-    return label_overlay(picture, label) if label.shape == picture.shape[:2] else None
+def warmth(folder: Path, image_id: str, name: str) -> np.ndarray:
+    """Return the maximum of a picture's CAM or IS_CAM over its classes, (H, W); zeros without one.
 
-
-def map_drawings(picture: np.ndarray, npy: Path, image_id: str) -> dict[str, np.ndarray]:
-    """Return plain CAM and IS-CAM over their picture, those that are there and fit.
-
-    Of a picture without a class, nothing is warm.
+    Raises:
+        InputError: its maps cannot be read, or have no such one.
     """
-    try:
-        maps = read_maps(npy, image_id)
-    except InputError:
-        return {}
-    foreground = {"IS-CAM": maps["IS_CAM"][1:]}
-    if "CAM" in maps:
-        foreground = {"CAM": maps["CAM"], **foreground}
-    return {
-        title: overlay(picture, heat(one.max(0, initial=0)))
-        for title, one in foreground.items()
-        if one.shape[1:] == picture.shape[:2]
-    }
+    maps = read_maps(folder, image_id)
+    if name not in maps:
+        raise InputError(f"The maps of {image_id} in {folder} have no {name}.")
+    background = len(maps[name]) - len(maps["keys"]) + 1  # planes of it
+    return maps[name][background:].max(0, initial=0)
+
+
+def heat_overlay(picture: np.ndarray, warm: np.ndarray) -> np.ndarray:
+    """Return a map (H, W) as heat over its picture, uint8 (H, W, 3)."""
+    return overlay(picture, heat(warm))
 
 
 def data_url(drawing: np.ndarray) -> str:
