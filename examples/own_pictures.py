@@ -14,7 +14,7 @@ from pathlib import Path
 from data.demo import Demo
 from tool.cli import Parser
 from tool.run import run
-from tool.writer import NOTE, own_folder, write_json
+from tool.writer import NOTE, own_folder, write_json, write_lines
 
 NUM_CLASSES = 3  # foreground classes of the example; few classes need little training
 
@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
         shutil.copy(demo.mask_path(image_id), out / "masks")
         classes = [name for k, name in enumerate(names) if present[k]]
         rows.append(f"{picture.name},{' '.join(classes)}")
-    (out / "classes.txt").write_text("\n".join(names) + "\n")
-    (out / "labels.csv").write_text("\n".join(rows) + "\n")
+    write_lines(out / "classes.txt", names)
+    write_lines(out / "labels.csv", rows)
     print(f"{len(rows) - 1} pictures of {', '.join(names)} written to {out}")
 
 
