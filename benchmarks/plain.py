@@ -59,4 +59,5 @@ class Net(fast.CAM):
 
     def forward(self, img: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Return what the fast network returns in training, from a mask of full size."""
-        return fast.Net.forward(self, img, F.interpolate(mask, img.shape[2:]))
+        whole = F.interpolate(mask, img.shape[2:])
+        return fast.Net.forward(self, img, F.interpolate(whole, mask.shape[2:]))
