@@ -1,6 +1,5 @@
 """The one exception that stands for a mistake in the input."""
 
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,13 +23,6 @@ def naming(source: str | Path) -> Iterator[None]:
         if str(source) in str(error):
             raise
         raise InputError(f"{source}: {error}") from error
-
-
-def reason_of(error: Exception) -> str:
-    """Return what a library says about a damaged file, as part of a sentence."""
-    found = re.search(r"WeightsUnpickler error: *(.+)", str(error))  # torch's own words
-    text = found[1] if found else (str(error).splitlines() or [""])[0]
-    return printable(text)[:200].rstrip(". ") or type(error).__name__
 
 
 def printable(text: str) -> str:

@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from tool.errors import InputError, printable
+from tool.errors import InputError, naming, printable
 
 # Beginnings of what is often found in the place of a file, and what to do about it.
 STAND_INS = {
@@ -77,11 +77,10 @@ def decoding(path: str | Path, remedy: str) -> Iterator[None]:
         InputError: for everything but a mistake of this project, which keeps its traceback.
     """
     try:
-        yield
-    except InputError as error:
-        if str(path) in str(error):
-            raise
-        raise InputError(f"{path}: {error}") from error
+        with naming(path):
+            yield
+    except InputError:
+        raise
     except MemoryError as error:
         raise InputError(f"The memory does not suffice for {path}. Reduce it.") from error
     except Exception as error:
