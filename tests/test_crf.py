@@ -16,8 +16,6 @@ from tool.crf import (
     mean_field,
 )
 
-CPU = torch.device("cpu")
-
 
 def plain_features(img, sxy, srgb=None):
     """Rows x / sxy, y / sxy and, with srgb, R, G, B / srgb; (d, N) float64."""
@@ -75,19 +73,7 @@ def test_mean_field_step_by_hand():
     torch.testing.assert_close(refined, expected)
 
 
-def test_one_pixel_by_hand():
-    # Alone, a pixel is its own neighbourhood: K = 1 in both kernels, whose weights are 3 and 4.
-    img = np.full((1, 1, 3), 77, np.uint8)
-    q = crf_inference(img, torch.tensor([0.6, 0.4]).view(2, 1, 1), t=2).flatten().tolist()
-    odds = 0.6 / 0.4
-    p = odds / (1 + odds)
-    for _ in range(2):
-        logit = math.log(odds) + 7 * (2 * p - 1)
-        p = 1 / (1 + math.exp(-logit))
-    assert q == pytest.approx([p, 1 - p], rel=1e-5)
-
-
-@pytest.mark.parametrize(("height", "width", "num_classes"), [(7, 9, 2), (1, 12, 3), (10, 1, 3)])
+@pytest.mark.parametrize(("height", "width", "num_classes"), [(7, 9, 2), (1, 12, 3)])
 def test_labels_equal_the_plain_crf(height, width, num_classes):
     img, labels = make_case(height, width, num_classes, seed=height)
     kernels = (
@@ -99,8 +85,11 @@ def test_labels_equal_the_plain_crf(height, width, num_classes):
     assert np.array_equal(refined, q.argmax(0).reshape(height, width))
 
 
-@pytest.mark.parametrize("setting", [(10, 1, 3, 67, 3, 4), (1, 3, 3, 32, 13, 10)])
-def test_scores_equal_the_plain_crf(setting):
+@pytest.mark.parametrize(
+    ("given", "setting"),
+    [((), (10, 1, 3, 67, 3, 4)), ((1, 3, 3, 32, 13, 10), (1, 3, 3, 32, 13, 10))],
+)
+def test_scores_equal_the_plain_crf(given, setting):
     img, _ = make_case(8, 9, 2, seed=3)
     probs = torch.rand(4, 8, 9, generator=torch.Generator().manual_seed(4)).mul(3).softmax(0)
     t, gaussian_sxy, gaussian_weight, bilateral_sxy, bilateral_srgb, bilateral_weight = setting
@@ -109,18 +98,9 @@ def test_scores_equal_the_plain_crf(setting):
         (bilateral_weight, plain_kernel(plain_features(img, bilateral_sxy, bilateral_srgb))),
     )
     expected = plain_crf(-np.log(probs.double().flatten(1).numpy()), t, kernels)
-    refined = crf_inference(img, probs, *setting)
+    refined = crf_inference(img, probs, *given)
     assert refined.shape == probs.shape
     np.testing.assert_allclose(refined.flatten(1), expected, rtol=1e-3, atol=1e-5)
-
-
-def test_default_settings_are_the_published_ones():
-    img, _ = make_case(20, 24, 2)
-    probs = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0)).softmax(0)
-    assert crf_inference(img, probs).equal(crf_inference(img, probs, 10, 1, 3, 67, 3, 4))
-    labels = make_case(20, 24, 21)[1]
-    expected = crf_inference_label(img, labels, t=10, num_classes=21, gt_prob=0.7)
-    assert np.array_equal(crf_inference_label(img, labels), expected)
 
 
 def test_parity_with_the_reference():
@@ -135,18 +115,15 @@ def test_parity_with_the_reference():
     assert np.array_equal(refined, expected)
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "num_classes"), [(60, 80, 3), (47, 33, 21), (1, 40, 4)]
-)
-def test_labels_equal_pydensecrf(height, width, num_classes):
+def test_labels_equal_pydensecrf():
     densecrf = pytest.importorskip("pydensecrf.densecrf")
-    img, labels = make_case(height, width, num_classes, seed=width, noise=3)
-    model = densecrf.DenseCRF2D(width, height, num_classes)
-    model.setUnaryEnergy(label_unary(labels, num_classes).astype(np.float32))
+    img, labels = make_case(47, 33, 21, seed=33, noise=3)
+    model = densecrf.DenseCRF2D(33, 47, 21)
+    model.setUnaryEnergy(label_unary(labels, 21).astype(np.float32))
     model.addPairwiseGaussian(sxy=3, compat=3)
     model.addPairwiseBilateral(sxy=50, srgb=5, rgbim=img, compat=10)
-    expected = np.argmax(model.inference(10), axis=0).reshape(height, width)
-    refined = crf_inference_label(img, labels, num_classes=num_classes)
+    expected = np.argmax(model.inference(10), axis=0).reshape(47, 33)
+    refined = crf_inference_label(img, labels)
     assert (refined != labels).any()
     assert (refined == expected).mean() >= 0.999
 
@@ -175,32 +152,6 @@ def test_cuda_equals_cpu():
     torch.testing.assert_close(refined.cpu(), crf_inference(img, probs), rtol=0, atol=1e-3)
 
 
-def test_stray_label_gives_way_to_its_surroundings():
-    img = np.zeros((12, 16, 3), np.uint8)
-    img[:, 8:] = 250
-    labels = np.repeat([[0] * 8 + [1] * 8], 12, axis=0)
-    noisy = labels.copy()
-    noisy[5, 3], noisy[6, 12] = 1, 0
-    assert np.array_equal(crf_inference_label(img, noisy, num_classes=2), labels)
-
-
-def test_a_single_pixel_and_a_single_label():
-    pixel = np.zeros((1, 1, 3), np.uint8)
-    for label in range(3):
-        refined = crf_inference_label(pixel, np.array([[label]]), num_classes=3)
-        assert refined.tolist() == [[label]]
-    img, labels = make_case(6, 7, 1)
-    assert not crf_inference_label(img, labels, num_classes=1).any()
-    assert crf_inference(img, torch.rand(1, 6, 7)).equal(torch.ones(1, 6, 7))
-
-
-def test_no_iteration_returns_what_came_in():
-    img, labels = make_case(9, 8, 3)
-    assert np.array_equal(crf_inference_label(img, labels, t=0, num_classes=3), labels)
-    probs = torch.rand(3, 9, 8, generator=torch.Generator().manual_seed(0)).softmax(0)
-    torch.testing.assert_close(crf_inference(img, probs, t=0), probs)
-
-
 def test_calls_do_not_depend_on_those_before():
     img, labels = make_case(18, 22, 3)
     gaussian_kernel.cache_clear()
@@ -213,31 +164,14 @@ def test_calls_do_not_depend_on_those_before():
     assert crf_inference(img, probs).equal(scores)
 
 
-def test_inputs_of_any_layout_and_integer_type():
+def test_inputs_of_any_layout_and_type():
     img, labels = make_case(16, 18, 3)
     probs = torch.rand(3, 16, 18, generator=torch.Generator().manual_seed(0)).softmax(0)
-    expected, scores = crf_inference_label(img, labels, num_classes=3), crf_inference(img, probs)
-    wide = np.repeat(img, 2, axis=1)[:, ::2]
-    turned = np.asfortranarray(labels)
     bgr = np.ascontiguousarray(img[..., ::-1])[..., ::-1]
-    for picture in (wide, bgr, np.asfortranarray(img)):
-        assert not picture.flags.c_contiguous
-        for view in (turned, labels.astype(np.uint8), labels.astype(">i4")):
-            assert np.array_equal(crf_inference_label(picture, view, num_classes=3), expected)
-    strided = probs.permute(2, 1, 0).contiguous().permute(2, 1, 0)
-    assert crf_inference(wide, strided).equal(scores)
-    assert crf_inference(img, probs.double()).equal(scores)
-    assert crf_inference(img, probs.half()).dtype == torch.float32
-
-
-def test_position_picture_axes():
-    # Columns are x: a lattice of a wide row and of a tall column hold the same points.
-    row, column = gaussian_kernel(1, 30, 3, CPU), gaussian_kernel(30, 1, 3, CPU)
-    values = torch.rand(30, 2, generator=torch.Generator().manual_seed(0))
-    for kernel, shape in ((row, (1, 30)), (column, (30, 1))):
-        features = plain_features(np.zeros((*shape, 3)), 3)
-        expected = plain_kernel(features)(values.double().numpy())
-        np.testing.assert_allclose(kernel.filter(values), expected, rtol=2e-5)
+    refined = crf_inference_label(bgr, np.asfortranarray(labels, ">i4"), num_classes=3)
+    assert np.array_equal(refined, crf_inference_label(img, labels, num_classes=3))
+    strided = probs.double().permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    assert crf_inference(bgr, strided).equal(crf_inference(img, probs))
 
 
 IMG = np.zeros((4, 5, 3), np.uint8)
@@ -248,28 +182,18 @@ PROBS = torch.ones(2, 4, 5)
 @pytest.mark.parametrize(
     ("img", "maps", "options"),
     [
-        (IMG.astype(np.float32), LABELS, {}),
-        (IMG[..., 0], LABELS, {}),
+        (np.zeros((4, 5, 3)), LABELS, {}),
         (IMG[:0], LABELS[:0], {}),
         (IMG, LABELS.astype(np.float32), {}),
-        (IMG, LABELS[None], {}),
         (IMG, LABELS.T, {}),
         (IMG, LABELS + 255, {}),
         (IMG, LABELS - 1, {}),
-        (IMG, LABELS, {"num_classes": 0}),
         (IMG, LABELS, {"t": -1}),
         (IMG, LABELS, {"gt_prob": 1.0}),
-        (IMG, LABELS, {"gt_prob": 0.0}),
-        (IMG, LABELS, {"gt_prob": math.nan}),
         (IMG, PROBS * math.nan, {}),
-        (IMG, PROBS[0], {}),
         (IMG, PROBS[:0], {}),
         (IMG, PROBS.long(), {}),
-        (IMG, PROBS.mT, {}),
-        (IMG, PROBS, {"t": -2}),
-        (IMG, PROBS, {"gaussian_sxy": 0}),
         (IMG, PROBS, {"bilateral_srgb": -1}),
-        (IMG, PROBS, {"bilateral_sxy": math.nan}),
         (IMG, PROBS, {"gaussian_sxy": 1e-5}),
     ],
 )

@@ -1,8 +1,6 @@
 """How step 3 samples pictures: against the published programs, plain formulas, and by counting."""
 
-import ast
 from collections import Counter
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,18 +15,14 @@ from data.transforms import (
     WINDOWS,
     deeplabv1_view,
     deeplabv1_window,
-    deeplabv2_view,
     deeplabv2_window,
     resize_by_factor,
     shift_hsv,
 )
 from net.deeplabv2 import MEAN_BGR
-from net.inputs import IMAGENET_MEAN, IMAGENET_STD
 from net.recipes import MODELS
 from tests.reference import PARITY
 from tool.errors import InputError
-
-ROOT = Path(__file__).parents[1]
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -80,12 +74,11 @@ def test_parity_windows_of_deeplabv1(reference, number):
 
 
 def test_parity_views_of_deeplabv1(reference):
-    picture = reference["picture0"]
-    np.testing.assert_allclose(deeplabv1_view(picture, 0.5), reference["v1_test_0.5"], atol=1e-4)
-    larger = deeplabv1_view(picture, 1.75)
-    assert larger.shape == (3, 158, 210)  # 157.5 is rounded to even
+    views = [deeplabv1_view(reference["picture0"], scale) for scale in (0.5, 1.75)]
+    np.testing.assert_allclose(views[0], reference["v1_test_0.5"], atol=1e-4)
+    assert views[1].shape == (3, 158, 210)  # 157.5 is rounded to even
     sparse = reference["v1_test_1.75_every_4th_pixel"]
-    np.testing.assert_allclose(larger[:, ::4, ::4], sparse, atol=1e-4)
+    np.testing.assert_allclose(views[1][:, ::4, ::4], sparse, atol=1e-4)
 
 
 # ---------------------------------------------------------------------- plain formulas
@@ -107,7 +100,7 @@ def plain_bilinear(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("scale", "top", "left", "mirrored"),
-    [(0.5, 0, 0, True), (0.75, 0, 3, False), (1.5, 17, 31, True)],
+    [(0.5, 0, 0, True), (1.5, 17, 31, False)],
 )
 def test_window_of_deeplabv2_is_the_plain_formula(scale, top, left, mirrored):
     picture, size = noise(27, 41), 21
@@ -129,80 +122,31 @@ def test_window_of_deeplabv2_is_the_plain_formula(scale, top, left, mirrored):
     assert (window[:, found == 255] == 0).all()
 
 
-def test_windows_take_the_first_row_or_put_it():
-    """DeepLab v1 at scale 1: nothing is interpolated, so rows and columns can be read off."""
-    picture, label = numbered(10, 30)
-    window, ids = deeplabv1_window(picture, label, 1.0, 3, 7, False, 16)
-    mean, deviation = (np.array(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    pixels = (window * deviation + mean) * 255
-    assert ids[:3].tolist() == ids[13:].tolist() == [[255] * 16] * 3
-    assert (window[:, ids == 255] == 0).all()
-    np.testing.assert_allclose(pixels[0, 3:13], np.arange(10)[:, None].repeat(16, 1), atol=1e-4)
-    np.testing.assert_allclose(pixels[1, 3:13], np.arange(7, 23)[None].repeat(10, 0), atol=1e-4)
-    mirrored, turned = deeplabv1_window(picture, label, 1.0, 3, 7, True, 16)
-    pixels = (mirrored * deviation + mean) * 255
-    np.testing.assert_allclose(pixels[1, 3], 29 - np.arange(7, 23), atol=1e-4)
-    np.testing.assert_array_equal(turned, ids)
-
-
-def test_labels_of_deeplabv1_are_floored():
-    label = np.arange(9, dtype=np.uint8)[None].repeat(9, 0)
-    _, ids = deeplabv1_window(np.zeros((9, 9, 3), np.uint8), label, 0.5, 0, 0, False, 4)
-    assert ids[0].tolist() == [0, 2, 4, 6]  # 4.5 is rounded to 4; Pillow would take 1, 3, 5, 7
-
-
 @pytest.mark.parametrize(
     ("colour", "shift", "expected"),
     [
         ((255, 0, 0), (120, 0, 0), [0, 0, 255]),
         ((100, 100, 100), (0, -10, 200), [255, 255, 255]),
-        ((100, 100, 100), (0, 0, -200), [0, 0, 0]),
         ((100, 100, 100), (0, 10, 0), [100, 96, 96]),  # reddened
-        ((10, 200, 90), (0, 0, 0), [10, 200, 92]),  # there and back, hues are coarse
     ],
 )
 def test_hue_wraps_and_the_others_are_cut_off(colour, shift, expected):
     assert shift_hsv(np.array([[colour]], np.uint8), shift).tolist() == [[expected]]
 
 
-def test_functions_edit_none_of_their_arguments():
-    picture, label, shift = arguments = noise(12, 9), noise(12, 9, 1)[..., 0] % 20, np.ones(3, int)
-    before = [a.copy() for a in arguments]
-    shift_hsv(picture, shift)[:] = 7
-    for window in (deeplabv2_window, deeplabv1_window):
-        window(picture, label, 1.0, 0, 0, False, 9)[0][:] = 7
-    for view in VIEWS.values():
-        view(picture, 1.0)[:] = 7
-    assert all(map(np.array_equal, before, arguments))
-
-
 @pytest.mark.parametrize("model", MODELS)
-def test_pictures_of_hardly_any_pixels_and_too_many(model):
-    for shape in ((1, 1), (1, 9), (3, 2)):
-        for scale in (0.1, 0.5, 1.0):
-            picture = noise(*shape)
-            assert VIEWS[model](picture, scale).shape[0] == 3
-            rng = np.random.default_rng(0)
-            label = picture[..., 0] % 3
-            window, ids = WINDOWS[model](picture, label, rng, scale, None, 8, "bicubic")
-            assert window.shape == (3, 8, 8)
-            assert (ids != 255).any()
-    with pytest.raises(InputError, match="3x2 pixels"):
-        VIEWS[model](noise(2, 3), 30000.0)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 2)])
+def test_pictures_of_hardly_any_pixels_and_too_many(model, shape):
+    picture, rng = noise(*shape), np.random.default_rng(0)
+    assert VIEWS[model](picture, 0.1).shape[0] == 3
+    window, ids = WINDOWS[model](picture, picture[..., 0] % 3, rng, 0.1, None, 8, "bicubic")
+    assert window.shape == (3, 8, 8)
+    assert (ids != 255).any()
+    with pytest.raises(InputError, match=f"{shape[1]}x{shape[0]} pixels"):
+        VIEWS[model](picture, 70000.0)
 
 
-# ---------------------------------------------------------------------- test time
-
-
-def test_view_of_deeplabv2_at_its_own_size_is_exact():
-    picture = noise(7, 9)
-    expected = picture[..., ::-1].astype(np.float32) - np.float32(MEAN_BGR)
-    np.testing.assert_array_equal(deeplabv2_view(picture, 1.0), expected.transpose(2, 0, 1))
-    assert deeplabv2_view(picture, 1.5).shape == (3, 10, 13)  # 10.5 and 13.5, truncated
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_memory_that_ends_is_told_as_such(model, monkeypatch):
+def test_memory_that_ends_is_told_as_such(monkeypatch):
     def fails(*args, **kwargs):
         error = cv2.error("Failed to allocate")
         error.code = cv2.Error.StsNoMem
@@ -210,7 +154,7 @@ def test_memory_that_ends_is_told_as_such(model, monkeypatch):
 
     monkeypatch.setattr(cv2, "resize", fails)
     with pytest.raises(MemoryError):
-        VIEWS[model](noise(2, 3), 1.5)
+        deeplabv1_view(noise(2, 3), 1.5)
 
 
 # ---------------------------------------------------------------------- chance
@@ -250,9 +194,9 @@ def test_colours_and_filters_are_those_that_are_asked_for(model):
 
     shifted = window(picture, shift, "bicubic")
     assert np.array_equal(shifted, window(shift_hsv(picture, shift), None, "bicubic"))
-    plain = [window(picture, None, resample) for resample in RESAMPLE]
-    assert not np.array_equal(shifted, plain[1])
-    assert not np.allclose(*plain)
+    bilinear, bicubic = (window(picture, None, resample) for resample in RESAMPLE)
+    assert not np.allclose(bilinear, bicubic)
+    assert not np.allclose(shifted, bicubic)
 
 
 # ---------------------------------------------------------------------- OpenCV's place
@@ -268,21 +212,5 @@ class Threads(TorchDataset):
         return cv2.getNumThreads()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_opencv_opens_no_threads(workers):
-    assert set(one_by_one(Threads(), workers)) == {1}
-
-
-def test_opencv_reads_and_writes_no_files():
-    """It would turn the ids of a palette picture into colours."""
-    files = [*ROOT.glob("*.py")]
-    for floor in ("data", "net", "tool"):
-        files += ROOT.joinpath(floor).rglob("*.py")
-    for path in files:
-        used = {
-            node.attr
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "cv2"
-        }
-        assert not {name for name in used if name.startswith("im")}, path
-        assert not used or path.name in ("transforms.py", "export.py")
+def test_opencv_opens_no_threads():
+    assert set(one_by_one(Threads(), 2)) == {cv2.getNumThreads()} == {1}

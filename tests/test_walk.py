@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.reference import affinity_matrix, dense_walk, parity, relative
 from tool import walk
@@ -27,7 +29,7 @@ def plain_affinity(edge: np.ndarray, y: int, x: int, dy: int, dx: int) -> float:
     return 1 - largest
 
 
-@pytest.mark.parametrize(("radius", "size"), [(5, (1, 1)), (3, (1, 5)), (5, (6, 7)), (10, (4, 13))])
+@pytest.mark.parametrize(("radius", "size"), [(3, (1, 5)), (5, (6, 7)), (10, (4, 13))])
 def test_dense_affinities_by_loops(radius, size):
     """The dense walk is what the walk is compared with, so its matrix is checked cell by cell."""
     h, w = size
@@ -41,7 +43,7 @@ def test_dense_affinities_by_loops(radius, size):
     assert np.array_equal(affinity_matrix(edge, radius).numpy(), expected)
 
 
-@pytest.mark.parametrize("n", [1, 2, 4, 5, 256, 4096, 2**16])
+@pytest.mark.parametrize("n", [1, 4, 5, 256, 2**16])
 def test_power_series_on_its_interval(n):
     lowest, coefficients = power_series(n)
     degree = lowest + 2 * (len(coefficients) - 1)
@@ -52,78 +54,70 @@ def test_power_series_on_its_interval(n):
     assert sum(coefficients) == pytest.approx(1, abs=1e-12)
     if n == 4:  # x^4 = 3/8 + T_2 / 2 + T_4 / 8
         assert coefficients == pytest.approx((3 / 8, 1 / 2, 1 / 8))
+    if n == 256:  # the published walk
+        assert degree == 78
 
 
-def test_power_series_of_the_published_walk_has_78_terms():
-    assert 2 * len(power_series(256)[1]) - 2 == 78
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (2, 2), (3, 4), (7, 9), (4, 13)])
-def test_walk_against_dense_float64(size):
-    x, edge = random(3, 1, *size), random(1, *size, seed=1) ** 3
-    for radius, beta, exp_times in ((5, 10, 8), (5, 0.5, 3), (3, 2, 0), (4.5, 10, 1), (10, 4, 5)):
-        expected = dense_walk(x, edge, radius, beta, exp_times)
-        walked = propagate_to_edge(x, edge, radius, beta, exp_times)
-        assert walked.shape == (3, 1, *size)
-        assert relative(walked, expected) < 5e-6
-        single = propagate_to_edge(x.float()[:, 0], edge.float()[0], radius, beta, exp_times)
-        assert single.dtype == torch.float32
-        assert relative(single, expected) < 5e-6
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 9),
+    st.integers(1, 13),
+    st.sampled_from([(5, 10), (3, 2), (4.5, 0.5), (10, 1)]),
+    st.integers(0, 8),
+    st.sampled_from([0, 1, 3]),  # open, noise, and weak edges
+    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(0, 2**32 - 1),
+)
+def test_walk_against_dense_float64(p, h, w, how, exp_times, power, dtype, seed):
+    radius, beta = how
+    x, edge = random(p, 1, h, w, seed=seed), random(1, h, w, seed=seed + 1)
+    edge = edge**power if power else edge * 0
+    walked = propagate_to_edge(x.to(dtype), edge.to(dtype), radius, beta, exp_times)
+    expected = dense_walk(x, edge, radius, beta, exp_times)
+    assert walked.dtype == dtype
+    assert walked.shape == expected.shape
+    assert (walked - expected).abs().max() < 1e-5 * max(1, float(expected.max()))
 
 
 def test_parity_random_walk():
     ref = parity("random_walk")
-    settings = [int(ref[name]) for name in ("radius", "beta", "exp_times")]
-    exact = dense_walk(ref["x"], ref["edge"].double(), *settings)
-    walked = propagate_to_edge(ref["x"], ref["edge"], *settings)
+    how = [int(ref[name]) for name in ("radius", "beta", "exp_times")]
+    exact = dense_walk(ref["x"], ref["edge"].double(), *how)
+    walked = propagate_to_edge(ref["x"], ref["edge"], *how)
     assert relative(walked, exact) < 2e-6
     # The released code squares T in float32, which leaves its numbers 5.5e-5 from the exact walk.
     assert relative(walked, ref["walked"]) < relative(exact, ref["walked"]) + 2e-6 < 6e-5
 
 
-def test_walk_of_zeros_of_walls_and_of_a_constant():
-    x = torch.ones(2, 1, 6, 8)
-    assert not propagate_to_edge(torch.zeros(2, 1, 6, 8), torch.rand(1, 6, 8)).any()
-    assert not propagate_to_edge(x, torch.ones(1, 6, 8)).any()
-    torch.testing.assert_close(propagate_to_edge(x, torch.zeros(1, 6, 8)), x)
-    wall = torch.zeros(1, 6, 8)
-    wall[:, :, 4] = 1  # nothing crosses it
+def test_nothing_crosses_a_wall():
+    x, wall = torch.ones(2, 1, 6, 8), torch.zeros(1, 6, 8)
+    wall[:, :, 4] = 1
     x[:, :, :, 5:] = 0
     walked = propagate_to_edge(x, wall)
     assert not walked[..., 4:].any()
     torch.testing.assert_close(walked[..., :4], x[..., :4])
+    assert not propagate_to_edge(x, torch.ones(1, 6, 8)).any()
 
 
-def test_walk_changes_neither_its_arguments_nor_needs_a_gradient():
-    x, edge = random(2, 1, 6, 7), random(1, 6, 7, seed=1).requires_grad_()
+def test_maps_walk_alike_in_every_form(monkeypatch):
+    x, edge = random(2, 1, 9, 11), random(1, 9, 11, seed=1).requires_grad_()
     before = x.clone(), edge.detach().clone()
-    walked = propagate_to_edge(x, edge)
-    assert not walked.requires_grad
-    assert torch.equal(x, before[0])
-    assert torch.equal(edge.detach(), before[1])
-    assert propagate_to_edge(x.half(), edge.half()).dtype == torch.float32
-
-
-def test_maps_walk_alike_alone_together_and_in_blocks(monkeypatch):
-    x, edge = random(5, 1, 9, 11), random(1, 9, 11, seed=1)
     together = propagate_to_edge(x, edge)
-    alone = torch.cat([propagate_to_edge(one, edge) for one in x])
-    torch.testing.assert_close(alone, together, rtol=1e-12, atol=1e-12)
-    for block in (1, 64, 300):  # blocks of 1, 12 and 60 of the 135 cells
+    assert not together.requires_grad
+    assert all(map(torch.equal, before, (x, edge.detach())))
+    forms = [torch.cat([propagate_to_edge(one, edge) for one in x])]
+    for block in (64, 300):  # blocks of 12 and 60 of the 135 cells
         monkeypatch.setattr(walk, "BLOCK", block)
-        torch.testing.assert_close(propagate_to_edge(x, edge), together, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (9, 11)])
-def test_both_forms_of_a_product_agree(size, monkeypatch):
-    x, edge = random(2, 1, *size), random(1, *size, seed=1)
-    shifted = propagate_to_edge(x, edge)
+        forms.append(propagate_to_edge(x, edge))
+    monkeypatch.undo()
     monkeypatch.setattr(walk._Walk, "shifting", walk._Walk.unfolding)
-    torch.testing.assert_close(propagate_to_edge(x, edge), shifted, rtol=1e-12, atol=1e-12)
+    for found in (*forms, propagate_to_edge(x, edge)):
+        torch.testing.assert_close(found, together, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("beta", "exp_times"), [(0, 8), (10, -1)])
-def test_settings_without_a_walk_are_refused(beta, exp_times):
+def test_howwithout_a_walk_are_refused(beta, exp_times):
     with pytest.raises(ValueError, match="beta"):
         propagate_to_edge(torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2), 5, beta, exp_times)
 
@@ -135,16 +129,10 @@ def test_parity_pseudo_label():
     assert float(scores.max()) == 1
 
 
-def test_pseudo_label_of_nothing_is_background():
-    for size in ((1, 1), (5, 18)):
-        edge = torch.zeros(1, *((side - 1) // 4 + 1 for side in size))
-        index, scores = refine_by_walk(torch.zeros(3, *size), edge, size)
-        assert index.shape == size
-        assert not index.any()
-        assert not scores.any()
-        index, _ = refine_by_walk(torch.stack([torch.zeros(size), torch.ones(size)]), edge, size)
-        assert (index == 1).all()
-
-
-def test_defaults_are_those_of_the_released_code():
-    assert (walk.WALK_RADIUS, walk.WALK_BETA, walk.WALK_EXP_TIMES) == (5, 10, 8)
+@pytest.mark.parametrize("size", [(1, 1), (5, 18)])
+def test_pseudo_label_of_nothing_is_background(size):
+    edge = torch.zeros(1, *((side - 1) // 4 + 1 for side in size))
+    index, scores = refine_by_walk(torch.zeros(3, *size), edge, size)
+    assert index.shape == size
+    assert not index.any()
+    assert not scores.any()
