@@ -489,7 +489,7 @@ FAULTS = {
         ('train_list = "trainaug"', 'train_list = "train"', "voc"),
     ],
     "data/coco/annotations.py": [
-        ("enumerate(sorted(categories), 1)", "enumerate(sorted(categories))", "coco category_ids"),
+        ("enumerate(sorted(categories), 1)", "enumerate(sorted(categories))", "coco labels_and_masks"),
         ('bool(entry.get("iscrowd"))', "False", "coco crowd"),
     ],
     "data/coco/masks.py": [

@@ -129,30 +129,6 @@ def mask_of(coco, number):
     return read_mask(coco.mask_path(name_of(number)))
 
 
-def test_lists_labels_and_masks(root):
-    """Masks of single objects are pycocotools'; of two objects the smaller one is on top."""
-    coco = prepare(root)
-    ids = [name_of(n) for n in (3, 4, 5, 7)]
-    assert coco.ids("train") == coco.ids("train_sample") == ids
-    assert coco.ids("val") == [name_of(42, "val")]
-    present = [[(k + 1) for k in np.flatnonzero(row)] for row in coco.labels(ids)]
-    assert present == [[1, 16], [17], [80], [1, 17]]
-    assert coco.labels(coco.ids("val")).sum() == 1
-    assert coco.labels([]).shape == (0, 80)
-    for image_id in (*ids, *coco.ids("val")):
-        assert read_rgb(coco.image_path(image_id)).size == (W, H)
-        assert read_mask(coco.mask_path(image_id)).shape == (H, W)
-    assert Image.open(coco.mask_path(ids[0])).mode == "P"
-    assert np.array_equal(mask_of(coco, 5), NOISE * 80)  # compressed
-    assert np.array_equal(mask_of(coco, 4), NOISE * 17)  # uncompressed, and an empty one
-    polygons = square(1, 20, 8, 28) + square(12, 20, 18, 28)
-    expected = rle_codes.decode(rle_codes.frPyObjects(polygons, H, W)).any(2)
-    assert np.array_equal(mask_of(coco, 7)[15:], expected[15:] * 17)
-    assert expected[15:].any()
-    assert mask_of(coco, 3)[12, 12] == 16
-    assert mask_of(coco, 3)[5, 5] == 1
-
-
 def test_classes_ascend_with_category_ids():
     assert len(COCO.class_names) == len(set(COCO.class_names)) == len(IDS) == 80
     by_id = dict(zip(IDS, COCO.class_names, strict=True))
@@ -169,16 +145,6 @@ def test_smaller_objects_are_on_top_and_of_equal_ones_the_later():
     assert {draw_mask(order, H, W)[6, 4] for order in ([big, small], [small, big])} == {2}
     assert draw_mask([small, equal], H, W)[6, 4] == 3
     assert draw_mask([equal, small], H, W)[6, 4] == 2
-
-
-@pytest.mark.parametrize(("crowd", "value"), [("keep", 1), ("ignore", 255), ("drop", 0)])
-def test_crowd(root, crowd, value):
-    coco = prepare(root, "--crowd", crowd)
-    mask = mask_of(coco, 7)
-    dog = rle_codes.decode(rle_codes.frPyObjects(square(22, 4, 26, 8), H, W))[..., 0] > 0
-    assert (mask[CROWD & ~dog] == value).all()
-    assert (mask[dog] == 17).all()
-    assert coco.labels([name_of(7)])[0, 0] == 1  # labels do not depend on it
 
 
 def test_turned_picture_gets_a_turned_mask(root, content):
@@ -209,39 +175,6 @@ def rle(counts, size=(H, W)):
     return {"size": list(size), "counts": counts}
 
 
-BAD_REGIONS = [
-    rle([1, 2]),  # pycocotools would leave the rest to chance
-    rle([H * W + 5, -5]),
-    rle([float(H * W)]),
-    rle([W * H], (W, H)),
-    rle("zz"),
-    rle("o" * 7 + "0"),  # a number of more bits than any picture has pixels
-    rle("0" * 1_000_000),
-    rle(None),
-    [[1, 2, 3, 4, 5, 6, 7]],
-    [[1, 1, 1e9, 1, 5, 5]],  # pycocotools would need gigabytes
-    [[1, 1, float("nan"), 1, 5, 5]],
-    [["a", "b"]],
-    "text",
-]
-
-
-def test_bad_regions(root, content):
-    for segmentation in BAD_REGIONS:
-        with pytest.raises(ValueError, match=r".*"):
-            encode(segmentation, H, W)
-        content["annotations"][7]["segmentation"] = segmentation
-        with pytest.raises(InputError, match=r"train2014\.json"):
-            read_annotations(save(root, content), "train")
-
-
-def test_no_area_draws_nothing():
-    for segmentation in ([], [[1, 1, 5, 5]], [[]]):
-        assert encode(segmentation, H, W) is None
-    assert not draw_mask([Region(1, False, None)], H, W).any()
-    assert draw_mask([Region(2, False, encode(square(-5, -5, 70, 50), H, W))], H, W).min() == 2
-
-
 def test_forms_of_the_file_are_free(root, content, monkeypatch):
     """Order of lists, kind of numbers; and every value is cut somewhere by a chunk's end."""
     path = save(root, {"a": 20.14, **content, "b": 2.5e-30, "c": 2014})
@@ -257,81 +190,6 @@ def test_forms_of_the_file_are_free(root, content, monkeypatch):
         assert read_annotations(path, "train") == whole
 
 
-def test_masks_that_are_there_are_kept_as_long_as_they_fit(root, content):
-    coco = prepare(root)
-    kept, gone = coco.mask_path(name_of(3)), coco.mask_path(name_of(7))
-    first, other = gone.read_bytes(), mask_of(coco, 5)
-    kept.write_bytes(b"kept")
-    gone.unlink()
-    prepare(root)
-    assert kept.read_bytes() == b"kept"
-    assert gone.read_bytes() == first
-    prepare(root, "--restart")
-    assert read_mask(kept).shape == (H, W)
-    assert (mask_of(prepare(root, "--crowd", "ignore"), 7) == 255).any()
-    content["annotations"][2]["category_id"] = PERSON + 1
-    save(root, content)
-    coco = prepare(root, "--crowd", "ignore")
-    assert 2 in mask_of(coco, 3)
-    assert coco.labels([name_of(3)])[0, :2].tolist() == [0, 1]
-    assert np.array_equal(mask_of(coco, 5), other)
-
-
-def test_interrupted_preparation_has_no_list_and_continues(root, monkeypatch):
-    real, calls = preparation.draw_file, []
-
-    def dies_at_the_third(*args):
-        calls.append(args)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(preparation, "draw_file", dies_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(root)
-    coco = COCO(root)
-    assert len(list((root / "prepared/masks").glob("*.png"))) == 2
-    with pytest.raises(InputError, match="must be prepared"):
-        coco.ids("train")
-    prepare(root)
-    assert len(calls) == 3 + 3  # two of train, one of val
-    assert len(coco.ids("train")) == 4
-
-
-def test_processes_draw_what_one_draws(root, tmp_path):
-    one = prepare(root)
-    main(["--dataset_root", str(root), "--link_root", str(tmp_path / "two"), "--num_workers", "2"])
-    two = COCO(tmp_path / "two")
-    assert (tmp_path / "two/images").is_symlink()
-    for image_id in one.ids("train"):
-        assert one.mask_path(image_id).read_bytes() == two.mask_path(image_id).read_bytes()
-    (tmp_path / "two/prepared/masks" / f"{name_of(3)}.png").unlink()
-    (root / "images/train2014" / f"{name_of(3)}.jpg").write_text("damaged")
-    with pytest.raises(InputError, match=r"000003\.jpg is not a picture"):
-        main(["--dataset_root", str(tmp_path / "two"), "--num_workers", "1"])
-
-
-def test_lists_in_published_forms(root, tmp_path):
-    with pytest.raises(InputError, match=r"python -m data.coco --dataset_root '.*14&15'"):
-        COCO(root).labels([name_of(3)])
-    coco = prepare(root)
-    path = tmp_path / "list.txt"
-    path.write_text(f"7\n007\n{name_of(7)}\n")
-    with pytest.raises(InputError, match=name_of(7)):
-        coco.ids(path)
-    path.write_text(f"train2014/{name_of(3)}.jpg\n{name_of(42, 'val')}\n7\n000000000005\n")
-    assert coco.ids(path) == [name_of(3), name_of(42, "val"), name_of(7), name_of(5)]
-    assert "val2014" in str(coco.image_path(name_of(42, "val")))
-    with pytest.raises(InputError, match=name_of(9)):
-        coco.labels([name_of(9)])
-    with pytest.raises(InputError, match="trainaug"):
-        coco.ids("trainaug")
-    (root / "images/train2014").rename(root / "train2014")
-    coco = COCO(root)
-    assert coco.image_path(name_of(3)) == root / "train2014" / f"{name_of(3)}.jpg"
-    coco.check_pictures(coco.ids("train"))
-
-
 def test_published_counts(root, monkeypatch):
     """The whole file is known by its number of pictures, and then its lists are checked."""
     monkeypatch.setitem(module.PUBLISHED_PICTURES, "train", 5)
@@ -342,9 +200,134 @@ def test_published_counts(root, monkeypatch):
     assert len(prepare(root).ids("train")) == 4
 
 
-def test_files_that_are_missing_or_of_another_size(root):
-    pictures = root / "images/train2014"
-    path = pictures / f"{name_of(5)}.jpg"
+def test_lists_labels_and_masks(root):
+    """Masks of single objects are pycocotools'; of two objects the smaller one is on top."""
+    coco = prepare(root)
+    ids = [name_of(n) for n in (3, 4, 5, 7)]
+    assert coco.ids("train") == coco.ids("train_sample") == ids
+    assert coco.ids("val") == [name_of(42, "val")]
+    present = [[(k + 1) for k in np.flatnonzero(row)] for row in coco.labels(ids)]
+    assert present == [[1, 16], [17], [80], [1, 17]]
+    assert coco.labels([]).shape == (0, 80)
+    assert np.array_equal(mask_of(coco, 5), NOISE * 80)  # compressed
+    assert np.array_equal(mask_of(coco, 4), NOISE * 17)  # uncompressed, and an empty one
+    polygons = square(1, 20, 8, 28) + square(12, 20, 18, 28)
+    expected = rle_codes.decode(rle_codes.frPyObjects(polygons, H, W)).any(2)
+    assert np.array_equal(mask_of(coco, 7)[15:], expected[15:] * 17)
+    assert mask_of(coco, 3)[12, 12] == 16
+    assert mask_of(coco, 3)[5, 5] == 1
+
+
+@pytest.mark.parametrize(("crowd", "value"), [("keep", 1), ("ignore", 255), ("drop", 0)])
+def test_crowd(root, crowd, value):
+    coco = prepare(root, "--crowd", crowd)
+    mask = mask_of(coco, 7)
+    dog = rle_codes.decode(rle_codes.frPyObjects(square(22, 4, 26, 8), H, W))[..., 0] > 0
+    assert (mask[CROWD & ~dog] == value).all()
+    assert (mask[dog] == 17).all()
+    assert coco.labels([name_of(7)])[0, 0] == 1  # labels do not depend on it
+
+
+BAD_REGIONS = [
+    rle([1, 2]),  # pycocotools would leave the rest to chance
+    rle([H * W + 5, -5]),
+    rle([W * H], (W, H)),
+    rle("zz"),
+    rle("o" * 7 + "0"),  # a number of more bits than any picture has pixels
+    rle(None),
+    [[1, 2, 3, 4, 5, 6, 7]],
+    [[1, 1, 1e9, 1, 5, 5]],  # pycocotools would need gigabytes
+    [[1, 1, float("nan"), 1, 5, 5]],
+    [["a", "b"]],
+    "text",
+]
+
+
+def test_regions_that_are_none():
+    for segmentation in BAD_REGIONS:
+        with pytest.raises(ValueError, match=r".*"):
+            encode(segmentation, H, W)
+    for segmentation in ([], [[1, 1, 5, 5]], [[]]):
+        assert encode(segmentation, H, W) is None
+    assert not draw_mask([Region(1, False, None)], H, W).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda c: c["annotations"][1].update(category_id=12), "annotation 2"),
+        (lambda c: c["annotations"][0].update(image_id=77), "annotation 1"),
+        (lambda c: c["annotations"][2].pop("category_id"), "entry 3 of annotations"),
+        (lambda c: c["annotations"][2].update(iscrowd=float("nan")), "is damaged"),
+        (lambda c: c["annotations"].append(c["annotations"][2]), "the id 3"),
+        (lambda c: c["annotations"][0].update(segmentation="zz"), "annotation 1"),
+        (lambda c: c["annotations"].clear(), "no annotation"),
+        (lambda c: c["categories"].pop(), "categories"),
+        (lambda c: c["images"][0].update(file_name="../x.jpg"), "train2014"),
+        (lambda c: c["images"].append({**picture(3), "id": 8}), "twice"),
+        (lambda c: c["images"][0].update(height=0), "000007.*height"),
+    ],
+)
+def test_wrong_content(root, content, change, named):
+    change(content)
+    path = save(root, content)
+    with pytest.raises(InputError, match=rf"train2014\.json .*{named}"):
+        read_annotations(path, "train")
+
+
+def test_masks_are_made_again_where_their_regions_changed(root, content):
+    coco = prepare(root)
+    kept, gone = coco.mask_path(name_of(3)), coco.mask_path(name_of(7))
+    first = gone.read_bytes()
+    kept.write_bytes(b"kept")
+    gone.unlink()
+    prepare(root)
+    assert (kept.read_bytes(), gone.read_bytes()) == (b"kept", first)
+    content["annotations"][2]["category_id"] = PERSON + 1
+    save(root, content)
+    coco = prepare(root, "--crowd", "ignore")
+    assert 2 in mask_of(coco, 3)
+    assert 255 in mask_of(coco, 7)
+    assert coco.labels([name_of(3)])[0, :2].tolist() == [0, 1]
+
+
+def test_a_list_appears_when_its_masks_are_there(root, monkeypatch):
+    def ends(coco, crowd, of):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparation, "draw_file", ends)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(root)
+    with pytest.raises(InputError, match=r"python -m data.coco --dataset_root '.*14&15'"):
+        COCO(root).ids("train")
+
+
+def test_processes_draw_what_one_draws(root, tmp_path):
+    one = prepare(root)
+    main(["--dataset_root", str(root), "--link_root", str(tmp_path / "two"), "--num_workers", "2"])
+    two = COCO(tmp_path / "two")
+    assert (tmp_path / "two/images").is_symlink()
+    for image_id in one.ids("train"):
+        assert one.mask_path(image_id).read_bytes() == two.mask_path(image_id).read_bytes()
+
+
+def test_lists_in_published_forms(root, tmp_path):
+    coco = prepare(root)
+    path = tmp_path / "list.txt"
+    path.write_text(f"7\n007\n{name_of(7)}\n")
+    with pytest.raises(InputError, match=name_of(7)):
+        coco.ids(path)
+    path.write_text(f"train2014/{name_of(3)}.jpg\n{name_of(42, 'val')}\n7\n000000000005\n")
+    assert coco.ids(path) == [name_of(3), name_of(42, "val"), name_of(7), name_of(5)]
+    assert "val2014" in str(coco.image_path(name_of(42, "val")))
+    with pytest.raises(InputError, match=name_of(9)):
+        coco.labels([name_of(9)])
+    (root / "images/train2014").rename(root / "train2014")
+    assert COCO(root).image_path(name_of(3)) == root / "train2014" / f"{name_of(3)}.jpg"
+
+
+def test_pictures_that_are_missing_or_of_another_size(root):
+    path = root / "images/train2014" / f"{name_of(5)}.jpg"
     path.unlink()
     with pytest.raises(InputError, match=r"000005\.jpg.*--allow_missing"):
         prepare(root)
@@ -358,126 +341,41 @@ def test_files_that_are_missing_or_of_another_size(root):
     with pytest.raises(InputError, match=r"instances_val2014\.json.*--splits"):
         prepare(root)
     assert len(prepare(root, "--splits", "train").ids("train")) == 4
-    for path in pictures.iterdir():
-        path.unlink()
-    with pytest.raises(InputError, match="None of the pictures"):
-        prepare(root, "--allow_missing")
-
-
-ISCROWD = '"iscrowd": 0'
-
-
-BROKEN = [
-    lambda text: text[:-2],
-    lambda text: "[]",
-    lambda text: '{"annotations": ' + '{"a": ' * 100_000,
-    lambda text: text.replace(ISCROWD, '"iscrowd": NaN', 1),
-    lambda text: text.replace(ISCROWD, '"iscrowd": ' + "9" * 100_000, 1),
-    lambda text: text.replace("mäuse", "m\udcffuse"),  # not UTF-8
-    lambda text: text + text,
-]
-
-
-def test_broken_json(root):
-    path = root / "annotations/instances_train2014.json"
-    whole = path.read_text(encoding="utf-8")
-    for change in BROKEN:
-        path.write_bytes(change(whole).encode(errors="surrogateescape"))
-        with pytest.raises(InputError, match=r"train2014\.json"):
-            read_annotations(path, "train")
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda c: c["annotations"][1].update(category_id=12), "annotation 2"),
-        (lambda c: c["annotations"][0].update(image_id=77), "annotation 1"),
-        (lambda c: c["annotations"][2].pop("category_id"), "entry 3 of annotations"),
-        (lambda c: c["annotations"].append(c["annotations"][2]), "the id 3"),
-        (lambda c: c["annotations"][0].update(segmentation=rle([5])), "annotation 1"),
-        (lambda c: c["annotations"].clear(), "no annotation"),
-        (lambda c: c["categories"].pop(), "categories"),
-        (lambda c: c["images"][0].update(file_name="../x.jpg"), "is no picture of train2014"),
-        (lambda c: c["images"].append(picture(3)), "the id 3"),
-        (lambda c: c["images"].append({**picture(3), "id": 8}), "named twice"),
-        (lambda c: c["images"][0].update(height=0), "000007.*height"),
-    ],
-)
-def test_wrong_content(root, content, change, named):
-    change(content)
-    save(root, content)
-    with pytest.raises(InputError, match=rf"train2014\.json .*{named}"):
-        prepare(root)
-
-
-def test_folder_that_cannot_be_written(root):
-    """Neither a file in the folder's place nor a list of somebody else is replaced."""
-    prepared = root / "prepared"
-    prepared.write_text("a file where the folder should be")
-    with pytest.raises(InputError, match="--link_root"):
-        prepare(root)
-    prepared.unlink()
-    prepared.mkdir()
-    (prepared / "train.txt").write_text("mine\n")
-    with pytest.raises(InputError, match=r"train\.txt"):
-        prepare(root)
-    assert (prepared / "train.txt").read_text() == "mine\n"
 
 
 def test_whole_pipeline(root, content, weights, tmp_path, command_lines):
-    """run_coco.sh, both ways, on all that the tiny COCO has and a picture of 640 pixels."""
-    content["images"].append(picture(12, 60, 640))
-    content["annotations"].append(thing(9, 12, BRUSH, square(100, 10, 500, 50)))
-    save(root, content)
+    """run_coco.sh on all that the tiny COCO has."""
+    ids = [name_of(n) for n in (3, 4, 5, 7)]
     rng = np.random.default_rng(0)
-    for number, size in ((3, (H, W)), (4, (H, W, 3)), (12, (60, 640, 3))):
-        noise = Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8))
-        noise.save(root / "images/train2014" / f"{name_of(number)}.jpg")
-    sizes = {name_of(n): (60, 640) if n == 12 else (H, W) for n in (3, 4, 5, 7, 12)}
-
+    for image_id in ids:
+        noise = rng.integers(0, 256, (H, W, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / f"images/train2014/{image_id}.jpg")
     session, links = tmp_path / "run", tmp_path / "links"
     small = "--crop_size 64 --resize_min 40 --resize_max 80 --batch_size 2 --max_epochs 1"
     settings = {
         **{"COCO_ROOT": str(root), "LINK_ROOT": str(links), "NUM_WORKERS": "0", "DEVICE": "cpu"},
         "TRAIN_FLAGS": f"--pretrained {weights} {small} --val_freq 1",
-        "CAM_FLAGS": "--scales 0.5 1.0",
         "CAM2IR_FLAGS": "--crf_iterations 1",
-        "LABEL_FLAGS": "--crf_iterations 1",
         "IRN_FLAGS": f"--pretrained {weights} --irn_crop_size 80 --irn_batch_size 2",
+        "LABEL_FLAGS": "--irn_crop_size 80",
         "SEG_FLAGS": "--initial none --width 4 --blocks 1 1 1 1 --batch_size 2 --accumulate 1 "
         "--crop_size 33 --iterations 2",
         "INFER_FLAGS": "--crf_iterations 1",
     }
-    play(command_lines("run_coco.sh", **settings)[1])
-    by_walk = {
-        "LABEL_FLAGS": f"--irn_crop_size 80 --sem_seg_out_dir {session}/irn_label",
-        "SCORE_FLAGS": f"--label_dir {session}/irn_label",
-    }
-    play(command_lines("run_coco.sh", REFINE="irn", **{**settings, **by_walk})[1])
-
+    play(command_lines("run_coco.sh", REFINE="irn", **settings)[1])
     coco = COCO(links)
-    assert coco.ids("train") == sorted(sizes)
     assert sorted(path.name for path in root.iterdir()) == ["annotations", "images"]
-    matrices = {name: ConfusionMatrix(81) for name in ("cam", "pseudo_label", "irn_label")}
-    for image_id, size in sizes.items():
-        keys = [0, *(np.flatnonzero(coco.labels([image_id])[0]) + 1)]
-        with np.load(session / f"npy/{image_id}.npz") as file:  # at stride 16, of both scales
-            sides = [[round(side * scale) for side in size] for scale in (0.5, 1.0)]
-            assert file["shapes"].tolist() == [[-(-h // 16), -(-w // 16)] for h, w in sides]
+    matrices = {name: ConfusionMatrix(81) for name in ("cam", "pseudo_label")}
+    for image_id in ids:
         maps = read_maps(session / "npy", image_id)
+        keys = [0, *(np.flatnonzero(coco.labels([image_id])[0]) + 1)]
         assert maps["keys"].tolist() == keys
-        assert maps["IS_CAM"].shape[1:] == size
         found = {"cam": maps["keys"][maps["IS_CAM"].argmax(0)]}
-        for name in ("pseudo_label", "irn_label", "ir_label"):
-            found[name] = read_mask(session / name / f"{image_id}.png")
-            assert found[name].shape == size
-            assert set(np.unique(found[name])) <= {*keys, *([255] if name == "ir_label" else [])}
+        found["pseudo_label"] = read_mask(session / "pseudo_label" / f"{image_id}.png")
+        assert set(np.unique(found["pseudo_label"])) <= {*keys}
         for name, matrix in matrices.items():
             matrix.update(read_mask(coco.mask_path(image_id)), found[name])
     for name, matrix in matrices.items():
         result = json.loads((session / f"eval_{name}.json").read_text())
         assert result["miou"] == pytest.approx(matrix.miou())
-        assert (result["images"], result["list"], len(result["iou"])) == (5, "train", 81)
-    text = (session / "run.log").read_text()
-    assert text.count("validation step:") == 1
-    assert text.count("is finished; --restart") == 2  # the second run trained nothing
+        assert (result["images"], result["list"], len(result["iou"])) == (4, "train", 81)

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import load_program
 
 REPOSITORY = Path(__file__).parent.parent
 TOGETHER = ["-m", "tool.launch", "--standalone", "--nproc_per_node=4"]
@@ -46,34 +45,6 @@ def parsed(lines: list[list[str]], program: str) -> argparse.Namespace:
     return importlib.import_module(program).parse_arguments(arguments_of(lines, program))
 
 
-@pytest.mark.parametrize(
-    ("script", "refine", "steps"),
-    [
-        ("run_voc.sh", None, STEPS_IRN),
-        ("run_voc.sh", "crf", STEPS_CRF),
-        ("run_coco.sh", None, STEPS_CRF),
-        ("run_coco.sh", "irn", STEPS_IRN),
-    ],
-)
-def test_every_command_line_is_understood(script, refine, steps, command_lines, tmp_path, capsys):
-    settings = {"SESSION": str(tmp_path / "a session"), "NUM_WORKERS": "3", "DEVICE": "cpu"}
-    end, lines = command_lines(script, **settings, **({"REFINE": refine} if refine else {}))
-    assert end.returncode == 0, end.stderr
-    assert steps_of(lines) == [*steps, *STEPS_SEG]
-    for name in [*steps, *STEPS_SEG[:2]]:
-        args = parsed(lines, name)
-        assert args.dataset == script[len("run_") : -len(".sh")]
-        assert args.session_name == settings["SESSION"]
-        assert (args.num_workers, args.device) == (3, "cpu")
-    assert parsed(lines, "make_seg_labels").refine == ("irn" if "train_irn" in steps else "crf")
-    prepare = lines[0]
-    assert prepare[0] == "-m"
-    with pytest.raises(SystemExit):
-        load_program(prepare[1]).main(["--help"])
-    known = capsys.readouterr().out
-    assert all(word in known for word in prepare if word.startswith("--"))
-
-
 def test_the_demo_takes_flags_of_its_trainings(command_lines):
     _, plain = command_lines("run_demo.sh")
     end, lines = command_lines("run_demo.sh", TRAIN_FLAGS="--lr 0.01 --amp 'bf16'")
@@ -85,14 +56,45 @@ def test_the_demo_takes_flags_of_its_trainings(command_lines):
     assert [line for line in lines if line not in trainings] == plain[2:]
 
 
-@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
-def test_processes_share_what_can_be_shared(script, command_lines, tmp_path):
-    _, one = command_lines(script, REFINE="irn", DOCTOR="0")
-    _, four = command_lines(script, REFINE="irn", NPROC="4", DOCTOR="0")
+def value_of(line: list[str], flag: str) -> str:
+    """Return what stands behind a flag."""
+    return line[line.index(flag) + 1]
+
+
+@pytest.mark.parametrize(
+    ("script", "refine", "steps"),
+    [
+        ("run_voc.sh", "", STEPS_IRN),
+        ("run_voc.sh", "crf", STEPS_CRF),
+        ("run_coco.sh", "", STEPS_CRF),
+        ("run_coco.sh", "irn", STEPS_IRN),
+    ],
+)
+def test_every_command_line_is_understood(script, refine, steps, command_lines, tmp_path):
+    session = tmp_path / "a session"
+    settings = {"SESSION": str(session), "NUM_WORKERS": "3", "DEVICE": "cpu", "REFINE": refine}
+    end, lines = command_lines(script, **settings)
+    assert end.returncode == 0, end.stderr
+    assert steps_of(lines) == [*steps, *STEPS_SEG]
+    for name in [*steps, *STEPS_SEG[:2]]:
+        args = parsed(lines, name)
+        assert args.dataset == script[len("run_") : -len(".sh")]
+        assert args.session_name == settings["SESSION"]
+        assert (args.num_workers, args.device) == (3, "cpu")
+    assert parsed(lines, "make_seg_labels").refine == ("irn" if "train_irn" in steps else "crf")
+    times = (session / "seconds.txt").read_text().split()
+    assert times[::2] == ["prepare", *steps, *STEPS_SEG[:2], "eval_seg"]
+    assert lines[-1][:3] == ["-m", "tool.report", str(session)]
+    assert lines[-1][3:] == lines[-2][1:5]  # the dataset
+
+
+def test_processes_share_what_can_be_shared(command_lines, tmp_path):
+    settings = {"REFINE": "irn", "DOCTOR": "0"}
+    _, one = command_lines("run_voc.sh", **settings)
+    _, four = command_lines("run_voc.sh", NPROC="4", **settings)
     launcher = tmp_path / "torchrun"  # on several machines, for example
     launcher.symlink_to(tmp_path / "python")
-    launch = f"{launcher} --nnodes=2"
-    _, launched = command_lines(script, REFINE="irn", LAUNCH=launch, NPROC="1", DOCTOR="0")
+    _, launched = command_lines("run_voc.sh", LAUNCH=f"{launcher} --nnodes=2", **settings)
     for lines, words in ((four, TOGETHER), (launched, ["--nnodes=2"])):
         length = len(words)
         together = [line for line in lines if line[:length] == words]
@@ -101,50 +103,30 @@ def test_processes_share_what_can_be_shared(script, command_lines, tmp_path):
         assert [line[length:] if line in together else line for line in lines] == one
 
 
-@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
-def test_the_doctor_looks_first_unless_told_not_to(script, command_lines):
+def test_the_doctor_looks_first_unless_told_not_to(command_lines):
     train = "--pretrained '/my w.pth' --lr 1 --crop_size=64"
     settings = {"TRAIN_FLAGS": train, "SEG_FLAGS": "--batch_size=3 --accumulate 4", "NPROC": "2"}
-    _, lines = command_lines(script, REFINE="crf", **settings)
-    (place,) = [number for number, line in enumerate(lines) if line[:2] == ["-m", "tool.doctor"]]
-    assert place == 1
-    flags = lines[place][2:]
-    assert flags[-3:] == ["--pretrained", "/my w.pth", "--crop_size=64"]
+    _, lines = command_lines("run_voc.sh", REFINE="crf", **settings)
+    assert lines[1][:2] == ["-m", "tool.doctor"]
     doctor = importlib.import_module("data.doctor.__main__")
-    args = doctor.parse_arguments(flags)
-    assert (args.dataset, args.pretrained, args.crop_size) == (script[4:-3], "/my w.pth", 64)
+    args = doctor.parse_arguments(lines[1][2:])
+    assert (args.dataset, args.pretrained, args.crop_size) == ("voc", "/my w.pth", 64)
     assert (args.seg_batch_size, args.accumulate, args.irn_batch_size) == (3, 4, 0)
     assert args.processes == 2
-    _, without = command_lines(script, REFINE="crf", **settings, DOCTOR="0")
+    _, without = command_lines("run_voc.sh", REFINE="crf", **settings, DOCTOR="0")
     assert without == lines[:1] + lines[2:]
-    end, lines = command_lines(script, FAIL="tool.doctor")
-    assert end.returncode == 1
-    assert lines[-1][1] == "tool.doctor"
 
 
 @pytest.mark.parametrize("script", ["run_voc.sh", "run_demo.sh"])
 def test_seeds_run_one_after_the_other_and_end_with_a_table(script, command_lines, tmp_path):
     session = str(tmp_path / "s")
-    end, lines = command_lines(script, SEEDS="3 14", SESSION=session)
-    assert end.returncode == 0, end.stderr
+    _, lines = command_lines(script, SEEDS="3 14", SESSION=session, TRAIN_FLAGS="--seed 8")
     assert lines[-1] == ["-m", "tool.report", f"{session}_3", f"{session}_14"]
-    for name in ("train_resnet50_SIPE", "train_irn", "train_seg"):
+    for name, seeds in (("train_resnet50_SIPE", {8}), ("train_irn", {3, 14})):
         called = [line for line in lines if f"{name}.py" in line]
-        assert {parsed([line], name).seed for line in called} == {3, 14}
-    sessions = {
-        line[line.index("--session_name") + 1] for line in lines if "--session_name" in line
-    }
+        assert {parsed([line], name).seed for line in called} == seeds
+    sessions = {value_of(line, "--session_name") for line in lines if "--session_name" in line}
     assert {f"{session}_3", f"{session}_14"} <= sessions
-    for seeds in ("1 x", "1 01", "3 3", "9" * 30):
-        end, lines = command_lines(script, SEEDS=seeds)
-        assert (end.returncode, lines) == (2, [])
-        assert "SEEDS" in end.stderr
-
-
-def test_a_seed_is_one_that_the_user_may_overrule(command_lines):
-    _, lines = command_lines("run_voc.sh", SEED="7", IRN_FLAGS="--seed 8")
-    seeds = {"train_resnet50_SIPE": 7, "train_irn": 8, "train_seg": 7}
-    assert {name: parsed(lines, name).seed for name in seeds} == seeds
 
 
 def test_ablation_trains_the_classifier_without_gsc_too(command_lines, tmp_path):
@@ -152,11 +134,10 @@ def test_ablation_trains_the_classifier_without_gsc_too(command_lines, tmp_path)
     _, lines = command_lines("run_voc.sh", SESSION=session, ABLATION="1")
     more = [line for line in lines if f"{session}/cam_only" in line]
     assert steps_of(more) == ["train_resnet50_SIPE", "make_cam", "eval_cam"]
-    train = parsed(more, "train_resnet50_SIPE")
-    assert (train.gsc_weight, train.session_name) == (0, f"{session}/cam_only")
+    assert parsed(more, "train_resnet50_SIPE").gsc_weight == 0
     maps = parsed(more, "make_cam")
     assert (maps.save_cam, maps.infer_list) == (True, "train")
-    _, without = command_lines("run_voc.sh", SESSION=session)
+    _, without = command_lines("run_voc.sh", SESSION=session, ABLATION="no")
     assert [line for line in lines if line not in more] == without
 
 
@@ -175,88 +156,61 @@ def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines, tm
     assert args["train_irn"].irn_crop_size == labels.irn_crop_size == 256
     assert args["train_seg"].blocks == [3, 4, 6, 3]
     assert (args["train_seg"].optimizer, args["train_seg"].lr) == ("adamw", 4e-5)
-    end, _ = command_lines("run_voc.sh", PRESET="tiny")
-    assert end.returncode == 2
-    assert "half" in end.stderr
-
-
-def test_a_switch_is_said_in_one_way(command_lines):
-    for value, is_on in (("1", True), ("yes", True), ("0", False), ("no", False)):
-        _, lines = command_lines("run_voc.sh", DOWNLOAD=value, ABLATION=value, DOCTOR=value)
-        assert ["--download" in line for line in lines] == [is_on] + [False] * (len(lines) - 1)
-        assert any("tool.doctor" in line for line in lines) is is_on
-        assert any("--gsc_weight" in line for line in lines) is is_on
 
 
 def test_datasets_as_published(command_lines, tmp_path):
     """Nothing validates the training on COCO; everything else is the default."""
-    settings = {"LINK_ROOT": str(tmp_path / "links"), "PREPARE_FLAGS": "--crowd ignore"}
-    _, lines = command_lines("run_coco.sh", COCO_ROOT="/data/ms coco&", **settings)
-    root = ["--dataset_root", "/data/ms coco&", "--link_root", settings["LINK_ROOT"]]
-    assert lines[0] == ["-m", "data.coco", *root, "--crowd", "ignore"]
+    _, lines = command_lines("run_coco.sh")
     args = parsed(lines, "train_resnet50_SIPE")
-    assert args.dataset_root == settings["LINK_ROOT"]
     assert (args.val_freq, args.val_list, args.train_list) == (0, "train_sample", None)
     assert (args.max_epoches, args.batch_size, args.lr) == (5, 16, 0.1)
-    _, lines = command_lines("run_coco.sh", TRAIN_FLAGS="--val_freq 500")
-    args = parsed(lines, "train_resnet50_SIPE")
-    assert (args.val_freq, args.val_list) == (500, "train_sample")
     for script, root in (("run_coco.sh", "ms_coco_14&15"), ("run_voc.sh", "VOC2012")):
         _, lines = command_lines(script)
-        assert {Path(line[line.index("--dataset_root") + 1]).name for line in lines} == {root}
+        assert {Path(value_of(line, "--dataset_root")).name for line in lines} == {root}
 
 
 def test_a_step_that_fails_stops_the_script_with_a_sentence(command_lines):
-    for program in ("data.coco", "make_cam.py", "eval_seg_labels.py"):
-        end, lines = command_lines("run_coco.sh", FAIL=program, NPROC="2")
+    for program in ("data.coco", "tool.doctor", "make_cam.py", "eval_seg_labels.py"):
+        end, lines = command_lines("run_coco.sh", FAIL=program)
         assert end.returncode == 1
         assert program in lines[-1]  # nothing was called after it
-        last = end.stderr.strip().splitlines()[-1]
-        assert last.startswith("error: '")
+    assert end.stderr.strip().splitlines()[-1].startswith("error: '")
 
 
-WRONG = [("REFINE", "IRN"), ("SEG_MODEL", "v2"), ("NPROC", "two"), ("NPROC", "0")]
-WRONG += [("NPROC", "9" * 20), ("NUM_WORKERS", "-1"), ("NUM_WORKERS", " "), ("SEED", "x")]
-WRONG += [(name, "maybe") for name in ("DOWNLOAD", "ABLATION", "DOCTOR")]
+WRONG = {
+    "REFINE": ["IRN"],
+    "SEG_MODEL": ["v2"],
+    "NPROC": ["two", "0", "9" * 20],
+    "NUM_WORKERS": ["-1", " "],
+    "SEED": ["x"],
+    "SEEDS": ["1 x", "1 01", "9" * 30],
+    "DOWNLOAD": ["maybe"],
+    "PRESET": ["tiny"],
+    "SESSION": ["run_voc.sh/inside", "n" * 300],
+    "PYTHON": ["./pyhton", "cat"],
+    "LAUNCH": ["--a 'b"],
+    "SEG_FLAGS": ["--a 'b"],
+}
 
 
-@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
-def test_wrong_setting_is_found_before_anything_runs(script, command_lines, tmp_path):
-    for session in ("file/inside", "n" * 300):
-        (tmp_path / "file").touch()
-        end, lines = command_lines(script, SESSION=str(tmp_path / session))
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_setting_is_found_before_anything_runs(name, command_lines):
+    for value in WRONG[name]:
+        end, lines = command_lines("run_voc.sh", **{name: value})
         assert (end.returncode, lines) == (2, [])
-        assert end.stderr.startswith(f"error: SESSION is '{tmp_path / session}'")
-    for name, value in WRONG:
-        end, lines = command_lines(script, **{name: value})
-        assert (end.returncode, lines) == (2, [])
-        assert end.stderr.startswith(f"error: {name} is '{value}'")
+        assert end.stderr.startswith("error: ")
+        assert name in end.stderr
 
 
-def test_title_and_time_of_every_step_and_a_report_at_the_end(command_lines, tmp_path):
-    session = tmp_path / "s"
-    end, lines = command_lines("run_voc.sh", SESSION=str(session))
-    titles = [line.split()[1] for line in end.stdout.splitlines() if line.startswith("== ")]
-    assert " ".join(titles) == "0 0.1 1.1 1.2 1.3 2.1 2.2 2.3 2.4 3.1 3.2 3.3"
-    times = (session / "seconds.txt").read_text().split()
-    assert times[::2] == ["prepare", *STEPS_IRN, *STEPS_SEG[:2], "eval_seg"]
-    for more in ({}, {"SEG_MODEL": "none"}):
-        _, lines = command_lines("run_coco.sh", SESSION=str(session), **more)
-        assert lines[-1][:3] == ["-m", "tool.report", str(session)]
-        assert lines[-1][3:] == lines[-2][1:5]  # the dataset
-
-
-@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
-def test_segmentation_network_can_be_chosen_or_left_out(script, command_lines, tmp_path):
-    _, lines = command_lines(script, SEG_MODEL="none")
+def test_segmentation_network_can_be_chosen_or_left_out(command_lines, tmp_path):
+    _, lines = command_lines("run_voc.sh", SEG_MODEL="none")
     assert not set(STEPS_SEG[:2]) & set(steps_of(lines))
     settings = {"SEG_MODEL": "deeplabv1_resnet38", "SESSION": str(tmp_path / "s")}
-    _, lines = command_lines(script, **settings)
+    _, lines = command_lines("run_voc.sh", **settings)
     assert {parsed(lines, name).model for name in STEPS_SEG[:2]} == {"deeplabv1_resnet38"}
     judged = lines[-2]  # before the report
-    folder = judged[judged.index("--label_dir") + 1]
-    assert folder == str(tmp_path / "s/seg_deeplabv1_resnet38")
-    assert judged[judged.index("--eval_list") + 1] == "val"
+    assert value_of(judged, "--label_dir") == str(tmp_path / "s/seg_deeplabv1_resnet38")
+    assert value_of(judged, "--eval_list") == "val"
 
 
 # How a shell splits text into words.
@@ -264,35 +218,30 @@ TEXTS = {
     " \t ": [],
     "--a 1\n --b": ["--a", "1", "--b"],
     "--a '/my weights/x.pth'": ["--a", "/my weights/x.pth"],
-    '--a "x y" --b': ["--a", "x y", "--b"],
-    r"--a x\ y": ["--a", "x y"],
     r'--a "x \" y"': ["--a", 'x " y'],
+    r"--a x\ y": ["--a", "x y"],
     "--a ''": ["--a", ""],
     "--a $(touch made) `touch made` $HOME * #x;": (
         ["--a", "$(touch", "made)", "`touch", "made`", "$HOME", "*", "#x;"]
     ),
     "-n -e": ["-n", "-e"],
+    "--c": ["--c"],
 }
 
 
-@pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh"])
-def test_flags_reach_their_program_alone_split_as_by_a_shell(script, command_lines, tmp_path):
+def test_flags_reach_their_program_alone_split_as_by_a_shell(command_lines, tmp_path):
     """Nothing of them is executed."""
     texts = dict(zip(FLAGS.values(), TEXTS, strict=True))
-    preparation = {"PREPARE_FLAGS": "--a 'b c'"} if script == "run_coco.sh" else {}
-    end, lines = command_lines(script, tmp_path, REFINE="irn", **texts, **preparation)
+    end, lines = command_lines(
+        "run_coco.sh", tmp_path, REFINE="irn", PREPARE_FLAGS="--a 'b c'", **texts
+    )
     assert end.returncode == 0, end.stderr
-    _, plain = command_lines(script, tmp_path, REFINE="irn")
+    _, plain = command_lines("run_coco.sh", tmp_path, REFINE="irn")
     for program, name in FLAGS.items():
         expected = [*arguments_of(plain, program), *TEXTS[texts[name]]]
         assert arguments_of(lines, program) == expected
-    assert lines[0] == [*plain[0], *(["--a", "b c"] if preparation else [])]
+    assert lines[0] == [*plain[0], "--a", "b c"]
     assert not list(tmp_path.rglob("made"))
-    assert not (REPOSITORY / "made").exists()
-    for name in (*FLAGS.values(), "LAUNCH"):
-        end, lines = command_lines(script, **{name: "--a 'b"})
-        assert (end.returncode, lines) == (2, [])
-        assert name in end.stderr
 
 
 @pytest.mark.parametrize("session", ["-s", 'it\'s "b" l&k;x $HOME/s'])
@@ -302,12 +251,13 @@ def test_relative_paths_count_from_where_the_script_was_started(
 ):
     here = tmp_path / "here & there"
     here.mkdir()
+    (here / "python").symlink_to(tmp_path / "python")
     roots = {"VOC_ROOT": "v 12", "SBD_ROOT": "-s&d"}
     if script == "run_coco.sh":
         roots = {"COCO_ROOT": "ms_coco_14&15", "LINK_ROOT": "-l&k 14"}
-    end, lines = command_lines(script, here, SESSION=session, **roots)
+    end, lines = command_lines(script, here, SESSION=session, PYTHON="./python", **roots)
     assert end.returncode == 0, end.stderr
-    names = {line[line.index("--session_name") + 1] for line in lines if "--session_name" in line}
+    names = {value_of(line, "--session_name") for line in lines if "--session_name" in line}
     plain = {f"{here}/{session}/cam_only"} if script == "run_demo.sh" else set()
     assert names == {f"{here}/{session}", *plain}
     assert (here / session / "seconds.txt").is_file()
@@ -315,37 +265,21 @@ def test_relative_paths_count_from_where_the_script_was_started(
         values = [f"{here}/{value}" for value in roots.values()]
         second = "--sbd_root" if script == "run_voc.sh" else "--link_root"
         assert lines[0][2:] == ["--dataset_root", values[0], second, values[1]]
-        used = {line[line.index("--dataset_root") + 1] for line in lines[1:]}
+        used = {value_of(line, "--dataset_root") for line in lines[1:]}
         assert used == {values[script == "run_coco.sh"]}
 
 
-def test_the_interpreter_too_is_looked_for_where_the_script_was_started(command_lines, tmp_path):
-    end, lines = command_lines("run_voc.sh", tmp_path, PYTHON="./python", SEG_MODEL="none")
-    assert end.returncode == 0, end.stderr
-    assert lines
-    for python in ("./pyhton", "cat"):
-        end, lines = command_lines("run_voc.sh", tmp_path, PYTHON=python)
-        assert (end.returncode, lines) == (2, [])
-        assert python in end.stderr
-
-
-ODD = ["NAME", "ALL", "CAM", "TRAIN", "IRN", "SEG", "DATA", "PLAIN", "LAUNCHER", "CALLER"]
-ODD += ["PREPARE", "REQUIREMENTS", "OMP_NUM_THREADS", "TESTED", "INTO", "WORDS", "CDPATH"]
-EMPTY = ["REFINE", "NPROC", "SEG_MODEL", "DEVICE", "NUM_WORKERS", "LAUNCH", "LINK_ROOT"]
-EMPTY += [*FLAGS.values(), "PREPARE_FLAGS", "COCO_ROOT", "VOC_ROOT", "SBD_ROOT", "SEED"]
+ODD = ("NAME", "ALL", "CAM", "TRAIN", "DATA", "LAUNCHER", "OMP_NUM_THREADS", "WORDS", "CDPATH")
+EMPTY = (*ODD, *FLAGS.values(), "REFINE", "NPROC", "DEVICE", "LAUNCH", "LINK_ROOT", "SEED")
 
 
 @pytest.mark.parametrize("script", ["run_voc.sh", "run_coco.sh", "run_demo.sh"])
-def test_what_changes_nothing(script, command_lines, tmp_path):
+def test_what_changes_nothing(script, command_lines):
     """Other names in the environment, as NAME in Windows' Linux; and settings that are empty."""
-    end, plain = command_lines(script)
-    assert end.returncode == 0, end.stderr
-    times = (tmp_path / "run/seconds.txt").read_text().split()[::2]
-    for names, value in ((ODD, "/ a"), ((*ODD, *EMPTY), "")):
-        (tmp_path / "run/seconds.txt").unlink()
+    _, plain = command_lines(script)
+    for names, value in ((ODD, "/ a"), (EMPTY, "")):
         end, lines = command_lines(script, **dict.fromkeys(names, value))
         assert (end.returncode, lines) == (0, plain), end.stderr
-        assert (tmp_path / "run/seconds.txt").read_text().split()[::2] == times
 
 
 # ------------------------------------------------------------------------------- tool/setup.sh
@@ -406,24 +340,10 @@ def test_what_is_missing_goes_into_an_environment(set_up):
     assert (again.returncode, still) == (0, asked)
 
 
-def test_an_environment_that_cannot_be_made_or_does_not_start_is_named(set_up, tmp_path):
-    end, _ = set_up(broken="second")
-    assert end.returncode == 1
-    assert end.stderr.startswith("error: the installation failed")
-    python = tmp_path / ".venv/bin/python"
-    python.unlink()
-    python.symlink_to("gone")
-    end, _ = set_up()
-    assert end.returncode == 1
-    assert "delete .venv" in end.stderr
-
-
 @pytest.mark.parametrize(
     ("line", "everything", "enough"),
     [
-        ("pytest>=1.0", "", True),
         ("pytest>=999", "", False),
-        ("no_such_package>=1", "", False),
         ("no_such_package>=1 # optional", "", True),
         ("no_such_package>=1 # optional", "EVERYTHING=1", False),
         ('pytest>=1.0,<999; python_version < "3.99" # optional', "EVERYTHING=1", True),
@@ -436,3 +356,14 @@ def test_an_interpreter_that_has_the_requirements_is_taken(
     end, asked = set_up(f"REQUIREMENTS=(dev.txt)\n{everything}", sys.executable)
     assert (end.stdout.splitlines()[-1] == sys.executable) is enough
     assert bool(asked) is not enough
+
+
+def test_an_environment_that_does_not_start_is_named(set_up, tmp_path):
+    end, _ = set_up(broken="second")
+    assert end.returncode == 1
+    assert end.stderr.startswith("error: ")
+    python = tmp_path / ".venv/bin/python"
+    python.unlink()
+    python.symlink_to("gone")
+    end, _ = set_up()
+    assert (end.returncode, ".venv" in end.stderr) == (1, True)
