@@ -17,10 +17,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from net.irn_loss import LOSS_EPS
-from tool.indexing import LabelPairs, PathMaxima, on_area, reach, search_paths, sources
+from tool.indexing import LabelPairs, on_area, reach, search_paths, sources
 
 PARITY = Path(__file__).with_name("parity")
 
@@ -98,43 +97,6 @@ def gathered_maxima(edge: Tensor, radius: float) -> Tensor:
         cells = (src + steps[..., None]).to(edge.device)  # (offsets, length, n)
         parts.append(edge.flatten(1)[:, cells].amax(2))
     return torch.cat(parts, 1)
-
-
-class _PairMaxima(torch.autograd.Function):
-    """The path maxima of every pair by ``PathMaxima``, with the gradient that it sends back."""
-
-    @staticmethod
-    def forward(ctx, edge, radius):
-        ctx.save_for_backward(edge)
-        ctx.radius = radius
-        area = sources(*edge.shape[1:], radius)
-        maxima = PathMaxima(edge, radius)
-        paths = search_paths(radius)
-        out = edge.new_empty(len(edge), len(paths), *area[2:])
-        for number, path in enumerate(paths):
-            out[:, number] = maxima.over(path, area)
-        return out.flatten(2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        (edge,) = ctx.saved_tensors
-        area = sources(*edge.shape[1:], ctx.radius)
-        maxima = PathMaxima(edge, ctx.radius)
-        grad = grad.unflatten(2, area[2:])
-        for number, path in enumerate(search_paths(ctx.radius)):
-            maxima.send_back(grad[:, number].clone(), path, area)
-        return maxima.gradient(), None
-
-
-def pair_affinity(edge: Tensor, radius: float) -> Tensor:
-    """Return 1 - the largest edge on the path of every pair, with gradient: (B, O, n).
-
-    Args:
-        edge: (B, h, w) probabilities in [0, 1].
-        radius: r.
-    """
-    return 1 - _PairMaxima.apply(edge, radius)
 
 
 def affinity_labels(

@@ -15,7 +15,7 @@ import pytest
 from tool.metrics import ConfusionMatrix
 from tool.pictures import read_mask
 
-PYTHON = os.environ.get("CHAINERCV_PYTHON")
+PYTHON, REAL = (os.environ.get(name) for name in ("CHAINERCV_PYTHON", "REAL_MASKS"))
 NUM_CLASSES = 21
 THEIRS = """
 import sys
@@ -32,28 +32,13 @@ np.savez(sys.argv[2], confusion=confusion, iou=calc_semantic_segmentation_iou(co
 """
 
 
-def drawn() -> list[np.ndarray]:
-    """Masks of different sizes, with 255, all classes among them."""
-    rng = np.random.default_rng(0)
-    return [
-        rng.choice([*range(NUM_CLASSES), 255], (5 + n, 8))
-        .astype(np.uint8)
-        .repeat(9, 0)
-        .repeat(7, 1)
-        for n in range(6)
-    ]
-
-
 @pytest.mark.skipif(not PYTHON, reason="CHAINERCV_PYTHON names no interpreter with chainercv")
-@pytest.mark.parametrize("source", ["drawn", "real"])
-def test_confusion_matrix_is_that_of_chainercv(source, tmp_path):
-    masks = drawn()
-    if source == "real":
-        folder = os.environ.get("REAL_MASKS")
-        if not folder:
-            pytest.skip("REAL_MASKS names no folder of masks")
-        masks = [read_mask(path) for path in sorted(Path(folder).glob("*.png"))[:60]]
+def test_confusion_matrix_is_that_of_chainercv(tmp_path):
     rng = np.random.default_rng(1)
+    values = [*range(NUM_CLASSES), 255]
+    drawn = [rng.choice(values, (5 + n, 8)).astype(np.uint8) for n in range(6)]
+    real = [read_mask(path) for path in sorted(Path(REAL).glob("*.png"))[:60]] if REAL else []
+    masks = [*(mask.repeat(9, 0).repeat(7, 1) for mask in drawn), *real]
     # A prediction is the mask moved, with some pixels of other classes; it has no 255.
     guesses = [np.roll(mask, 5, 1) % NUM_CLASSES for mask in masks]
     for guess in guesses:

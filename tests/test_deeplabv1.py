@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from net.deeplabv1_resnet38 import (
-    BN_MOMENTUM,
     BatchDropout,
     Block,
     DeepLabV1_ResNet38,
@@ -39,6 +38,10 @@ def small(num_classes: int = 3) -> DeepLabV1_ResNet38:
     return filled(DeepLabV1_ResNet38(num_classes, width=2, blocks=SMALL), prefix="")
 
 
+LEAVES = {"bias": "beta", "weight": "gamma"}
+LEAVES |= {"running_mean": "moving_mean", "running_var": "moving_var"}
+
+
 def mxnet_names(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Lay out a backbone as the MXNet file names it, with its classifier."""
     arrays = {}
@@ -49,10 +52,7 @@ def mxnet_names(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
         if block == "conv1a":
             arrays["arg:conv1a_weight"] = value.numpy()
             continue
-        leaf = {
-            **{"bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"},
-            **{"weight": "gamma"},
-        }[rest[-1]]
+        leaf = LEAVES[rest[-1]]
         if block == "bn7":
             layer = "bn7"
         else:
@@ -71,7 +71,6 @@ def test_logits_equal_the_reference():
     state = filled_state(net, prefix="")
     net = net.to_empty(device="cpu").eval()
     checkpoint.load_weights(net, state)
-    del state
     x = net.prepare(ref["image"].permute(2, 0, 1)[None])
     with torch.no_grad():
         logits = net(x)
@@ -85,7 +84,6 @@ def test_strides_and_dilations():
         for name, module in full_size().backbone.named_modules()
         if isinstance(module, nn.Conv2d) and module.kernel_size[0] == 3
     }
-    assert list(settings)[:2] == ["conv1a", "b2.conv_branch2a"]
     special = {f"b{stage}.conv_branch2a": (2, 1) for stage in (2, 3, 4)}
     for block in ("b5_1", "b5_2"):
         special |= {f"{block}.conv_branch2a": (1, 2), f"{block}.conv_branch2b1": (1, 2)}
@@ -111,8 +109,6 @@ def test_dropout_takes_whole_channels_in_training_only():
     dropped = (out == 0).all(3).all(2)[0]
     assert 0.25 < float(dropped.float().mean()) < 0.35
     torch.testing.assert_close(out[:, ~dropped], x[:, ~dropped] / 0.7)
-    single = BatchDropout(0.5, channels=False)(x)
-    assert 0.45 < float((single == 0).float().mean()) < 0.55
     assert torch.equal(dropout.eval()(x), x)
     block = WideBottleneck(8, 16, dilation=4, dropout=1 - 1e-9)  # nothing but the shortcut is left
     x = torch.randn(1, 8, 3, 3)
@@ -130,14 +126,11 @@ def test_dropout_rates():
 def test_normalisation_uses_the_batch_and_learns_only_statistics():
     net = small().train()
     x = torch.randn(2, 3, 32, 32)
-    old = net.backbone.b2.bn_branch2a.running_mean.clone()
+    norm = net.backbone.b2.bn_branch2a
+    old = norm.running_mean.clone()
     mean = net.backbone.conv1a(x).mean((0, 2, 3)).detach()
     net(x)
-    new = net.backbone.b2.bn_branch2a.running_mean
-    torch.testing.assert_close(new, old + BN_MOMENTUM * (mean - old))
-    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert all(m.momentum == 3e-4 and m.training for m in norms)
-    assert not any(p.requires_grad for m in norms for p in m.parameters())
+    torch.testing.assert_close(norm.running_mean, old + 3e-4 * (mean - old))
 
 
 def test_convolutions_start_by_fan_out():
@@ -160,19 +153,17 @@ def test_predict_resizes_between_the_centres_of_corners():
 # ---------------------------------------------------------------------------- weights
 
 
-@pytest.mark.parametrize("version", [0, 2])
-def test_the_mxnet_file_initialises_the_backbone(tmp_path, version):
+def test_the_mxnet_file_initialises_the_backbone(tmp_path):
     source = small()
     arrays = mxnet_names(tensors(source))
-    assert {"arg:res2b1_branch2a_weight", "aux:bn5a_branch2b1_moving_var"} < set(arrays)
-    assert {"arg:bn7_gamma", "arg:res6a_branch2b2_weight", "arg:res4a_branch1_weight"} < set(arrays)
-    write_params(tmp_path / "rna.params", arrays, version)
+    published = {"arg:res2b1_branch2a_weight", "aux:bn5a_branch2b1_moving_var", "arg:bn7_gamma"}
+    assert published < set(arrays)
+    write_params(tmp_path / "rna.params", arrays)
     net, record = build(DeepLabV1_ResNet38, 21, tmp_path / "rna.params")
     assert record["layout"] == "mxnet"
     assert record["config"] == {"num_classes": 21, "width": 2, "blocks": list(SMALL)}
     assert record["left_out"] == ["arg:linear1000_weight", "arg:linear1000_bias"]
-    assert len(record["fresh"]) == 12
-    assert all(is_head(name) for name in record["fresh"])
+    assert record["fresh"] == [name for name in tensors(net) if is_head(name)]
     for name, value in tensors(net).items():
         if not is_head(name):
             assert torch.equal(value, source.state_dict()[name]), name
@@ -182,7 +173,6 @@ def test_the_mxnet_file_initialises_the_backbone(tmp_path, version):
     ("change", "message"),
     [
         (lambda a: a.pop("aux:bn7_moving_var"), "missing: backbone.bn7.running_var"),
-        (lambda a: a.update({"arg:extra": np.zeros(1)}), "left over: arg:extra"),
         (lambda a: a.pop("arg:conv1a_weight"), "conv1a"),
     ],
 )
@@ -197,8 +187,6 @@ def test_mxnet_files_that_do_not_fit_are_named(tmp_path, change, message):
 def test_imagenet_says_where():
     with pytest.raises(InputError, match=r"ilsvrc-cls_rna-a1_cls1000_ep-0001\.params"):
         build(DeepLabV1_ResNet38, 3, "imagenet")
-    with pytest.raises(InputError, match="nowhere"):
-        build(DeepLabV1_ResNet38, 3, "nowhere.params")
 
 
 def test_fewer_blocks_are_another_network_unless_their_number_is_given(tmp_path):

@@ -21,8 +21,8 @@ def batch(seed: int = 0, size: tuple[int, int, int] = (3, 7, 9)):
     return edge.requires_grad_(), displacement.requires_grad_(), label
 
 
-def gradients(loss: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    return list(torch.autograd.grad(loss, inputs))
+def gradients(loss: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(loss, inputs)
 
 
 def in_groups(monkeypatch, group: int) -> None:
@@ -32,11 +32,9 @@ def in_groups(monkeypatch, group: int) -> None:
     monkeypatch.setattr(irn_loss, "by_offset", irn_loss.by_group)
 
 
-# Pictures at once: 1, 1 or 2, all; or offsets at once.
-@pytest.mark.parametrize(
-    "form", [("CACHED", 1), ("CACHED", 150), ("CACHED", 1 << 14), ("GROUP", 1), ("GROUP", 16)]
-)
-@pytest.mark.parametrize(("radius", "size"), [(3, (3, 7, 9)), (5, (2, 8, 13)), (10, (1, 12, 20))])
+# Pictures at once: 1 or 2, all; or offsets at once.
+@pytest.mark.parametrize("form", [("CACHED", 150), ("CACHED", 1 << 14), ("GROUP", 16)])
+@pytest.mark.parametrize(("radius", "size"), [(3, (3, 7, 9)), (10, (1, 12, 20))])
 def test_all_losses_and_gradients_against_gathering(radius, size, form, monkeypatch):
     name, value = form
     if name == "CACHED":
@@ -52,11 +50,8 @@ def test_all_losses_and_gradients_against_gathering(radius, size, form, monkeypa
     assert torch.equal(fused[1], expected[1])
     assert (fused[1] > 0).all()
     assert relative(fused[0], expected[0].detach()) < 1e-12
-    plain_grads = gradients((expected[0] * weight).sum(), edge, displacement)
-    for grad, plain in zip(
-        gradients((fused[0] * weight).sum(), edge, displacement), plain_grads, strict=True
-    ):
-        torch.testing.assert_close(grad, plain, rtol=1e-10, atol=1e-10)
+    found, plain = (gradients((s[0] * weight).sum(), edge, displacement) for s in (fused, expected))
+    torch.testing.assert_close(found, plain, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("group", [0, 4])
@@ -71,23 +66,23 @@ def test_the_backward_pass_is_the_derivative(group, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_both_forms_agree_where_edges_are_equal_or_rough(dtype, monkeypatch):
+@pytest.mark.parametrize("contrast", [0, 1])
+def test_both_forms_agree_where_edges_are_equal_or_rough(dtype, contrast, monkeypatch):
     """Of several largest cells one takes the gradient, so that its sum is the same."""
     edge, displacement, label = batch(size=(2, 12, 20))
-    for logits in (edge.detach().to(dtype), torch.zeros_like(edge).to(dtype)):
-        logits.requires_grad_()
-        found = []
-        for group in (0, 16):
-            if group:
-                in_groups(monkeypatch, group)
-            sums = loss_sums(logits, displacement.to(dtype), label, 3, 10)
-            found.append((sums, gradients(total_loss(loss_terms(*sums)), logits)[0].double()))
-        monkeypatch.undo()
-        (one, grad), (other, other_grad) = found
-        assert torch.equal(one[1], other[1])
-        assert relative(other[0], one[0].detach()) < 1e-5
-        rounding = torch.finfo(dtype).eps * float(grad.abs().sum())
-        assert abs(float(other_grad.sum() - grad.sum())) < rounding
+    logits = (edge.detach() * contrast).to(dtype).requires_grad_()
+
+    def compute():
+        sums = loss_sums(logits, displacement.to(dtype), label, 3, 10)
+        return *sums, gradients(total_loss(loss_terms(*sums)), logits)[0].double()
+
+    sums, pairs, grad = compute()
+    in_groups(monkeypatch, 16)
+    other_sums, other_pairs, other_grad = compute()
+    assert torch.equal(pairs, other_pairs)
+    assert relative(other_sums, sums.detach()) < 1e-5
+    rounding = torch.finfo(dtype).eps * float(grad.abs().sum())
+    assert abs(float(other_grad.sum() - grad.sum())) < rounding
 
 
 def test_without_displacements_edges_get_the_same_sums_and_gradient():
@@ -96,33 +91,14 @@ def test_without_displacements_edges_get_the_same_sums_and_gradient():
     assert torch.equal(alone[1], both[1])
     assert relative(alone[0][:3], both[0][:3].detach()) < 1e-12
     assert not alone[0][3:].any()
-    losses = [total_loss(loss_terms(*sums)) for sums in (both, alone)]
-    assert (losses[0] - losses[1]).item() > 0.1
-    of_both, of_alone = (gradients(loss, edge)[0] for loss in losses)
-    assert torch.equal(of_alone, of_both)
-    assert of_alone.any()
+    of_both, of_alone = (gradients(total_loss(loss_terms(*sums)), edge) for sums in (both, alone))
+    assert torch.equal(of_alone[0], of_both[0])
 
 
 def test_terms_by_hand():
     terms = loss_terms(torch.tensor([2.0, 6, 5, 8, 3]), torch.tensor([2.0, 2, 1, 4, 1]))
     torch.testing.assert_close(terms, torch.tensor([2.0, 5, 2, 3]), rtol=1e-4, atol=0)
     assert float(total_loss(terms)) == pytest.approx(6, rel=1e-4)
-
-
-def test_two_processes_learn_from_the_ratios_of_the_whole_batch():
-    edge, displacement, label = batch(size=(4, 7, 9))
-    label[2:] = torch.where(label[2:] == 1, 255, label[2:])  # unequal shares
-    whole = total_loss(loss_terms(*loss_sums(edge, displacement, label, 3, 3)))
-    expected = gradients(whole, edge, displacement)
-    halves = [slice(0, 2), slice(2, 4)]
-    sums = [loss_sums(edge[h], displacement[h], label[h], 3, 3) for h in halves]
-    denominators = sums[0][1] + sums[1][1]
-    local = [total_loss(loss_terms(2 * numerators, denominators)) for numerators, _ in sums]
-    averaged = gradients((local[0] + local[1]) / 2, edge, displacement)
-    for grad, plain in zip(averaged, expected, strict=True):
-        torch.testing.assert_close(grad, plain, rtol=1e-10, atol=1e-12)
-    naive = sum(total_loss(loss_terms(*part)) for part in sums) / 2
-    assert float((naive - whole).detach().abs()) > 1e-3
 
 
 def test_nothing_known_is_no_loss():

@@ -4,14 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from tool.errors import InputError
 from tool.metrics import ConfusionMatrix, iou_of, iou_table, miou_of
 from tool.pictures import save_label
 
 NAN = float("nan")
-THREE = [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -31,46 +29,43 @@ THREE = [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0]]
 @pytest.mark.filterwarnings("error")
 def test_by_hand(truth, prediction, counts, iou):
     matrix = ConfusionMatrix(len(counts))
-    given_ = np.array(truth, int), np.array(prediction, int)
-    matrix.update(*given_)
-    assert [one.tolist() for one in given_] == [truth, prediction]  # they are left alone
+    both = np.array(truth, int), np.array(prediction, int)
+    matrix.update(*both)
+    assert [one.tolist() for one in both] == [truth, prediction]  # they are left alone
     assert matrix.counts.tolist() == counts
     np.testing.assert_allclose(matrix.iou(), iou)
     assert type(matrix.miou()) is float
-    known = [one for one in iou if one == one]
-    assert matrix.miou() == pytest.approx(np.mean(known) if known else NAN, nan_ok=True)
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(
     st.sampled_from([1, 2, 3, 6, 21, 255]),
-    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3),
+    st.integers(1, 9),
+    st.integers(1, 9),
     st.sampled_from([np.uint8, np.int64]),
     st.sampled_from([0.2, 1]),
     st.integers(0, 2**32 - 1),
 )
-def test_any_pictures_by_a_loop(c, sizes, dtype, unsure, seed):
+def test_any_pictures_by_a_loop(c, h, w, dtype, unsure, seed):
     rng = np.random.default_rng(seed)
-    matrix, parts = ConfusionMatrix(c), [ConfusionMatrix(c) for _ in range(2)]
+    matrix, other = ConfusionMatrix(c), ConfusionMatrix(c)
+    truth = rng.integers(0, c, (3, h, w)).astype(np.uint8)
+    guess = np.where(rng.random(truth.shape) < 0.5, truth, rng.integers(-1, c + 2, truth.shape))
+    guess = guess.astype(dtype)
+    truth[rng.random(truth.shape) < unsure] = 255
+    matrix.update(truth[0], guess[0])
+    other.update(truth[1:], guess[1:])  # what another process counted
+    matrix.add(other)
     counts = np.zeros((c, c + 1), np.int64)
-    for number, size in enumerate(sizes):
-        truth = rng.integers(0, c, size).astype(np.uint8)
-        prediction = np.where(rng.random(size) < 0.5, truth, rng.integers(-1, c + 2, size))
-        truth[rng.random(size) < unsure] = 255
-        matrix.update(truth, prediction.astype(dtype))
-        parts[number % 2].update(truth, prediction.astype(dtype))
-        pairs = zip(truth.ravel().tolist(), prediction.astype(dtype).ravel().tolist(), strict=True)
-        for row, column in pairs:
-            if row != 255:
-                counts[row, column if 0 <= column < c else c] += 1
-    parts[0].add(parts[1])  # what another process counted
-    for found in (matrix.counts, parts[0].counts):
-        np.testing.assert_array_equal(found, counts)
-    for k, iou in enumerate(matrix.iou()):
-        union = counts[k].sum() + counts[:, k].sum() - counts[k, k]
-        assert np.isnan(iou) if union == 0 else iou == pytest.approx(counts[k, k] / union)
-    known = matrix.iou()[~np.isnan(matrix.iou())]
-    mean = known.mean() if len(known) else NAN
+    for row, column in zip(truth.ravel().tolist(), guess.ravel().tolist(), strict=True):
+        if row != 255:
+            counts[row, column if 0 <= column < c else c] += 1
+    np.testing.assert_array_equal(matrix.counts, counts)
+    hits = counts.diagonal()
+    union = counts.sum(1) + counts[:, :c].sum(0) - hits
+    iou = np.where(union, hits / np.maximum(union, 1), NAN)
+    np.testing.assert_allclose(matrix.iou(), iou)
+    mean = np.nanmean(iou) if union.any() else NAN
     assert matrix.miou() == pytest.approx(mean, nan_ok=True)
 
 
@@ -79,13 +74,10 @@ def test_stack_of_matrices_equals_one_by_one():
     counts[0, 0] = 0
     counts[1, 1, 2] = counts[1, 1, :, 2] = 0  # class 2 absent
     iou, miou = iou_of(counts), miou_of(counts)
-    assert iou.shape == (4, 3, 5)
     for place in np.ndindex(4, 3):
         np.testing.assert_array_equal(iou[place], iou_of(counts[place]))
         np.testing.assert_array_equal(miou[place], miou_of(counts[place]))
-    assert np.isnan(miou[0, 0])
     assert np.isnan(iou[1, 1]).tolist() == [False, False, True, False, False]
-    assert miou[1, 1] == pytest.approx(np.nanmean(iou[1, 1]))
 
 
 def test_ground_truth_from_a_file(tmp_path):
@@ -93,14 +85,10 @@ def test_ground_truth_from_a_file(tmp_path):
     save_label(path, np.array([[0, 1, 255]], np.uint8))
     matrix.update_from(path, np.array([[0, 0, 0]]))
     assert matrix.counts.tolist() == [[1, 0, 0], [1, 0, 0]]
-    others = [Image.fromarray(np.array([[key]], np.uint8)) for key in (2, 254)]
-    for size, mask in (((3, 1), None), ((3,), None), *(((1, 1), one) for one in others)):
-        if mask:
-            mask.save(path)
-        with pytest.raises(InputError, match=r"mask\.png"):
-            matrix.update_from(path, np.zeros(size, int))
-    with pytest.raises(InputError, match=r"gone\.png"):
-        matrix.update_from(tmp_path / "gone.png", np.zeros((1, 1), int))
+    save_label(tmp_path / "beyond.png", np.array([[2]]))
+    for name, size in (("mask", (3, 1)), ("mask", (3,)), ("beyond", (1, 1)), ("gone", (1, 1))):
+        with pytest.raises(InputError, match=rf"{name}\.png"):
+            matrix.update_from(tmp_path / f"{name}.png", np.zeros(size, int))
     assert matrix.counts.sum() == 2
 
 
