@@ -28,7 +28,7 @@ def halve(voc: Dataset, lists: dict[str, list[str]], folder: Path, num_workers: 
     """
     if folder.resolve() == voc.root.resolve():
         raise InputError(f"--halve {folder} is the folder of the originals. Name another one.")
-    own_folder(folder)
+    own_folder(folder, "data.voc")
     write_json(folder / NOTE, {"program": "data.voc"})
     ids = list(dict.fromkeys(image_id for ids in lists.values() for image_id in ids))
     sources = {

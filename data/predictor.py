@@ -103,7 +103,7 @@ class Prediction:
         """
         folder = Path(folder)
         if not read_note(folder):
-            own_folder(folder)
+            own_folder(folder, "predict")
             write_json(folder / NOTE, {"program": "predict"})
         save_label(folder / f"{name}_mask.png", self.mask, self.size)
         there = np.unique(self.mask).tolist()

@@ -71,7 +71,7 @@ def test_other_settings_are_refused_and_nothing_is_lost(tmp_path):
 
 def test_another_program_or_nobody_known_is_refused(tmp_path):
     make(outputs_of(tmp_path))
-    with pytest.raises(InputError, match=r"cam2ir\.py"):
+    with pytest.raises(InputError, match=r"make_seg_labels"):
         outputs_of(tmp_path, program="make_seg_labels").open(True)
     (tmp_path / "ir_label" / "settings.json").unlink()
     with pytest.raises(InputError, match=r"settings\.json"):

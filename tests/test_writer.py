@@ -5,6 +5,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -84,16 +85,20 @@ def test_files_written_at_once_are_all_noted(tmp_path):
 def test_a_folder_of_somebody_else_is_refused_and_stays(tmp_path):
     (tmp_path / "a.PNG").write_bytes(b"theirs")
     with pytest.raises(InputError, match=r"a\.PNG"):
-        own_folder(tmp_path)
+        own_folder(tmp_path, "make_cam")
     assert [path.name for path in tmp_path.iterdir()] == ["a.PNG"]
 
 
 def test_an_empty_folder_may_become_ours_and_leftovers_go(tmp_path):
-    assert own_folder(tmp_path / "new") == {}
+    assert own_folder(tmp_path / "new", "make_cam")[0] == {}
     write_json(tmp_path / writer.NOTE, {"program": "make_cam"})
-    (tmp_path / ".a.png.123.tmp").write_bytes(b"half")
-    assert own_folder(tmp_path)["program"] == "make_cam"
-    assert not list(tmp_path.glob(".*.tmp"))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for process in (ended.pid, os.getpid()):
+        (tmp_path / f".a.png.{process}.tmp").write_bytes(b"half")
+    assert own_folder(tmp_path, "make_cam")[0]["program"] == "make_cam"
+    # What a process that still runs is writing stays.
+    assert [path.name for path in tmp_path.glob(".*.tmp")] == [f".a.png.{os.getpid()}.tmp"]
     (tmp_path / writer.NOTE).write_text("{}")
     with pytest.raises(InputError, match=r"settings\.json"):
         read_note(tmp_path)

@@ -19,7 +19,7 @@ import torch
 from tool import distributed
 from tool.errors import InputError, first_difference
 from tool.reader import file_digest, read_json, text_digest
-from tool.writer import NOTE, claim, own_folder, read_note, write_json
+from tool.writer import NOTE, own_folder, read_note, write_json
 
 SOURCES = "sources.json"
 READERS = 8  # threads that digest files
@@ -124,13 +124,7 @@ class Outputs:
         return todo
 
     def _claim(self, restart: bool) -> None:
-        before = own_folder(self.folder)
-        if before.get("program", self.program) != self.program:
-            raise InputError(
-                f"{self.folder} holds what {before['program']}.py made; {self.program}.py writes "
-                "to a folder of its own. Name another one."
-            )
-        self.lock = claim(self.folder / ".lock", f"writing {self.folder}")
+        before, self.lock = own_folder(self.folder, self.program)
         noted = self._noted()
         there = [image_id for image_id in noted if self.path_of(image_id).exists()]
         different = first_change(before, self.settings) if there else None

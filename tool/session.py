@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tool import distributed
 from tool.errors import InputError
 from tool.reader import read_json, regular
-from tool.writer import write_json
+from tool.writer import clear_unfinished, write_json
 
 MARKS = ("args.json", ".digests.json", "seconds.txt", "value_range.json")  # of a session
 
@@ -104,6 +104,7 @@ class Session:
         versions = {"python": platform.python_version()}
         versions |= {"torch": torch.__version__, "numpy": np.__version__}
         settings = self._settings(**found, versions=versions)
+        clear_unfinished(self.path)
         for note in self.notes:
             note()
         write_json(self.file, {**self._noted(), self.program: settings})

@@ -174,26 +174,27 @@ def safe_name(text: str, longest: int = LONGEST_NAME) -> str:
     return kept.encode()[: longest - len(end)].decode(errors="ignore") + end
 
 
-def own_folder(folder: str | Path) -> dict[str, Any]:
-    """Return what a program noted in a folder that is to be written; nothing of an empty one.
+def own_folder(folder: str | Path, program: str) -> tuple[dict[str, Any], BinaryIO]:
+    """Claim a folder that a program is to write; return what it noted there before, and the lock.
 
-    Leftovers of killed programs are deleted in a folder of ours.
+    Nothing is noted in an empty one. Leftovers of killed programs are deleted.
 
     Raises:
-        InputError: the folder holds files, and no note of a program of this project.
+        InputError: the folder holds files that the program did not make, or another process is
+            writing it.
     """
     folder = Path(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         there = [name for name in os.listdir(folder) if not name.startswith(".")]
-    note = read_note(folder)
-    if there and not note:
+    if there and read_note(folder).get("program") != program:
         raise InputError(
-            f"{folder} holds {len(there)} files, such as {min(there)}, but no {NOTE} that says how "
-            "a program of this project made them. Name an empty folder, or move the files away."
+            f"{folder} holds {len(there)} files, such as {min(there)}, and no {NOTE} that says "
+            f"that {program} made them. Name an empty folder, or move the files away."
         )
+    lock = claim(folder / ".lock", f"writing {folder}")
     clear_unfinished(folder)
-    return note
+    return read_note(folder), lock
 
 
 def read_note(folder: str | Path) -> dict[str, Any]:
@@ -209,9 +210,21 @@ def read_note(folder: str | Path) -> dict[str, Any]:
 
 
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:
-    """Delete what killed processes left of :func:`drafting` in a folder, if there is one."""
+    """Delete what processes that are no more left of :func:`drafting` in a folder."""
     for left in Path(folder).glob(f".{name}.*.tmp"):
-        _remove(left)
+        process = left.name.split(".")[-2]
+        if not (process.isdecimal() and _is_alive(int(process))):
+            _remove(left)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is somebody else's
+        pass
+    return True
 
 
 def claim(path: str | Path, what: str) -> BinaryIO:

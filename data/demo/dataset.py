@@ -7,7 +7,6 @@ import numpy as np
 from data.demo.drawing import CLASS_NAMES, make_picture
 from data.folder import Folder
 from tool import distributed
-from tool.errors import InputError
 from tool.pictures import save_label, save_rgb
 from tool.writer import NOTE, own_folder, read_note, write_json, write_lines
 
@@ -39,21 +38,20 @@ def generate(root: str | Path, num_train: int = 300, num_val: int = 80) -> None:
         InputError: the folder holds something else, or cannot be written.
     """
     root = Path(root)
-    maker = own_folder(root).get("program", PROGRAM)
-    if maker != PROGRAM:
-        raise InputError(f"{root} holds what {maker} made. Name another --dataset_root.")
-    write_json(root / NOTE, {"program": PROGRAM})
-    rows = ["image,labels"]
-    lists = {"train": range(num_train), "val": range(num_train, num_train + num_val)}
-    for list_name, seeds in lists.items():
-        names = [f"{list_name}_{seed:04d}" for seed in seeds]
-        for seed, name in zip(seeds, names, strict=True):
-            image, mask = make_picture(seed)
-            save_rgb(root / "images" / f"{name}.png", image)
-            save_label(root / "masks" / f"{name}.png", mask)
-            present = [CLASS_NAMES[k - 1] for k in np.unique(mask) if k > 0]
-            rows.append(f"{name}.png,{' '.join(present)}")
-        write_lines(root / "splits" / f"{list_name}.txt", names)
-    write_lines(root / "labels.csv", rows)
-    write_lines(root / "classes.txt", CLASS_NAMES)
-    write_json(root / NOTE, WHOLE)
+    _, lock = own_folder(root, PROGRAM)
+    with lock:
+        write_json(root / NOTE, {"program": PROGRAM})
+        rows = ["image,labels"]
+        lists = {"train": range(num_train), "val": range(num_train, num_train + num_val)}
+        for list_name, seeds in lists.items():
+            names = [f"{list_name}_{seed:04d}" for seed in seeds]
+            for seed, name in zip(seeds, names, strict=True):
+                image, mask = make_picture(seed)
+                save_rgb(root / "images" / f"{name}.png", image)
+                save_label(root / "masks" / f"{name}.png", mask)
+                present = [CLASS_NAMES[k - 1] for k in np.unique(mask) if k > 0]
+                rows.append(f"{name}.png,{' '.join(present)}")
+            write_lines(root / "splits" / f"{list_name}.txt", names)
+        write_lines(root / "labels.csv", rows)
+        write_lines(root / "classes.txt", CLASS_NAMES)
+        write_json(root / NOTE, WHOLE)
