@@ -167,7 +167,7 @@ FAULTS = {
         ("torch.stack([img, img.flip(2)])", "torch.stack([img, img])", "refinement walk_label"),
         ("args.infer_list or dataset.train_list", "dataset.eval_list", "outputs list_of_its_own"),
         ('net, settings["digest"] = load', "net, _ = load", "outputs was_replaced"),
-        ('settings["maps"], maps', "_, maps", "outputs again or replaced"),
+        ('settings["maps"], maps', "_, maps", "outputs notes_hold"),
     ],
     "infer_seg.py": [
         ("args.infer_list or dataset.test_list", "dataset.train_list", "outputs list_of_its_own"),
@@ -210,7 +210,7 @@ FAULTS = {
         (
             '{"picture": pictures, **sources}',
             '{"nothing": [""] * len(ids), **sources}',
-            "outputs replaced_picture",
+            "outputs corrected_label",
         ),
     ],
     "tool/maps.py": [
@@ -307,13 +307,13 @@ FAULTS = {
     ],
     "data/loaders.py": [
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
-        ("self.batch(step)[self.rows]", "self.batch(step)", "distributed schedule"),
+        ("self.batch(step)[self.rows]", "self.batch(step)", "distributed whole_together"),
         (
             'item["label"] = self.labels[index]',
             'item["label"] = self.labels[index - 1]',
             "loaders scaled_pictures",
         ),
-        ("rng.integers(-self.hsv_shift", "rng.integers(0", "loaders hsv"),
+        ("rng.integers(-self.hsv_shift", "rng.integers(0", "loaders shifts"),
         ("        check_label(path", "        print(path", "seg labels_that_do_not_fit"),
     ],
     "data/transforms.py": [
@@ -347,13 +347,13 @@ FAULTS = {
         ("dict.fromkeys(VOID, UNSURE)", "dict.fromkeys(VOID, 0)", "folder_labels coloured"),
     ],
     "data/export.py": [
-        ('"category_id": key', '"category_id": key - 1', "export come_back"),
-        ("key not in (0, UNSURE)", "key != 0", "export come_back"),
+        ('"category_id": key', '"category_id": key - 1', "export labels_come"),
+        ("key not in (0, UNSURE)", "key != 0", "export labels_come"),
     ],
     "export_labels.py": [
-        ("args.list or dataset.train_list", "dataset.train_list", "export"),
-        ("            check_label(path", "            print(path", "export"),
-        ("self.unsure += int((label == UNSURE).sum())", "self.unsure += 1", "export"),
+        ("args.list or dataset.train_list", "dataset.train_list", "export list_is"),
+        ("            check_label(path", "            print(path", "export failures_leave"),
+        ("self.unsure += int((label == UNSURE).sum())", "self.unsure += 1", "export labels_come"),
     ],
     "tool/pictures.py": [
         (

@@ -166,7 +166,13 @@ def test_labels_come_back(name, ending, flags, dataset, tmp_path, caplog):
             assert both / ((labels[image_id] == 1) | (label == 1)).sum() > 0.85
         else:
             assert np.array_equal(labels[image_id], expected), image_id
-    assert "unsure and" in caplog.text
+    assert "3.18 % of the pixels are unsure" in caplog.text
+
+
+def test_the_list_is_that_of_the_flag(dataset, tmp_path):
+    (tmp_path / "some.txt").write_text("small\n")
+    run(dataset, "voc", tmp_path / "out", "--list", str(tmp_path / "some.txt"))
+    assert list(read_masks(tmp_path / "out")) == ["small"]
 
 
 def test_annotations_of_coco(dataset, tmp_path):

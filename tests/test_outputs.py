@@ -119,18 +119,19 @@ def test_notes_hold_settings_and_digests(chain):
     assert ways == ("all", "hierarchical", [1.0, 0.5, 1.5, 2.0])
 
 
-def test_a_corrected_label_makes_what_follows_from_it_again(chain):
+def test_a_corrected_label_and_a_replaced_picture_make_what_follows_from_them_again(chain):
     folders = ("npy", "ir_label", "pseudo_label", "seg_deeplabv2_resnet101")
     before = {folder: chain.ages(folder) for folder in folders}
     csv = chain.root / "labels.csv"
     csv.write_text(csv.read_text().replace("a.png,red", "a.png,red blue"))
+    shutil.copy(chain.root / "images/b.png", chain.root / "images/e.png")
     for program in ("make_cam", "cam2ir", "make_seg_labels", "infer_seg"):
         chain(program)
     assert read_maps(chain.session / "npy", "a")["keys"].tolist() == [0, 1, 3]
     for folder in folders:
         after = chain.ages(folder)
         changed = {name for name, age in after.items() if age != before[folder][name]}
-        assert changed == ({"a"} if folder != folders[-1] else set())
+        assert changed == ({"a", "e"} if folder != folders[-1] else {"e"})
 
 
 def test_maps_of_a_checkpoint_that_was_replaced_are_refused(chain):
