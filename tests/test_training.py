@@ -185,7 +185,7 @@ def test_windows_and_masks_reach_the_classifier_and_gradients_are_clipped(
     assert any((img == 0).any() for img, _ in seen)  # padding has the mean colour
 
 
-def test_irn_learns_from_pairs_of_radius_10_and_all_classes(lines, wrapped):
+def test_irn_learns_from_pairs_of_all_classes_and_takes_its_mean_displacement(lines, wrapped):
     """Its mean displacement is then measured in evaluation mode."""
     seen, images, modes = [], [], []
 
