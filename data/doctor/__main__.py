@@ -25,33 +25,33 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser = cli.make_parser(__doc__)
     parser.prog = "python -m tool.doctor"
     add_dataset_flags(parser)
-    parser.add_argument("--train_list", help="list to learn from; None is the dataset's")
-    parser.add_argument("--eval_list", help="list with masks; None is the dataset's")
-    parser.add_argument("--pretrained", help="initial weights; None are the dataset's")
-    for name, value in (("batch_size", 16), ("crop_size", 512)):
-        parser.add_argument(f"--{name}", type=cli.at_least(1), default=value, help="of step 1.1")
-    count = cli.at_least(0)
-    parser.add_argument("--irn_batch_size", type=count, default=32, help="of step 2.2; 0: no IRN")
-    networks = [*MODELS, "none"]
-    parser.add_argument("--model", choices=networks, default=networks[0], help="of step 3.1")
-    for name in ("seg_batch_size", "accumulate"):
-        parser.add_argument(f"--{name}", type=count, help="of step 3.1; None is the model's")
-    parser.add_argument("--processes", type=count, default=1, help="that share a training")
-    parser.add_argument("--all", action="store_true", help="decode every picture and mask")
+    flag, count, networks = parser.add_argument, cli.at_least(0), [*MODELS, "none"]
+    flag("--train_list", help="list to learn from; None is the dataset's")
+    flag("--eval_list", help="list with masks; None is the dataset's")
+    flag("--pretrained", help="initial weights; None are the dataset's")
+    flag("--batch_size", type=count, default=16, help="of step 1.1")
+    flag("--crop_size", type=count, default=512, help="of step 1.1")
+    flag("--irn_batch_size", type=count, default=32, help="of step 2.2; 0: no IRN")
+    flag("--model", choices=networks, default=networks[0], help="of step 3.1")
+    flag("--seg_batch_size", type=count, help="of step 3.1; None is the model's")
+    flag("--accumulate", type=count, help="of step 3.1; None is the model's")
+    flag("--processes", type=count, default=1, help="that share a training")
+    flag("--all", action="store_true", help="decode every picture and mask")
     return parser.parse_args(arguments)
 
 
 def batches_of(args: cli.Settings) -> dict[str, tuple[int, int]]:
     """Return by the flags of every training: pictures of a part, and parts of a step."""
-    sizes = {f"--batch_size {args.batch_size}": (args.batch_size, 1)}
-    if args.irn_batch_size:
-        sizes[f"--irn_batch_size {args.irn_batch_size}"] = (args.irn_batch_size, 1)
+    sizes = {
+        f"--batch_size {args.batch_size}": (args.batch_size, 1),
+        f"--irn_batch_size {args.irn_batch_size}": (args.irn_batch_size, 1),
+    }
     if args.model != "none":
         recipe = MODELS[args.model].training
         part = args.seg_batch_size or recipe.batch_size
         parts = args.accumulate or recipe.accumulate
         sizes[f"{args.model}: --batch_size {part} times --accumulate {parts}"] = (part, parts)
-    return sizes
+    return {flags: size for flags, size in sizes.items() if all(size)}
 
 
 def checks_of(args: cli.Settings) -> Checks:
@@ -73,7 +73,7 @@ def checks_of(args: cli.Settings) -> Checks:
     judged = [args.eval_list or dataset.eval_list]
     if args.model != "none":
         judged.append(dataset.test_list)
-    ids = yield from looks.checks_of(dataset, [learned, *judged], judged, whole=args.all)
+    ids = yield from looks.checks_of(dataset, [learned, *judged], judged, args.all)
     if ids:
         yield "batches", looks.batches(dataset, learned, batches_of(args), args.processes)
         yield "disk", looks.disk(dataset, ids, args.session_name)

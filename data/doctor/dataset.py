@@ -6,10 +6,10 @@ their faults are found at once.
 
 import os
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,11 +48,7 @@ PIXELS_A_BYTE = 15  # of a label PNG
 
 
 def checks_of(
-    dataset: Dataset,
-    lists: Iterable[str],
-    judged: Iterable[str] = (),
-    more: Iterable[str] = (),
-    whole: bool = False,
+    dataset: Dataset, lists: Iterable[str], judged: Iterable[str] = (), whole: bool = False
 ) -> Generator[tuple[str, Check], None, list[str]]:
     """Yield the checks of lists, labels, pictures and masks; one sees what those before it found.
 
@@ -61,7 +57,6 @@ def checks_of(
         lists: the one to learn from, and others.
         judged: those of them that need masks; where there are none, masks are looked at as they
             come.
-        more: ids of pictures that are in no list.
         whole: decode all pictures, read all masks, and compare all pictures.
 
     Returns:
@@ -73,29 +68,25 @@ def checks_of(
     learned, *_ = ids.values()
     if learned:
         yield "labels", labels(dataset, learned)
-    every = list(dict.fromkeys(chain(*ids.values(), more)))
-    if every:
-        headers: dict[str, Header] = {}
-        yield "pictures", pictures(dataset, every, whole, headers)
-        needed = set(chain(*(ids[name] for name in judged)))
-        headers = {i: header for i, header in headers.items() if not judged or i in needed}
-        if headers:
-            yield "masks", masks(dataset, headers, bool(needed), whole)
-        if whole or len(every) <= COMPARED:
-            yield "duplicates", duplicates(dataset, every)
+    headers: dict[str, Header] = {}
+    yield "pictures", pictures(dataset, list({*chain(*ids.values())}), whole, headers)
+    needed = set(chain(*(ids[name] for name in judged)))
+    shown = {i: header for i, header in headers.items() if not needed or i in needed}
+    if shown:
+        yield "masks", masks(dataset, shown, bool(needed), whole)
+    if whole or len(headers) <= COMPARED:
+        yield "duplicates", duplicates(dataset, headers)
     return learned
 
 
 def list_of(dataset: Dataset, name: str, ids: list[str]) -> Check:
     """Look for a list and its pictures; put its ids into ``ids``."""
-    found = dataset.ids(name)
-    dataset.check_pictures(found)
-    ids += found
+    ids += dataset.training_ids(name, 0, "")
     yield "ok", f"{name} has {len(ids)} pictures"
 
 
 def batches(
-    dataset: Dataset, name: str, sizes: Mapping[str, tuple[int, int]], processes: int
+    dataset: Dataset, name: str, sizes: Mapping[str, Sequence[int]], processes: int
 ) -> Check:
     """Compare a list to learn from, and the processes, with what a step takes of it.
 
@@ -115,12 +106,14 @@ def batches(
 def labels(dataset: Dataset, ids: list[str]) -> Check:
     """Read the image-level labels of the training list, and compare the classes."""
     positives = dataset.labels(ids)  # (n, K)
-    counts = dict(zip(dataset.class_names, positives.sum(0, dtype=int).tolist(), strict=True))
-    most = max(counts.values())
-    rarest = [f"{name} ({count})" for name, count in sorted(counts.items(), key=lambda c: c[1])]
+    columns = dict(zip(dataset.class_names, positives.T.astype(bool), strict=True))
+    counts = {name: int(column.sum()) for name, column in columns.items()}
+    rarest = sorted(counts, key=counts.get)
+    most = counts[rarest[-1]]
     yield (
         "ok",
-        f"{dataset.source_names}: {len(counts)} classes, in pictures: {some(rarest, LISTED)}; "
+        f"{dataset.source_names}: {len(counts)} classes, in pictures: "
+        f"{some([f'{name} ({counts[name]})' for name in rarest], LISTED)}; "
         f"{positives.sum() / len(ids):.2f} classes a picture, {(~positives.any(1)).sum()} of "
         f"{len(ids)} pictures without a class",
     )
@@ -132,13 +125,10 @@ def labels(dataset: Dataset, ids: list[str]) -> Check:
             f"and a {SHARE}th of the {most} of the most frequent one",
         )
     warn_constant_labels(positives, dataset.class_names)
-    together = defaultdict(list)  # column -> the classes that have it
-    for name, column in zip(dataset.class_names, positives.T, strict=True):
-        together[column.tobytes()].append(name)
-    for column, names in together.items():
-        if len(names) > 1 and any(column):
+    for one, other in combinations(columns, 2):
+        if counts[one] and np.array_equal(columns[one], columns[other]):
             always = "always occur together, so they cannot be told apart"
-            yield "warn", f"{' and '.join(names)} {always}"
+            yield "warn", f"{one} and {other} {always}"
 
 
 class Header(NamedTuple):
@@ -147,6 +137,7 @@ class Header(NamedTuple):
     height: int  # upright
     width: int
     bits: int  # of a number
+    length: int  # bytes of the file
     whole: bool  # it ends as its format demands
 
 
@@ -161,29 +152,27 @@ def header_of(path: Path) -> Header:
             size, turned, bits = image.size, orientation_of(image), max(8, bits_of(path, image))
         with open(path, "rb") as file:
             head = file.read(4)
-            file.seek(max(0, os.path.getsize(path) - TAIL))
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - TAIL))
             tail = file.read()
     whole = all(end in tail for begin, end in TAILS.items() if head.startswith(begin))
-    height, width = size if turned in SIDEWAYS else size[::-1]
-    return Header(height, width, bits, whole)
+    return Header(*(size if turned in SIDEWAYS else size[::-1]), bits, length, whole)
 
 
 def pictures(dataset: Dataset, ids: list[str], whole: bool, headers: dict[str, Header]) -> Check:
     """Read the headers of all pictures, put them into ``headers`` by id, and decode some."""
-    dataset.check_pictures(ids)
     headers |= yield from _look("headers", ids, lambda i: header_of(dataset.image_path(i)))
-    doubtful = [i for i, header in headers.items() if not header.whole]
-    decoded = list(headers) if whole else [*{*spread(list(headers), DECODED), *doubtful}]
-    yield from _look("pictures", sorted(decoded), lambda i: dataset.read(i).size)
-    sizes = sorted({(h.height * h.width, h.width, h.height) for h in headers.values()})
-    spans = " to ".join(f"{width} x {height}" for _, width, height in sizes[:1] + sizes[-1:])
-    depths = Counter(header.bits for header in headers.values()).most_common()
-    bits = ", ".join(f"{depth} bits ({times})" for depth, times in depths)
-    yield "ok", f"{len(ids)} there, {len(decoded)} decoded, {spans}, {bits}"
+    decoded = {i for i, header in headers.items() if whole or not header.whole}
+    decoded |= {*spread(list(headers), DECODED)}
+    yield from _look("pictures", decoded, lambda i: dataset.read(i).size)
+    sizes = sorted((h.height * h.width, f"{h.width} x {h.height}") for h in headers.values())
+    if sizes:
+        spans = f"{sizes[0][1]} to {sizes[-1][1]}"
+        yield "ok", f"{len(ids)} there, {len(decoded)} decoded, {spans}"
+    depths = {header.bits: image_id for image_id, header in headers.items()}
     if len(depths) > 1:
-        rare = depths[-1][0]
-        alike = some([i for i, header in headers.items() if header.bits == rare])
-        yield "warn", f"those of {rare} bits are {alike}, and one --value_range is for all pictures"
+        examples = ", ".join(f"{bits} bits ({image_id})" for bits, image_id in depths.items())
+        yield "warn", f"they have {examples}, and one --value_range is for all pictures"
 
 
 def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: bool) -> Check:
@@ -197,15 +186,9 @@ def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: 
     """
     paths = {i: path for i in headers if os.path.isfile(path := dataset.mask_path(i))}
     if not paths and dataset.masks_are_optional:
-        yield (
-            "ok",
-            "none, so nothing can be evaluated; train_resnet50_SIPE.py needs --val_freq 0 then",
-        )
+        text = "none, so nothing can be evaluated; train_resnet50_SIPE.py needs --val_freq 0 then"
+        yield "ok", text
         return
-    try:
-        dataset.masks(list(headers))
-    except InputError as error:
-        yield "FAIL" if needed else "warn", str(error)
 
     def judge(image_id: str) -> set[int]:
         matrix = ConfusionMatrix(dataset.num_classes)
@@ -215,33 +198,33 @@ def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: 
 
     read = list(paths) if whole else spread(list(paths), MASKS)
     shown = yield from _look("masks", read, judge)
+    classes = some(sorted(set().union(*shown.values())), LISTED)
+    text = f"{len(paths)} of {len(headers)} there, {len(read)} read, with the classes {classes}"
+    yield "ok", text
     if shown:
-        classes = sorted(set.union(*shown.values()))
-        text = f"{len(paths)} of {len(headers)} there, {len(read)} read, with the classes "
-        yield "ok", text + some(classes, LISTED)
-        yield from _palettes(dataset, spread(list(shown), DECODED))
-        yield from _compare(dataset, shown)
         files = [paths[image_id] for image_id in shown]
+        yield from _palettes(dataset, spread(files, DECODED))
+        yield from _compare(dataset, shown)
         check_class_ids(files, dataset.num_classes, dataset.read_mask)
+    if needed:
+        dataset.masks(list(headers))
 
 
-def _palettes(dataset: Dataset, ids: list[str]) -> Check:
+def _palettes(dataset: Dataset, paths: list[Path]) -> Check:
     """Look for one colour under two ids: a program that sorts palettes changes the ids."""
-    colours = voc_palette()[: dataset.num_classes].tolist()
-    known = {tuple(colour): (number, "VOC's colours") for number, colour in enumerate(colours)}
-    for path in map(dataset.mask_path, ids):
+    colours = map(tuple, voc_palette()[: dataset.num_classes].tolist())
+    known = {colour: (number, "VOC's colours") for number, colour in enumerate(colours)}
+    for path in paths:
         image = open_picture(path, MASK_FORMATS)
-        values = np.asarray(image)
+        numbers, places = np.unique(image, return_index=True)
+        shown = np.reshape(image.convert("RGB"), (-1, 3))[places].tolist()
+        own = dict(zip(map(tuple, shown), numbers.tolist(), strict=True))
         # Where they are not the ids, colours.csv says what the colours are.
-        if image.mode != "P" or not np.array_equal(values, dataset.read_mask(path)):
+        coloured = image.mode != "P" or not np.array_equal(image, dataset.read_mask(path))
+        if coloured or len(own) < len(numbers):
             continue
-        palette = np.reshape(image.getpalette("RGB"), (-1, 3)).tolist()
-        numbers = np.unique(values).tolist()
-        own = {number: tuple(palette[number]) for number in numbers if number < len(palette)}
-        if len({*own.values()}) < len(own):
-            continue  # it tells nothing apart
-        for number, colour in own.items():
-            other, where = known.setdefault(colour, (number, str(path)))
+        for colour, number in own.items():
+            other, where = known.setdefault(colour, (number, path))
             if other != number:
                 yield (
                     "warn",
@@ -258,9 +241,8 @@ def _compare(dataset: Dataset, shown: Mapping[str, set[int]]) -> Check:
         rows = dataset.labels(list(shown))
     except InputError:
         return  # the check of the labels says so
-    labelled = [{0, *(row.nonzero()[0] + 1).tolist()} for row in rows]
-    pairs = zip(shown.items(), labelled, strict=True)
-    differ = [image_id for (image_id, numbers), names in pairs if {0, *numbers} != names]
+    labelled = zip(shown.items(), rows, strict=True)
+    differ = [i for (i, numbers), row in labelled if numbers - {0} != {*row.nonzero()[0] + 1}]
     text = f"{len(differ)} of {len(shown)} masks show other classes than the labels: {some(differ)}"
     if len(differ) > DISAGREE * len(shown):
         yield "FAIL", f"{text}. Compare the order of the classes"
@@ -268,16 +250,13 @@ def _compare(dataset: Dataset, shown: Mapping[str, set[int]]) -> Check:
         yield "warn", text
 
 
-def duplicates(dataset: Dataset, ids: list[str]) -> Check:
+def duplicates(dataset: Dataset, headers: Mapping[str, Header]) -> Check:
     """Look for pictures that are the same, byte by byte."""
-    sizes = {image_id: os.path.getsize(dataset.image_path(image_id)) for image_id in ids}
-    times = Counter(sizes.values())
-    alike = [image_id for image_id, size in sizes.items() if times[size] > 1]
+    times = Counter(header.length for header in headers.values())
+    alike = [image_id for image_id, header in headers.items() if times[header.length] > 1]
     digests = yield from _look("duplicates", alike, lambda i: file_digest(dataset.image_path(i)))
-    groups = defaultdict(list)
-    for image_id, digest in digests.items():
-        groups[digest].append(image_id)
-    twice = [" and ".join(group) for group in groups.values() if len(group) > 1]
+    first = {digest: image_id for image_id, digest in reversed(digests.items())}
+    twice = [f"{first[d]} and {i}" for i, d in digests.items() if first[d] != i]
     if twice:
         yield (
             "warn",
@@ -286,24 +265,22 @@ def duplicates(dataset: Dataset, ids: list[str]) -> Check:
 
 
 def _look(
-    what: str, ids: list[str], look: Callable[[str], Any]
+    what: str, ids: Collection[str], look: Callable[[str], Any]
 ) -> Generator[tuple[str, str], None, dict[str, Any]]:
     """Return by id what ``look`` returns, by threads; yield the first of its InputErrors."""
-
-    def one(image_id: str) -> Any:
-        try:
-            return look(image_id)
-        except InputError as error:
-            return error
-
+    found, faults = {}, []
     with ThreadPoolExecutor(cores()) as threads:
-        found = dict(zip(ids, progress(threads.map(one, ids), len(ids), what), strict=True))
-    errors = {i: str(error) for i, error in found.items() if isinstance(error, InputError)}
-    for text in list(errors.values())[:FAULTS]:
+        looks = {image_id: threads.submit(look, image_id) for image_id in sorted(ids)}
+        for image_id, result in progress(looks.items(), len(looks), what):
+            try:
+                found[image_id] = result.result()
+            except InputError as error:
+                faults.append(str(error))
+    if len(faults) > FAULTS:
+        faults[FAULTS:] = [f"{len(faults) - FAULTS} more cannot be used"]
+    for text in faults:
         yield "FAIL", text
-    if len(errors) > FAULTS:
-        yield "FAIL", f"{len(errors) - FAULTS} more cannot be used"
-    return {i: value for i, value in found.items() if i not in errors}
+    return found
 
 
 def weights(source: str) -> Check:
@@ -316,9 +293,8 @@ def weights(source: str) -> Check:
 
 def disk(dataset: Dataset, ids: list[str], session: str) -> Check:
     """Compare the free space with what the steps write into the session."""
-    folder = Path(session).absolute()
-    while not folder.exists():
-        folder = folder.parent
+    path = Path(session).absolute()
+    folder = next(folder for folder in (path, *path.parents) if folder.exists())
     if not os.access(folder, os.W_OK):
         raise InputError(f"{folder} cannot be written. Give another --session_name.")
     free = shutil.disk_usage(folder).free / GIB
@@ -333,7 +309,7 @@ def bytes_to_write(dataset: Dataset, ids: list[str]) -> float:
     """Return what maps at four scales and label folders of a list take, from a sample of it."""
     sample = spread(ids, DECODED)
     sizes = [stored_size(dataset.image_path(image_id)) for image_id in sample]
-    pixels = np.minimum([width * height for width, height in sizes], MAX_PIXELS)
+    pixels = np.minimum(np.prod(sizes, 1), MAX_PIXELS)
     present = dataset.labels(sample).sum(1) + 1  # with background
     maps = 7.5 * pixels / 256 * 4 * present  # float32 at stride 16; 1 + 1/4 + 9/4 + 4
     return (maps + LABELS * pixels / PIXELS_A_BYTE).mean() * len(ids)

@@ -1,4 +1,4 @@
-"""Checks and what they find, as the doctor and ``python -m data.folder`` print it."""
+"""Checks and what they find, as the doctor, ``data.folder`` and ``log/check.py`` print it."""
 
 import logging
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ Checks = Iterable[tuple[str, Check]]  # yields what is looked at, and the check 
 
 
 class Finding(NamedTuple):
-    """A line: ``ok``, ``warn`` or ``FAIL``, what was looked at, and what was found."""
+    """A line: how it is, such as ``ok``, what was looked at, and what was found."""
 
     status: str
     what: str
@@ -37,8 +37,7 @@ def show(checks: Checks) -> list[Finding]:
     for what, check in checks:
         found = []
         try:
-            for one in check:
-                found.append(one)
+            found += check  # what came before an InputError stays
         except InputError as error:
             found.append(("FAIL", str(error)))
         found += [("warn", record.getMessage()) for record in warnings.buffer]

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ def requirements() -> Check:
     yield "ok", f"torch {torch.__version__}, numpy {np.__version__}"
 
 
-def release(version: str) -> list[int]:  # its first two numbers
+def release(version: str) -> list[int]:
+    """Return the first two numbers of a version."""
     return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
@@ -62,44 +64,38 @@ def memory(batch_size: int, crop_size: int, num_workers: int, device: str) -> Ch
     if device != "cpu" and torch.cuda.is_available():
         needs = BASE_MEMORY * (1 + num_workers)
     free = free_memory() / GIB
-    text = f"{free:.1f} GiB free, some {needs:.1f} needed by step 1.1"
-    if free > needs:
-        yield "ok", text
-    else:
-        lower = "Lower --batch_size, --crop_size or --num_workers"
-        yield "warn", f"{text}. {lower}"
+    text = f"{free:.1f} GiB free, some {needs:.1f} needed by step 1.1, less with a lower"
+    status = "ok" if free > needs else "warn"
+    yield status, f"{text} --batch_size, --crop_size or --num_workers"
 
 
 def free_memory() -> float:
     """Return bytes that this machine, or the container's limit, still has."""
-    lines = Path("/proc/meminfo").read_text() if os.path.exists("/proc/meminfo") else ""
-    match = re.search(r"MemAvailable:\s*(\d+) kB", lines)
-    free = int(match[1]) * 1024 if match else np.inf
-    limit, used = (CGROUP / f"memory.{name}" for name in ("max", "current"))
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
+    free = [np.inf]
+    with suppress(OSError):
+        lines = Path("/proc/meminfo").read_text()
+        free += [1024 * int(number) for number in re.findall(r"MemAvailable:\s*(\d+)", lines)]
+    with suppress(OSError, ValueError):  # without a limit there is no number
+        limit, used = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
+        free.append(int(limit) - int(used))
+    return min(free)
 
 
 def shared_memory(num_workers: int) -> Check:
     """Look at /dev/shm, through which the loader processes of PyTorch speak to each other."""
-    if not os.path.isdir("/dev/shm"):
-        return
-    total = shutil.disk_usage("/dev/shm").total
-    if total < LEAST_SHM and num_workers:
-        text = "which may be too small: --num_workers 0, or docker run --shm-size=8g"
-        yield "warn", f"{total / 2**20:.0f} MiB, {text}"
-    else:
-        yield "ok", f"{total / GIB:.1f} GiB"
+    if os.path.isdir("/dev/shm") and num_workers:
+        total = shutil.disk_usage("/dev/shm").total
+        status = "ok" if total >= LEAST_SHM else "warn"
+        more = "more by docker run --shm-size=8g, none needed with --num_workers 0"
+        yield status, f"{total / 2**20:.0f} MiB; {more}"
 
 
 def commit() -> str:
     """Return the commit of this code, with ``-dirty`` behind where files differ from it."""
     git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
-    try:
-        found = subprocess.run(git, capture_output=True, text=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        found = ""
+    found = ""
+    with suppress(OSError):  # where there is no git
+        found = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     return found or "not known"
 
 

@@ -2,7 +2,7 @@
 
     python -m data.folder --dataset_root pictures [--all]
 
-Reads   all labels, lists and masks, the headers of all pictures, and some pictures wholly
+Reads   all labels, lists and masks, headers of the pictures in lists, and some pictures wholly
 Prints  what is there; warnings, of what makes the result worse; and failures
 
 The exit status is 1 where a failure makes a step fail, else 0. A class is called rare below 10
@@ -12,9 +12,9 @@ the machine too.
 
 import sys
 
-from data.datasets import add_folder_flags
+from data.datasets import add_folder_flags, open_dataset
 from data.doctor import dataset as looks
-from data.doctor.finding import Check, Checks, show
+from data.doctor.finding import Checks, show
 from data.folder import Folder
 from data.lists import plain, visible
 from tool.checkpoint import some
@@ -23,36 +23,27 @@ from tool.run import run
 
 
 def checks_of(folder: Folder, whole: bool = False) -> Checks:
-    """Yield the checks of all lists, pictures and masks in a folder."""
+    """Yield the checks of all lists, their pictures and all masks in a folder."""
     names = [path.stem for path in visible(folder.root / "splits") if path.suffix == ".txt"]
     yield "folder", [("ok", f"{len(folder.pictures)} pictures in {folder.root}")]
-    lists = [folder.train_list, *names]
-    yield from looks.checks_of(folder, lists, more=folder.pictures, whole=whole)
-    yield "masks", stray_masks(folder)
-
-
-def stray_masks(folder: Folder) -> Check:
-    """Look for masks that belong to no picture."""
+    yield from looks.checks_of(folder, [folder.train_list, *names], whole=whole)
     known = {plain(image_id) for image_id in folder.pictures}
     strays = [name for name in folder.masks_there if name not in known]
     if strays:
-        yield "warn", f"{len(strays)} belong to no picture: {some(strays)}"
+        yield "masks", [("warn", f"{len(strays)} belong to no picture: {some(strays)}")]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print what is in the folder, and exit with 1 where it cannot be used."""
     parser = StepParser(__doc__)
     parser.prog = "python -m data.folder"
-    parser.add_argument("--dataset_root", default=Folder.default_root, help="the folder")
+    parser.set_defaults(dataset="folder")
+    parser.add_argument("--dataset_root", help="the folder; None is pictures")
     parser.add_argument("--all", action="store_true", help="decode all pictures, not 50 of them")
     add_folder_flags(parser)
     args = parser.parse_args(arguments)
-    folder = Folder(args.dataset_root, args.negative_class)
-    folder.bands, folder.value_range = args.bands, args.value_range
-
-    findings = show(checks_of(folder, args.all))
-    failures = sum(finding.status == "FAIL" for finding in findings)
-    warnings = sum(finding.status == "warn" for finding in findings)
+    findings = show(checks_of(open_dataset(args), args.all))
+    failures, warnings = ([f.status for f in findings].count(kind) for kind in ("FAIL", "warn"))
     end = "Correct the failures first." if failures else "It can be used as it is."
     print(f"{failures} failures, {warnings} warnings. {end}")
     sys.exit(1 if failures else 0)
