@@ -83,32 +83,27 @@ def test_only_the_branches_learn():
     net = narrow().train()
     before = {name: value.clone() for name, value in net.resnet50.state_dict().items()}
     torch.stack([out.abs().mean() for out in net(torch.randn(2, 3, 64, 64))]).sum().backward()
-    edge, displacement = (group["params"] for group in net.trainable_groups(0.1, 1e-4))
-    learning = {id(p) for p in edge + displacement}
+    edge, displacement = net.trainable_groups(0.1, 1e-4)
+    learning = {*edge["params"], *displacement["params"]}
     for name, parameter in net.named_parameters():
-        branch = name.startswith("fc_")
-        assert parameter.requires_grad == branch, name
-        assert (id(parameter) in learning) == branch, name
-        assert (parameter.grad is not None) == branch, name
-    assert all(torch.equal(before[name], v) for name, v in net.resnet50.state_dict().items())
+        found = {parameter.requires_grad, parameter in learning, parameter.grad is not None}
+        assert found == {name.startswith("fc_")}, name
+    torch.testing.assert_close(net.resnet50.state_dict(), before, rtol=0, atol=0)
 
 
 def test_groups_of_the_optimiser():
     net = narrow()
-    edge, displacement = groups = net.trainable_groups(0.1, 1e-4)
-    names = {id(param): name.split(".")[0] for name, param in net.named_parameters()}
-    for group, branch, count in ((edge, "fc_edge", 6), (displacement, "fc_dp", 7)):
-        of_group = {names[id(param)] for param in group["params"]}
-        assert of_group == {f"{branch}{number}" for number in range(1, count + 1)}
+    groups = net.trainable_groups(0.1, 1e-4)
+    names = {param: name for name, param in net.named_parameters()}
+    for group, branch in zip(groups, ("fc_edge", "fc_dp"), strict=True):
+        assert all(names[param].startswith(branch) for param in group["params"])
     settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
     assert settings == [
         {"name": "edges", "lr": 0.1, "lr_scale": 1, "weight_decay": 1e-4},
         {"name": "displacements", "lr": 1.0, "lr_scale": 10, "weight_decay": 1e-4},
     ]
-    edges = AffinityDisplacementLoss(None, 4, edge_only=True)
-    alone, empty = edges.trainable_groups(0.1, 1e-4)
+    alone, empty = AffinityDisplacementLoss(None, 4, edge_only=True).trainable_groups(0.1, 1e-4)
     assert (alone["name"], empty["params"]) == ("edges", [])
-    assert len(alone["params"]) == len(edge["params"])
 
 
 def test_mean_shift_is_for_evaluation():
@@ -120,43 +115,18 @@ def test_mean_shift_is_for_evaluation():
     torch.testing.assert_close(raw - shifted, mean[None, :, None, None].expand_as(raw))
 
 
-def test_published_layout_loads_and_indices_are_ignored():
-    source = narrow()
-    state = published(source)
-    for target in (
-        narrow(EdgeDisplacement),
-        AffinityDisplacementLoss(None, 4),
-    ):
-        with torch.no_grad():
-            for value in (*target.parameters(), *target.buffers()):
-                value.zero_()
-        load_weights(target, {f"module.{name}": value for name, value in state.items()})
-        for name, value in source.state_dict().items():
-            assert torch.equal(target.state_dict()[name], value), name
-
-
-@pytest.mark.parametrize("kept", ["resnet50.", "stage", "backbone."])
-def test_one_set_of_aliases_is_enough(kept):
-    source, target = narrow(), narrow(EdgeDisplacement)
-    branches = ("edge_layers.", "dp_layers.")
-    state = {name: v for name, v in published(source).items() if name.startswith((kept, *branches))}
-    load_weights(target, state)
+@pytest.mark.parametrize("kept", ["", "resnet50.", "stage", "backbone."])
+def test_published_layout_loads_whole_and_by_one_set_of_aliases(kept):
+    source, target = narrow(), AffinityDisplacementLoss(None, 4)
+    branches = ("edge_layers.", "dp_layers.", "path_indices")
+    state = {n: v for n, v in published(source).items() if n.startswith((kept, *branches))}
+    load_weights(target, {f"module.{name}": value for name, value in state.items()})
+    torch.testing.assert_close(target.state_dict(), source.state_dict(), rtol=0, atol=0)
     with pytest.raises(InputError, match="left over: fc_edge7"):
         load_weights(target, {**state, "fc_edge7.weight": torch.zeros(1)})
 
 
-def test_every_tensor_has_one_name():
-    state = narrow().state_dict()
-    pointers = [value.data_ptr() for value in state.values()]
-    assert len(pointers) == len(set(pointers))
-    assert {name.split(".")[0] for name in state} == {
-        *("resnet50", "mean_shift"),
-        *(f"fc_edge{number}" for number in range(1, 7)),
-        *(f"fc_dp{number}" for number in range(1, 8)),
-    }
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 130), (33, 17), (64, 64), (81, 40)])
+@pytest.mark.parametrize("size", [(1, 1), (7, 130), (81, 40)])
 def test_pictures_of_any_size_are_padded_and_never_cut(size):
     net = narrow(EdgeDisplacement, crop_size=64).eval()
     img = torch.randn(3, *size)
@@ -166,16 +136,12 @@ def test_pictures_of_any_size_are_padded_and_never_cut(size):
     h, w = ((side - 1) // 4 + 1 for side in size)
     with torch.no_grad():
         edge, displacement = net(pair)
-        alone = net.edge(pair)
         features = net.resnet50(padded)
         logits = net.edge_logits(features)[:, :, :h, :w]
-        whole = net.displacements(features)
-    assert edge.shape == (1, h, w)
-    assert displacement.shape == (2, h, w)
-    assert torch.equal(alone, edge)
-    expected = torch.sigmoid((logits[0] + logits[1].flip(2)) / 2)
-    torch.testing.assert_close(edge, expected)
-    torch.testing.assert_close(displacement, whole[0, :, :h, :w], rtol=1e-4, atol=1e-4)
+        whole = net.displacements(features)[0, :, :h, :w]
+        assert torch.equal(net.edge(pair), edge)
+    torch.testing.assert_close(edge, torch.sigmoid((logits[0] + logits[1].flip(2)) / 2))
+    torch.testing.assert_close(displacement, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_bf16_keeps_losses_in_float32():

@@ -1,7 +1,5 @@
 """The network and its mathematics, against float64 formulas and the reference's numbers."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import make_cam
 from data.inference import infer
 from data.transforms import rescale
 from net.inputs import normalise
@@ -26,7 +23,7 @@ from net.resnet50_SIPE import (
 )
 from net.weights import restore
 from tests.fill import filled
-from tests.reference import parity, plain_reactivation, relative
+from tests.reference import parity, relative
 from tool.errors import InputError
 from tool.maps import fuse
 from tool.optimizer import learning_rate, set_learning_rate
@@ -36,14 +33,6 @@ TOLERANCE = 1e-5
 
 def pixels(images: torch.Tensor) -> torch.Tensor:
     return normalise(images.movedim(-1, -3))
-
-
-@pytest.fixture
-def maps():
-    generator = torch.Generator().manual_seed(3)
-    cam = general_cam(torch.randn(2, 4, 5, 7, generator=generator))
-    label = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 1, 0, 0.0]])[:, :, None, None]
-    return cam, label, torch.randn(2, 12, 5, 7, generator=generator)
 
 
 def test_general_cam_by_hand():
@@ -64,16 +53,14 @@ def whole_seeds(cam, feature, dtype):
     return iou
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("h", "w", "dtype"), [(47, 63, torch.float64), (32, 32, torch.float32)])
-def test_seeds_of_large_maps(h, w, dtype, memory_format):
+def test_seeds_of_large_maps(h, w, dtype):
     """2961 positions are those of 375x500 at scale 2; 1024 are one block, the whole form's bits."""
     generator = torch.Generator().manual_seed(0)
     cam = general_cam(torch.randn(2, 5, h, w, generator=generator))
     feature = torch.randn(2, 64, h, w, generator=generator).relu()
     iou = whole_seeds(cam, feature, dtype)
-    given = (x.contiguous(memory_format=memory_format) for x in (cam, feature))
-    seeds, probs = get_seed(next(given), torch.ones(2, 6, 1, 1), next(given))
+    seeds, probs = get_seed(cam, torch.ones(2, 6, 1, 1), feature)
     seeds, probs = seeds.flatten(2), probs.flatten(2)
     best = iou.topk(2, 1).values
     clear = best[:, 0] - best[:, 1] > 1e-6  # (B, N); rounding decides the others
@@ -81,7 +68,7 @@ def test_seeds_of_large_maps(h, w, dtype, memory_format):
     assert torch.equal(seeds.argmax(1)[clear], iou.argmax(1)[clear])
     assert (seeds.sum(1) == 1).all()
     assert relative(probs, iou.softmax(1)) < 1e-6
-    if dtype == torch.float32 and memory_format == torch.contiguous_format:
+    if dtype == torch.float32:
         assert torch.equal(probs, iou.softmax(1))
         assert torch.equal(seeds.argmax(1), iou.argmax(1))
 
@@ -102,31 +89,12 @@ def test_seeds_take_memory_linear_in_the_number_of_positions():
     assert 0 < largest <= 4096 * 1024
 
 
-def test_reactivation_and_its_gradient_against_float64(maps):
-    cam, label, feature = maps
-    seeds, _ = get_seed(cam, label, feature)
-    weight = torch.randn_like(cam)
-    ours = feature.clone().requires_grad_()
-    prototype = get_prototype(seeds, ours)
-    is_cam = reactivate(prototype, ours)
-    (is_cam * weight).sum().backward()
-    plain = feature.double().requires_grad_()
-    plain_prototype, plain_is_cam = plain_reactivation(seeds.double(), plain)
-    (plain_is_cam * weight.double()).sum().backward()
-    assert relative(prototype, plain_prototype) < 1e-6
-    assert relative(is_cam, plain_is_cam) < 1e-6
-    assert relative(ours.grad, plain.grad) < 1e-5
-    absent = (label == 0)[:, :, 0, 0]
-    assert (is_cam[absent] == 0).all()
-
-
 def test_zero_features_and_zero_maps_give_no_nan():
     feature = torch.zeros(1, 3, 2, 2, requires_grad=True)
     seeds, probs = get_seed(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 1, 1), feature)
-    is_cam = reactivate(get_prototype(seeds, feature), feature)
-    loss = consistency_loss(torch.zeros(1, 3, 2, 2), is_cam)
+    loss = consistency_loss(seeds, reactivate(get_prototype(seeds, feature), feature))
     loss.backward()
-    for value in (seeds, probs, is_cam, loss, feature.grad):
+    for value in (probs, loss, feature.grad):
         assert value.isfinite().all()
 
 
@@ -217,29 +185,21 @@ def test_parity_inference():
 
 def test_folded_normalisation_and_channels_last_change_nothing_but_rounding():
     """The maps of one picture after another in float64, and of three at once."""
-    torch.manual_seed(0)
-    net = CAM(5, pretrained=None, width=4, competitors="present").double().eval()
-    for name, value in net.named_buffers():
-        if name.endswith("running_mean"):
-            value.uniform_(-0.1, 0.1)
-        elif name.endswith("running_var"):
-            value.uniform_(0.5, 2)
+    net = filled(CAM(5, None, width=4, competitors="present")).double().eval()
     labels = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 1, 1, 0], [1, 0, 0, 0, 1]])[..., None, None]
     img = torch.randn(3, 3, 80, 96, dtype=torch.float64)
     pairs = torch.stack([img, img.flip(3)], 1)  # (3, 2, 3, H, W)
     with torch.no_grad():
         plain = [net(pair, label.float()) for pair, label in zip(pairs, labels, strict=True)]
-        folded = fold_batch_norm(copy.deepcopy(net)).to(memory_format=torch.channels_last)
+        folded = fold_batch_norm(net).to(memory_format=torch.channels_last)
         batch = pairs.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         together = folded.forward_pairs(batch, labels.float())
     assert not any(isinstance(module, FixedBatchNorm) for module in folded.modules())
-    for number, maps in enumerate(plain):
-        for one, other in zip(maps, together, strict=True):
-            assert torch.allclose(one.double(), other[number].double(), rtol=1e-5, atol=1e-6)
-            assert one.abs().max() > 0
+    for one, other in zip(zip(*plain, strict=True), together, strict=True):
+        assert relative(other, torch.stack(one)) < 1e-5
 
 
-@pytest.mark.parametrize("frozen", [-1, 0, 1, 2, 3, 4])
+@pytest.mark.parametrize("frozen", [-1, 1, 4])
 def test_frozen_stages_neither_learn_nor_build_a_graph(frozen):
     backbone = ResNet50(4, frozen).train()
     outputs = backbone(torch.randn(1, 3, 64, 64))
@@ -257,90 +217,42 @@ def test_only_layer3_layer4_and_heads_learn_and_heads_do_not_teach_the_backbone(
     assert all(p.grad is None for p in net.resnet50.parameters())
     assert net.side1.weight.grad.abs().sum() > 0
     out["score"].sum().backward()
-    learning = {id(p) for group in net.trainable_groups(1, 0) for p in group["params"]}
+    learning = {p for group in net.trainable_groups(1, 0) for p in group["params"]}
     frozen = ("resnet50.conv1", "resnet50.bn1", "resnet50.layer1", "resnet50.layer2")
     for name, parameter in net.named_parameters():
-        learns = not name.startswith(frozen)
-        assert parameter.requires_grad == learns, name
-        assert (id(parameter) in learning) == learns, name
-        assert (parameter.grad is not None) == learns, name
-    assert all(torch.equal(buffers[name], value) for name, value in net.named_buffers())
+        found = {parameter.requires_grad, parameter in learning, parameter.grad is not None}
+        assert found == {not name.startswith(frozen)}, name
+    torch.testing.assert_close(dict(net.named_buffers()), buffers, rtol=0, atol=0)
     assert torch.equal(out["score"], net.eval()(img, mask)["score"])
-
-
-def without(name):
-    return lambda state: state.pop(name)
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (without("layer4.2.bn3.bias"), "layer4.2.bn3.bias"),
-        (without("bn1.running_var"), "bn1.running_var"),
-        (lambda state: state.update(extra=torch.ones(1)), "extra"),
-        (lambda state: state.update({"bn1.bias": torch.ones(3)}), "bn1.bias"),
-    ],
-)
-def test_first_weights_fit_wholly(tmp_path, change, match):
-    state = ResNet50(4).state_dict()
-    change(state)
-    torch.save(state, tmp_path / "first.pth")
-    with pytest.raises(InputError, match=rf"first\.pth.*{match}"):
-        Net(4, tmp_path / "first.pth")
 
 
 @pytest.mark.parametrize("network", [Net, CAM])
 def test_trained_networks_come_back(network):
-    torch.manual_seed(0)
     source = Net(4, None, width=4)
     state = {f"module.{name}": value for name, value in source.state_dict().items()}
     for content in ({"net": state, "config": source.config}, state):
         net = restore(network, content, pretrained=None)
         assert net.config == source.config == {"num_classes": 4, "width": 4}
         assert not net.training
-        assert all(torch.equal(v, net.state_dict()[n]) for n, v in source.state_dict().items())
-    for config in ("x", {"x": 1}, {**net.config, "width": 10**7}, {**net.config, "num_classes": 0}):
-        with pytest.raises(InputError, match="config"):
-            restore(network, {"net": state, "config": config}, pretrained=None)
+        torch.testing.assert_close(net.state_dict(), source.state_dict(), rtol=0, atol=0)
+    with pytest.raises(InputError, match="config"):
+        restore(network, {"net": state, "config": {**net.config, "width": 10**7}}, pretrained=None)
     with pytest.raises(InputError, match="classifier"):
         restore(network, state, pretrained=None, num_classes=5)
     with pytest.raises(InputError, match="--model"):
         restore(network, ResNet50(4).state_dict(), pretrained=None)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 17), (64, 48)])
-def test_any_size_of_picture(size):
-    net = CAM(4, pretrained=None, width=4).eval()
-    label = torch.tensor([1.0, 0, 1, 0])[:, None, None]
-    with torch.no_grad():
-        cam, is_cam = net(torch.randn(2, 3, *size), label)
-    assert cam.shape == is_cam.shape == (4, -(-size[0] // 16), -(-size[1] // 16))
-    assert cam.isfinite().all()
-    assert is_cam.isfinite().all()
-    assert (is_cam[[1, 3]] == 0).all()
-
-
-def test_the_released_readings_are_the_defaults():
-    args = make_cam.parse_arguments([])
-    net = CAM(4, None, width=4)
-    released = ("hierarchical", "all")
-    assert (args.seed_feature, args.competitors) == released
-    assert (net.seed_feature, net.competitors) == released
-
-
 def test_other_readings_change_the_maps(monkeypatch):
-    torch.manual_seed(0)
     net = CAM(6, pretrained=None, width=4)
     features = [torch.randn(2, d, 12, 12) for d in (5, 768, 128)]  # logits, F_h, x4
     monkeypatch.setattr(net, "forward_features", lambda pair: features)
     label = torch.tensor([1.0, 1, 0, 0, 1, 0])[:, None, None]
-    variants = {}
-    for feature in ("hierarchical", "semantic"):
-        for competitors in ("all", "present"):
-            net.seed_feature, net.competitors = feature, competitors
-            variants[feature, competitors] = net(torch.zeros(2, 3, 1, 1), label)[1]
-    values = list(variants.values())
-    assert all(not torch.equal(a, b) for i, a in enumerate(values) for b in values[:i])
+    variants = []
+    for net.seed_feature in ("hierarchical", "semantic"):
+        for net.competitors in ("all", "present"):
+            variants.append(net(torch.zeros(2, 3, 1, 1), label)[1])
+    assert len(torch.stack(variants).unique(dim=0)) == 4
     with pytest.raises(ValueError, match="seed_feature"):
         CAM(4, pretrained=None, width=4, seed_feature="x5")
 
