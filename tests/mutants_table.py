@@ -15,7 +15,7 @@ FAULTS = {
         ("terms, args.gsc_weight)", "terms, 1)", "programs gsc_weight"),
         (" * share).backward()", ").backward()", "distributed sipe_weights"),
         ("optimizer.zero_grad()", "pass", "restart sipe"),
-        ("net.prepare(window, box)", "net.prepare(window)", "training"),
+        ("net.prepare(window, box)", "net.prepare(window)", "training windows_and_masks"),
         ("return keys[maps.argmax(0)]", "return maps.argmax(0)", "training class_ids"),
         ("    net.train()\n", "", "training validation_evaluates"),
         ("    net.eval()\n", "", "training validation_evaluates"),
@@ -233,7 +233,7 @@ FAULTS = {
     "tool/writer.py": [
         ("file_digest(path) not in made.get(path.name, [])", "False", "writer somebody_else"),
         ("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "writer claim"),
-        ("        write_json(path.with_name(LEDGER), made)", "        pass", "writer"),
+        ("        write_json(path.with_name(LEDGER), made)", "        pass", "writer our_own"),
     ],
     "tool/checkpoint.py": [
         (
@@ -272,7 +272,7 @@ FAULTS = {
     ],
     "tool/evaluate.py": [
         ("if not math.isnan(value)]", "]", "evaluate no_zero"),
-        ("if _digests(session, ids, files) != before", "if False", "evaluate change"),
+        ("if _digests(session, ids, files) != before", "if False", "evaluate judged"),
         ("rows.append(one.iou())", "rows.append(matrix.iou())", "evaluate plain_loop"),
         (
             "    settings = settings_of(predict.folder, names)",
