@@ -273,6 +273,11 @@ def test_16_bit_png_keeps_all_bits_with_a_range(rgb, bands):
     np.testing.assert_array_equal(found, np.broadcast_to(expected, found.shape))
 
 
+def test_16_bit_grey_png_with_transparency_is_laid_on_white(rgb):
+    found = rgb(png(1, 1, 16, 4, b"\0\1\2\3\4"), None, (0, 4095))
+    assert found.tolist() == [[[252] * 3]]  # 258 / 4095 * 255 is 16; alpha is 772 / 65535
+
+
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
 def test_white_is_zero_is_turned_round(rgb, photometric):
     content = tiff(GREYS.astype(np.uint16) * 257, photometric=photometric)
@@ -313,7 +318,6 @@ DEEP_JP2 = encoded("JPEG2000", GREYS.astype(np.uint16) * 257)
         (tiff(BANDS, planarconfig="contig"), [(6, 1, 1)], "5 bands; --bands names band 6"),
         (encoded("JPEG"), [(4, 3, 2)], "3 bands; --bands names band 4"),
         (tiff(BANDS.astype(np.uint16), planarconfig="contig"), [(3, 2, 1)], RANGE),
-        (png(1, 1, 16, 4, b"\0\1\2\3\4"), [None, (0, 4095)], "16-bit grey PNG"),
         (DEEP_JP2, [None, (0, 4095)], "JPEG2000 of 16 bits"),
         (deep_ppm(b"P5", 4080), [None, (0, 4095)], "PPM of 12 bits"),
         (deep_ppm(b"P5", 65535), [], RANGE),

@@ -41,15 +41,18 @@ import numpy as np
 
 from tool.errors import InputError, naming, printable
 
-# Beginnings of what is often found in the place of a file, and what to do about it.
+# What is often found in the place of a file: where it has which bytes, and what to do about it.
 STAND_INS = {
-    b"version https://git-lfs.github.com": "a git-LFS pointer, which stands for a file of that "
+    (
+        0,
+        b"version https://git-lfs.github.com",
+    ): "a git-LFS pointer, which stands for a file of that "
     "name. Run git lfs pull, or download the file itself",
-    b"\x1f\x8b": "packed by gzip. Unpack it",
+    (0, b"\x1f\x8b"): "packed by gzip. Unpack it",
+    (257, b"ustar"): "a tar archive. Unpack it, and give the file inside",
 }
-WEB_PAGE = (b"<!doctype html", b"<html", b"<head")
+WEB_PAGE = re.compile(rb"[\xef\xbb\xbf\s]*<(!doctype html|html|head)", re.IGNORECASE)
 BEGINNING = 512  # bytes that tell what a file is
-TAR = (257, b"ustar")  # where a tar archive says what it is
 LARGEST_TEXT = 1 << 27  # bytes; a list of a million pictures has some 30 million
 LARGEST_ARRAYS = 1 << 30  # bytes of compressed arrays once they are unpacked
 BLOCK = 1 << 20  # bytes that are digested at once
@@ -149,11 +152,8 @@ def read_bytes(
         InputError: it cannot be opened, is larger, or is a web page, a git-LFS pointer or packed.
     """
     path = regular(path, missing)
-    try:
-        with open(path, "rb") as file:
-            content = file.read() if largest is None else file.read(largest + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    with decoding(path, "Give another file."), open(path, "rb") as file:
+        content = file.read(-1 if largest is None else largest + 1)
     if largest is not None and len(content) > largest:
         raise InputError(f"{path} has more than {largest} bytes, too many for what it should be.")
     check_beginning(path, content[:BEGINNING])
@@ -180,13 +180,11 @@ def text_digest(*texts: str) -> str:
 
 def check_beginning(path: str | Path, head: bytes) -> None:
     """Raise an InputError where the first bytes of a file tell that it stands for another."""
-    for beginning, what in STAND_INS.items():
-        if head.startswith(beginning):
+    for (place, found), what in STAND_INS.items():
+        if head.startswith(found, place):
             raise InputError(f"{path} is {what}.")
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(WEB_PAGE):
+    if WEB_PAGE.match(head):
         raise InputError(f"{path} is a web page. Download the file itself again.")
-    if head[TAR[0] :].startswith(TAR[1]):
-        raise InputError(f"{path} is a tar archive. Unpack it, and give the file inside.")
 
 
 def read_text(path: str | Path, missing: str | None = None) -> str:

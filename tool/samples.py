@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -195,9 +196,9 @@ def read_samples(path: str | Path, bands: tuple[int, ...] | None) -> Samples:
     if is_deep_grey(image):
         values = np.asarray(image)[..., None]
     elif image.format == "PNG" and bits == 16:
-        values = _png_of_16_bits(path)
-        if values.shape[2] == 4:
-            values, alpha = values[..., :3], values[..., 3:] / FULL_SCALE
+        stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # Pillow keeps the high bytes alone
+        values = stored[..., 2::-1]  # OpenCV has blue first, and transparency last
+        alpha = stored[..., 3:] / FULL_SCALE if stored.shape[2] == 4 else None
     else:
         values = np.asarray(to_rgb(path, image, layout))
     if bands:
@@ -230,23 +231,6 @@ def to_rgb(path: str | Path, image: Image.Image, layout: Layout | None) -> Image
 def is_deep_grey(image: Image.Image) -> bool:
     """Tell whether samples are grey of more than 8 bits, which ``convert`` would clip at 255."""
     return image.mode.startswith("I") or image.mode == "F"
-
-
-def _png_of_16_bits(path: str | Path) -> np.ndarray:
-    """Return the samples of a 16-bit colour PNG, uint16 (H, W, 3 or 4).
-
-    Pillow decodes such colours to their high bytes. Told that the bytes come in the other order,
-    it decodes the low ones.
-    """
-    halves = []
-    for order in "BL":
-        image = open_picture(path, decode=False)
-        *tile, layout = image.tile[0]
-        if layout.startswith("LA"):  # whose low bytes Pillow cannot decode
-            raise InputError(f"{path} is a 16-bit grey PNG with transparency. Save it without.")
-        image.tile = [(*tile, f"{image.mode};16{order}")]
-        halves.append(np.asarray(image).astype(np.uint16))
-    return halves[0] * 256 + halves[1]
 
 
 def to_eight_bits(

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -161,17 +162,16 @@ def safe_name(text: str, longest: int = LONGEST_NAME) -> str:
     are percent-encoded. Distinct texts have distinct names: a long name is cut off, and ends in a
     digest of the whole.
     """
-    kept = "".join(
-        c
-        if c.isalnum() or c in " -_" or (c == "." and i > 0)
-        else "".join(f"%{byte:02X}" for byte in c.encode(errors="surrogatepass"))
-        for i, c in enumerate(text)
-    )
+    kept = re.sub(r"^\.|[^\w .-]", _percent_encoded, text)
     longest = min(longest, LONGEST_NAME)
     if len(kept.encode()) <= longest:
         return kept or "%"
     end = "~" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
     return kept.encode()[: longest - len(end)].decode(errors="ignore") + end
+
+
+def _percent_encoded(letter: re.Match) -> str:
+    return "".join(f"%{byte:02X}" for byte in letter[0].encode(errors="surrogatepass"))
 
 
 def own_folder(folder: str | Path, program: str) -> tuple[dict[str, Any], BinaryIO]:
