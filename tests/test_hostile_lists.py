@@ -78,16 +78,16 @@ KINDS = {
     "one that is open over a row": ("labels.csv", b'image,labels\na,"red\nb",green\n', "line 2"),
     "an endless cell": ("labels.csv", b"image,labels\na," + b"x" * 200_000, "line 2"),
     "an endless header": ("labels.csv", b"image,labels," + b"x" * 200_000, "damaged"),
-    "an empty table": ("labels.csv", b"", "no header line"),
-    "a table that begins with a line": ("labels.csv", b"\n\nimage,labels\n", "no header line"),
-    "a header between spaces": ("labels.csv", b"image labels\na red\n", "no header line"),
-    "a header of label": ("labels.csv", b"image,label\na,red\n", "labels.csv .*classes"),
-    "too many cells": ("labels.csv", b"image;labels\na;red;blue\n", "line 2.*more cells"),
+    "an empty table": ("labels.csv", b"", "no column image"),
+    "a table that begins with a line": ("labels.csv", b"\n\nimage,labels\n", "no column image"),
+    "a header between spaces": ("labels.csv", b"image labels\na red\n", "no column image"),
+    "a header of label": ("labels.csv", b"image,label\na,red\n", "column label .*classes"),
+    "too many cells": ("labels.csv", b"image;labels\na;red;blue\n", "line 2 has 3 cells"),
     "another case": ("labels.csv", b"image,labels\na,Red\n", "line 2: 'Red' is not"),
-    "no cell of labels": ("labels.csv", b"image,labels\na\n", "line 2 has no cell"),
+    "no cell of labels": ("labels.csv", b"image,labels\na\n", "line 2 has 1 cells"),
     "no name of a picture": ("labels.csv", b"image,labels\n,red\n", "'' is no picture"),
     "an unknown picture": ("labels.csv", b"image,labels\nx.png,red\n", "line 2: 'x' is no picture"),
-    "a picture twice": ("labels.csv", b"image,labels\na,red\na.png,red\n", "line 3: 'a' .*twice"),
+    "a picture twice": ("labels.csv", b"image,labels\na,red\na.png,blue\n", "line 3: 'a' .*line 2"),
     "no row": ("labels.csv", b"image,labels\na,red\n", r"'b'.*b\.png"),
     "no classes": ("classes.txt", b"\n \n# red\n", "0 classes"),
     "255 classes": ("classes.txt", "\n".join(map(str, range(255))).encode(), "255 classes"),
@@ -200,7 +200,7 @@ def test_names_with_spaces(tiny, cell, expected):
 def test_background_under_every_spelling(tiny, name):
     for before in ("", "red\n"):
         (tiny / "classes.txt").write_text(f"{before}{name}\ngreen\n")
-        with refused(rf"classes\.txt: take {name} off"):
+        with refused(rf"classes\.txt: '{name}' is class 0"):
             Folder(tiny)
     (tiny / "classes.txt").write_text(f"{name}s\nred\n")
     assert Folder(tiny).class_names == (f"{name}s", "red")
@@ -249,9 +249,6 @@ def test_id_that_ends_like_a_picture(tiny, line):
     folder = Folder(tiny)
     assert folder.ids("val") == ["cat.jpg"]
     folder.check_pictures(folder.ids("val"))
-    PICTURE.save(tiny / "images/cat.png")
-    with refused(r"cat\.png and cat\.jpg\.png have the same id"):
-        Folder(tiny).ids("val")
 
 
 @pytest.mark.parametrize(("stored", "listed"), [(NFC, NFD), (NFD, NFC), (NFD, NFD)])

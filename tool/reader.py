@@ -30,10 +30,12 @@ import os
 import re
 import stat
 import traceback
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ LARGEST_TEXT = 1 << 27  # bytes; a list of a million pictures has some 30 millio
 LARGEST_ARRAYS = 1 << 30  # bytes of compressed arrays once they are unpacked
 BLOCK = 1 << 20  # bytes that are digested at once
 DIGITS = 32  # of a digest
+SEPARATORS = ",;\t"  # of a table's columns
 LARGEST_WHOLE = 1 << 53  # beyond it, JSON of other languages rounds whole numbers
 # Exceptions that tell of a mistake in this project where one of its own lines raised them.
 MISTAKES = (TypeError, AttributeError, NameError, AssertionError, ImportError)
@@ -241,18 +244,61 @@ def read_json(path: str | Path, remedy: str, schema: Any = dict) -> Any:
     return value
 
 
-def read_table(path: str | Path, remedy: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header, as texts by the names of the columns.
+class Row(dict[str, str]):
+    """The cells of a table's row by the names of its columns.
+
+    Attributes:
+        where: the file and the line in which it begins, counted from 1.
+    """
+
+    where: str
+
+
+def read_table(
+    path: str | Path, remedy: str, columns: tuple[str, ...], whole: bool = False
+) -> list[Row]:
+    """Return the rows of a CSV file with a header; empty ones are left out.
+
+    Whichever of SEPARATORS stands most often in the header separates cells. Names of columns are in
+    Unicode's form NFC, and neither they nor cells have outer space.
+
+    Args:
+        path: of the file.
+        remedy: a sentence on what to do about a damaged one.
+        columns: that it has to have.
+        whole: a row of too few cells is an error; else it has empty ones at its end.
 
     Raises:
-        InputError: it cannot be read, or lacks one of ``columns``.
+        InputError: it cannot be read, lacks one of ``columns``, has one twice, or has a row of too
+            many cells.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+    text = read_text(path)
+    separator = max(SEPARATORS, key=text.partition("\n")[0].count)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    rows = []
     with decoding(path, remedy):
-        lacking = [name for name in columns if name not in (reader.fieldnames or ())]
-        if lacking:
-            raise Damaged(f"no column {lacking[0]}")
-        return [{name: row[name] for name in reader.fieldnames} for row in reader]
+        names = [unicodedata.normalize("NFC", name.strip()) for name in next(reader, ())]
+        for name in columns:
+            if name not in names:
+                raise Damaged(f"no column {name} in its first line")
+        for name in filter(None, names):
+            if names.count(name) > 1:
+                raise Damaged(f"the column {name!r} stands twice")
+        line = reader.line_num + 1
+        try:
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if any(cells):
+                    if any(cells[len(names) :]) or (whole and len(cells) < len(names)):
+                        raise Damaged(f"line {line} has {len(cells)} cells, not {len(names)}")
+                    rows.append(Row(zip_longest(names, cells[: len(names)], fillvalue="")))
+                    rows[-1].where = f"{path}, line {line}"
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise Damaged(f"line {line}: {error}") from error
+    return rows
 
 
 @dataclass(frozen=True)

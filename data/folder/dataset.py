@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from data.base import Dataset, labels_from_names
-from data.folder.sources import NEGATIVES, Source, find_sources
-from data.folder.tables import Colours, check_names
+from data.folder.sources import FOLDERS, NEGATIVES, Source, find_sources
+from data.folder.tables import Colours, check_names, names_in
 from data.lists import (
     PICTURE_ENDINGS,
     find_list,
@@ -22,7 +22,7 @@ from data.lists import (
 )
 from tool import distributed
 from tool.checkpoint import some
-from tool.errors import InputError
+from tool.errors import InputError, naming
 from tool.pictures import read_mask
 from tool.reader import read_lines
 
@@ -46,11 +46,15 @@ class Folder(Dataset):
         super().__init__(root)
         self.no_class = (plain(negative_class),) if negative_class else NEGATIVES
         path = self.root / "classes.txt"
-        if os.path.lexists(path):
-            names = read_lines(path)
+        self._listed = os.path.lexists(path)  # else a source says what the classes are
+        if self._listed:
+            where, names = path, read_lines(path)
         else:
-            path, names = self._classes_of_sources(path)
-        check_names(path, names)
+            source = next((source for source in self._sources if source.classes), None)
+            if source is None:
+                raise InputError(f"There is no {path}: one class name a line, no background.")
+            where, names = f"{self.root}: {source.name}", self._classes_in(source.classes)
+        check_names(where, names)
         self.class_names = tuple(map(plain, names))
 
     @property
@@ -62,24 +66,6 @@ class Folder(Dataset):
     def _sources(self) -> list[Source]:
         return find_sources(self.root, self.pictures.values())
 
-    def _classes_of_sources(self, missing: Path) -> tuple[str, list[str]]:
-        """Return the source that names the classes in place of classes.txt, and its classes.
-
-        Raises:
-            InputError: there is none, or two have others or another order.
-        """
-        naming = {s.name: self._classes_in(s.classes) for s in self._sources if s.classes}
-        if not naming:
-            raise InputError(f"There is no {missing}: one class name a line, without background.")
-        (name, classes), *others = naming.items()
-        for other, names in others:
-            if names != classes:
-                raise InputError(
-                    f"{name} and {other} of {self.root} have different classes, or the same ones "
-                    f"in another order. Write them to {missing}, in the order of their ids."
-                )
-        return f"{self.root}: {name}", classes
-
     def _classes_in(self, names: Iterable[str]) -> list[str]:
         """Return the names that are classes, or do not mean that there is none."""
         none = {name.casefold() for name in self.no_class}
@@ -87,17 +73,13 @@ class Folder(Dataset):
 
     @cached_property
     def _files(self) -> dict[str, Path]:
-        """Every name of a picture in Unicode's form NFC -> file, in images/ and folders there."""
+        """Id in Unicode's form NFC -> file, in images/ and folders there."""
         images = self.root / "images"
         files: dict[str, Path] = {}
         for path in (p for one in visible(images) for p in (visible(one) or [one])):
-            if path.suffix.lower() not in PICTURE_ENDINGS or path.is_dir():
-                continue
-            # cat.jpg.png has the id cat.jpg, which looks like the file name of cat.
-            for name in (path.stem, strip_ending(path.stem)):
-                other = files.setdefault(plain(name), path)
+            if path.suffix.lower() in PICTURE_ENDINGS and not path.is_dir():
+                other = files.setdefault(plain(path.stem), path)
                 if other != path:
-                    other = other.relative_to(images)
                     raise InputError(f"{path} and {other} have the same id. Rename one.")
         if not files:
             raise InputError(f"There are no pictures in {images}.")
@@ -119,42 +101,37 @@ class Folder(Dataset):
         """Id -> class names, for every picture that a source names.
 
         Raises:
-            InputError: there is no source of labels, one has other classes, a row cannot be, or two
-                sources disagree.
+            InputError: there is no source of labels, one has other classes, a row is of no class or
+                picture, or two disagree.
         """
         rows: dict[str, set[str]] = {}
         places: dict[str, str] = {}  # id -> where it stands
-        sources = []
+        known = {*self.class_names, *self.no_class}
         for source in self._sources:
             self._check_classes(source)
-            own: dict[str, set[str]] = {}
-            for where, image, names in source.rows((*self.class_names, *self.no_class)):
+            beside = source.name == FOLDERS and source != self._sources[0]
+            for where, image, shown in source.rows:
+                if beside and not known.issuperset(shown):
+                    continue  # it is only a folder
                 image_id = self.id_of(picture_name(image))
-                classes = set(self._classes_in(names))
-                none = {name for name in names - classes if name.casefold() != "background"}
-                fault = None
-                if image_id in own:
-                    fault = "stands there twice"
-                elif image_id not in self.pictures:
-                    fault = "is no picture in images/"
-                elif classes and none:
-                    fault = f"is {min(none)!r}, which means no class, and shows {_listed(classes)}"
-                elif rows.get(image_id, classes) != classes:
-                    others = f"{_listed(rows[image_id])} by {places[image_id]}"
-                    fault = f"shows {_listed(classes)}, and {others}. Correct or remove one"
-                if fault:
-                    raise InputError(f"{where}: {image_id!r} {fault}.")
-                own[image_id] = classes
+                with naming(where):
+                    names = names_in(shown, known) if isinstance(shown, str) else shown
+                    classes = set(self._classes_in(names))
+                    if image_id not in self.pictures:
+                        raise InputError(f"{image_id!r} is no picture in images/.")
+                    others = rows.setdefault(image_id, classes)
+                    if others != classes:
+                        raise InputError(
+                            f"{image_id!r} shows {_listed(classes)}, and {_listed(others)} by "
+                            f"{places[image_id]}. Correct or remove one."
+                        )
                 places[image_id] = where
-            if own:
-                sources.append(source.name)
-            rows |= own
         if not rows:
             raise InputError(
                 f"There is no {self.root / 'labels.csv'} with a header image,labels and a row a "
                 "picture, no annotations.json, and no folder of a class in images."
             )
-        self.source_names = " and ".join(sources)
+        self.source_names = " and ".join(source.name for source in self._sources)
         if distributed.is_main():
             log.info(
                 "labels of %s: %d pictures, %d of them without a class; %d classes: %s",
@@ -167,14 +144,14 @@ class Folder(Dataset):
         return rows
 
     def _check_classes(self, source: Source) -> None:
-        """Raise an InputError where a source does not have the classes of the folder."""
-        names, known = set(self._classes_in(source.classes)), set(self.class_names)
-        odd = names - known or (source.complete and known - names)
-        if odd:
+        """Raise an InputError where columns or categories are not the classes of the folder."""
+        order = sorted if self._listed else list
+        names, known = order(self._classes_in(source.classes)), order(self.class_names)
+        if source.classes and source.name != FOLDERS and names != known:
             raise InputError(
-                f"{self.root}: {source.name} and the classes, which are "
-                f"{', '.join(self.class_names)}, differ in {min(odd)!r}. Correct the name, or say "
-                "with --negative_class what pictures without a class are called."
+                f"{self.root}: {source.name} has the classes {some(names)}, not {some(known)}. "
+                "Write all classes to classes.txt in the order of their ids, and say with "
+                "--negative_class what pictures without a class are called."
             )
 
     def list_ids(self, list_name: str) -> list[str]:
@@ -213,15 +190,13 @@ class Folder(Dataset):
 
     def labels(self, ids: list[str]) -> np.ndarray:
         """Return the classes that the sources of labels name."""
-        for image_id in ids:
-            if image_id not in self.rows:
-                named = self.list_of.get(image_id)
-                of = f", which the list {named} names" if named else ""
-                raise InputError(
-                    f"In {self.source_names} of {self.root} is no row for {image_id!r}{of}. Add "
-                    f"{self.image_path(image_id).name} and its classes, which may be none, or take "
-                    "it off the list."
-                )
+        missing = [image_id for image_id in ids if image_id not in self.rows]
+        if missing:
+            raise InputError(
+                f"{self.source_names} of {self.root}: there is no row for {missing[0]!r}. Add "
+                f"{self.image_path(missing[0]).name} and its classes, which may be none, or take "
+                "it off the list."
+            )
         return labels_from_names([self.rows[image_id] for image_id in ids], ids, self)
 
 
