@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -58,29 +59,32 @@ done
 """
 
 
-@pytest.fixture
-def command_lines(tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess, list]]:
+def run_script(
+    folder: Path, script: str, cwd: Path | None = None, **settings: str
+) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
     """Run a script with settings, and return its end and the command lines it came to."""
-    stub, lines = tmp_path / "python", tmp_path / "lines"
+    stub, lines = folder / "python", folder / "lines"
     stub.write_text(STUB)
     stub.chmod(0o755)
+    lines.write_text("")
+    own = {
+        "PATH": os.environ["PATH"],
+        "FAIL": "nothing",
+        "REAL": sys.executable,
+        "PYTHON": str(stub),
+        "LINES": str(lines),
+        "SESSION": str(folder / "run"),
+    }
+    command = ["bash", os.path.relpath(Path(__file__).parent.parent / script, cwd or Path())]
+    env = {**own, **settings}
+    end = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=60)
+    return end, [line.split("\t")[:-1] for line in lines.read_text().splitlines()]
 
-    def run(
-        script: str, cwd: Path | None = None, **settings: str
-    ) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
-        lines.write_text("")
-        own = {
-            "REAL": sys.executable,
-            "PYTHON": str(stub),
-            "LINES": str(lines),
-            "SESSION": str(tmp_path / "run"),
-        }
-        env = {"PATH": os.environ["PATH"], "FAIL": "nothing", **own, **settings}
-        command = ["bash", os.path.relpath(Path(__file__).parent.parent / script, cwd or Path())]
-        end = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=60)
-        return end, [line.split("\t")[:-1] for line in lines.read_text().splitlines()]
 
-    return run
+@pytest.fixture
+def command_lines(tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess, list]]:
+    """Run a script with its files in a folder of the test."""
+    return partial(run_script, tmp_path)
 
 
 # Programs under a short name, which run those.

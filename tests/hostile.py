@@ -2,39 +2,39 @@
 
 A *world* is a folder with all that the programs read: a tiny dataset as a folder (``ds``), as VOC
 and as COCO, the demo, weights, logs, and a session (``run``) in which every step is finished. Tests
-copy it, do harm to the copy, and call a program's ``main`` in this process.
+copy it, do harm to the copy, and call a program's ``main`` in a process of its own.
 """
 
 import argparse
 import codecs
-import contextlib
-import csv
 import hashlib
 import io
 import json
 import logging
 import os
+import resource
 import shutil
-import threading
+import signal
+import sys
+import traceback
 from collections.abc import Callable, Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
 from data.coco.dataset import COCO
 from data.demo import dataset as demo
+from log.curves import read_recorded
 from tests.conftest import load_program
-from tests.tiny import command_lines, make_folder, make_weights, store_maps
+from tests.tiny import command_lines, log_of, make_folder, make_weights, store_maps
 from tool import checkpoint
 from tool.pictures import read_mask, save_label
 from tool.run import run as run_program
-from tool.run import sentence_of
 
-PUBLISHED = Path(__file__).parents[1] / "log"
+LONGEST = 60  # seconds of a program on a busy machine
+MEMORY = 6 << 30  # bytes of address space that a program may take beyond what the process has
 SEG = "seg_deeplabv2_resnet101"
 # Programs that print what they think of what they read; an exit status may say it too.
 JUDGES = ("data.folder", "tool.doctor", "tool.report", "log.compare")
@@ -119,7 +119,7 @@ def make_world(world: Path) -> Path:
     make_weights(world / "weights.pth")
     _make_voc(world)
     _make_coco(world / "coco")
-    (world / "long.log").write_text(published_log())
+    (world / "long.log").write_text(log_of(read_recorded("voc_repository_run")))
     demo.generate(world / "demo_data", 12, 4)
     os.chdir(world)  # where the demo is looked for
     for name, flags in lines_of(world).items():
@@ -130,20 +130,6 @@ def make_world(world: Path) -> Path:
     for folder in world.glob("*/runs*"):
         shutil.rmtree(folder)
     return world
-
-
-def published_log() -> str:
-    """Return a published run as a log of the released code."""
-    lines = []
-    for name in ("training", "validation"):
-        with open(PUBLISHED / f"published_voc_repository_run_{name}.csv", newline="") as file:
-            for row in csv.DictReader(file):
-                line = f"{{'iou': {{}}, 'miou': {row.get('miou')}}}\n"
-                if name == "training":
-                    losses = f"lossCLS:{row['loss_cls']} lossGSC:{row['loss_gsc']}"
-                    line = f"step:{row['step']}/3305 {losses} imps:1.0 lr:{row['learning_rate']}\n"
-                lines.append((int(row["step"]), name, line))
-    return "".join(line for *_, line in sorted(lines))
 
 
 def _make_voc(world: Path) -> None:
@@ -194,10 +180,9 @@ def _make_demo_run(session: Path) -> None:
             save_label(session / folder / path.name, mask)
     common = ["--dataset", "demo", "--num_workers", "0", "--device", "cpu", "--session_name"]
     for folder in (session, session / "cam_only"):
-        load_program("eval_cam").main([*common, str(folder)])
+        run("eval_cam", [*common, folder])
     for folder in labels:
-        line = [*common, str(session), "--label_dir", str(session / folder)]
-        load_program("eval_seg_labels").main(line)
+        run("eval_seg_labels", [*common, session, "--label_dir", session / folder])
     (session / "seconds.txt").write_text("train_sipe 60\nmake_cam 5\n")
 
 
@@ -218,14 +203,14 @@ def _link(source: str, target: str) -> None:
 
 def forget(world: Path, program: str) -> None:
     """Delete what a program wrote, so that it has everything to do."""
-    for name in OUTPUTS[program]:
+    for name in OUTPUTS.get(program, ()):
         remove(world / name)
 
 
 def remove(path: Path) -> None:
     """Delete whatever is there."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)  # threads of TensorBoard may still write there
+        shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
@@ -237,91 +222,97 @@ class Outcome(NamedTuple):
     """How a program ended.
 
     Attributes:
-        kind: ``fine``, ``sentence`` or ``traceback``.
-        text: what the user is told, or the traceback's last line.
-        error: that it ended with.
+        kind: ``fine``, ``sentence``, ``traceback``, ``hang`` or ``died``.
+        text: what the user is told, or the traceback.
         printed: on standard output.
     """
 
     kind: str
     text: str = ""
-    error: BaseException | None = None
     printed: str = ""
 
 
-def run(program: str, flags: list[str], encoding: str = "utf-8") -> Outcome:
-    """Call a program's ``main`` in this process, and return how it ended.
+class Running:
+    """A program that runs in a copy of this process.
 
     Args:
         program: its name, and perhaps a word behind it.
         flags: its command line.
         encoding: of standard output and standard error.
     """
-    out = io.TextIOWrapper(io.BytesIO(), encoding)
-    told = io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace")
-    root = logging.getLogger()
-    handlers, level, grad = root.handlers[:], root.level, torch.is_grad_enabled()
-    main, hook = load_program(program.split()[0]).main, threading.excepthook
-    error = None
-    try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(out):
-            run_program(lambda: main([str(flag) for flag in flags]))
-    except (SystemExit, Exception) as end:
-        error = end
-    finally:
-        torch.set_grad_enabled(grad)
-        threading.excepthook = hook
-        root.setLevel(level)
-        for handler in root.handlers[:]:
-            if handler not in handlers:
-                root.removeHandler(handler)
-                with contextlib.suppress(OSError):  # of a full disk
-                    handler.close()
-        logging.captureWarnings(False)
-    printed, complaint = (_text_of(stream) for stream in (out, told))
-    return _judged(program, error, printed, complaint)
+
+    def __init__(self, program: str, flags: list[str], encoding: str = "utf-8") -> None:
+        self.program, self.encoding = program, encoding
+        self.streams = [os.memfd_create(name) for name in ("stdout", "stderr")]
+        main = load_program(program.split()[0]).main
+        self.process = os.fork()
+        if not self.process:
+            self._work(lambda: main([str(flag) for flag in flags]))
+
+    def _work(self, main: Callable[[], None]) -> None:
+        for number, stream in enumerate(self.streams, 1):
+            os.dup2(stream, number)
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), self.encoding)
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), self.encoding, "backslashreplace")
+        logging.getLogger().handlers.clear()
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(LONGEST)
+        status = 0
+        try:
+            run_program(main)
+        except SystemExit as end:
+            status = int(bool(end.code))
+            if isinstance(end.code, int):
+                status = end.code
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def end(self) -> Outcome:
+        """Wait for the program, and return how it ended."""
+        status = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        texts = []
+        for stream in self.streams:
+            with open(stream, encoding=self.encoding, errors="replace") as file:
+                file.seek(0)
+                texts.append(file.read())
+        return judged(status, *texts, self.program.split()[0] in JUDGES)
 
 
-def _judged(program: str, error: BaseException | None, printed: str, complaint: str) -> Outcome:
+def run(program: str, flags: list[str], encoding: str = "utf-8") -> Outcome:
+    """Run a program, and return how it ended."""
+    return Running(program, flags, encoding).end()
+
+
+def judged(status: int, printed: str, complaint: str, judges: bool = False) -> Outcome:
     """Return how a program ended that printed this on standard output and standard error."""
+    if status < 0:
+        kind = "hang" if status == -signal.SIGALRM else "died"
+        return Outcome(kind, f"signal {-status}; {complaint[-300:]}")
+    told = complaint if "error: " in complaint else printed
     if "Traceback" in complaint:  # of logging, or of a thread
-        return Outcome("traceback", complaint, error)
-    if error is None or (isinstance(error, SystemExit) and not error.code):
+        return Outcome("traceback", complaint)
+    if status == 0 or (judges and printed and "error: " not in told):
         return Outcome("fine", printed=printed)
-    if not isinstance(error, SystemExit):
-        return Outcome("traceback", f"{type(error).__name__}: {error}", error)
-    cause = error.__context__
-    if isinstance(cause, Exception) and sentence_of(cause):
-        return Outcome("sentence", sentence_of(cause), cause)
-    if program.split()[0] in JUDGES and printed and "error: " not in complaint:
-        return Outcome("fine", printed=printed)
-    text = complaint.rsplit("error: ", 1)[-1].strip()
-    return Outcome("sentence" if error.code == 2 and text else "traceback", text, error)
+    text = told.split("error: ", 1)[-1].strip()
+    return Outcome("sentence" if status == 2 and text != told.strip() else "traceback", text)
 
 
-def _text_of(stream: io.TextIOWrapper) -> str:
-    stream.flush()
-    return stream.buffer.getvalue().decode(stream.encoding, "replace")
-
-
-@cache
-def _digest(path: str, *_: int) -> str:
-    """Return the SHA-256 of a file; what else is given tells it from others that lay there."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def snapshot(folder: str | Path, within: str = "") -> dict[str, str]:
+def snapshot(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file but what programs keep for themselves."""
     found = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = within + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if not entry.name.startswith("runs"):
-                    found |= snapshot(entry.path, f"{name}/")
-            elif entry.is_file(follow_symlinks=False) and not name.endswith(NOTES):
-                about = entry.stat()
-                found[name] = _digest(entry.path, about.st_ino, about.st_mtime_ns, about.st_size)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        kept = name.endswith(NOTES) or "/runs" in name
+        if not kept and path.is_file() and not path.is_symlink():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 
@@ -346,16 +337,10 @@ def differences(one: Path, other: Path) -> list[str]:
 
 def _contents(session: Path) -> dict[str, Any]:
     """Return what the steps of a session have made, to the last bit."""
-    found = {}
-    for path in session.rglob("[!.]*"):
-        if path.suffix == ".pth":
-            net = checkpoint.load(path)["net"]
-            found[str(path.relative_to(session))] = {k: v.tolist() for k, v in net.items()}
-        elif path.suffix in (".npz", ".png"):
-            found[str(path.relative_to(session))] = path.read_bytes()
-        elif path.name.startswith("eval_") and path.suffix == ".json":
-            result = json.loads(path.read_text())
-            found[str(path.relative_to(session))] = result["iou"] | {"miou": result["miou"]}
+    made = (".npz", ".png", "cam.csv", "label.csv")
+    found = {name: one for name, one in snapshot(session).items() if name.endswith(made)}
+    for path in session.glob("ckpt/*.pth"):
+        found[path.name] = {k: v.tolist() for k, v in checkpoint.load(path)["net"].items()}
     return found
 
 
@@ -422,7 +407,6 @@ class _Found(Exception):
     pass
 
 
-@cache
 def parser_of(program: str) -> argparse.ArgumentParser:
     """Return the parser that a program's ``main`` makes."""
     real = argparse.ArgumentParser.parse_known_args
@@ -440,13 +424,16 @@ def parser_of(program: str) -> argparse.ArgumentParser:
     raise AssertionError(f"{program} has no parser")
 
 
-@cache
-def numeric_flags(program: str) -> tuple[argparse.Action, ...]:
-    """Return the flags of a program whose type takes numbers."""
-    options = [action for action in parser_of(program)._actions if action.option_strings]
-    typed = [action for action in options if action.type and not takes(action.type, "x")]
+def options_of(program: str) -> list[argparse.Action]:
+    """Return the flags of a program."""
+    return [action for action in parser_of(program)._actions if action.option_strings]
+
+
+def is_numeric(action: argparse.Action) -> bool:
+    """Return whether a flag's type takes numbers alone."""
     samples = ("1", "0.5", "16")
-    return tuple(a for a in typed if any(takes(a.type, sample) for sample in samples))
+    numbers = action.type and any(takes(action.type, sample) for sample in samples)
+    return bool(numbers) and not takes(action.type, "x")
 
 
 def takes(type_: Callable, word: str) -> bool:

@@ -267,7 +267,7 @@ FAULTS = {
     ],
     "eval_seg_labels.py": [
         ("        check_label(path", "        print(path", "evaluate beyond"),
-        ("label == UNSURE", "label == 0", "refinement unsure"),
+        ("label == UNSURE", "label == 0", "evaluate unsure"),
         ("args.eval_list or dataset.eval_list", "dataset.train_list", "outputs list_of_its_own"),
     ],
     "tool/evaluate.py": [

@@ -49,23 +49,12 @@ def png(width: int, height: int, bits: int, kind: int, rows: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def bmp(width: int, height: int, bits: int, levels: int, rows: bytes) -> bytes:
-    """Return a BMP with a palette of ``levels`` greys 0, 1, 2, .."""
-    palette = b"".join(bytes([level, level, level, 0]) for level in range(levels))
-    start = 54 + len(palette)
-    sizes = (40, width, height, 1, bits, 0, len(rows), 0, 0, levels, 0)
-    head = b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start)
-    return head + struct.pack("<IiiHHIIiiII", *sizes) + palette + rows
-
-
 def with_tag(content: bytes, tag: int, value: int) -> bytes:
-    """Return a little-endian TIFF with another value of a tag of its first page."""
-    start = struct.unpack("<I", content[4:8])[0]
-    changed = bytearray(content)
-    for entry in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", content, start)[0], 12):
-        if struct.unpack_from("<H", content, entry)[0] == tag:
-            struct.pack_into("<I", changed, entry + 8, value)
-    return bytes(changed)
+    """Return a TIFF with another value of a tag of its first page."""
+    buffer = io.BytesIO(content)
+    with tifffile.TiffFile(buffer) as file:
+        file.pages.first.tags[tag].overwrite(value, dtype="I")
+        return buffer.getvalue()
 
 
 def two_bytes(values: np.ndarray) -> bytes:
@@ -77,8 +66,11 @@ DARK_COLOUR = np.stack([DARK] * 3, -1)
 BANDS = RNG.integers(0, 256, (40, 50, 5), np.uint8)
 CLEAR = np.full((40, 50, 1), 65535)
 GREYS = np.rint(UNIT * 255).astype(np.uint8)
+# A grey BMP of 4 x 1 pixels, 4 bits and a palette of 16 levels.
+BMP = b"BM" + struct.pack("<IHHI", 122, 0, 0, 118)
+BMP += struct.pack("<IiiHHIIiiII", 40, 4, 1, 1, 4, 0, 4, 0, 0, 16, 0)
+BMP += (np.arange(16, dtype="<u4") * 0x010101).tobytes() + b"\x01\x23\0\0"
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
-DDS = b"DDS " + struct.pack("<7I", 124, 0x1007, 4, 4, 16, 0, 0) + bytes(160)
 # width, bits, compression, photometric, offset
 ODD_TAGS = {256: 0, 258: 77, 259: 60000, 262: 999, 273: 1 << 30}
 ANNOUNCED = struct.pack(">II", 40, 50), struct.pack(">II", HUGE, HUGE)
@@ -93,8 +85,6 @@ KINDS = [
         {
             "float.tif": tiff(UNIT),
             "complex.tif": tiff(UNIT.astype(np.complex64)),
-            "int32.tif": tiff(DARK.astype(np.int32)),
-            "12_bits.tif": tiff(DARK),
             "12_bits.png": two_bytes(DARK),
             "12_bits_rgb.tif": tiff(DARK_COLOUR, photometric="rgb"),
             "12_bits_rgba.png": two_bytes(np.concatenate([DARK_COLOUR, CLEAR], -1)),
@@ -115,8 +105,6 @@ KINDS = [
         NOT_READ,
         {
             "postscript.png": POSTSCRIPT,
-            "surface.dds": DDS,
-            "page.jpg": b"<html>404</html>",
             "zeros.tif": bytes(4096),
         },
     ),
@@ -125,7 +113,6 @@ KINDS = [
         MANY,
         {
             "huge.png": png(HUGE, HUGE, 8, 0, b""),
-            "huge.bmp": bmp(HUGE, HUGE, 8, 256, b""),
             "huge.tif": with_tag(with_tag(tiff(GREY), 256, HUGE), 257, HUGE),
         },
     ),
@@ -138,7 +125,7 @@ KINDS = [
         },
     ),
     ("", "", {f"odd_{t}.tif": with_tag(tiff(GREY), t, value) for t, value in ODD_TAGS.items()}),
-    ("4 bits", "4 bits", {"4_bit_grey.bmp": bmp(4, 1, 4, 16, b"\x01\x23\0\0")}),
+    ("4 bits", "4 bits", {"4_bit_grey.bmp": BMP}),
     (None, NOT_READ, {"lossy.jpg": encoded("JPEG", GREY)}),
     (
         None,
@@ -146,7 +133,6 @@ KINDS = [
         {
             "4_bit_grey.png": png(4, 1, 4, 0, b"\0\x01\x23"),
             "white_is_zero.tif": tiff(GREY, photometric="miniswhite"),
-            "colours.png": encoded("PNG"),
             "16_bits.png": two_bytes(GREY * np.uint16(300)),
             "rgba.tif": tiff(BANDS[..., :4], photometric="rgb", extrasamples=[2]),
         },
@@ -187,11 +173,9 @@ def test_kind(tmp_path, monkeypatch, of_picture, of_mask, files):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_truncated_and_changed_files(tmp_path, format_name):
-    """Whole files are read, cut ones end in a sentence, changed bytes in either."""
+    """Cut files end in a sentence, changed bytes in none or one."""
     content, path = encoded(format_name), tmp_path / "changed.bin"
-    path.write_bytes(encoded(format_name, np.full((16, 16, 3), 200, np.uint8)))
-    assert np.abs(np.array(read_rgb(path)).astype(int) - 200).max() <= 2
-    for share in (0, 0.01, 0.1, 0.3, 0.6, 0.9):
+    for share in (0, 0.01, 0.3, 0.9):
         path.write_bytes(content[: int(share * len(content))])
         for read in (read_rgb, read_mask):
             assert said(read, path)
@@ -205,23 +189,23 @@ def test_truncated_and_changed_files(tmp_path, format_name):
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_what_is_no_file(tmp_path, monkeypatch, read):
-    paths = {name: tmp_path / f"{name}.png" for name in ("folder", "pipe", "gone", "large")}
-    paths["folder"].mkdir()
-    os.mkfifo(paths["pipe"])
-    words = {"folder": "folder", "pipe": "pipe", "gone": "There is no picture"}
-    for name, word in words.items():
-        assert word in said(read, paths[name]).replace(str(paths[name]), "")
+def test_what_is_no_file(tmp_path, read):
+    path = tmp_path / "pipe.png"
+    assert "There is no picture" in said(read, path)
+    os.mkfifo(path)
+    assert "pipe" in said(read, path).replace(str(path), "")
     with pytest.raises(TypeError):  # a mistake of the caller's, and no damage
         read(Image.new("RGB", (2, 2)))
 
+
+def test_a_picture_beyond_the_memory_is_named(tmp_path, monkeypatch):
     def exhaust(_):
         raise MemoryError
 
-    paths["large"].write_bytes(encoded("PNG", GREY))
+    (tmp_path / "a.png").write_bytes(encoded("PNG", GREY))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", exhaust)
-    if read is not stored_size:
-        assert "memory does not suffice" in said(read, paths["large"])
+    for read in (read_rgb, read_mask):
+        assert "memory does not suffice" in said(read, tmp_path / "a.png")
 
 
 # ------------------------------------------------------------------- what the flags make readable
@@ -241,9 +225,7 @@ def rgb(tmp_path):
     return read
 
 
-@pytest.mark.parametrize(
-    "dtype", [np.float16, np.float32, np.float64, np.int16, np.int32, np.uint16, np.uint32]
-)
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int16, np.uint32])
 def test_range_maps_every_dtype(rgb, dtype):
     values = (GREYS.astype(np.int64) * 4).astype(dtype)
     for options in ({}, {"compression": "zlib"}, {"tile": (16, 16)}):
@@ -255,9 +237,7 @@ def test_range_is_linear_and_cuts_off(rgb):
     values = np.array([[-9, 10, 12.5, 15, 20, 99, np.inf, -np.inf]], np.float32)
     found = rgb(tiff(values), None, (10, 20))
     assert found[0, :, 0].tolist() == [0, 0, 64, 128, 255, 255, 255, 0]
-    assert "(NaN)" in rgb(tiff(np.where(UNIT > 0.5, np.nan, UNIT)), None, (0, 1))
-    found = rgb(encoded("PNG", GREY), None, (0, 100))
-    np.testing.assert_array_equal(found[..., 0], np.rint((GREY / 100).clip(0, 1) * 255))
+    assert "(NaN)" in rgb(tiff(values * np.nan), None, (0, 1))
     np.testing.assert_array_equal(rgb(encoded("PNG"), None, (0, 255)), COLOUR)
 
 
@@ -291,7 +271,6 @@ def test_white_is_zero_is_turned_round(rgb, photometric):
     [
         tiff(BANDS, planarconfig="contig"),
         tiff(BANDS.transpose(2, 0, 1), photometric="minisblack"),  # a page a band
-        tiff(BANDS[:, :, :4], photometric="rgb", extrasamples=[0]),
         tiff(BANDS, planarconfig="contig", compression="zlib", predictor=True),
         tiff(BANDS, planarconfig="contig", bigtiff=True, byteorder=">"),
         encoded("PNG", np.ascontiguousarray(BANDS[..., :3])),
@@ -317,7 +296,6 @@ DEEP_JP2 = encoded("JPEG2000", GREYS.astype(np.uint16) * 257)
     [
         (tiff(BANDS, planarconfig="contig"), [(6, 1, 1)], "5 bands; --bands names band 6"),
         (encoded("JPEG"), [(4, 3, 2)], "3 bands; --bands names band 4"),
-        (tiff(BANDS.astype(np.uint16), planarconfig="contig"), [(3, 2, 1)], RANGE),
         (DEEP_JP2, [None, (0, 4095)], "JPEG2000 of 16 bits"),
         (deep_ppm(b"P5", 4080), [None, (0, 4095)], "PPM of 12 bits"),
         (deep_ppm(b"P5", 65535), [], RANGE),
@@ -335,7 +313,7 @@ def test_deep_pictures_without_a_range_are_scaled_by_their_own(rgb):
     np.testing.assert_array_equal(rgb(content, (3, 2, 1)), BANDS[..., 2::-1])
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", [2, 6])
 def test_deep_tiff_stands_upright(rgb, orientation):
     deep = tiff(UNIT, extratags=[(274, 3, 1, orientation, True)])
     plain = encoded("TIFF", GREYS, exif=orientation_tag(orientation))
@@ -352,10 +330,3 @@ def test_lzw_of_one_band_needs_no_package_and_of_more_names_it(rgb):
     if importlib.util.find_spec("imagecodecs") is None:
         sentence = rgb(encoded("TIFF", COLOUR, **lzw), (3, 2, 1))
         assert "pip install imagecodecs" in sentence
-
-
-def test_size_of_what_pillow_does_not_open(tmp_path):
-    path = tmp_path / "a.tif"
-    for pixels in (UNIT, BANDS, BANDS * 1.0):
-        path.write_bytes(tiff(pixels, planarconfig="contig"))
-        assert stored_size(path) == (50, 40)

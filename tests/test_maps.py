@@ -11,9 +11,8 @@ import torch.nn.functional as F
 
 from make_cam import localize
 from net.resnet50_SIPE import CAM
-from tests.tiny import store_maps
 from tool.errors import InputError
-from tool.maps import fuse, maps_file, maps_path, note_of, read_maps, write_maps
+from tool.maps import fuse, maps_file, maps_path, read_maps, write_maps
 from tool.pictures import reduced_size
 
 KEYS, SIZE = np.array([0, 3, 17]), (80, 93)
@@ -103,19 +102,15 @@ def test_maps_of_a_large_picture_are_read_at_the_reduced_size(tmp_path):
     whole, reduced = read_maps(tmp_path, "a"), read_maps(tmp_path, "a", max_pixels=2000)
     near = F.interpolate(torch.from_numpy(whole["IS_CAM"])[None], (41, 48), mode="bilinear")[0]
     np.testing.assert_allclose(reduced["IS_CAM"], near.numpy(), atol=0.15)
-    same = read_maps(tmp_path, "a", max_pixels=80 * 93)["IS_CAM"]
-    assert np.array_equal(same, whole["IS_CAM"])
 
 
 @pytest.mark.parametrize(
     ("size", "max_pixels", "expected"),
     [
-        ((375, 500), 1_000_000, (375, 500)),
         ((1000, 1000), 1_000_000, (1000, 1000)),
         ((3000, 4000), 1_000_000, (866, 1155)),
         ((1, 10_000), 100, (1, 1000)),
         ((3000, 4000), 1, (1, 1)),
-        ((3000, 4000), float("inf"), (3000, 4000)),
     ],
 )
 def test_reduced_size(size, max_pixels, expected):
@@ -130,47 +125,30 @@ def test_unbounded_maps_are_divided(tmp_path):
     np.testing.assert_allclose(other["IS_CAM"], one["IS_CAM"], atol=2e-5)
 
 
-def test_background_alone(tmp_path):
-    one = np.ones((1, 7, 9), np.float32)
-    store_maps(tmp_path / "a.npz", np.array([0]), one, one[1:])
-    read = read_maps(tmp_path, "a")
-    assert (read["IS_CAM"].shape, read["CAM"].shape) == ((1, 7, 9), (0, 7, 9))
-
-
 # ------------------------------------------------------------------------- damaged and foreign
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("keys", np.array([0, 3])),
-        ("keys", np.array(["0", "3", "17"])),
         ("keys", np.array([1, 3, 17])),
         ("keys", np.array([0, 17, 3])),
         ("keys", np.array([0, 3, 255])),
-        ("keys", None),
-        ("IS_CAM", np.zeros((3, 5, 6), np.float32)),
         ("IS_CAM", np.zeros((3, 231), np.uint8)),  # would be read as 0..255
-        ("CAM", np.zeros((3, 231), np.float32)),
         ("CAM", np.full((2, 231), np.nan, np.float32)),
         ("CAM", np.full((2, 231), -0.1, np.float32)),
         ("IS_CAM", np.full((3, 231), np.inf, np.float32)),
-        ("IS_CAM", np.zeros((0, 231), np.float32)),
-        ("shapes", np.array(SHAPES[:3])),
         ("shapes", np.array([*SHAPES[:3], [12, 11]])),
         ("shapes", np.array([[5, 6], [-3, -3], [8, 9], [10, 12]])),
         ("shapes", np.array([[1 << 32, 1 << 32]])),
         ("shapes", np.zeros((0, 2), np.int64)),
-        ("shapes", None),
-        ("size", np.array([1 << 20, 1 << 20])),
         ("size", np.array([1 << 28, 1])),  # would take memory
         ("size", np.array([0, 5])),
     ],
 )
 def test_arrays_that_are_no_maps_are_named(tmp_path, name, value):
     write(tmp_path)
-    content = {**stored(tmp_path), name: value}
-    np.savez(tmp_path / "a.npz", **{n: one for n, one in content.items() if one is not None})
+    np.savez(tmp_path / "a.npz", **{**stored(tmp_path), name: value})
     with pytest.raises(InputError, match=r"a\.npz"):
         read_maps(tmp_path, "a")
 
@@ -191,38 +169,22 @@ class Evil:
 def test_code_in_a_file_is_not_executed(tmp_path, name):
     (tmp_path / name).write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError, match=name):
-        read_maps(tmp_path, "a")
+        read_maps(tmp_path, "a", allow_pickle=True)
     np.savez(tmp_path / "a.npz", keys=np.array([Evil()], dtype=object))
     with pytest.raises(InputError, match=r"a\.npz"):
         read_maps(tmp_path, "a", allow_pickle=True)
 
 
-def test_npz_comes_before_npy(tmp_path):
-    write(tmp_path)
-    (tmp_path / "a.npy").write_bytes(pickle.dumps(Evil()))
-    read_maps(tmp_path, "a", allow_pickle=True)
-    assert maps_file(tmp_path, "a", True) == tmp_path / "a.npz"
-
-
-def test_pickles_need_the_flag(tmp_path):
+def test_pickles_need_the_flag_and_come_after_npz(tmp_path):
     write(tmp_path, "b", "npy")
     for read in (maps_file, read_maps):
         with pytest.raises(InputError, match=r"b\.npy.*--allow_pickle"):
             read(tmp_path, "b")
     assert maps_file(tmp_path, "b", allow_pickle=True) == tmp_path / "b.npy"
+    write(tmp_path, "b")
+    assert maps_file(tmp_path, "b", allow_pickle=True) == tmp_path / "b.npz"
     with pytest.raises(InputError, match=r"c\.npz.*make_cam\.py"):
         read_maps(tmp_path, "c")
-
-
-@pytest.mark.parametrize("ending", ["npz", "npy"])
-def test_file_cut_off_anywhere_is_named(tmp_path, ending):
-    path = maps_path(tmp_path, "a", ending)
-    write(tmp_path, "a", ending)
-    content = path.read_bytes()
-    for length in [*range(0, len(content), len(content) // 200), len(content) - 1]:
-        path.write_bytes(content[:length])
-        with pytest.raises(InputError, match=rf"a\.{ending}"):
-            read_maps(tmp_path, "a", allow_pickle=True)
 
 
 def test_changed_byte_of_an_npz_never_gives_other_maps(tmp_path):
@@ -251,10 +213,9 @@ def test_a_packed_member_announces_no_more_than_it_holds(tmp_path):
         read_maps(tmp_path, "a")
 
 
-@pytest.mark.parametrize("content", [np.zeros(3), np.array([1, "a"], object), [1], {"keys": 1}])
+@pytest.mark.parametrize("content", [np.zeros(3), np.array([1, "a"], object), {"keys": 1}])
 def test_other_pickles_are_named(tmp_path, content):
-    is_array = isinstance(content, np.ndarray)
-    np.save(tmp_path / "a.npy", content if is_array else np.array(content, object))
+    np.save(tmp_path / "a.npy", content)
     with pytest.raises(InputError, match=r"a\.npy"):
         read_maps(tmp_path, "a", allow_pickle=True)
 
@@ -268,7 +229,3 @@ def test_a_pickle_announces_no_more_parts_than_bytes(tmp_path):
     (tmp_path / "a.npy").write_bytes(put)
     with pytest.raises(InputError, match=r"a\.npy .*268435456 parts"):
         read_maps(tmp_path, "a", allow_pickle=True)
-
-
-def test_a_session_without_a_note_has_maps_of_anybody(tmp_path):
-    assert note_of(tmp_path, ["background", "cat"]) == {}

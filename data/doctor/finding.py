@@ -33,7 +33,14 @@ def show(checks: Checks) -> list[Finding]:
     warnings = BufferingHandler(MOST_WARNINGS)
     warnings.setLevel(logging.WARNING)
     logging.getLogger().addHandler(warnings)
-    shown: dict[str, Finding] = {}
+    try:
+        return list(_shown(checks, warnings))
+    finally:
+        logging.getLogger().removeHandler(warnings)
+
+
+def _shown(checks: Checks, warnings: BufferingHandler) -> Iterable[Finding]:
+    texts = set()
     for what, check in checks:
         found = []
         try:
@@ -43,8 +50,8 @@ def show(checks: Checks) -> list[Finding]:
         found += [("warn", record.getMessage()) for record in warnings.buffer]
         warnings.flush()
         for status, text in found:
-            if text not in shown:
-                shown[text] = Finding(status, what, text)
-                print(shown[text], flush=True)
-    logging.getLogger().removeHandler(warnings)
-    return list(shown.values())
+            if text not in texts:
+                texts.add(text)
+                finding = Finding(status, what, text)
+                print(finding, flush=True)
+                yield finding
