@@ -176,7 +176,7 @@ def data_coco(args: Namespace, _: str) -> None:
     content = json.loads((root / "annotations/instances_train2014.json").read_text())
     square = [[2, 2, 12, 2, 12, 12, 2, 12]]
     known(all(one["segmentation"] == square for one in content["annotations"]))
-    known({one["category_id"] for one in content["annotations"]} == {17})
+    known({one["category_id"] for one in content["annotations"]} == {16})
     for image_id in (root / "prepared/train.txt").read_text().split():
         mask = pixels(root / f"prepared/masks/{image_id}.png")
         assert (mask[3:12, 3:12] == 16).all(), f"the mask of {image_id}"

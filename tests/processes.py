@@ -9,17 +9,8 @@ import os
 import socket
 from pathlib import Path
 
-PROGRAMS = (
-    "train_resnet50_SIPE",
-    "make_cam",
-    "eval_cam",
-    "cam2ir",
-    "train_irn",
-    "make_seg_labels",
-    "eval_seg_labels",
-    "train_seg",
-    "infer_seg",
-)
+from log.report.commands import PROGRAMS
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*PROGRAMS, __name__])
 

@@ -96,30 +96,25 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 3))):
         size = len(changed)
-        reach = min(size, 2000) if rng.random() < 0.5 else size
-        if not reach:
+        if not size:
             break
-        at = rng.randrange(reach)
-        length = min(rng.choice((1, 2, 4, 8, 64, 512)), size - at)
-        kind = rng.randrange(7)
-        if kind == 0:
+        at = rng.randrange(min(size, rng.choice((2000, size))))
+        end = at + rng.choice((1, 2, 4, 8, 64, 512))
+        piece = changed[at:end]
+        flipped = bytes([piece[0] ^ 1 << rng.randrange(8)])
+        number = struct.pack("<Q", rng.choice((*LENGTHS, size, size - 1)))
+        other = rng.randrange(size)
+        choices = (
+            b"",
+            flipped + piece[1:],
+            rng.randbytes(len(piece)),
+            number[: len(piece)] + piece[8:],
+            changed[other : other + len(piece)],
+            piece * 2,
+        )
+        changed[at:end] = rng.choice(choices)
+        if rng.random() < 0.15:
             del changed[at:]
-        elif kind == 1:
-            changed[at] ^= 1 << rng.randrange(8)
-        elif kind == 2:
-            changed[at : at + length] = rng.randbytes(length)
-        elif kind == 3:
-            number = rng.choice((*LENGTHS, size, size - 1)) & 0xFFFFFFFFFFFFFFFF
-            width = rng.choice((1, 2, 4, 8))
-            changed[at : at + width] = struct.pack("<Q", number)[:width]
-        elif kind == 4:
-            other = rng.randrange(size)
-            one, two = changed[at : at + length], changed[other : other + length]
-            changed[at : at + len(two)], changed[other : other + len(one)] = two, one
-        elif kind == 5:
-            changed[at:at] = changed[at : at + length]
-        else:
-            del changed[at : at + length]
     return bytes(changed)
 
 

@@ -140,21 +140,18 @@ def test_labels_by_the_crf_are_those_of_the_library(run, session, tiny, t, gt_pr
     assert np.array_equal(refined(is_cam, 10, 0.7), objects) == ((t, gt_prob) == (10, 0.7))
 
 
-@pytest.mark.parametrize("program", ["cam2ir", "crf", "irn"])
+@pytest.mark.parametrize(
+    ("module", "name", "refine"),
+    [
+        (cam2ir, "ir_label", []),
+        (make_seg_labels, "pseudo_label", CRF),
+        (make_seg_labels, "pseudo_label", []),
+    ],
+)
 def test_large_pictures_are_reduced_and_their_labels_enlarged(
-    program, run, session, tiny, monkeypatch
+    module, name, refine, trained, session, tiny, monkeypatch
 ):
     """A picture eight times as wide has the label of the picture itself, enlarged."""
-    module, flags = make_seg_labels, [*run["make_seg_labels"], "--visualize"]
-    name = "pseudo_label"
-    if program == "cam2ir":
-        module, name = cam2ir, "ir_label"
-        flags = [*run["cam2ir"], "--visualize"]
-    elif program == "crf":
-        flags += CRF
-    else:
-        cam2ir.main(run["cam2ir"])
-        train_irn.main(run["train_irn"])
     img = Image.open(tiny / "images/d.png")
     large = [8 * side for side in img.size]
     img.resize(large, Image.Resampling.NEAREST).save(tiny / "images/a.png")
@@ -169,7 +166,8 @@ def test_large_pictures_are_reduced_and_their_labels_enlarged(
             return item
 
     monkeypatch.setattr(module, "MappedPictures", Pictures)
-    module.main([*flags, "--max_pixels", str(most)])
+    flags = ["--visualize", "--restart", "--max_pixels", str(most)]
+    module.main([*trained[module.__name__], *refine, *flags])
     assert sizes[0] == (img.height, img.width, 3)
     label = read_mask(session / name / "a.png")
     small = label[::8, ::8]
