@@ -41,7 +41,7 @@ def trained(flags):
 # ------------------------------------------------------------------------- the whole of step 1
 
 
-def test_step_1_from_labels_to_miou(flags, tiny, session):
+def test_step_1_from_labels_to_miou(flags, session):
     with_validation = [*flags["train"], "--val_freq", "2", "--tf_freq", "2", "--val_list", "train"]
     train.main(with_validation)
     make_cam.main([*flags["make_cam"], "--save_cam", "--visualize", "--scales", "1.0", "0.5"])
@@ -50,12 +50,6 @@ def test_step_1_from_labels_to_miou(flags, tiny, session):
     result = json.loads((session / "eval_cam.json").read_text())
     assert set(result["iou"]) == {"background", "red", "green", "blue"}
     assert result["settings"]["scales"] == [1.0, 0.5]
-    matrix = ConfusionMatrix(4)
-    for image_id in "abcdef":
-        maps, mask = read_maps(session / "npy", image_id), read_mask(tiny / f"masks/{image_id}.png")
-        assert maps["IS_CAM"].shape[1:] == mask.shape
-        matrix.update(mask, maps["keys"][maps["IS_CAM"].argmax(0)])
-    assert result["miou"] == pytest.approx(matrix.miou())
     assert len(list((session / "visual").glob("*.png"))) == 6 * 2 + 1  # background and classes
     saved = json.loads((session / "args.json").read_text())
     assert set(saved) == {"train_resnet50_SIPE", "make_cam", "eval_cam"}
