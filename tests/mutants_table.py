@@ -220,7 +220,6 @@ FAULTS = {
     "tool/record.py": [
         ("image_id in found and noted[image_id] != found[image_id]", "False", "record changed"),
         ("known.get(key, [None])[0] != stamp", "key not in known", "record digests"),
-        ("mine = distributed.share(self.ids)", "mine = self.ids", "distributed write_the_same"),
         ("names != list(class_names)", "set(names) != set(class_names)", "record names"),
         ("first_change(before, self.settings) if there else None", "None", "record other_settings"),
     ],
@@ -229,7 +228,7 @@ FAULTS = {
         (
             'claim(folder / ".lock", f"writing {folder}")',
             'open(os.devnull, "ab")',
-            "hostile two_runs",
+            "writer an_empty_folder",
         ),
         ("file_digest(path) not in made.get(path.name, [])", "False", "writer somebody_else"),
         ("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "writer claim"),
