@@ -228,7 +228,7 @@ FAULTS = {
         (
             'claim(folder / ".lock", f"writing {folder}")',
             'open(os.devnull, "ab")',
-            "writer an_empty_folder",
+            "writer claim",
         ),
         ("file_digest(path) not in made.get(path.name, [])", "False", "writer somebody_else"),
         ("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "writer claim"),

@@ -87,11 +87,7 @@ def test_a_folder_of_somebody_else_is_refused_and_stays(tmp_path):
 
 
 def test_an_empty_folder_may_become_ours_and_leftovers_go(tmp_path):
-    found, lock = own_folder(tmp_path / "new", "make_cam")
-    assert found == {}
-    with pytest.raises(InputError, match="new"):  # somebody writes it
-        own_folder(tmp_path / "new", "make_cam")
-    lock.close()
+    assert own_folder(tmp_path / "new", "make_cam")[0] == {}
     write_json(tmp_path / writer.NOTE, {"program": "make_cam"})
     ended = subprocess.Popen(["true"])
     ended.wait()
@@ -111,19 +107,19 @@ def test_tables_execute_nothing(tmp_path):
     assert path.read_text().splitlines() == ["id,share", "'=HYPERLINK(1),-0.5", '"cat, dog",1']
 
 
-def _try(path, queue):
+def _try(folder, queue):
     try:
-        claim(path, "writing")
+        own_folder(folder, "make_cam")
         queue.put("claimed")
     except InputError as error:
         queue.put(str(error))
 
 
 def test_a_claim_holds_for_other_processes_until_it_is_closed(tmp_path):
-    context, path = multiprocessing.get_context("spawn"), tmp_path / "lock"
-    queue, lock = context.Queue(), claim(path, "writing")
+    context = multiprocessing.get_context("spawn")
+    queue, (_, lock) = context.Queue(), own_folder(tmp_path, "make_cam")
     for expected in ("Another process is writing", "claimed"):
-        process = context.Process(target=_try, args=(path, queue))
+        process = context.Process(target=_try, args=(tmp_path, queue))
         process.start()
         assert expected in queue.get(timeout=60)
         process.join()
