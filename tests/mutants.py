@@ -3,7 +3,8 @@
 A fault is one that a careless change could make: a piece of a file, what stands in its place, and
 the tests that should fail then. It is planted into a copy of the project's tracked files, never
 here. The end is a list of the faults that no test noticed, and status 1 if there are any. All of
-them take some half an hour; ``--only TEXT`` takes those whose file, piece or tests hold the text.
+them take some twelve minutes of a processor; ``--only TEXT`` takes those whose file, piece or tests
+hold the text.
 """
 
 import argparse

@@ -354,13 +354,6 @@ FAULTS = {
         ("            check_label(path", "            print(path", "export failures_leave"),
         ("self.unsure += int((label == UNSURE).sum())", "self.unsure += 1", "export labels_come"),
     ],
-    "tool/pictures.py": [
-        (
-            "size[::-1], Image.Resampling.NEAREST",
-            "size[::-1], Image.Resampling.BICUBIC",
-            "refinement large",
-        ),
-    ],
     "tool/distributed.py": [
         ("mine * world_size() / all_together", "mine / all_together", "distributed uneven"),
     ],
