@@ -17,6 +17,7 @@ import train_resnet50_SIPE as train
 from data.picture_loop import batches_of
 from net.resnet50_SIPE import CAM, Net
 from tool import checkpoint
+from tool.errors import InputError
 from tool.maps import read_maps
 from tool.metrics import ConfusionMatrix
 from tool.pictures import read_mask
@@ -187,6 +188,12 @@ def test_published_defaults_of_training():
     }
     assert {name: getattr(args, name) for name in published} == published
     assert train.parse_arguments(["--max_epochs", "7"]).max_epoches == 7
+
+
+def test_gt_path_that_lacks_masks(trained, tmp_path):
+    make_cam.main(trained["make_cam"])
+    with pytest.raises(InputError, match=r"6 of 6 masks are missing.*--gt_path"):
+        eval_cam.main([*trained["eval_cam"], "--gt_path", str(tmp_path)])
 
 
 def test_pictures_of_any_kind_go_through(flags, tiny, session):
