@@ -43,13 +43,6 @@ def test_published_layout_loads_whole_and_by_one_set_of_aliases(kept):
     torch.testing.assert_close(target.state_dict(), source.state_dict(), rtol=0, atol=0)
 
 
-def test_torchvision_names_load_into_the_network():
-    net = Net(4, pretrained=None, width=4)
-    state = {n.removeprefix("resnet50."): v for n, v in filled_state(net).items()}
-    load_weights(net, state)
-    assert torch.equal(net.resnet50.conv1.weight, state["conv1.weight"])
-
-
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

@@ -1,6 +1,5 @@
 """Steps 3.1 and 3.2 as a user runs them: trained, continued, shared, packed, with bad input."""
 
-import io
 import json
 import re
 import shlex
@@ -92,16 +91,6 @@ def test_from_labels_to_miou(run, session, model, tiny):
     assert content["config"]["blocks"] == [1, 1, 1, 1]
     assert content["class_names"] == ["background", "red", "green", "blue"]
     assert (content["model"], content["step"]) == (model, 3)
-
-
-def test_it_learns(run, session, weights):
-    """From a torchvision backbone, on plain colours."""
-    more = ["--initial", str(weights), "--iterations", "20", "--batch_size", "6", "--width", "4"]
-    more += ["--blocks", "3", "4", "6", "3", "--optimizer", "adamw", "--lr", "3e-4"]
-    more += ["--lr_every", "1", "--crop_size", "49", "--scales", "1"]
-    train_seg.main([*run["train"], *more])
-    losses = losses_of(session)
-    assert losses[-1] < 0.7 * min(losses[0], 4 * np.log(4))  # four outputs that know nothing
 
 
 @pytest.mark.parametrize(("model", "optimizer"), [(V1, "sgd"), (V2, "adamw")])
@@ -441,10 +430,7 @@ def test_archive_has_the_servers_layout(trained, session, tiny, tmp_path):
     assert about == {(0, 0, "", "", 0)}  # no name of an owner, no time
     folder = "results/VOC2012/Segmentation/comp6_test_cls"
     assert list(packed) == [f"{folder}/e.png", f"{folder}/b.png"]
-    for name, content in packed.items():
-        image = Image.open(io.BytesIO(content))
-        picture = Image.open(tiny / "images" / Path(name).name)
-        assert (image.format, image.mode, image.size) == ("PNG", "P", picture.size)
+    assert packed[f"{folder}/b.png"] == (session / f"seg_{V2}/b.png").read_bytes()
     with zipfile.ZipFile(tmp_path / "voc.zip") as archive:
         assert archive.namelist() == [name.replace("comp6", "comp5") for name in packed]
     assert "mIoU: python" not in (session / "run.log").read_text()

@@ -139,12 +139,6 @@ def test_cores_are_those_that_this_process_may_use(bound, files, expected, tmp_p
     assert cli.make_parser("").parse_args([]).num_workers == max(1, expected // 2)
 
 
-def test_docstring_is_the_help_with_every_default():
-    parser = cli.make_parser("First line.\n\n  kept   layout")
-    assert "  kept   layout" in parser.format_help()
-    assert "(default: exp)" in parser.format_help()
-
-
 def test_settings_that_decide_nothing_under_others_are_left_out():
     parser = cli.make_parser("")
     parser.add_deciding("--crf", action="store_true")

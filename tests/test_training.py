@@ -344,11 +344,6 @@ def change_setting(lines, root, content):
     lines += ["--seed", "16"]
 
 
-def change_list(lines, root, content):
-    (root / "splits").mkdir(exist_ok=True)
-    (root / "splits/train.txt").write_text("a\nb\nc\nd\ne\n")
-
-
 def change_label(lines, root, content):
     table = root / "labels.csv"
     table.write_text(table.read_text().replace("a.png,red", "a.png,blue"))
@@ -386,7 +381,6 @@ def change_program(lines, root, content):
 
 CHANGES = [
     ("train_seg", change_setting, False),
-    ("train_seg", change_list, False),
     ("train_seg", change_program, False),
     ("train_seg", change_classes, True),
     ("train_irn", change_label_file, True),

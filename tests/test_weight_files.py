@@ -24,7 +24,6 @@ from tests.mxnet import write_params
 from tool import checkpoint
 from tool.checkpoint import (
     check_begun,
-    check_classes,
     check_weights,
     load,
     load_state,
@@ -391,13 +390,6 @@ def test_momenta_of_another_network_are_refused(change):
         state["state"][1]["momentum_buffer"] = wrong
     with pytest.raises(InputError, match="optimizer"):
         load_optimizer(optimizer, state)
-
-
-@pytest.mark.parametrize("names", ["cat", [1, 2]])
-def test_class_names_are_a_list_of_words(names):
-    content = checkpoint.Checkpoint({"class_names": names}, "a.pth", "")
-    with pytest.raises(InputError, match=r"a\.pth .*class_names"):
-        check_classes(content, NAMES)
 
 
 def test_counters_of_another_shape_are_left():
