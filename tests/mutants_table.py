@@ -69,7 +69,7 @@ FAULTS = {
         (
             "settings_of(pictures.folder, dataset.all_names)",
             "len(pictures.makers)",
-            "outputs not_learnt_from",
+            "outputs other_classes and train_seg",
         ),
         (
             '"label_files": pictures.label_files',
@@ -167,7 +167,7 @@ FAULTS = {
         ("torch.stack([img, img.flip(2)])", "torch.stack([img, img])", "refinement walk_label"),
         ("args.infer_list or dataset.train_list", "dataset.eval_list", "outputs list_of_its_own"),
         ('net, settings["digest"] = load', "net, _ = load", "outputs was_replaced"),
-        ('settings["maps"], maps', "_, maps", "outputs notes_hold"),
+        ('settings["maps"], maps', "_, maps", "outputs maps_of_a_checkpoint"),
     ],
     "infer_seg.py": [
         ("args.infer_list or dataset.test_list", "dataset.train_list", "outputs list_of_its_own"),
@@ -261,7 +261,7 @@ FAULTS = {
         (
             'evaluate(\n        "eval_cam", session.path, dataset, about, args.gt_path',
             'evaluate(\n        "eval_cam", session.path, dataset, about, None',
-            "programs gt_path",
+            "outputs every_flag and eval_cam",
         ),
     ],
     "eval_seg_labels.py": [
@@ -306,7 +306,7 @@ FAULTS = {
     ],
     "data/loaders.py": [
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
-        ("self.batch(step)[self.rows]", "self.batch(step)", "distributed whole_together"),
+        ("self.batch(step)[self.rows]", "self.batch(step)", "distributed sipe_weights"),
         (
             'item["label"] = self.labels[index]',
             'item["label"] = self.labels[index - 1]',

@@ -132,8 +132,9 @@ def test_maps_of_a_checkpoint_that_was_replaced_are_refused(chain):
     with pytest.raises(InputError, match=r"digest.*--restart"):
         chain("make_cam")
     chain("make_cam", "--restart")
-    with pytest.raises(InputError, match=r"maps .*--restart"):
-        chain("cam2ir")
+    for program in ("cam2ir", "make_seg_labels"):
+        with pytest.raises(InputError, match=r"maps .*--restart"):
+            chain(program)
     chain("cam2ir", "--restart")
 
 
