@@ -47,6 +47,18 @@ def run(tiny: Path, weights: Path, tmp_path: Path) -> dict[str, list[str]]:
     return {name: lines[name] for name in names}
 
 
+# The variable whose flags a program gets.
+FLAGS = {
+    "train_resnet50_SIPE": "TRAIN_FLAGS",
+    "make_cam": "CAM_FLAGS",
+    "eval_cam": "EVAL_FLAGS",
+    "cam2ir": "CAM2IR_FLAGS",
+    "train_irn": "IRN_FLAGS",
+    "make_seg_labels": "LABEL_FLAGS",
+    "eval_seg_labels": "SCORE_FLAGS",
+    "train_seg": "SEG_FLAGS",
+    "infer_seg": "INFER_FLAGS",
+}
 # An interpreter that notes how it is called, and fails where a word of the line is $FAIL.
 STUB = """#!/usr/bin/env bash
 [ "$1" != - ] || exit 0 # tool/setup.sh asks for the requirements

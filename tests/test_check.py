@@ -8,7 +8,7 @@ import pytest
 
 from log import check as check_module
 from log import compare
-from log.curves import FOLDER, PUBLISHED, Curves, read_recorded
+from log.curves import PUBLISHED, Curves, read_recorded
 from tests.tiny import log_of, result_with, table_of
 
 NAMES = list(PUBLISHED)
@@ -30,21 +30,6 @@ def check(tmp_path, capsys):
         return end.value.code, capsys.readouterr().out
 
     return run
-
-
-@pytest.mark.parametrize("form", [table_of, log_of])
-@pytest.mark.parametrize("name", NAMES)
-def test_published_runs_follow_themselves(name, form, tmp_path, capsys):
-    path = tmp_path / ("curves.csv" if form is table_of else "run.log")
-    path.write_text(form(read_recorded(name)))
-    for flags in (["--against", name], []):
-        with pytest.raises(SystemExit) as end:
-            compare.main([str(path), "--check", *flags])
-        out = capsys.readouterr().out
-        assert end.value.code == 0, out
-        assert "follows the published one." in out
-        expected = name if flags or "voc" in name else "coco_repository_run"
-        assert f"beside {expected}" in out  # found by length and rate
 
 
 def half_the_rate(curves: Curves) -> None:
@@ -70,30 +55,26 @@ def cut(curves: Curves, until: int) -> Curves:
     return Curves(curves.total_steps, {s: row for s, row in curves.rows.items() if s <= until})
 
 
-@pytest.mark.parametrize("name", NAMES)
+def lower_validation(curves: Curves) -> None:
+    for step in curves.of("miou"):
+        curves.rows[step]["miou"] -= 0.025
+
+
 @pytest.mark.parametrize(
-    ("harm", "stage"),
+    ("name", "harm", "stage"),
     [
-        (half_the_rate, "learning_rate: at step 0"),
-        (stops_improving, "loss_cls"),
-        (becomes_nan, "loss_cls"),
+        *((name, stops_improving, "loss_cls") for name in NAMES),
+        (VOC, becomes_nan, "loss_cls"),
+        (VOC, half_the_rate, "learning_rate: at step 0"),
+        (VOC, lower_validation, "validation: mIoU at step 500"),
     ],
 )
-def test_a_curve_that_leaves_is_found(harm, stage, name, check):
+def test_a_curve_that_leaves_is_found(name, harm, stage, check):
     curves = read_recorded(name)
     harm(curves)
     status, out = check(curves, "--against", name)
     assert status == 1, out
     assert f"first leaves the published one in its {stage}" in out
-
-
-def test_validation_of_two_points_less_is_rejected(check):
-    curves = read_recorded(VOC)
-    for step in curves.of("miou"):
-        curves.rows[step]["miou"] -= 0.025
-    status, out = check(curves)
-    assert status == 1
-    assert "in its validation: mIoU at step 500" in out
 
 
 def test_a_run_of_another_length_is_not_the_published_one(check):
@@ -121,16 +102,12 @@ SETTINGS |= check_module.TOLERANCES["settings"]["expected"]
     ("change", "status", "text"),
     [
         ({}, 0, "as published"),
-        ({"momentum": 0.9}, 1, "settings: momentum 0.9, not 0.0001"),
         ({"batch_size": 8, "lr": 0.05}, 1, "settings: lr 0.05, not 0.1; batch_size 8"),
         ({"network": "my.net"}, 1, "settings: network my.net, not net.resnet50_SIPE"),
-        ({"amp": "bf16"}, 1, "settings: amp bf16, not off"),
-        ({"dataset": "demo"}, 1, "dataset demo, not voc"),
         ({"train_list": "mine.txt"}, 1, "list: train_list mine.txt, not trainaug"),
         ({"train_list": "/x/trainaug.txt"}, 0, "as published"),
         ({"pretrained": "none"}, 1, "weights: none, published: imagenet"),
         ({"pretrained": "/x/resnet.pth"}, 0, "/x/resnet.pth, published: imagenet"),
-        ({"val_list": "val"}, 0, "on val; the published run has train"),
         ({"momentum": ...}, 2, "momentum unknown, not 0.0001"),
     ],
 )
@@ -139,12 +116,6 @@ def test_settings_beside_the_run(change, status, text, check):
     found, out = check(read_recorded(VOC), args={"train_resnet50_SIPE": settings})
     assert found == status, out
     assert text in out
-
-
-def test_settings_that_cannot_be_read_leave_it_open(check):
-    status, out = check(read_recorded(VOC), args=[])
-    assert status == 2
-    assert "args.json" in out
 
 
 MAPS = {"settings": {"program": "make_cam", **check_module.TOLERANCES["is_cam"]["expected"]}}
@@ -167,15 +138,11 @@ SEG = LABELS | {"settings": V2, "list": "val", "images": 1449}
             0,
             "list train, not val; images 1464, not 3",
         ),
-        ("cam", 0.9, MAPS | {"dataset": "demo"}, 0, "dataset voc, not demo"),
-        ("cam", 0.9, {"settings": {"program": "make_cam"}}, 0, "competitors unknown"),
-        ("pseudo_label", 0.672, IRN, 0, "published 68 to 69"),
         ("pseudo_label", 0.64, IRN, 1, "labels: mIoU 64.00, published 68 to 69"),
         ("pseudo_label", 0.64, CRF, 0, "published 64.7"),
         ("pseudo_label", 58.5, CRF, 2, "eval_pseudo_label.json"),
         ("plain", 0.9, LABELS, 0, "labels         not measured yet"),
         ("seg_deeplabv2_resnet101", 0.60, SEG, 1, "segmentation: mIoU 60.00"),
-        ("seg_deeplabv2_resnet101", 0.60, SEG | {"list": "train"}, 0, "list val, not train"),
     ],
 )
 def test_figures_are_taken_only_where_they_are_what_is_published(
@@ -187,7 +154,14 @@ def test_figures_are_taken_only_where_they_are_what_is_published(
     assert text in out
 
 
-def test_every_stage_has_a_tolerance_with_its_reason_and_causes():
-    for about in json.loads((FOLDER / "tolerances.json").read_text()).values():
-        assert about["reason"]
-        assert about["causes"]
+@pytest.mark.parametrize(("name", "form"), [*((name, table_of) for name in NAMES), (VOC, log_of)])
+def test_published_runs_follow_themselves(name, form, tmp_path, capsys):
+    path = tmp_path / ("curves.csv" if form is table_of else "run.log")
+    path.write_text(form(read_recorded(name)))
+    for flags in (["--against", name], []):
+        with pytest.raises(SystemExit) as end:
+            compare.main([str(path), "--check", *flags])
+        out = capsys.readouterr().out
+        assert end.value.code == 0, out
+        expected = name if flags or "voc" in name else "coco_repository_run"
+        assert f"beside {expected}" in out  # found by length and rate

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
 import export_labels
-from data.export import FORMATS, Labelled, check_names, instances_of, outlines, write_coco
+from data.export import FORMATS, Labelled, check_names, instances_of, write_coco
 from tool.errors import InputError
 from tool.pictures import UNSURE, read_mask, save_label
 
@@ -72,11 +72,18 @@ def known(label: np.ndarray) -> np.ndarray:
 def read_coco(out: Path) -> dict[str, np.ndarray]:
     """Return file name without ending -> label, by pycocotools; classes by their names."""
     coco, labels = COCO(str(out)), {}
+    assert sorted(coco.cats) == [*range(1, len(NAMES))]
     for number, image in coco.imgs.items():
         label = np.zeros((image["height"], image["width"]), np.uint8)
         for annotation in coco.imgToAnns[number]:
+            region = coco.annToMask(annotation) > 0
+            rows, columns = region.nonzero()
+            left, top = columns.min(), rows.min()
+            size = columns.max() + 1 - left, rows.max() + 1 - top
+            assert annotation["bbox"] == [left, top, *size]
+            assert annotation["area"] == len(rows)
             name = coco.cats[annotation["category_id"]]["name"]
-            label[coco.annToMask(annotation) > 0] = NAMES.index(name)
+            label[region] = NAMES.index(name)
         labels[Path(image["file_name"]).stem] = label
     return labels
 
@@ -105,14 +112,14 @@ def read_labelme(out: Path) -> dict[str, np.ndarray]:
     labels = {}
     for path in out.glob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        image = Image.new("L", (content["imageWidth"], content["imageHeight"]))
+        with Image.open(out / content["imagePath"]) as picture:
+            image = Image.new("L", picture.size)
+        assert (content["imageWidth"], content["imageHeight"]) == image.size
         for shape in content["shapes"]:
             assert len(shape["points"]) > 2  # labelme opens no polygon of two points
             key, points = NAMES.index(shape["label"]), [tuple(p) for p in shape["points"]]
             ImageDraw.Draw(image).polygon(points, fill=key, outline=key)
         labels[path.stem] = np.array(image)
-        with Image.open(out / content["imagePath"]) as picture:
-            assert picture.size == image.size
     return labels
 
 
@@ -123,15 +130,16 @@ def read_masks(out: Path) -> dict[str, np.ndarray]:
     colours = {}
     for row in rows[1:]:
         name, colour, _, _ = row.split(":")
-        colours[tuple(map(int, colour.split(",")))] = name
+        colours[tuple(map(int, colour.split(",")))] = (
+            UNSURE if name == "ignored" else NAMES.index(name)
+        )
     labels = {}
     for image_id in (out / "ImageSets/Segmentation/default.txt").read_text().splitlines():
         with Image.open(out / f"SegmentationClass/{image_id}.png") as image:
             rgb = np.array(image.convert("RGB"))
         label = labels[image_id] = np.zeros(rgb.shape[:2], np.uint8)
-        for colour in np.unique(rgb.reshape(-1, 3), axis=0):
-            name = colours[tuple(colour.tolist())]
-            label[(rgb == colour).all(2)] = UNSURE if name == "ignored" else NAMES.index(name)
+        for colour, key in colours.items():
+            label[(rgb == colour).all(2)] = key
     return labels
 
 
@@ -149,14 +157,12 @@ READERS = {
     [*((name, "", []) for name in FORMATS), ("coco", "", ["--polygons"]), ("cvat", ".zip", [])],
 )
 def test_labels_come_back(name, ending, flags, dataset, tmp_path, caplog):
-    out = tmp_path / f"some/out{ending}"
-    out.parent.mkdir()
+    out = tmp_path / f"out{ending}"
     with caplog.at_level("INFO"):
         run(dataset, name, out, *flags)
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
     if ending:
         zipfile.ZipFile(out).extractall(out.with_suffix(""))
-    labels = READERS[name](tmp_path / "some/out")
+    labels = READERS[name](tmp_path / "out")
     assert labels.keys() == drawn().keys()
     for image_id, label in drawn().items():
         expected = label if name == "voc" else known(label)
@@ -167,35 +173,6 @@ def test_labels_come_back(name, ending, flags, dataset, tmp_path, caplog):
         else:
             assert np.array_equal(labels[image_id], expected), image_id
     assert "3.18 % of the pixels are unsure" in caplog.text
-
-
-def test_the_list_is_that_of_the_flag(dataset, tmp_path):
-    (tmp_path / "some.txt").write_text("small\n")
-    run(dataset, "voc", tmp_path / "out", "--list", str(tmp_path / "some.txt"))
-    assert list(read_masks(tmp_path / "out")) == ["small"]
-
-
-def test_annotations_of_coco(dataset, tmp_path):
-    """Class ids are those of the labels, from 1, and areas and boxes those of the regions."""
-    run(dataset, "coco", tmp_path / "out.json", "--polygons")
-    content = json.loads((tmp_path / "out.json").read_text())
-    assert [c["id"] for c in content["categories"]] == [1, 2, 3]
-    images = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
-    seen = []
-    for annotation in content["annotations"]:
-        image_id, key = images[annotation["image_id"]], annotation["category_id"]
-        seen.append((image_id, key))
-        region = drawn()[image_id] == key
-        assert annotation["area"] == region.sum()
-        rows, columns = region.nonzero()
-        left, top = columns.min(), rows.min()
-        size = columns.max() + 1 - left, rows.max() + 1 - top
-        assert annotation["bbox"] == [left, top, *size]
-        for polygon in annotation["segmentation"]:
-            assert len(polygon) >= 6
-            assert len(polygon) % 2 == 0
-    expected = [(i, k) for i, label in drawn().items() for k in np.unique(known(label)) if k]
-    assert sorted(seen) == sorted(expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -210,23 +187,11 @@ def test_outlines_of_any_region(height, width, seed, share):
         assert np.array_equal(read_coco(out)["x"], region)
 
 
-def test_fewer_points_stay_within_their_distance():
-    y, x = np.mgrid[:80, :100]
-    disc = (y - 40) ** 2 + (x - 50) ** 2 < 30**2
-    (exact,), (rough,) = outlines(disc, 0.0), outlines(disc, 2.0)
-    assert len(rough) < len(exact) / 4
-    for point in exact:
-        following = np.roll(rough, -1, 0) - rough
-        along = ((point - rough) * following).sum(1) / (following**2).sum(1)
-        nearest = rough + along.clip(0, 1)[:, None] * following
-        assert np.sqrt(((point - nearest) ** 2).sum(1)).min() <= 2.0 + 1e-6
-
-
-def test_voc_has_palettes_and_parts(dataset, tmp_path, caplog):
-    run(dataset, "voc", tmp_path / "out")
-    for image_id, label in drawn().items():
-        assert np.array_equal(read_mask(tmp_path / f"out/SegmentationClass/{image_id}.png"), label)
-    parts = read_mask(tmp_path / "out/SegmentationObject/small.png")
+def test_parts_of_voc_and_those_beyond_254(dataset, tmp_path, caplog):
+    (tmp_path / "some.txt").write_text("small\n")
+    run(dataset, "voc", tmp_path / "out", "--list", str(tmp_path / "some.txt"))
+    (path,) = (tmp_path / "out/SegmentationObject").iterdir()
+    parts = read_mask(path)
     assert np.unique(parts).tolist() == [0, 1, 2, 3, 4, 5]  # regions that do not touch
     assert (parts > 0).sum() == (drawn()["small"] > 0).sum()
     label = np.zeros((40, 60), np.uint8)
@@ -236,9 +201,9 @@ def test_voc_has_palettes_and_parts(dataset, tmp_path, caplog):
     assert "speckled has 600 parts" in caplog.text
 
 
-ODD = ["a:b", "#1", "c # d", "🐈", '=HYPERLINK("x")', 'quote" \\ and, more', "a\nb", "\udcff", " x"]
+ODD = ["a:b", "#1", "c # d", '🐈 =HYPERLINK("x") \\', "a\nb", "\udcff"]
 UNFIT = {name: {"a\nb", "\udcff"} for name in FORMATS}
-UNFIT["cvat"] = UNFIT["voc"] = {"a:b", "#1", "a\nb", "\udcff", " x"}
+UNFIT["cvat"] = UNFIT["voc"] = {"a:b", "#1", "a\nb", "\udcff"}
 
 
 @pytest.mark.parametrize("class_name", ODD)
@@ -258,22 +223,12 @@ def test_class_names_come_back_or_are_refused(name, class_name, tmp_path, monkey
     assert np.array_equal(READERS[name](tmp_path / "out")["x"], label)
 
 
-def test_names_are_checked_by_the_program(dataset, tmp_path):
+@pytest.mark.parametrize("fault", [np.zeros((3, 3)), np.full((20, 20), 9)])
+def test_failures_leave_nothing(fault, dataset, tmp_path):
+    save_label(dataset / "masks/touch.png", fault)
+    with pytest.raises(InputError, match=r"touch\.png"):
+        run(dataset, "yolo", tmp_path / "new")
     (dataset / "classes.txt").write_text("red\na:b\nblue\ntraffic light\n")
     with pytest.raises(InputError, match="a:b"):
-        run(dataset, "voc", tmp_path / "out")
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_what_is_there_stays_and_failures_leave_nothing(name, dataset, tmp_path):
-    (tmp_path / "out").write_text("mine")
-    with pytest.raises(InputError, match="out"):
-        run(dataset, name, tmp_path / "out")
-    assert (tmp_path / "out").read_text() == "mine"
-    (tmp_path / ".new.1.tmp").mkdir()  # what a killed export left
-    for fault in (np.zeros((3, 3), np.uint8), np.full((20, 20), 9, np.uint8), None):
-        path = dataset / "masks/touch.png"
-        path.unlink() if fault is None else save_label(path, fault)
-        with pytest.raises(InputError, match=r"touch\.png"):
-            run(dataset, name, tmp_path / "new")
-    assert {path.name for path in tmp_path.iterdir()} == {"ds", "out"}
+        run(dataset, "voc", tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["ds"]

@@ -21,7 +21,7 @@ def listed(name: str) -> set[str]:
     return set(re.findall(r"^([a-z][\w-]*)>=", (REPOSITORY / name).read_text(), re.M))
 
 
-def imported(files: list[Path]) -> set[str]:
+def imported(files: set[Path]) -> set[str]:
     """Return the packages of others that files import, also those that a test may lack."""
     found = set()
     for file in files:
@@ -47,32 +47,20 @@ def modules_of(packages: set[str]) -> set[str]:
     return {MODULES.get(name, name) for name in packages}
 
 
-def sources() -> tuple[list[Path], list[Path]]:
-    """Return the files of the programs, and those of tests and benchmarks."""
+def test_files_import_what_requirements_name():
     files = {f for f in REPOSITORY.rglob("*.py") if ".venv" not in f.parts}
-    apart = {f for name in ("tests", "benchmarks") for f in (REPOSITORY / name).rglob("*.py")}
-    return sorted(files - apart), sorted(apart)
-
-
-def test_programs_import_what_requirements_name():
-    programs, _ = sources()
-    assert imported(programs) - OPTIONAL == modules_of(listed("requirements.txt"))
-    assert listed("requirements-dev.txt") >= OPTIONAL
-
-
-def test_tests_import_what_requirements_name():
-    _, tests = sources()
-    development = listed("requirements-dev.txt") - set(TOOLS)
-    known = modules_of(development | listed("requirements.txt"))
-    assert imported(tests) <= known
-    assert modules_of(development) <= imported(tests)
+    tests = {f for name in ("tests", "benchmarks") for f in (REPOSITORY / name).rglob("*.py")}
+    needed, development = listed("requirements.txt"), listed("requirements-dev.txt")
+    assert imported(files - tests) - OPTIONAL == modules_of(needed)
+    assert development >= OPTIONAL
+    development = modules_of(development - set(TOOLS))
+    assert development <= imported(tests) <= development | modules_of(needed)
     commands = (REPOSITORY / ".ci/run").read_text()
     assert all(command in commands for command in TOOLS.values())
 
 
-def test_the_package_needs_what_the_programs_need():
+def test_the_package_needs_the_same_python_everywhere():
     project = (REPOSITORY / "pyproject.toml").read_text()
-    assert 'dependencies = { file = ["requirements.txt"] }' in project
     least = re.search(r'requires-python = ">=([\d.]+)"', project)[1]
     assert f'target-version = "py{least.replace(".", "")}"' in project
     setup = (REPOSITORY / "tool/setup.sh").read_text()

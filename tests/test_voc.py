@@ -1,7 +1,6 @@
 """PASCAL VOC: lists in all their forms, labels from annotations, and the preparation."""
 
 import logging
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -62,26 +61,29 @@ def sbd(tmp_path: Path) -> Path:
     return root
 
 
-def test_classes_are_the_twenty_in_alphabetical_order(root):
+def test_labels_count_difficult_objects_and_no_parts(root):
     voc = VOC(root)
-    assert list(voc.class_names) == sorted(voc.class_names)
-    assert (len(voc.class_names), voc.num_classes) == (20, 21)
-    names = {0: "background", 1: "aeroplane", 15: "person", 20: "tvmonitor"}
-    assert {number: voc.all_names[number] for number in names} == names
+    labels = voc.labels(list(OBJECTS))
+    assert (labels.dtype, labels.shape) == (np.uint8, (5, 20))
+    names = [{voc.class_names[k] for k in row.nonzero()[0]} for row in labels]
+    assert names == [{name for name, _ in objects} for objects in OBJECTS.values()]
+    assert labels.max() == 1  # two cats are one cat
+    (root / "Annotations/2007_000001.xml").write_text(annotation([("\n cat ", 0)]))
+    assert VOC(root).labels(["2007_000001"]).nonzero()[1].tolist() == [7]
 
 
-TWO_PATHS = "".join(f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i in TRAINAUG)
+def test_classes_are_the_twenty_in_alphabetical_order():
+    names = list(VOC.class_names)
+    assert (len(names), names) == (20, sorted(names))
+    assert [names[k] for k in (0, 14, 19)] == ["aeroplane", "person", "tvmonitor"]
 
 
 @pytest.mark.parametrize("name", module.TRAINAUG_FILES)
 def test_every_form_and_place_of_a_trainaug_list(root, name):
     path = root / name
     path.parent.mkdir(exist_ok=True)
-    plain = lines(TRAINAUG)
-    paths = lines([f"JPEGImages/{i}.jpg" for i in TRAINAUG])
-    for text in (plain, TWO_PATHS, paths, f"\ufeff{plain}\n  \n"):
-        path.write_bytes(text.encode())
-        assert VOC(root).ids("trainaug") == TRAINAUG
+    path.write_text("".join(f"/JPEGImages/{i}.jpg /Any/{i}.png\n" for i in TRAINAUG))
+    assert VOC(root).ids("trainaug") == TRAINAUG
 
 
 def test_sources_of_trainaug_in_their_order(root, sbd):
@@ -92,6 +94,8 @@ def test_sources_of_trainaug_in_their_order(root, sbd):
         assert find_trainaug(root, sbd / inner) == TRAINAUG
     masks = root / "SegmentationClassAug"
     masks.mkdir()
+    with pytest.raises(InputError, match="no picture but those of val"):
+        main(["--dataset_root", str(root)])
     for name in (*(f"{image_id}.png" for image_id in OBJECTS), "._2007_000001.png", "readme.txt"):
         (masks / name).touch()
     assert VOC(root).ids("trainaug") == TRAINAUG
@@ -104,84 +108,22 @@ def test_sources_of_trainaug_in_their_order(root, sbd):
     assert not (root / LISTS / "trainaug.txt").exists()  # it has its list
 
 
-def test_incomplete_sources_of_trainaug_name_the_file(root, sbd):
-    (sbd / "dataset/train.txt").unlink()
-    with pytest.raises(InputError, match=r"dataset/train\.txt"):
-        find_trainaug(root, sbd)
-    (root / LISTS / "val.txt").unlink()
-    (root / "SegmentationClassAug").mkdir()
-    with pytest.raises(InputError, match=r"val\.txt"):
-        VOC(root).ids("trainaug")
-
-
-def test_counts_that_differ_from_the_published_are_reported(root, caplog, monkeypatch):
-    VOC(root).ids("train")
-    assert "train has 2 ids, the published 1464" in caplog.text
-    caplog.clear()
-    monkeypatch.setitem(module.PUBLISHED_COUNTS, "train", 2)
-    VOC(root).ids("train")
-    assert caplog.text == ""
-
-
-def test_labels_count_difficult_objects_and_no_parts(root):
-    voc = VOC(root)
-    labels = voc.labels(list(OBJECTS))
-    assert (labels.dtype, labels.shape) == (np.uint8, (5, 20))
-    names = [{voc.class_names[k] for k in row.nonzero()[0]} for row in labels]
-    assert names == [{name for name, _ in objects} for objects in OBJECTS.values()]
-    assert labels.max() == 1  # two cats are one cat
-    (root / "Annotations/2007_000001.xml").write_text(annotation([("\n cat ", 0)]))
-    assert VOC(root).labels(["2007_000001"]).nonzero()[1].tolist() == [7]
-
-
 def test_preparation_writes_the_list_once(root, sbd, caplog):
     caplog.set_level(logging.INFO)
     arguments = ["--dataset_root", str(root), "--sbd_root", str(sbd)]
+    path, picture = root / LISTS / "trainaug.txt", root / "JPEGImages/2010_000005.jpg"
+    picture.rename(root / "away.jpg")
+    with pytest.raises(InputError, match=r"1 of 4 .*2010_000005\.jpg"):
+        main(arguments)
+    assert not path.exists()
+    (root / "away.jpg").rename(picture)
     main(arguments)
-    path = root / LISTS / "trainaug.txt"
     assert path.read_text() == lines(TRAINAUG)
     assert "trainaug      4 pictures, 1.50 classes a picture" in caplog.text
+    assert "train has 2 ids, the published 1464" in caplog.text
     before = path.stat().st_mtime_ns
-    (sbd / "dataset/train.txt").write_text("")
-    main(arguments)
-    main(["--dataset_root", str(root)])  # and SBD is not needed any more
-    assert path.read_text() == lines(TRAINAUG)
+    main(["--dataset_root", str(root)])  # SBD is not needed any more
     assert path.stat().st_mtime_ns == before
-    assert caplog.text.count("trainaug.txt written") == 1
-    assert sorted(p.name for p in path.parent.iterdir()) == ["train.txt", "trainaug.txt", "val.txt"]
-
-
-@pytest.mark.parametrize("missing", ["JPEGImages/2010_000005.jpg", "Annotations/2010_000005.xml"])
-def test_preparation_finds_what_is_missing(root, sbd, missing):
-    (root / missing).unlink()
-    with pytest.raises(InputError, match=f"1 of 4 .*{Path(missing).name}"):
-        main(["--dataset_root", str(root), "--sbd_root", str(sbd)])
-    assert not (root / LISTS / "trainaug.txt").exists()
-
-
-def test_wrong_trainaug_names_a_command_that_can_be_pasted(root, tmp_path):
-    odd = tmp_path / "it's & 14"
-    root.rename(odd)
-    for text in ("\n", lines(VAL)):
-        (odd / LISTS / "trainaug.txt").write_text(text)
-        with pytest.raises(InputError, match=r"trainaug\.txt") as error:
-            main(["--dataset_root", str(odd)])
-        words = shlex.split(str(error.value).split("python -m data.voc ")[1])
-        assert words[:2] == ["--dataset_root", str(odd)]
-
-
-@pytest.mark.parametrize("source", ["masks", "sbd"])
-def test_trainaug_without_pictures_is_not_written(root, sbd, source):
-    arguments = ["--dataset_root", str(root)]
-    if source == "masks":
-        (root / "SegmentationClassAug").mkdir()
-    else:
-        arguments += ["--sbd_root", str(sbd)]
-        for path in (root / LISTS / "train.txt", *(sbd / "dataset").iterdir()):
-            path.write_text(lines(VAL))
-    with pytest.raises(InputError, match="no picture but those of val"):
-        main(arguments)
-    assert not (root / LISTS / "trainaug.txt").exists()
 
 
 CAT = annotation([("cat", 0)])
@@ -193,27 +135,16 @@ BOMB = f'<!DOCTYPE a [<!ENTITY e0 "cat">{NESTED}]>' + CAT.replace("cat", "&e9;")
     "content",
     [
         None,
-        annotation([("unicorn", 0)]).encode(),
-        annotation([("cat", 0)])[:-9].encode(),
-        f'<?xml version="1.0" encoding="martian"?>{CAT}'.encode(),
-        BOMB.encode(),
-        b"<html><object><name>cat</name></object></html>",
-        b"<annotation/>",
-        CAT.replace("cat", "c\u00e4t").encode("latin-1"),
-        CAT.encode() + b" " * (1 << 24),
-        b"<annotation>" + b"<a>" * 200_000,
+        annotation([("unicorn", 0)]),
+        annotation([("cat", 0)])[:-9],
+        BOMB,
+        "<annotation/>",
+        CAT + " " * (1 << 24),
     ],
 )
 def test_annotation_that_is_none(root, content):
     path = root / "Annotations" / f"{TRAIN[1]}.xml"
-    path.unlink() if content is None else path.write_bytes(content)
+    path.unlink() if content is None else path.write_text(content)
     with pytest.raises(InputError, match=TRAIN[1]) as error:
         VOC(root).labels(TRAIN)
     assert len(str(error.value)) < 1000
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
-def test_annotation_in_its_declared_encoding(root, encoding):
-    head = f'<?xml version="1.0" encoding="{encoding.replace("-sig", "")}"?>'
-    (root / "Annotations" / f"{TRAIN[0]}.xml").write_bytes((head + CAT).encode(encoding))
-    assert VOC(root).labels(TRAIN[:1]).nonzero()[1].tolist() == [7]
