@@ -306,7 +306,6 @@ FAULTS = {
     ],
     "data/loaders.py": [
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
-        ("self.batch(step)[self.rows]", "self.batch(step)", "distributed sipe_weights"),
         (
             'item["label"] = self.labels[index]',
             'item["label"] = self.labels[index - 1]',
