@@ -349,7 +349,7 @@ FAULTS = {
         ("key not in (0, UNSURE)", "key != 0", "export labels_come"),
     ],
     "export_labels.py": [
-        ("args.list or dataset.train_list", "dataset.train_list", "export list_is"),
+        ("args.list or dataset.train_list", "dataset.train_list", "export parts_of"),
         ("            check_label(path", "            print(path", "export failures_leave"),
         ("self.unsure += int((label == UNSURE).sum())", "self.unsure += 1", "export labels_come"),
     ],

@@ -73,6 +73,7 @@ def test_labels_count_difficult_objects_and_no_parts(root):
 
 
 def test_classes_are_the_twenty_in_alphabetical_order():
+    assert VOC.train_list == "trainaug"
     names = list(VOC.class_names)
     assert (len(names), names) == (20, sorted(names))
     assert [names[k] for k in (0, 14, 19)] == ["aeroplane", "person", "tvmonitor"]
