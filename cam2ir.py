@@ -19,12 +19,10 @@ import numpy as np
 import torch
 
 from data.datasets import add_dataset_flags
-from data.drawings import draw_labels
-from data.steps import open_session
-from data.picture_loop import MappedPictures, made_from, outputs_of, write_every
+from data.picture_loop import PictureStep
 from tool import cli
 from tool.crf import crf_inference_views
-from tool.pictures import UNSURE, save_label
+from tool.pictures import UNSURE
 from tool.run import run
 
 BACKGROUND_SHARE = 0.5  # of the background map in the view that looks for background
@@ -34,13 +32,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
     add_dataset_flags(parser)
-    cli.add_crf_flags(parser)
-    cli.add_max_pixels_flag(
-        parser,
-        "the CRF sees larger pictures reduced to this many pixels, and the labels are enlarged by "
-        "the nearest pixel; a matter of memory, and its kernels are as wide as in VOC's pictures",
-    )
-    cli.add_label_flags(parser, "visual_ir_label")
+    parser.add_shared("crf_iterations", "gt_prob", "max_pixels", "infer_list", "allow_pickle")
+    parser.add_shared("visualize", "restart")
     return parser.parse_args(arguments)
 
 
@@ -56,13 +49,18 @@ def views_of(is_cam: np.ndarray) -> np.ndarray:
 
 
 def confident_areas(
-    img: np.ndarray, views: np.ndarray, keys: np.ndarray, t: int, gt_prob: float, device
+    img: np.ndarray,
+    is_cam: np.ndarray,
+    keys: np.ndarray,
+    t: int,
+    gt_prob: float,
+    device: str | torch.device = "cpu",
 ) -> np.ndarray:
     """Return the label of what is sure.
 
     Args:
         img: uint8 (H, W, 3).
-        views: uint8 (2, H, W), of :func:`views_of`.
+        is_cam: float (P, H, W), of which :func:`views_of` makes two views.
         keys: int64 (P,), class ids of the maps, 0 first.
         t, gt_prob, device: of the CRF, see :func:`tool.crf.crf_inference_views`.
 
@@ -70,45 +68,18 @@ def confident_areas(
         uint8 (H, W): the class where the view of objects sees one; 0 where both views see
         background; 255 elsewhere.
     """
+    views = views_of(is_cam)
     objects, ground = crf_inference_views(img, views, t, len(keys), gt_prob, device)
     sure = np.where((objects == 0) & (ground > 0), UNSURE, keys[objects])
     return sure.astype(np.uint8)
 
 
-def label_of(
-    crf_iterations: int, gt_prob: float, device: torch.device, item: dict
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return label and size of an item of MappedPictures; see :func:`confident_areas`."""
-    how = (crf_iterations, gt_prob, device)
-    return confident_areas(item["picture"], item["view"], item["keys"], *how), item["size"]
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Write the label of every picture on the list."""
     args = parse_arguments(arguments)
-    session, device, dataset = open_session(args, "cam2ir")
-    ids = dataset.ids(args.infer_list or dataset.train_list)
-    dataset.check_pictures(ids)
-
-    npy, folder = session.path / "npy", session.path / "ir_label"
-    note, maps = made_from(session.path, dataset, ids, args.allow_pickle)
-    settings = {**cli.deciding(args), "maps": note}
-    outputs = outputs_of(session.path, folder, "cam2ir", settings, dataset, ids, maps=maps)
-    todo = outputs.open(args.restart, device)
-    session.accept()
-    write_every(
-        outputs,
-        MappedPictures(dataset, todo, npy, args.allow_pickle, args.max_pixels, views_of),
-        partial(label_of, args.crf_iterations, args.gt_prob, device),
-        save_label,
-        args.num_workers,
-        args.max_pixels,
-        # On the CPU, processes compute the CRF, one a core; a GPU has work from this one alone.
-        in_processes=device.type == "cpu",
-    )
-    outputs.finish()
-    if args.visualize:
-        draw_labels(outputs, dataset, args.restart, args.num_workers)
+    step = PictureStep(args, "cam2ir")
+    how = {"t": args.crf_iterations, "gt_prob": args.gt_prob, "device": step.device}
+    step.write_labels(step.session.path / "ir_label", partial(confident_areas, **how))
 
 
 if __name__ == "__main__":

@@ -11,18 +11,18 @@ make_cam.py saved plain CAM too (--save_cam), it is measured at every background
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.base import check_exist
 from data.datasets import add_dataset_flags
+from data.evaluate import Count, evaluate
 from data.steps import open_session
 from tool import cli
-from tool.evaluate import Read, evaluate
 from tool.maps import MAKE, maps_file, read_maps
-from tool.metrics import ConfusionMatrix, iou_of, iou_table, miou_of
+from tool.metrics import iou_of, miou_of
 from tool.pictures import UNSURE
 from tool.run import run
 
@@ -35,10 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
     add_dataset_flags(parser)
-    parser.add_argument("--gt_path", type=Path, help="folder of masks; None is the dataset's own")
-    parser.add_argument("--eval_list", help="list name or file; None is the dataset's own")
-    pickles = "read .npy dicts; only if you made them"
-    parser.add_argument("--allow_pickle", action="store_true", help=pickles)
+    parser.add_shared("gt_path", "eval_list", "allow_pickle")
     return parser.parse_args(arguments)
 
 
@@ -51,59 +48,40 @@ def sweep_counts(
 
     Args:
         truth: uint8 (H, W), 255 ignored.
-        keys: int64 (P - 1,), class ids of the maps; of a picture without class there are none.
+        keys: int64 (P,), class ids with background.
         cam: float (P - 1, H, W) in [0, 1].
         num_classes: C.
 
     Returns:
         int64 (101, C, C + 1), one confusion matrix a threshold.
     """
-    if not len(keys):  # a map of zeros is above no threshold, so background wins at every one
-        keys, cam = np.zeros(1, np.int64), np.zeros((1, *truth.shape), np.float32)
     known = truth != UNSURE
     truth = truth[known].astype(np.int64)
-    best = cam[:, known].max(0)
-    winner = keys[cam[:, known].argmax(0)]
+    cam = np.pad(cam[:, known], ((1, 0), (0, 0)))  # a background of zeros is above no threshold
+    best, winner = cam.max(0), keys[cam.argmax(0)]
     # As the threshold rises, a pixel turns from its winner to background once: it is foreground at
     # the first ``level`` thresholds, those below its best value. One histogram by level, summed
     # from above, so gives the foreground counts at every threshold.
     level = np.searchsorted(THRESHOLDS, best, side="left")  # 0..101
-    c, levels = num_classes, len(THRESHOLDS) + 1
-    joint = (level * c + truth) * (c + 1) + winner
-    histogram = np.bincount(joint, minlength=levels * c * (c + 1)).reshape(levels, c, c + 1)
+    histogram = np.zeros((len(THRESHOLDS) + 1, num_classes, num_classes + 1), np.int64)
+    np.add.at(histogram, (level, truth, winner), 1)
     counts = histogram[::-1].cumsum(0)[::-1][1:]  # foreground at threshold t: level > t
-    counts[:, :, 0] += np.bincount(truth, minlength=c) - counts.sum(2)
+    counts[:, :, 0] += np.bincount(truth, minlength=num_classes) - counts.sum(2)
     return counts
 
 
-class ArgmaxOfMaps:
-    """The label of a picture from its maps, and the counts of its plain CAM where it has one.
+def argmax_of_maps(
+    folder: Path, allow_pickle: bool, num_classes: int, image_id: str
+) -> tuple[np.ndarray, Count | None]:
+    """Return the label of a picture, int64 (H, W), and what counts its plain CAM if it has one.
 
-    Args:
-        folder: of the maps.
-        num_classes: with background, C.
-        allow_pickle: see :func:`tool.maps.read_maps`.
-        read: reads a mask.
+    The arguments are those of :func:`tool.maps.read_maps`.
     """
-
-    def __init__(self, folder: Path, num_classes: int, allow_pickle: bool, read: Read) -> None:
-        self.folder, self.num_classes = folder, num_classes
-        self.allow_pickle, self.read = allow_pickle, read
-
-    def path_of(self, image_id: str) -> Path:
-        """Return the file of a picture's maps, in whichever format it is."""
-        return maps_file(self.folder, image_id, self.allow_pickle)
-
-    def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return int64 (H, W) class ids, and int64 (101, C, C + 1) of :func:`sweep_counts`."""
-        maps = read_maps(self.folder, image_id, self.allow_pickle, self.num_classes)
-        keys = maps["keys"]
-        label = keys[maps["IS_CAM"].argmax(0)]
-        if "CAM" not in maps:
-            return label, None
-        matrix = ConfusionMatrix(self.num_classes)
-        matrix.update_from(mask, label, self.read)  # raises where they do not fit
-        return label, sweep_counts(self.read(mask), keys[1:], maps["CAM"], self.num_classes)
+    maps = read_maps(folder, image_id, allow_pickle, num_classes)
+    keys, count = maps["keys"], None
+    if "CAM" in maps:
+        count = partial(sweep_counts, keys=keys, cam=maps["CAM"], num_classes=num_classes)
+    return keys[maps["IS_CAM"].argmax(0)], count
 
 
 def best_cam(sweep: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
@@ -127,23 +105,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the table and write eval_cam.json."""
     args = parse_arguments(arguments)
     session, _, dataset = open_session(args, "eval_cam")
-    about = {"dataset": args.dataset, "list": str(args.eval_list or dataset.eval_list)}
-    npy = session.path / "npy"
-    predict = ArgmaxOfMaps(npy, dataset.num_classes, args.allow_pickle, dataset.read_mask)
-    check_exist([predict.path_of(i) for i in dataset.ids(about["list"])], "maps", MAKE)
-    found = evaluate(
-        "eval_cam", session.path, dataset, about, args.gt_path, predict, args.num_workers
-    )
-    log.info("%s", iou_table(dataset.all_names, found.matrix.iou()))
+    npy, trusted = session.path / "npy", args.allow_pickle
+    predict = partial(argmax_of_maps, npy, trusted, dataset.num_classes)
+    found = evaluate(session, dataset, npy, lambda i: maps_file(npy, i, trusted), predict, MAKE)
     more = {}
     if found.further is not None:
         cam = more["cam"] = best_cam(found.further, dataset.all_names)
         message = "CAM      mIoU %.2f at its best background threshold %.2f"
         log.info(message, 100 * cam["miou"], cam["threshold"])
-    found.write(session.path / "eval_cam.json", **more)
-    session.accept()
-    message = "IS-CAM   mIoU %.2f on the %d pictures of %s"
-    log.info(message, 100 * found.matrix.miou(), found.result["images"], about["list"])
+    found.write(session.path / "eval_cam.json", "IS-CAM", **more)
 
 
 if __name__ == "__main__":

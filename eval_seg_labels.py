@@ -10,16 +10,15 @@ A label of 255 (unsure) counts as a class that is never right.
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from data.base import check_exist
 from data.datasets import add_dataset_flags
+from data.evaluate import Count, evaluate
 from data.steps import open_session
 from tool import cli
-from tool.evaluate import evaluate
-from tool.metrics import iou_table
 from tool.pictures import UNSURE, check_label, read_mask
 from tool.run import run
 
@@ -32,27 +31,16 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     add_dataset_flags(parser)
     labels = "folder of PNGs; None is <session>/pseudo_label"
     parser.add_argument("--label_dir", type=Path, help=labels)
-    parser.add_argument("--gt_path", type=Path, help="folder of masks; None is the dataset's own")
-    parser.add_argument("--eval_list", help="list name or file; None is the dataset's own")
+    parser.add_shared("gt_path", "eval_list")
     return parser.parse_args(arguments)
 
 
-class LabelsOfFolder:
-    """The label of a picture from its PNG, and how many of its pixels are unsure."""
-
-    def __init__(self, folder: Path, num_classes: int) -> None:
-        self.folder, self.num_classes = folder, num_classes
-
-    def path_of(self, image_id: str) -> Path:
-        """Return the file of a picture's label."""
-        return self.folder / f"{image_id}.png"
-
-    def __call__(self, image_id: str, mask: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Return uint8 (H, W), and int64 () pixels."""
-        path = self.path_of(image_id)
-        label = read_mask(path)
-        check_label(path, label, self.num_classes)
-        return label, np.count_nonzero(label == UNSURE)
+def label_of(folder: Path, num_classes: int, image_id: str) -> tuple[np.ndarray, Count]:
+    """Return the label of a picture, uint8 (H, W), and what counts its unsure pixels, int64 ()."""
+    path = folder / f"{image_id}.png"
+    label = read_mask(path)
+    check_label(path, label, num_classes)
+    return label, lambda _: np.count_nonzero(label == UNSURE)
 
 
 def result_path(session: Path, folder: Path) -> Path:
@@ -73,24 +61,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the table and write the result."""
     args = parse_arguments(arguments)
     session, _, dataset = open_session(args, "eval_seg_labels")
-    about = {"dataset": args.dataset, "list": str(args.eval_list or dataset.eval_list)}
     folder = args.label_dir or session.path / "pseudo_label"
-    predict = LabelsOfFolder(folder, dataset.num_classes)
-    files = [predict.path_of(image_id) for image_id in dataset.ids(about["list"])]
-    check_exist(files, "labels", "Make them (make_seg_labels.py), or name another --label_dir")
-    found = evaluate(
-        "eval_seg_labels", session.path, dataset, about, args.gt_path, predict, args.num_workers
-    )
-    log.info("%s", iou_table(dataset.all_names, found.matrix.iou()))
+    predict = partial(label_of, folder, dataset.num_classes)
+    remedy = "Make them (make_seg_labels.py), or name another --label_dir"
+    found = evaluate(session, dataset, folder, lambda i: folder / f"{i}.png", predict, remedy)
     unsure = int(found.further)
     if unsure:
         log.info("%d pixels are unsure (255) and count as wrong", unsure)
-    path = result_path(session.path, folder)
-    found.write(path, unsure_pixels=unsure)
-    session.accept()
-    message = "%s   mIoU %.2f on the %d pictures of %s"
-    log.info(message, folder.name, 100 * found.matrix.miou(), len(files), about["list"])
-    log.debug("%s written", path)
+    found.write(result_path(session.path, folder), folder.name, unsure_pixels=unsure)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,11 @@ import logging
 import os
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from data.base import Dataset, check_exist
 from data.datasets import add_dataset_flags, open_dataset
@@ -33,7 +36,7 @@ log = logging.getLogger(__name__)
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.StepParser(__doc__)
+    parser = cli.Parser(__doc__)
     add_dataset_flags(parser)
     parser.add_argument("--label_dir", type=Path, required=True, help="folder of label PNGs")
     parser.add_argument("--list", help="list name or file; None is the training list")
@@ -54,21 +57,16 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return args
 
 
-class Labels:
-    """The labels of a list, read one after the other, and their unsure pixels counted."""
-
-    def __init__(self, dataset: Dataset, ids: list[str], folder: Path) -> None:
-        self.dataset, self.ids, self.folder = dataset, ids, folder
-        self.unsure = self.pixels = 0
-
-    def __iter__(self) -> Iterator[Labelled]:
-        for image_id in progress(self.ids, len(self.ids), "labels"):
-            path = self.folder / f"{image_id}.png"
-            label, picture = read_mask(path), self.dataset.read(image_id)
-            check_label(path, label, self.dataset.num_classes, picture.size)
-            self.unsure += int((label == UNSURE).sum())
-            self.pixels += label.size
-            yield Labelled(image_id, self.dataset.image_path(image_id), label)
+def labels_of(
+    dataset: Dataset, ids: list[str], folder: Path, pixels: Counter
+) -> Iterator[Labelled]:
+    """Yield the labels of a list, and count their ``unsure`` pixels and ``all``."""
+    for image_id in progress(ids, len(ids), "labels"):
+        path = folder / f"{image_id}.png"
+        label, picture = read_mask(path), dataset.read(image_id)
+        check_label(path, label, dataset.num_classes, picture.size)
+        pixels.update(unsure=np.count_nonzero(label == UNSURE), all=label.size)
+        yield Labelled(image_id, dataset.image_path(image_id), label)
 
 
 def pack(folder: Path) -> None:
@@ -93,10 +91,11 @@ def main(arguments: list[str] | None = None) -> None:
     ids = dataset.ids(args.list or dataset.train_list)
     dataset.check_pictures(ids)
     settings_of(args.label_dir, dataset.all_names)  # of these classes, and in this order
-    mend = "Make them, or name their list with --list"
-    check_exist([args.label_dir / f"{image_id}.png" for image_id in ids], "labels", mend)
+    remedy = "Make them, or name their list with --list"
+    check_exist([args.label_dir / f"{image_id}.png" for image_id in ids], "labels", remedy)
 
-    labels = Labels(dataset, ids, args.label_dir)
+    pixels = Counter()
+    labels = labels_of(dataset, ids, args.label_dir, pixels)
     has_run_lengths = args.format == "coco" and not args.polygons
     clear_unfinished(args.out.parent, args.out.name)
     with drafting(args.out) as draft:
@@ -104,9 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
         if args.format == "cvat" and args.out.suffix == ".zip":
             pack(draft)
     log.info("%d labels in %s", len(ids), args.out)
-    if labels.unsure:
+    if pixels["unsure"]:
         becomes = "stay 255" if args.format == "voc" else "become background"
-        share = 100 * labels.unsure / labels.pixels
+        share = 100 * pixels["unsure"] / pixels["all"]
         log.info("%.2f %% of the pixels are unsure and %s", share, becomes)
 
 

@@ -18,37 +18,25 @@ import torch
 from torch import nn
 
 from data.datasets import add_dataset_flags
-from data.drawings import draw_maps
-from data.inference import SCALES, infer, load_classifier
+from data.inference import SCALES, infer, load_network
 from data.loaders import ScaledPictures, to_device
-from data.steps import open_session
-from data.picture_loop import outputs_of, write_every
+from data.picture_loop import PictureStep
 from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
 from tool.maps import FORMATS, write_maps
-from tool.pictures import stored_size
 from tool.run import run
 
 GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
-SMALLER = "Lower --batch_size, --scales or --max_pixels."
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
     add_dataset_flags(parser)
-    cli.add_network_flag(parser)
-    cli.add_speed_flags(parser)
-    cli.add_fold_flag(parser)
-    parser.add_argument(
-        "--ckpt", default="final.pth", help="a path, or a file in <session>/ckpt; released ones too"
-    )
-    parser.add_argument(
-        "--infer_list",
-        help="list name or file; None is the training list, which the later steps need whole",
-    )
+    parser.add_shared("network", *cli.SPEED, "fold_bn", "ckpt", "infer_list", "max_pixels")
+    parser.add_shared("visualize", "restart")
     parser.add_deciding(
-        "--scales", type=cli.above_zero, nargs="+", default=SCALES, help="of the pictures"
+        "--scales", type=cli.above_zero, nargs="+", default=list(SCALES), help="of the pictures"
     )
     parser.add_deciding(
         "--seed_feature",
@@ -61,11 +49,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         choices=COMPETITORS,
         default=COMPETITORS[0],
         help="classes that compete for seeds: all (released code) or those in the label",
-    )
-    cli.add_max_pixels_flag(
-        parser,
-        "larger pictures are reduced to this many pixels first; a matter of memory, and of objects "
-        "being as large as in training",
     )
     parser.add_deciding(
         "--save_format",
@@ -82,28 +65,19 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser.add_deciding(
         "--save_cam", action="store_true", help="plain CAM too, for eval_cam.py to compare"
     )
-    cli.add_visualize_flag(parser, "maps over pictures in <session>/visual")
-    parser.add_argument("--restart", action="store_true", help="make every file again")
     args = parser.parse_args(arguments)
     if args.visualize and args.save_format == "npy":
         parser.error("--visualize draws npz files, and opens no pickles of --save_format npy")
     return args
 
 
-def localize(
-    net: nn.Module,
-    save_cam: bool,
-    amp: str,
-    memory_format: torch.memory_format,
-    items: list[dict],
-) -> list[tuple]:
+def localize(net: nn.Module, save_cam: bool, amp: str, items: list[dict]) -> list[tuple]:
     """Return what :func:`tool.maps.write_maps` takes, of pictures of one size.
 
     Args:
         net: on its device, evaluating.
         save_cam: keep plain CAM too.
         amp: of :func:`tool.cli.autocast`.
-        memory_format: what the network takes pictures in.
         items: of :class:`data.loaders.ScaledPictures`, with labels.
     """
     labels = np.stack([item["label"] for item in items])
@@ -112,7 +86,7 @@ def localize(
     device = next(net.parameters()).device
     scaled = to_device(map(np.stack, by_scale), device)
     with cli.autocast(amp, device):
-        of_pictures = infer(net, scaled, torch.from_numpy(labels), memory_format)
+        of_pictures = infer(net, scaled, torch.from_numpy(labels))
     triples = zip(items, labels, of_pictures, strict=True)
     return [(label.nonzero()[0], maps, item["size"], save_cam) for item, label, maps in triples]
 
@@ -120,48 +94,32 @@ def localize(
 def main(arguments: list[str] | None = None) -> None:
     """Write the maps of every picture on the list."""
     args = parse_arguments(arguments)
-    session, device, dataset = open_session(args, "make_cam")
-    ids = dataset.ids(args.infer_list or dataset.train_list)
-    dataset.check_pictures(ids)
-
-    ckpt = session.checkpoint(args.ckpt)
+    step = PictureStep(args, "make_cam")
+    ckpt, dataset = step.session.checkpoint(args.ckpt), step.dataset
     content = checkpoint.load(ckpt)
     checkpoint.check_classes(content, dataset.all_names)
-    net = load_classifier(
+    net = load_network(
+        cli.import_network(args.network).CAM,
         content,
-        args.network,
         args.fold_bn,
+        pretrained=None,
         num_classes=dataset.num_classes,
         seed_feature=args.seed_feature,
         competitors=args.competitors,
     )
-    cli.place(net, device, args.channels_last)
-
-    name = ckpt.name if ckpt.parent == session.path / "ckpt" else None
-    outputs = outputs_of(
-        session.path,
-        session.path / "npy",
-        "make_cam",
-        {**cli.deciding(args), "ckpt": name, "digest": content.digest},
-        dataset,
-        ids,
+    cli.place(net, step.device, args.channels_last)
+    name = ckpt.name if ckpt.parent == step.session.path / "ckpt" else None
+    scales = tuple(args.scales)
+    step.write(
+        step.session.path / "npy",
+        partial(ScaledPictures, dataset, scales=scales, max_pixels=args.max_pixels),
+        partial(localize, net, args.save_cam, args.amp),
+        {"ckpt": name, "digest": content.digest},
+        write_maps,
         f".{args.save_format}",
-        label=[str(row.nonzero()[0].tolist()) for row in dataset.labels(ids)],
+        args.batch_size or (1 if step.device.type == "cpu" else GPU_BATCH),
+        label=[str(row.nonzero()[0].tolist()) for row in dataset.labels(step.ids)],
     )
-    todo = outputs.open(args.restart, device)
-    session.accept()
-
-    most = args.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
-    if most > 1:
-        todo.sort(key=lambda image_id: stored_size(dataset.image_path(image_id)))
-    pictures = ScaledPictures(dataset, todo, tuple(args.scales), max_pixels=args.max_pixels)
-    amp, memory_format = args.amp, cli.memory_format(args.channels_last)
-    compute = partial(localize, net, args.save_cam, amp, memory_format)
-    workers, most_pixels = args.num_workers, args.max_pixels
-    write_every(outputs, pictures, compute, write_maps, workers, most_pixels, most, remedy=SMALLER)
-    outputs.finish()
-    if args.visualize:
-        draw_maps(outputs, dataset, args.restart, args.num_workers, args.max_pixels)
 
 
 if __name__ == "__main__":

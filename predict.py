@@ -19,16 +19,15 @@ import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
+from data.base import check_exist
 from data.lists import PICTURE_ENDINGS, strip_ending, visible
-from data.picture_loop import write_every
-from data.predictor import REFINE, Prediction, Predictor
+from data.predictor import REFINE, Predictor
 from net.recipes import MODELS
 from tool import cli
 from tool.errors import InputError
-from tool.pictures import stored_size
+from tool.progress import progress
 from tool.record import Outputs
 from tool.run import run
 from tool.session import find_checkpoint
@@ -48,14 +47,9 @@ def names(text: str) -> list[str]:
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.StepParser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of them")
-    parser.add_argument(
-        "--session_name", type=Path, default="exp", help="where --ckpt is looked for"
-    )
-    parser.add_argument(
-        "--ckpt", default="final.pth", help="a path, or a file in <session>/ckpt; released ones too"
-    )
+    parser.add_shared("session_name", "ckpt", "network", "max_pixels", "restart", "device")
     parser.add_argument(
         "--labels",
         type=names,
@@ -63,36 +57,28 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         "without the flag they are guessed",
     )
     parser.add_argument("--out_dir", type=Path, default=Path("predictions"), help="folder to write")
-    parser.add_argument(
+    parser.add_deciding(
         "--refine",
         choices=REFINE,
         help="a dense CRF for the masks; None is crf for a segmentation network, else none",
     )
-    parser.add_argument(
+    parser.add_deciding(
         "--scales",
         type=cli.above_zero,
         nargs="+",
         help="factors of the sides; None is what make_cam.py or the network's recipe takes",
     )
-    parser.add_argument(
+    parser.add_deciding(
         "--threshold", type=cli.fraction, default=0.5, help="probability of guessed classes"
     )
-    cli.add_max_pixels_flag(parser, "larger pictures are reduced to this many pixels first")
-    parser.add_argument(
+    parser.add_deciding(
         "--model", choices=sorted(MODELS), help="of segmentation networks of other projects"
     )
-    parser.add_argument(
+    parser.add_deciding(
         "--class_names",
         type=names,
         help="between commas, without background, for files that hold none",
     )
-    parser.add_argument(
-        "--network",
-        default=cli.NETWORK,
-        help="module of the classifier, see make_cam.py; what a checkpoint names is not imported",
-    )
-    parser.add_argument("--restart", action="store_true", help="make every file again")
-    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda:N")
     args = parser.parse_args(arguments)
     if args.labels == [NO_CLASS]:
         args.labels = []
@@ -107,34 +93,20 @@ def pictures_of(paths: Sequence[Path]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in paths:
-        inside = [p for p in visible(path) if p.suffix.lower() in PICTURE_ENDINGS]
-        if path.is_dir() and not inside:
+        pictures = [path]
+        if path.is_dir():
+            pictures = [p for p in visible(path) if p.suffix.lower() in PICTURE_ENDINGS]
+        if not pictures:
             raise InputError(f"The folder {path} holds no pictures ({', '.join(PICTURE_ENDINGS)}).")
-        for picture in inside if path.is_dir() else [path]:
+        for picture in pictures:
             other = found.setdefault(strip_ending(picture.name), picture)
             if other != picture:
                 raise InputError(
                     f"{other} and {picture} would write the same files. Give them one by one, with "
                     "another --out_dir each."
                 )
-    missing = [str(path) for path in found.values() if not path.exists()]
-    if missing:
-        raise InputError(f"There is no picture {missing[0]}.")
+    check_exist(list(found.values()), "pictures", "Name others")
     return found
-
-
-def predict(predictor: Predictor, labels: list[str] | None, item: dict) -> tuple[Prediction]:
-    """Return what the network says of the picture at ``path`` of an item, and log it."""
-    prediction = predictor(item["path"], labels)
-    shares = [f"{one['name']} {one['area_share']:.1%}" for one in prediction.about()["classes"]]
-    guessed = " (guessed)" if prediction.guessed else ""
-    log.info("%s: %s%s", item["path"], ", ".join(shares) or "no class", guessed)
-    return (prediction,)
-
-
-def save(path: Path, prediction: Prediction) -> None:
-    """Write what a prediction is shown by, the JSON of this path last."""
-    prediction.save(path.parent, path.name.removesuffix(".json"))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -144,31 +116,24 @@ def main(arguments: list[str] | None = None) -> None:
     pictures = pictures_of(args.pictures)
     if args.out_dir.resolve() in {path.resolve().parent for path in pictures.values()}:
         raise InputError(f"--out_dir {args.out_dir} holds the pictures. Give another folder.")
-    predictor = Predictor(
-        find_checkpoint(args.session_name, args.ckpt),
-        args.device,
-        args.refine,
-        args.scales,
-        args.threshold,
-        args.max_pixels,
-        args.model,
-        args.class_names,
-        args.network,
-    )
+    how = cli.deciding(args)
+    ckpt = find_checkpoint(Path(args.session_name), args.ckpt)
+    predictor = Predictor(ckpt, args.device, **how)
     if args.labels is None:
         log.warning("no --labels: the classes are GUESSED from the pictures, which may be wrong")
     else:
         predictor.ids_of(args.labels)  # an unknown name ends the program here
-    how = (predictor.digest, predictor.all_names, predictor.by_crf, args.labels, args.scales)
-    how = f"{how} {args.threshold} {args.max_pixels}"
-    sources = {"picture": list(pictures.values()), "settings": [how] * len(pictures)}
+    settings = f"{predictor.digest} {predictor.all_names} {args.labels} {how}"
+    paths = list(pictures.values())
+    sources = {"picture": paths, "settings": [settings] * len(paths)}
     outputs = Outputs(
         args.out_dir, args.out_dir, "predict", {}, (), list(pictures), ".json", sources
     )
     todo = outputs.open(args.restart, predictor.device)
-    photos = [{"id": i, "path": pictures[i], "size": stored_size(pictures[i])} for i in todo]
-    compute = partial(predict, predictor, args.labels)
-    write_every(outputs, photos, compute, save, num_workers=0, max_pixels=args.max_pixels)
+    for image_id in progress(todo, len(todo), "predict"):
+        prediction = predictor(pictures[image_id], args.labels)
+        log.info("%s: %s", pictures[image_id], ", ".join(prediction.names[1:]) or "no class")
+        prediction.save(args.out_dir, image_id)
     outputs.finish()
 
 

@@ -41,7 +41,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
     add_dataset_flags(parser)
-    cli.add_speed_flags(parser, training=True)
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
     count, decide = cli.at_least(1), parser.add_deciding
     decide("--train_list", help="list name or file; None is the training list")

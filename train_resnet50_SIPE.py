@@ -21,6 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from data.base import Dataset, check_exist, warn_constant_labels
 from data.datasets import add_dataset_flags
+from data.evaluate import check_class_ids
 from data.loaders import (
     ClassificationPictures,
     ScaledPictures,
@@ -34,7 +35,6 @@ from net.inputs import IMAGENET_MEAN, IMAGENET_STD
 from net.resnet50_SIPE import CAM_EPS, valid_mask
 from net.weights import restore
 from tool import checkpoint, cli, distributed
-from tool.evaluate import check_class_ids
 from tool.metrics import ConfusionMatrix
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer
 from tool.pictures import heat, overlay
@@ -49,8 +49,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__)
     add_dataset_flags(parser)
-    cli.add_network_flag(parser)
-    cli.add_speed_flags(parser, training=True)
+    parser.add_shared("network")
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
     count, decide = cli.at_least(1), parser.add_deciding
     decide("--train_list", help="list name or file; None is the dataset's own")
@@ -111,7 +110,8 @@ def validate(
         for item in progress(one_by_one(pictures, workers), len(pictures), "validation"):
             label, picture = to_device((item["label"], item["pictures"][0][None]), device)
             prediction = predict(net, label, picture, item["size"]).cpu().numpy()
-            matrix.update_from(dataset.mask_path(item["id"]), prediction, dataset.read_mask)
+            path = dataset.mask_path(item["id"])
+            matrix.update(dataset.read_mask(path), prediction, path)
     torch.backends.cudnn.benchmark = benchmark
     net.train()
     matrix.counts = distributed.total(torch.from_numpy(matrix.counts)).numpy()

@@ -39,7 +39,7 @@ from net.segmentation import mean_loss
 from net.weights import restore
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
-from tool.evaluate import check_class_ids
+from data.evaluate import check_class_ids
 from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer
 from tool.run import run
 from tool.training import seed_step
@@ -51,7 +51,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
     parser = cli.make_parser(__doc__)
     add_dataset_flags(parser)
-    cli.add_speed_flags(parser, training=True)
     cli.add_training_flags(parser, print_freq=50, save_freq=500)
     count, chance, decide = cli.at_least(1), cli.at_least(0), parser.add_deciding
     decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")

@@ -2,6 +2,7 @@
 
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,25 +36,26 @@ def write_archive(
     files = [folder / f"{image_id}.png" for image_id in ids]
     check_exist(files, "label pictures", "Run infer_seg.py on the whole list")
     for image_id, file in zip(ids, files, strict=True):
-        _check(file, dataset, image_id)
+        label = read_mask(file)
+        check_label(file, label, dataset.num_classes, dataset.read(image_id).size)
+        with open(file, "rb") as header:
+            is_palette = header.read(26)[PNG_KIND] == EIGHT_BIT_PALETTE
+        if not is_palette or (label == UNSURE).any():
+            raise InputError(f"{file} is no 8-bit palette PNG of classes alone. Make it again.")
     where = FOLDER.format(competition=competition)
-    pack = _pack_zip if path.suffix == ".zip" else _pack_tar
-    write_own(path, lambda archive: pack(archive, [(f"{where}/{f.name}", f) for f in files]))
 
+    def pack(archive: BinaryIO) -> None:
+        is_zip = path.suffix == ".zip"
+        if is_zip:
+            packed = zipfile.ZipFile(archive, "w")
+        else:
+            packed = tarfile.open(fileobj=archive, mode="w:gz")  # noqa: SIM115  # closed below
+        with packed:
+            add = packed.write if is_zip else partial(packed.add, filter=_anonymous)
+            for file in files:
+                add(file, f"{where}/{file.name}")
 
-def _check(file: Path, dataset: Dataset, image_id: str) -> None:
-    label = read_mask(file)
-    check_label(file, label, dataset.num_classes, dataset.read(image_id).size)
-    with open(file, "rb") as header:
-        is_palette = header.read(26)[PNG_KIND] == EIGHT_BIT_PALETTE
-    if not is_palette or (label == UNSURE).any():
-        raise InputError(f"{file} is no 8-bit palette PNG of classes alone. Make it again.")
-
-
-def _pack_tar(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:
-    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name, file in members:
-            tar.add(file, name, filter=_anonymous)
+    write_own(path, pack)
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -61,9 +63,3 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = member.mtime = 0
     member.uname = member.gname = ""
     return member
-
-
-def _pack_zip(archive: BinaryIO, members: list[tuple[str, Path]]) -> None:
-    with zipfile.ZipFile(archive, "w") as packed:
-        for name, file in members:
-            packed.write(file, name)

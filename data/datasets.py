@@ -11,7 +11,7 @@ from data.folder import Folder
 from data.folder.sources import NEGATIVES
 from data.reading import AUTO, agree_on_reading
 from data.voc import VOC
-from tool.cli import Settings, StepParser, at_least
+from tool.cli import Parser, Settings, at_least
 from tool.errors import InputError
 
 DATASETS: dict[str, type[Dataset]] = {d.name: d for d in (VOC, COCO, Demo, Folder)}
@@ -20,14 +20,14 @@ USUAL_ROOTS = ", ".join(f"{d.default_root} ({d.name})" for d in DATASETS.values(
 DATASET_CHOICES = "{" + ",".join([*sorted(DATASETS), "module:Class"]) + "}"
 
 
-def add_dataset_flags(parser: StepParser) -> None:
+def add_dataset_flags(parser: Parser) -> None:
     """Add ``--dataset``, ``--dataset_root``, and how its pictures are read."""
     parser.add_deciding("--dataset", metavar=DATASET_CHOICES, default="voc", help="what to read")
     parser.add_argument("--dataset_root", help=f"its folder; None is the usual one: {USUAL_ROOTS}")
     add_folder_flags(parser)
 
 
-def add_folder_flags(parser: StepParser) -> None:
+def add_folder_flags(parser: Parser) -> None:
     """Add what tells how pictures and labels of the user's own are read."""
     parser.add_deciding(
         "--negative_class",

@@ -13,7 +13,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +29,8 @@ from tool.writer import write_json, write_lines
 LISTED = "default"  # name of the list in VOC's and CVAT's layout
 # What a class name may not have: control characters, ends of lines, and halves of characters; in
 # labelmap.txt also what separates fields, begins a comment, or is cut off.
-UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-UNFIT_FOR_LABELMAP = re.compile(r":|^#|^\s|\s$")
+UNWRITABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+UNFIT_FOR_LABELMAP = rf"{UNWRITABLE}|:|^#|^\s|\s$"
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +49,17 @@ class Labelled(NamedTuple):
                 yield key, self.label == key
 
     def outlined(self, epsilon: float) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (class id, outline) of every part of a class, three points at least."""
+        """Yield (class id, outline) of every part of a class."""
         for key, region in self.regions():
             for points in outlines(region, epsilon):
-                yield key, _polygon(points)
+                yield key, points
 
 
 def check_names(file_format: str, names: list[str]) -> None:
     """Raise an InputError of a class name, of those with background, that a format cannot hold."""
-    has_labelmap = file_format in ("cvat", "voc")
+    unfit = UNFIT_FOR_LABELMAP if file_format in ("cvat", "voc") else UNWRITABLE
     for name in names:
-        if UNWRITABLE.search(name) or (has_labelmap and UNFIT_FOR_LABELMAP.search(name)):
+        if re.search(unfit, name):
             raise InputError(
                 f"The class name {name!r} cannot be written with --format {file_format}. Rename "
                 "the class, or take another format."
@@ -69,7 +70,7 @@ def check_names(file_format: str, names: list[str]) -> None:
 
 
 def outlines(region: np.ndarray, epsilon: float, enlarged: int = 1) -> list[np.ndarray]:
-    """Return one closed outline for each part of a region, float (N, 2), (x, y) in pixels.
+    """Return one closed outline for each part of a region, float (N > 2, 2), (x, y) in pixels.
 
     Args:
         region: bool (H, W).
@@ -96,8 +97,10 @@ def outlines(region: np.ndarray, epsilon: float, enlarged: int = 1) -> list[np.n
 
 
 def _simplified(contour: np.ndarray, epsilon: float) -> np.ndarray:
+    """Return at least three points: one or two, which are a line of pixels, stand there again."""
     fewer = cv2.approxPolyDP(contour, epsilon, closed=True) if epsilon else contour
-    return (fewer if len(fewer) > 2 else contour)[:, 0].astype(np.float64)  # (N, 2)
+    points = (fewer if len(fewer) > 2 else contour)[:, 0].astype(np.float64)  # (N, 2)
+    return points if len(points) > 2 else np.repeat(points, 4 // len(points), 0)
 
 
 def _joined(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -128,7 +131,7 @@ def write_coco(
             shape = {"size": rle["size"], "counts": rle["counts"].decode()}
             if epsilon is not None:
                 parts = outlines(region, epsilon, enlarged=2)
-                shape = [_polygon(points).round(2).ravel().tolist() for points in parts]
+                shape = [points.round(2).ravel().tolist() for points in parts]
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": number,
@@ -149,11 +152,6 @@ def write_coco(
         json.dump(content, file, ensure_ascii=False)
 
 
-def _polygon(points: np.ndarray) -> np.ndarray:
-    """Return at least three points: one or two, which are a line of pixels, stand there again."""
-    return points if len(points) > 2 else np.repeat(points, 4 // len(points), 0)
-
-
 def write_yolo(items: Iterable[Labelled], names: list[str], out: Path, epsilon: float) -> None:
     """Write Ultralytics' segmentation layout: data.yaml, links to pictures, a text a picture.
 
@@ -169,11 +167,9 @@ def write_yolo(items: Iterable[Labelled], names: list[str], out: Path, epsilon: 
         link = out / f"images/{item.image_id}{item.picture.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(item.picture.resolve())
-    # A text of JSON is one of YAML too.
-    texts = [json.dumps(name, ensure_ascii=False) for name in names[1:]]
-    classes = [f"  {number}: {text}" for number, text in enumerate(texts)]
-    header = ["path: .", "train: images", "val: images", "names:"]
-    write_lines(out / "data.yaml", [*header, *classes])
+    classes = json.dumps(names[1:], ensure_ascii=False)  # a list of JSON is one of YAML too
+    header = ["path: .", "train: images", "val: images", f"names: {classes}"]
+    write_lines(out / "data.yaml", header)
 
 
 def write_labelme(items: Iterable[Labelled], names: list[str], out: Path, epsilon: float) -> None:
@@ -202,33 +198,32 @@ def write_labelme(items: Iterable[Labelled], names: list[str], out: Path, epsilo
         write_json(out / f"{item.image_id}.json", content)
 
 
-def write_voc(items: Iterable[Labelled], names: list[str], out: Path, epsilon: float) -> None:
-    """Write the devkit's layout: palette PNGs, 255 unsure, a list, labelmap.txt."""
-    _write_masks(items, {**dict(enumerate(names)), UNSURE: "ignored"}, out, save_label)
-
-
-def write_cvat(items: Iterable[Labelled], names: list[str], out: Path, epsilon: float) -> None:
-    """Write CVAT's "Segmentation mask 1.1": coloured PNGs, a list, labelmap.txt."""
-
-    def save(path: Path, label: np.ndarray) -> None:
-        save_rgb(path, voc_palette()[np.where(label == UNSURE, 0, label)])
-
-    _write_masks(items, dict(enumerate(names)), out, save)
-
-
-def _write_masks(
-    items: Iterable[Labelled], names: dict[int, str], out: Path, save: Callable[..., None]
+def write_masks(
+    items: Iterable[Labelled], names: list[str], out: Path, epsilon: float, coloured: bool
 ) -> None:
-    """Write masks by ``save(path, label)``, and the colours of the class ids in ``names``."""
-    ids = []
+    """Write the devkit's layout: PNGs, a list, and the colours of the classes in labelmap.txt.
+
+    The PNGs have palettes, and 255 for unsure pixels; or they are ``coloured``, for CVAT's
+    "Segmentation mask 1.1".
+    """
+    ids, palette = [], voc_palette()
     for item in items:
-        save(out / f"SegmentationClass/{item.image_id}.png", item.label)
-        save(out / f"SegmentationObject/{item.image_id}.png", instances_of(item))
+        for kind, label in (("Class", item.label), ("Object", instances_of(item))):
+            path = out / f"Segmentation{kind}/{item.image_id}.png"
+            if coloured:
+                save_rgb(path, palette[np.where(label == UNSURE, 0, label)])
+            else:
+                save_label(path, label)
         ids.append(item.image_id)
     write_lines(out / f"ImageSets/Segmentation/{LISTED}.txt", ids)
-    colours = {key: ",".join(map(str, voc_palette()[key].tolist())) for key in names}
-    rows = [f"{name}:{colours[key]}::" for key, name in names.items()]
-    write_lines(out / "labelmap.txt", ["# label:color_rgb:parts:actions", *rows])
+    classes = dict(enumerate(names))
+    if not coloured:
+        classes[UNSURE] = "ignored"
+    rows = ["# label:color_rgb:parts:actions"]
+    for key, name in classes.items():
+        colour = ",".join(map(str, palette[key].tolist()))
+        rows.append(f"{name}:{colour}::")
+    write_lines(out / "labelmap.txt", rows)
 
 
 def instances_of(item: Labelled) -> np.ndarray:
@@ -251,6 +246,6 @@ FORMATS = {
     "coco": write_coco,
     "yolo": write_yolo,
     "labelme": write_labelme,
-    "cvat": write_cvat,
-    "voc": write_voc,
+    "cvat": partial(write_masks, coloured=True),
+    "voc": partial(write_masks, coloured=False),
 }

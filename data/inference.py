@@ -3,6 +3,7 @@
 Shared by ``make_cam.py`` and ``infer_seg.py``, which work through a dataset, and ``predict.py``.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -25,19 +26,21 @@ CRF_PICTURES = ("original", "mean_subtracted")
 ABSENT = 1e-4  # a class whose probability is nowhere above that takes no part in the CRF
 
 
-def load_classifier(content: Checkpoint, network: str, fold_bn: bool, **options) -> nn.Module:
-    """Return the network of step 1 at inference, evaluating, on the CPU.
+def load_network(
+    network: type[nn.Module], content: Checkpoint, fold_bn: bool, **options
+) -> nn.Module:
+    """Return a network at inference, evaluating, on the CPU.
 
     Args:
+        network: its class.
         content: of :func:`tool.checkpoint.load`.
-        network: module with a class CAM, see :func:`tool.cli.import_network`.
         fold_bn: put batch normalisation into the convolutions.
-        options: of CAM, before those of the checkpoint.
+        options: of the network, before those of the checkpoint.
 
     Raises:
         InputError: the weights do not fit.
     """
-    net = restore(cli.import_network(network).CAM, content, pretrained=None, **options)
+    net = restore(network, content, **options)
     return fold_batch_norm(net) if fold_bn else net
 
 
@@ -45,7 +48,6 @@ def infer(
     net: nn.Module,
     pictures: list[Tensor],
     labels: Tensor,
-    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> list[list[Tensor]]:
     """Return the maps of the present classes, at every scale, of pictures of one size.
 
@@ -54,7 +56,6 @@ def infer(
             pictures.
         pictures: uint8 (B, 3, h, w) a scale, on the network's device.
         labels: (B, C) in {0, 1}, background 1; on the CPU, for a GPU would be waited for.
-        memory_format: what the network takes pictures in.
 
     Returns:
         Of each picture and scale (2P - 1, h', w'): IS-CAM of its P classes, background first, and
@@ -66,7 +67,7 @@ def infer(
     for one_scale in pictures:
         img = net.prepare(one_scale)
         pairs = torch.stack([img, img.flip(3)], 1)  # (B, 2, 3, h, w)
-        pairs = pairs.flatten(0, 1).contiguous(memory_format=memory_format)
+        pairs = cli.laid_out(pairs.flatten(0, 1), net)
         if len(labels) == 1:
             cams, is_cams = (maps[None] for maps in net(pairs, masks[0]))
         else:
@@ -82,7 +83,6 @@ def mean_logits(
     view: Callable[[np.ndarray, float], np.ndarray],
     how: TestFlags,
     amp: str = "off",
-    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """Return logits averaged over scales, and mirrored pictures if asked, float32 (C, H, W).
 
@@ -92,7 +92,6 @@ def mean_logits(
         view: makes what the network takes of a picture and a scale, one of ``VIEWS``.
         how: scales, and whether to mirror.
         amp: of :func:`tool.cli.autocast`.
-        memory_format: what the network takes pictures in.
     """
     total, number, size = 0.0, 0, picture.shape[:2]
     device = next(net.parameters()).device
@@ -100,7 +99,7 @@ def mean_logits(
         scaled = view(picture, scale)  # (3, h, w)
         for mirrored in (False, True) if how.mirror else (False,):
             (x,) = to_device((scaled[None],), device)
-            x = (x.flip(3) if mirrored else x).contiguous(memory_format=memory_format)
+            x = cli.laid_out(x.flip(3) if mirrored else x, net)
             with cli.autocast(amp, device):
                 logits = net.predict(x, size)[0].float()
             total = total + (logits.flip(2) if mirrored else logits)
@@ -113,12 +112,12 @@ def enlarged_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
     One class at a time, so that memory does not grow with C * H * W. Ties go to the lower class.
     """
-    best, label = None, torch.zeros(size, dtype=torch.int64, device=scores.device)
+    best = torch.full(size, -math.inf, device=scores.device)
+    label = torch.zeros(size, dtype=torch.int64, device=scores.device)
     for k in range(len(scores)):
         score = F.interpolate(scores[None, k : k + 1], size, mode="bilinear")[0, 0]
-        if best is not None:
-            label[score > best] = k
-        best = score if best is None else torch.maximum(best, score)
+        label[score > best] = k
+        best = torch.maximum(best, score)
     return label
 
 

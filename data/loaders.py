@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from data.base import Dataset
 from data.transforms import WINDOWS, random_pair, random_scale, random_view, reduce, rescale
 from tool.indexing import STRIDE
-from tool.memory import LOWER_PIXELS, REDUCE, enough_memory
+from tool.memory import enough_memory
 from tool.pictures import check_label, read_mask
 from tool.progress import progress
 
@@ -212,8 +212,6 @@ class ScaledPictures(TorchDataset):
         dataset: where pictures and labels come from.
         ids: the pictures.
         scales: factors of both sides.
-        with_original: hand over the picture itself too, for drawing.
-        with_label: hand over image labels; without, there need be none.
         max_pixels: larger pictures are reduced to that many pixels first, by the bicubic filter.
     """
 
@@ -222,35 +220,32 @@ class ScaledPictures(TorchDataset):
         dataset: Dataset,
         ids: list[str],
         scales: tuple[float, ...],
-        with_original: bool = False,
-        with_label: bool = True,
         max_pixels: float = math.inf,
     ) -> None:
         self.dataset, self.ids, self.scales, self.max_pixels = dataset, ids, scales, max_pixels
-        self.labels = dataset.labels(ids) if with_label else None
-        self.with_original = with_original
-        self.mend = LOWER_PIXELS if max_pixels < math.inf else REDUCE
+        self.labels = dataset.labels(ids)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
-        """Return id, path, size (H, W), pictures: one uint8 (3, h, w) a scale; and if asked for
+        """Return id, path, size (H, W) of the picture as it is, ``label``: uint8 (K,), and
 
-        ``label``: uint8 (K,), and ``original``: uint8 (H, W, 3), reduced like all of them.
+        ``pictures``: one uint8 (3, h, w) a scale.
         """
         image = self.dataset.read(self.ids[index])
         size = (image.height, image.width)
         image = reduce(image, self.max_pixels)
-        with enough_memory(f"{self.ids[index]} at {len(self.scales)} scales", self.mend):
+        with enough_memory(f"{self.ids[index]} at {len(self.scales)} scales"):
             pictures = [channels_first(rescale(image, scale)) for scale in self.scales]
         path = self.dataset.image_path(self.ids[index])
-        item = {"id": self.ids[index], "path": path, "size": size, "pictures": pictures}
-        if self.labels is not None:
-            item["label"] = self.labels[index]
-        if self.with_original:
-            item["original"] = np.array(image)
-        return item
+        return {
+            "id": self.ids[index],
+            "path": path,
+            "size": size,
+            "label": self.labels[index],
+            "pictures": pictures,
+        }
 
 
 def to_device(arrays: Iterable[np.ndarray], device: torch.device) -> list[Tensor]:
@@ -275,25 +270,24 @@ def one_by_one(pictures: TorchDataset, num_workers: int) -> DataLoader:
     return DataLoader(pictures, batch_size=None, num_workers=num_workers, collate_fn=_itself)
 
 
-class _Calls(TorchDataset):
-    """Every item is a call of a function, made where the item is asked for."""
+class Calls(TorchDataset):
+    """Every item is what a picklable function returns, called where the item is asked for."""
 
-    def __init__(self, function: Callable[[Any], None], items: Sequence[Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> None:
         self.function, self.items = function, items
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> int:
-        self.function(self.items[index])
-        return index
+    def __getitem__(self, index: int) -> Any:
+        return self.function(self.items[index])
 
 
 def for_each(
     items: Sequence[Any], function: Callable[[Any], None], num_workers: int, what: str
 ) -> None:
     """Call a function, which must be picklable, for every item, in processes, with progress."""
-    calls = one_by_one(_Calls(function, items), num_workers)
+    calls = one_by_one(Calls(function, items), num_workers)
     for _ in progress(calls, len(items), what):
         pass
 

@@ -1,12 +1,15 @@
-"""The loop of the programs that write a file for every picture.
+"""What the programs share that write a file for every picture of a list.
 
-Pictures are read ahead in processes, and files are written behind in threads, so that what computes
-never waits for the disk. A program states what is computed of a picture.
+Pictures are read ahead in processes, and files are written in threads while the next pictures are
+computed. A program states what is computed of pictures.
 """
 
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,175 +18,227 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset, check_exist
-from data.loaders import one_by_one
+from data.loaders import Calls, for_each, one_by_one
 from data.reading import reading_of
+from data.steps import open_session
 from data.transforms import reduce
-from tool.behind import Behind
+from tool import cli
 from tool.errors import InputError, naming
 from tool.maps import MAKE, maps_file, note_of, read_maps
-from tool.memory import LOWER_PIXELS, enough_memory
+from tool.memory import enough_memory
+from tool.pictures import (
+    heat,
+    overlay,
+    read_mask,
+    save_label,
+    save_label_drawing,
+    save_rgb,
+    stored_size,
+)
 from tool.progress import progress, tell_reduced
 from tool.record import Outputs
+from tool.writer import safe_name
 
-WAITING = 8  # batches whose files are being written while the next ones are computed
+LONGEST = 240  # bytes of a name, which leaves room for that of the unfinished file
+WRITERS = 2  # threads that write files
 
 Compute = Callable[[list[dict]], list[tuple]]
 
 
-def outputs_of(
-    session: Path,
-    folder: Path,
-    program: str,
-    settings: dict[str, Any],
-    dataset: Dataset,
-    ids: list[str],
-    ending: str = ".png",
-    **sources: list[Path] | list[str],
-) -> Outputs:
-    """Return the files that a program makes of a dataset's pictures and of other ``sources``."""
-    pictures = [dataset.image_path(image_id) for image_id in ids]
-    settings = {**settings, **reading_of(dataset)}
-    sources = {"picture": pictures, **sources}
-    return Outputs(session, folder, program, settings, dataset.all_names, ids, ending, sources)
+def plain_picture(dataset: Dataset, max_pixels: float, image_id: str) -> dict:
+    """Return a picture: ``id``, ``path``, ``size`` (H, W), ``picture``: uint8 (h, w, 3), reduced.
 
-
-def made_from(
-    session: Path, dataset: Dataset, ids: list[str], allow_pickle: bool
-) -> tuple[dict[str, Any], list[Path]]:
-    """Return what is noted of a session's maps, and the files of some pictures.
-
-    Raises:
-        InputError: maps are missing, are pickles that ``allow_pickle`` does not admit, or are not
-            of the session's checkpoint.
+    Only pictures of more than ``max_pixels`` are reduced, to so many.
     """
-    maps = [maps_file(session / "npy", image_id, allow_pickle) for image_id in ids]
-    check_exist(maps, "maps", MAKE)
-    return note_of(session, dataset.all_names), maps
+    image = dataset.read(image_id)
+    return {
+        "id": image_id,
+        "path": dataset.image_path(image_id),
+        "size": (image.height, image.width),
+        "picture": np.array(reduce(image, max_pixels)),
+    }
 
 
-@dataclass
-class MappedPictures(TorchDataset):
-    """Pictures with their localization maps.
+def mapped_picture(
+    dataset: Dataset, npy: Path, allow_pickle: bool, max_pixels: float, image_id: str
+) -> dict:
+    """Return what :func:`plain_picture` does, with localization maps that are reduced like it.
 
-    Args:
-        dataset: where pictures come from.
-        ids: the pictures.
-        npy: folder of the maps.
-        allow_pickle: see :func:`tool.maps.read_maps`.
-        max_pixels: larger pictures, and their maps, are reduced to that many pixels first.
-        view: what is handed over of the maps, float32 (P, h, w), in their place.
+    They are ``keys``: int64 (P,) and ``is_cam``: float32 (P, h, w). For the arguments see
+    :func:`tool.maps.read_maps`. Maps of another size raise an InputError.
     """
-
-    dataset: Dataset
-    ids: list[str]
-    npy: Path
-    allow_pickle: bool
-    max_pixels: float
-    view: Callable[[np.ndarray], np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict:
-        """Return id, path and size (H, W) of the picture; and of the picture, reduced,
-
-        ``picture``: uint8 (h, w, 3), ``keys``: int64 (P,), ``view``: of IS-CAM.
-        """
-        image_id = self.ids[index]
-        image = self.dataset.read(image_id)
-        picture = np.array(reduce(image, self.max_pixels))
-        maps = read_maps(
-            self.npy, image_id, self.allow_pickle, self.dataset.num_classes, self.max_pixels
+    item = plain_picture(dataset, max_pixels, image_id)
+    size = item["picture"].shape[:2]
+    maps = read_maps(npy, image_id, allow_pickle, dataset.num_classes, max_pixels)
+    if maps["IS_CAM"].shape[1:] != size:
+        raise InputError(
+            f"The maps of {image_id} are {maps['IS_CAM'].shape[1:]}, its picture {size} (H, W). "
+            "Make them again: make_cam.py --restart"
         )
-        if maps["IS_CAM"].shape[1:] != picture.shape[:2]:
-            raise InputError(
-                f"The maps of {image_id} are {maps['IS_CAM'].shape[1:]}, its picture "
-                f"{picture.shape[:2]} (H, W). Make them again: make_cam.py --restart"
-            )
-        return {
-            "id": image_id,
-            "path": self.dataset.image_path(image_id),
-            "size": (image.height, image.width),
-            "picture": picture,
-            "keys": maps["keys"],
-            "view": self.view(maps["IS_CAM"]),
-        }
+    return {**item, "keys": maps["keys"], "is_cam": maps["IS_CAM"]}
 
 
-@dataclass
-class _Computed(TorchDataset):
-    """What is computed of single pictures, in the processes of a loader."""
-
-    pictures: TorchDataset
-    compute: Compute
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> dict:
-        item = self.pictures[index]
-        (result,) = self.compute([item])
-        return {"id": item["id"], "size": item["size"], "result": result}
-
-
-def write_every(
-    outputs: Outputs,
-    pictures: TorchDataset,
-    compute: Compute,
-    write: Callable[..., None],
-    num_workers: int,
-    max_pixels: float,
-    batch_size: int | None = None,
-    in_processes: bool = False,
-    remedy: str = LOWER_PIXELS,
-) -> None:
-    """Write the files of pictures.
+class PictureStep:
+    """A program that writes a file for every picture of a list.
 
     Args:
-        outputs: says where a file lies.
-        pictures: of what is left to do; an item has ``id``, ``path`` and ``size`` (H, W) of the
-            picture as it is stored, and what ``compute`` needs.
-        compute: takes an item, and returns the arguments of ``write``; with a ``batch_size``, it
-            takes items of one size, and returns those of each.
-        write: takes the path, and what ``compute`` returned for it.
-        num_workers: processes of the loader.
-        max_pixels: larger pictures are counted as reduced.
-        batch_size: items that are computed at once, at most; None is one.
-        in_processes: compute single items in the processes of the loader; ``compute`` must be
-            picklable then.
-        remedy: a sentence on what to do where the memory does not suffice.
+        args: its settings, with ``infer_list``, ``max_pixels``, ``restart`` and ``visualize``.
+        program: its name.
+        usual_list: name of the dataset's attribute that names the list where no flag does.
     """
-    reduced, most = 0, batch_size or 1
-    compute = partial(_named, compute if batch_size else partial(_single, compute), remedy)
-    loader = one_by_one(_Computed(pictures, compute) if in_processes else pictures, num_workers)
-    batches = batches_of(loader, most)
-    with torch.inference_mode(), Behind(WAITING * most) as files:
-        for items in progress(batches, len(pictures), outputs.program, len):
-            results = [item["result"] for item in items] if in_processes else compute(items)
-            for item, result in zip(items, results, strict=True):
-                files.call(write, outputs.path_of(item["id"]), *result)
-                reduced += item["size"][0] * item["size"][1] > max_pixels
-    tell_reduced(reduced, max_pixels)
+
+    def __init__(self, args: cli.Settings, program: str, usual_list: str = "train_list") -> None:
+        self.args, self.program = args, program
+        self.session, self.device, self.dataset = open_session(args, program)
+        self.infer_list = args.infer_list or getattr(self.dataset, usual_list)
+        self.ids = self.dataset.ids(self.infer_list)
+        self.dataset.check_pictures(self.ids)
+
+    def write(
+        self,
+        folder: Path,
+        pictures: Callable[[list[str]], TorchDataset],
+        compute: Compute,
+        settings: dict[str, Any],
+        save: Callable[..., None] = save_label,
+        ending: str = ".png",
+        batch_size: int = 1,
+        **sources: list[Path] | list[str],
+    ) -> None:
+        """Write the files of all pictures that are not done, and drawings if asked.
+
+        Args:
+            folder: of the files.
+            pictures: makes a dataset of ids, whose items have ``id``, ``path`` and ``size`` (H, W)
+                of the picture as it is stored, and what ``compute`` needs.
+            compute: takes items of one size, and returns the arguments of ``save`` for each.
+            settings: what decides the result beside the flags.
+            save: takes the path of a file, and what ``compute`` returned for it.
+            ending: of the files.
+            batch_size: items that are computed at once, at most.
+            sources: what else the files are made from, see :class:`tool.record.Outputs`.
+        """
+        args = self.args
+        outputs = self._outputs(folder, {**cli.deciding(args), **settings}, ending, **sources)
+        todo = outputs.open(args.restart, self.device)
+        self.session.accept()
+        if batch_size > 1:
+            todo.sort(key=lambda image_id: stored_size(self.dataset.image_path(image_id)))
+        batches = batches_of(one_by_one(pictures(todo), args.num_workers), batch_size)
+        reduced, written = 0, iter(())
+        with torch.inference_mode(), ThreadPoolExecutor(WRITERS) as writers:
+            for batch in progress(batches, len(todo), self.program, len):
+                results = _named(compute, batch)
+                list(written)  # waits for the files of the batch before, and raises their errors
+                paths = [outputs.path_of(item["id"]) for item in batch]
+                written = writers.map(lambda path, result: save(path, *result), paths, results)
+                reduced += sum(math.prod(item["size"]) > args.max_pixels for item in batch)
+            list(written)
+        tell_reduced(reduced, args.max_pixels)
+        outputs.finish()
+        if args.visualize:
+            self._draw(outputs)
+
+    def write_labels(
+        self, folder: Path, label_of: Callable[..., np.ndarray], digest: str | None = None
+    ) -> None:
+        """Write labels that are made of the maps, see :meth:`write`.
+
+        Args:
+            folder: of the labels.
+            label_of: returns the label, (h, w), of what :func:`mapped_picture` returns:
+                ``picture``, ``is_cam`` and ``keys``.
+            digest: of the checkpoint of its network; None is the CRF, which has none.
+
+        Raises:
+            InputError: maps are missing, are pickles that ``--allow_pickle`` does not admit, or are
+                not of the session's checkpoint.
+        """
+        args, npy = self.args, self.session.path / "npy"
+        maps = [maps_file(npy, image_id, args.allow_pickle) for image_id in self.ids]
+        check_exist(maps, "maps", MAKE)
+        settings = {"maps": note_of(self.session.path, self.dataset.all_names)}
+        item_of = partial(mapped_picture, self.dataset, npy, args.allow_pickle, args.max_pixels)
+        compute = partial(_labels, label_of)
+        if digest is not None:
+            settings["digest"] = digest
+        elif self.device.type == "cpu":
+            # Processes compute the CRF, one a core; a GPU has work from this one alone.
+            item_of, compute = partial(_computed, item_of, compute), _results
+        self.write(folder, partial(Calls, item_of), compute, settings, maps=maps)
+
+    def _outputs(self, folder: Path, settings: dict[str, Any], ending: str, **sources) -> Outputs:
+        dataset = self.dataset
+        settings = {**settings, **reading_of(dataset)}
+        sources = {"picture": [dataset.image_path(image_id) for image_id in self.ids], **sources}
+        return Outputs(
+            self.session.path,
+            folder,
+            self.program,
+            settings,
+            dataset.all_names,
+            self.ids,
+            ending,
+            sources,
+        )
+
+    def _draw(self, outputs: Outputs) -> None:
+        """Draw what is missing in <session>/visual or visual_<folder>, or of other content."""
+        folder, ending, draw = self.session.path / "visual", "_background.png", draw_map
+        if outputs.ending == ".png":
+            folder = folder.with_name(f"visual_{outputs.folder.name}")
+            ending, draw = ".png", draw_label
+        drawings = self._outputs(folder, {}, ending, file=[outputs.path_of(i) for i in self.ids])
+        draw = partial(draw, self.dataset, outputs.folder, folder, self.args.max_pixels)
+        for_each(drawings.open(self.args.restart), draw, self.args.num_workers, "drawings")
+        drawings.finish()
 
 
-def _single(compute: Callable[[dict], tuple], items: list[dict]) -> list[tuple]:
-    return [compute(item) for item in items]
+def draw_map(dataset: Dataset, npy: Path, folder: Path, max_pixels: float, image_id: str) -> None:
+    """Write one heat map over the picture for each of its maps; that of background is the last.
+
+    Larger pictures are drawn reduced to ``max_pixels``.
+    """
+    maps = read_maps(npy, image_id, max_pixels=max_pixels)
+    picture = np.array(reduce(dataset.read(image_id), max_pixels))
+    for key, one in reversed(list(zip(maps["keys"], maps["IS_CAM"], strict=True))):
+        room = LONGEST - len(os.fsencode(image_id)) - len("_.png")
+        name = safe_name(dataset.all_names[key], room)
+        save_rgb(folder / f"{image_id}_{name}.png", overlay(picture, heat(one)))
 
 
-def _named(compute: Compute, remedy: str, items: list[dict]) -> list[tuple]:
+def draw_label(dataset: Dataset, labels: Path, folder: Path, _: float, image_id: str) -> None:
+    """Write the label of a picture over it, with a legend."""
+    label, picture = read_mask(labels / f"{image_id}.png"), np.array(dataset.read(image_id))
+    save_label_drawing(folder / f"{image_id}.png", picture, label, dataset.all_names)
+
+
+def _labels(label_of: Callable[..., np.ndarray], items: list[dict]) -> list[tuple]:
+    """Return labels, and the sizes of their pictures, of items of :func:`mapped_picture`."""
+    return [
+        (label_of(item["picture"], item["is_cam"], item["keys"]), item["size"]) for item in items
+    ]
+
+
+def _computed(item_of: Callable[[str], dict], compute: Compute, image_id: str) -> dict:
+    """Return what is computed of a picture, in the process of a loader."""
+    item = item_of(image_id)
+    return {**item, "picture": None, "is_cam": None, "result": _named(compute, [item])[0]}
+
+
+def _results(items: list[dict]) -> list[tuple]:
+    return [item["result"] for item in items]
+
+
+def _named(compute: Compute, items: list[dict]) -> list[tuple]:
     """Compute, and name the pictures in what goes wrong."""
     names = ", ".join(item["id"] for item in items)
-    with enough_memory(names, remedy), naming(items[0]["path"]):
+    with enough_memory(names), naming(items[0]["path"]):
         return compute(items)
 
 
 def batches_of(items: Iterable[dict], most: int) -> Iterator[list[dict]]:
     """Yield runs of at most ``most`` items whose pictures have the same size."""
-    batch: list[dict] = []
-    for item in items:
-        if batch and (len(batch) == most or item["size"] != batch[0]["size"]):
+    for _, run in groupby(items, key=lambda item: item["size"]):
+        while batch := list(islice(run, most)):
             yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch

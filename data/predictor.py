@@ -1,7 +1,6 @@
 """A trained network that takes single pictures, without a dataset: see ``predict.py``."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 
 from data.coco import COCO
-from data.inference import SCALES, infer, load_classifier, mean_logits, refine
+from data.inference import SCALES, infer, load_network, mean_logits, refine
 from data.lists import plain
 from data.loaders import channels_first, to_device
 from data.transforms import VIEWS, reduce, rescale
@@ -23,16 +22,8 @@ from tool import checkpoint, cli
 from tool.crf import crf_inference_label
 from tool.errors import InputError, naming
 from tool.maps import fuse
-from tool.memory import LOWER_PIXELS, enough_memory
-from tool.pictures import (
-    heat,
-    label_overlay,
-    overlay,
-    read_rgb,
-    save_label,
-    save_rgb,
-    with_legend,
-)
+from tool.memory import enough_memory
+from tool.pictures import heat, overlay, read_rgb, save_label, save_label_drawing, save_rgb
 from tool.reader import Between, Damaged, check, decoding
 from tool.writer import NOTE, own_folder, read_note, safe_name, write_json
 
@@ -86,8 +77,14 @@ class Prediction:
             box = Image.fromarray(area).getbbox()
             if box:
                 box = [round(end * by) for end, by in zip(box, (across, down) * 2, strict=True)]
-            about = {"name": name, "id": key, "score": self.scores[name], "box": box}
-            classes.append({**about, "area_share": float(area.mean())})
+            about = {
+                "name": name,
+                "id": key,
+                "score": self.scores[name],
+                "box": box,
+                "area_share": float(area.mean()),
+            }
+            classes.append(about)
         return {
             "height": self.size[0],
             "width": self.size[1],
@@ -106,11 +103,8 @@ class Prediction:
             own_folder(folder, "predict")
             write_json(folder / NOTE, {"program": "predict"})
         save_label(folder / f"{name}_mask.png", self.mask, self.size)
-        there = np.unique(self.mask).tolist()
-        names = {k: n for k, n in zip(self.keys.tolist(), self.names, strict=True) if k in there}
-        names.pop(0, None)
-        drawing = with_legend(label_overlay(self.picture, self.mask), names)
-        save_rgb(folder / f"{name}_overlay.png", drawing)
+        names = dict(zip(self.keys.tolist(), self.names, strict=True))
+        save_label_drawing(folder / f"{name}_overlay.png", self.picture, self.mask, names)
         for class_name, one in zip(self.names[1:], self.maps[1:], strict=True):
             path = folder / f"{name}_heat_{safe_name(class_name)}.png"
             save_rgb(path, overlay(self.picture, heat(one)))
@@ -157,7 +151,12 @@ class Predictor:
         self.model = model or (found if isinstance(found, str) and found in MODELS else None)
         self.by_crf = (refine or ("crf" if self.model else "none")) == "crf"
         with decoding(ckpt, "Give another file."):
-            self.bands, self.value_range, self.longest = _input_of(content)
+            check(content, NOTED)
+            about = content.get("input") or {}
+            self.bands, values = about.get("bands"), about.get("value_range")
+            if min(self.bands or (1,)) < 1 or (values and values[0] >= values[1]):
+                raise Damaged(f"it notes the bands {self.bands} and the value range {values}")
+        self.value_range, self.longest = values, (about.get("long_side") or (0, math.inf))[1]
         if self.model:
             self.recipe = MODELS[self.model].test
             if scales:
@@ -170,12 +169,12 @@ class Predictor:
                     f"{ckpt} was trained with --network {noted}, which would be imported. Give "
                     "that flag if you trust the module."
                 )
-            self.net = load_classifier(content, network, fold_bn=True)
+            network = cli.import_network(network).CAM
+            self.net = load_network(network, content, fold_bn=True, pretrained=None)
             self.scales = tuple(scales or SCALES)
         num_classes = self.net.config["num_classes"]
-        self.net.to(self.device, memory_format=torch.channels_last)
-        own = checkpoint.class_names_of(content)
-        self.all_names = ["background", *_names_of(ckpt, num_classes - 1, own, class_names)]
+        cli.place(self.net, self.device, channels_last=True)
+        self.all_names = ["background", *_names_of(content, num_classes - 1, class_names)]
 
     def ids_of(self, labels: Sequence[str]) -> list[int]:
         """Return the class ids of names.
@@ -202,13 +201,12 @@ class Predictor:
 
         Raises:
             InputError: the picture cannot be read, or a name is no class.
+            TypeError: ``path`` is no path.
         """
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"a picture is given by the path of its file, not as {type(path)}")
         keys = None if labels is None else self.ids_of(labels)
         image = read_rgb(path, self.bands, self.value_range)
         picture = np.array(reduce(image, self.max_pixels))
-        with enough_memory(str(path), LOWER_PIXELS), naming(path):
+        with enough_memory(str(path)), naming(path):
             predict = self._segment if self.model else self._localize
             scores, keys, maps, mask = predict(picture, keys)
         names = self.all_names[1:]
@@ -229,29 +227,23 @@ class Predictor:
         image = rescale(image, min(1, self.longest / max(image.size)))
         scaled = [channels_first(rescale(image, scale))[None] for scale in self.scales]
         scaled = to_device(scaled, self.device)
-        img = self.net.prepare(scaled[0]).contiguous(memory_format=torch.channels_last)
+        img = cli.laid_out(self.net.prepare(scaled[0]), self.net)
         scores = self.net.forward_features(img)[0].mean((0, 2, 3)).sigmoid()  # (K,)
         if keys is None:
             keys = ((scores > self.threshold).nonzero()[:, 0] + 1).tolist()
         keys = [0, *keys]
         label = torch.zeros(1, len(self.all_names))
         label[0, keys] = 1
-        (of_scales,) = infer(self.net, scaled, label, torch.channels_last)
+        (of_scales,) = infer(self.net, scaled, label)
         maps = fuse([maps[: len(keys)].float() for maps in of_scales], picture.shape[:2])
         index = maps.argmax(0).cpu().numpy()
-        if self.by_crf and len(keys) > 1:
+        if self.by_crf:
             index = crf_inference_label(picture, index, 10, len(keys), device=self.device)
         return scores, keys, maps, np.array(keys)[index]
 
     def _segment(self, picture: np.ndarray, keys: list[int] | None):
         """Return scores (K,), keys, maps (P, h, w) and mask (h, w) by a segmentation network."""
-        logits = mean_logits(
-            self.net,
-            picture,
-            VIEWS[self.model],
-            self.recipe,
-            memory_format=torch.channels_last,
-        )  # (C, h, w)
+        logits = mean_logits(self.net, picture, VIEWS[self.model], self.recipe)  # (C, h, w)
         scores = logits.softmax(0)[1:].amax((1, 2))
         if keys is not None:
             absent = sorted(set(range(1, len(logits))).difference(keys))
@@ -261,22 +253,19 @@ class Predictor:
             probabilities = refine(picture, probabilities, self.recipe)
         mask = probabilities.argmax(0).cpu().numpy()
         if keys is None:
-            keys = np.unique(mask)[np.unique(mask) > 0].tolist()
+            keys = [key for key in np.unique(mask).tolist() if key]
         keys = [0, *keys]
         return scores, keys, probabilities[keys], mask
 
 
 def _names_of(
-    ckpt: str | Path, number: int, own: list[str] | None, given: Sequence[str] | None
+    content: checkpoint.Checkpoint, number: int, given: Sequence[str] | None
 ) -> list[str]:
-    """Return the names of the ``number`` foreground classes.
+    """Return the names of the K foreground classes, of which there are ``number``.
 
-    Args:
-        ckpt: for messages.
-        number: of foreground classes, K.
-        own: names of the C classes in the file, if it has any.
-        given: names of the K classes that the user gives, if any.
+    They are those that the file has, or ``given`` ones, or those of the published files.
     """
+    own, ckpt = checkpoint.class_names_of(content), content.path
     names = own[1:] if own else list(given or PUBLISHED.get(number, ()))
     if given and list(given) != names:
         raise InputError(
@@ -289,19 +278,3 @@ def _names_of(
             "names with --class_names, in the order of training."
         )
     return names
-
-
-def _input_of(content: dict[str, Any]) -> tuple[list[int] | None, list[float] | None, float]:
-    """Return bands, value range and the longest side of pictures that a checkpoint notes.
-
-    Raises:
-        Damaged: the note is none of ours.
-    """
-    check(content, NOTED)
-    about = content.get("input") or {}
-    bands, values = about.get("bands"), about.get("value_range")
-    if min(bands or (1,)) < 1:
-        raise Damaged(f"its bands are {bands}, which count from 1")
-    if values and values[0] >= values[1]:
-        raise Damaged(f"its value_range is {values}, whose first is not the smaller one")
-    return bands, values, (about.get("long_side") or (0, math.inf))[1]

@@ -44,7 +44,7 @@ def test_maps_are_counted_as_a_plain_loop_does(run, labelled, tiny):
         one = ConfusionMatrix(4)
         prediction = np.array(KEYS[image_id])[maps["IS_CAM"].argmax(0)]  # ids, and no places
         one.update(read_mask(tiny / f"masks/{image_id}.png"), prediction)
-        whole.add(one)
+        whole.counts += one.counts
         for name, iou in zip(CLASSES, one.iou(), strict=True):
             assert row[name] == ("" if np.isnan(iou) else f"{iou:.4f}")
         assert float(row["miou"]) == pytest.approx(np.nanmean(one.iou()), abs=1e-4)
@@ -86,14 +86,14 @@ def test_a_label_with_an_id_beyond_the_classes_is_refused(run, labelled):
 
 
 def test_labels_that_change_while_they_are_judged_are_noticed(run, labelled, monkeypatch):
-    judge = eval_seg_labels.LabelsOfFolder.__call__
+    judge = eval_seg_labels.label_of
 
-    def meanwhile(self, image_id, mask):
-        found = judge(self, image_id, mask)
-        save_label(self.folder / "a.png", np.zeros_like(read_mask(self.folder / "a.png")))
+    def meanwhile(folder, num_classes, image_id):
+        found = judge(folder, num_classes, image_id)
+        save_label(folder / "a.png", np.zeros_like(read_mask(folder / "a.png")))
         return found
 
-    monkeypatch.setattr(eval_seg_labels.LabelsOfFolder, "__call__", meanwhile)
+    monkeypatch.setattr(eval_seg_labels, "label_of", meanwhile)
     with pytest.raises(InputError, match=r"pseudo_label.*changed"):
         eval_seg_labels.main(run["eval_seg_labels"])
     assert not (labelled / "eval_pseudo_label.json").exists()

@@ -90,8 +90,8 @@ def read_coco(out: Path) -> dict[str, np.ndarray]:
 
 def read_yolo(out: Path) -> dict[str, np.ndarray]:
     """Return id -> label, drawn by OpenCV as Ultralytics does."""
-    yaml = (out / "data.yaml").read_text(encoding="utf-8").split("names:\n")[1]
-    names = [json.loads(row.split(": ", 1)[1]) for row in yaml.splitlines()]
+    yaml = (out / "data.yaml").read_text(encoding="utf-8")
+    names = json.loads(yaml.split("names: ")[1])
     labels = {}
     for path in (out / "labels").iterdir():
         with Image.open(out / "images" / f"{path.stem}.png") as image:

@@ -16,6 +16,7 @@ from data.loaders import (
     one_by_one,
     training_loader,
 )
+from data.picture_loop import plain_picture
 from data.transforms import rescale
 from net.recipes import MODELS
 
@@ -149,7 +150,7 @@ def test_scaled_pictures_have_the_sizes_and_pixels_of_the_rule(folder, workers):
         assert np.array_equal(item["label"], folder.labels([image_id])[0])
         assert [picture.shape for picture in item["pictures"]] == shapes
         image = folder.read(image_id)
-        assert np.array_equal(item["original"], np.array(image))
+        assert np.array_equal(plain_picture(folder, 1e6, image_id)["picture"], np.array(image))
         for scale, picture in zip(scales, item["pictures"], strict=True):
             assert np.array_equal(picture, channels_first(rescale(image, scale)))
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from make_cam import localize
 from net.resnet50_SIPE import CAM
 from tool.errors import InputError
-from tool.maps import fuse, maps_file, maps_path, read_maps, write_maps
+from tool.maps import fuse, maps_file, read_maps, write_maps
 from tool.pictures import reduced_size
 
 KEYS, SIZE = np.array([0, 3, 17]), (80, 93)
@@ -25,7 +25,7 @@ def scales_of(maps: int) -> list[torch.Tensor]:
 
 
 def write(folder, name="a", ending="npz", with_cam=True) -> None:
-    write_maps(maps_path(folder, name, ending), KEYS, scales_of(5), SIZE, with_cam)
+    write_maps(folder / f"{name}.{ending}", KEYS, scales_of(5), SIZE, with_cam)
 
 
 def stored(folder) -> dict[str, np.ndarray]:
@@ -79,7 +79,7 @@ def test_maps_are_those_of_the_network(tmp_path, together):
     ]
     items = [{**item, "id": str(i), "size": SIZE} for i, item in enumerate(items)]
     with torch.inference_mode():
-        results = localize(net, True, False, torch.contiguous_format, items)
+        results = localize(net, True, "off", items)
     for item, result in zip(items, results, strict=True):
         keys = [0, *(item["label"].nonzero()[0] + 1)]
         of_scales = []
@@ -90,7 +90,7 @@ def test_maps_are_those_of_the_network(tmp_path, together):
             with torch.inference_mode():
                 cam, is_cam = net(torch.cat([img, img.flip(3)]), label)
             of_scales.append(torch.cat([is_cam[keys], cam[keys[1:]]]))
-        write_maps(maps_path(tmp_path, item["id"]), *result)
+        write_maps(tmp_path / f"{item['id']}.npz", *result)
         read, expected = read_maps(tmp_path, item["id"]), fuse(of_scales, SIZE).numpy()
         assert read["keys"].tolist() == keys
         np.testing.assert_allclose(read["IS_CAM"], expected[: len(keys)], atol=1e-5)

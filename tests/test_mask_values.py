@@ -10,9 +10,9 @@ import eval_cam
 import eval_seg_labels
 import train_resnet50_SIPE
 import train_seg
+from data.evaluate import SPREAD, check_class_ids
 from tests.tiny import store_maps
 from tool.errors import InputError
-from tool.evaluate import SPREAD, check_class_ids
 from tool.maps import read_maps
 from tool.pictures import read_mask, save_label
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.base import LONGEST_ID
-from data.drawings import draw_map
 from data.folder import Folder
+from data.picture_loop import draw_map
 from tests.tiny import store_maps
 from tool.writer import LONGEST_NAME, safe_name
 

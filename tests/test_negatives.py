@@ -84,7 +84,7 @@ def test_loss_of_irn_on_background_alone():
 
 def test_thresholds_count_background_where_there_is_no_map():
     truth = np.array([[0, 0, 1], [255, 1, 1]], np.uint8)
-    counts = sweep_counts(truth, np.zeros(0, np.int64), np.zeros((0, 2, 3), np.float32), 2)
+    counts = sweep_counts(truth, np.zeros(1, np.int64), np.zeros((0, 2, 3), np.float32), 2)
     assert counts.shape == (len(THRESHOLDS), 2, 3)
     for one in counts:
         assert one.tolist() == [[2, 0, 0], [3, 0, 0]]

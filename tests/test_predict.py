@@ -173,8 +173,8 @@ def test_flags_and_the_network_decide_what_is_there(images, content, tmp_path, m
     made, ckpt, out = [], tmp_path / "mine.pth", tmp_path / "out/a.json"
 
     class Noted(Predictor):
-        def __init__(self, *args):
-            super().__init__(*args)
+        def __init__(self, *args, **how):
+            super().__init__(*args, **how)
             made.append((self.threshold, self.scales, self.max_pixels, self.by_crf))
 
     monkeypatch.setattr(predict, "Predictor", Noted)

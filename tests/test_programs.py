@@ -116,7 +116,7 @@ def test_published_format_has_the_size_of_the_picture(trained, session, capsys):
 
 def test_flags_of_the_maps_reach_network_and_pictures(trained, monkeypatch):
     """And without them, those of the released code."""
-    load, Pictures, used = make_cam.load_classifier, make_cam.ScaledPictures, []
+    load, Pictures, used = make_cam.load_network, make_cam.ScaledPictures, []
 
     def loaded(*args, **options):
         net = load(*args, **options)
@@ -128,7 +128,7 @@ def test_flags_of_the_maps_reach_network_and_pictures(trained, monkeypatch):
         used.append(pictures.scales)
         return pictures
 
-    monkeypatch.setattr(make_cam, "load_classifier", loaded)
+    monkeypatch.setattr(make_cam, "load_network", loaded)
     monkeypatch.setattr(make_cam, "ScaledPictures", opened)
     make_cam.main(trained["make_cam"])
     more = ["--seed_feature", "semantic", "--competitors", "present", "--scales", "1", "0.75"]

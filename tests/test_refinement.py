@@ -10,6 +10,7 @@ from PIL import Image
 import cam2ir
 import make_seg_labels
 import train_irn
+from data import picture_loop
 from data.folder import Folder
 from data.loaders import AffinityPictures
 from net.resnet50_irn import EdgeDisplacement
@@ -136,13 +137,14 @@ def test_large_pictures_are_reduced_and_their_labels_enlarged(
         np.savez(session / "npy/a.npz", **{**file, "size": np.array(large[::-1])})
     most, sizes = img.width * img.height, []
 
-    class Pictures(module.MappedPictures):
-        def __getitem__(self, index):
-            item = super().__getitem__(index)
-            sizes.append(item["picture"].shape)
-            return item
+    mapped = picture_loop.mapped_picture
 
-    monkeypatch.setattr(module, "MappedPictures", Pictures)
+    def noted(*about):
+        item = mapped(*about)
+        sizes.append(item["picture"].shape)
+        return item
+
+    monkeypatch.setattr(picture_loop, "mapped_picture", noted)
     flags = ["--visualize", "--restart", "--max_pixels", str(most)]
     module.main([*trained[module.__name__], *refine, *flags])
     assert sizes[0] == (img.height, img.width, 3)

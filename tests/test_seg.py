@@ -1,8 +1,6 @@
 """Steps 3.1 and 3.2 as a user runs them: trained, continued, shared, packed, with bad input."""
 
 import json
-import re
-import shlex
 import sys
 import tarfile
 import zipfile
@@ -397,19 +395,8 @@ def test_checkpoint_of_other_classes_or_model(trained, session, tiny):
     checkpoint.save(final, {"model": weights_of(session)})
     infer_seg.main(trained["infer"])
     (tiny / "classes.txt").write_text("red\ngreen\nblue\npink\n")
-    with pytest.raises(InputError, match=r"\.pth .*4 classes.*--dataset"):
+    with pytest.raises(InputError, match=r"\.pth.* \(5,\)"):
         infer_seg.main(trained["infer"])
-
-
-def test_printed_command_survives_a_shell(trained, session, tiny, tmp_path):
-    """Paths with spaces, quotes and & are quoted."""
-    odd = tiny.rename(tmp_path / "it's 14&15")
-    out = tmp_path / "a b;c"
-    infer_seg.main([*trained["infer"], "--dataset_root", str(odd), "--out_dir", str(out)])
-    log = (session / "run.log").read_text()
-    command = re.search(r"^mIoU: python eval_seg_labels.py (.*)$", log, re.M)[1]
-    eval_seg_labels.main(shlex.split(command))
-    assert json.loads((session / f"eval_{tmp_path.name}_a b;c.json").read_text())["images"] == 6
 
 
 # ------------------------------------------------------------------------------ archive
@@ -433,7 +420,6 @@ def test_archive_has_the_servers_layout(trained, session, tiny, tmp_path):
     assert packed[f"{folder}/b.png"] == (session / f"seg_{V2}/b.png").read_bytes()
     with zipfile.ZipFile(tmp_path / "voc.zip") as archive:
         assert archive.namelist() == [name.replace("comp6", "comp5") for name in packed]
-    assert "mIoU: python" not in (session / "run.log").read_text()
     with pytest.raises(SystemExit):
         infer_seg.main([*flags, "--archive", "voc.rar"])
 

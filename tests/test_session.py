@@ -142,7 +142,7 @@ def test_cores_are_those_that_this_process_may_use(bound, files, expected, tmp_p
 def test_settings_that_decide_nothing_under_others_are_left_out():
     parser = cli.make_parser("")
     parser.add_deciding("--crf", action="store_true")
-    parser.add_deciding("--scales", type=float, default=(1.0,), only={"crf": True})
+    parser.add_deciding("--scales", type=float, default=[1.0], only={"crf": True})
     assert cli.deciding(parser.parse_args([])) == {"crf": False}
     assert cli.deciding(parser.parse_args(["--crf"])) == {"crf": True, "scales": [1.0]}
 

@@ -4,11 +4,12 @@ import argparse
 import importlib
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tool import distributed
 from tool.cores import cores
@@ -18,6 +19,7 @@ NETWORK = "net.resnet50_SIPE"
 MOST_WORKERS = 32  # processes that read pictures, unless more are asked for
 LARGEST = 2**31 - 1  # of whole numbers: seeds and sizes stay within every library's integers
 LARGEST_REAL = 1e15  # products of two such numbers, a rate and its factor, stay within float32
+SMALLEST_FRACTION = 1e-6
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -34,25 +36,15 @@ class Settings(argparse.Namespace):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that refuses words with a zero byte, which no path may hold."""
-
-    def parse_known_args(self, args=None, namespace=None):
-        """Return what ``argparse`` returns."""
-        for word in args or ():
-            if "\0" in word:
-                self.error(f"{word!r} holds a zero byte, which no name may hold")
-        return super().parse_known_args(args, namespace)
-
-
-class StepParser(Parser):
     """A parser whose flags can declare that they decide what a program computes.
 
     Files of an earlier run are continued only where all deciding flags agree, see
-    :class:`tool.training.Training` and :class:`tool.record.Outputs`.
+    :class:`tool.training.Training` and :class:`tool.record.Outputs`. A word with a zero byte, which
+    no path may hold, is refused.
     """
 
-    def __init__(self, docstring: str) -> None:
-        super().__init__(description=docstring, formatter_class=_Help)
+    def __init__(self, description: str, **options: Any) -> None:
+        super().__init__(**{"description": description, "formatter_class": _Help, **options})
         self._names: list[tuple[str, dict[str, Any]]] = []
         self._decisions = self.add_argument_group(
             "settings that decide the result", "a continued run must have the same"
@@ -68,46 +60,39 @@ class StepParser(Parser):
         name = self._decisions.add_argument(*flags, **options).dest
         self._names.append((name, only or {}))
 
+    def add_shared(self, *names: str, **options: Any) -> None:
+        """Add flags of :data:`SHARED`, with ``options`` in the place of those that stand there."""
+        for name in names:
+            given = {"decides": False, **SHARED[name], **options}
+            add = self.add_deciding if given.pop("decides") else self.add_argument
+            add(f"--{name}", **given)
+
     def parse_args(self, args=None, namespace=None) -> Settings:
         """Return the settings, which know their deciding names."""
+        for word in args or ():
+            if "\0" in word:
+                self.error(f"{word!r} holds a zero byte, which no name may hold")
         settings = super().parse_args(args, namespace or Settings())
         settings.deciding, settings.parser = tuple(self._names), self
         return settings
 
 
 def deciding(settings: Settings) -> dict[str, Any]:
-    """Return the flags that decide the result under these settings, with lists for tuples."""
-    values = {
+    """Return the flags that decide the result under these settings."""
+    return {
         name: getattr(settings, name)
         for name, only in settings.deciding
         if all(getattr(settings, other) == value for other, value in only.items())
     }
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
-def make_parser(docstring: str) -> StepParser:
+def make_parser(docstring: str) -> Parser:
     """Return a parser with the flags that all step scripts share but for those of the dataset."""
-    parser = StepParser(docstring)
-    parser.add_argument(
-        "--session_name", default="exp", help="folder of this run: a name or a path"
-    )
-    parser.add_argument(
-        "--num_workers",
-        type=at_least(0),
-        default=max(1, min(MOST_WORKERS, cores() // distributed.local_world_size())),
-        help="processes that read pictures, for each of torchrun's; no result depends on it",
-    )
-    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda:N")
+    parser = Parser(docstring)
+    parser.add_shared("session_name", "device")
+    workers = max(1, min(MOST_WORKERS, cores() // distributed.local_world_size()))
+    parser.add_shared("num_workers", default=workers)
     return parser
-
-
-def add_network_flag(parser: StepParser) -> None:
-    """Add ``--network``, see :func:`import_network`."""
-    parser.add_deciding(
-        "--network",
-        default=NETWORK,
-        help="module with the classes Net (training) and CAM (inference); put your own here",
-    )
 
 
 def import_network(name: str) -> ModuleType:
@@ -132,145 +117,120 @@ def import_network(name: str) -> ModuleType:
     return module
 
 
-def add_speed_flags(
-    parser: StepParser, training: bool = False, only: dict[str, Any] | None = None
-) -> None:
-    """Add how a network computes, see :func:`autocast` and :func:`place`.
+def within(kind: type, smallest: float, largest: float) -> Callable[[str], Any]:
+    """Return an argparse type: a number of a ``kind`` from ``smallest`` to ``largest``."""
 
-    Args:
-        parser: of the program.
-        only: see :meth:`StepParser.add_deciding`.
-        training: rounding adds up over the steps of a training, so ``--channels_last`` decides its
-            result; and there is an update for which ``--fused`` counts.
-    """
-    parser.add_deciding(
-        "--amp",
-        only=only,
-        choices=("off", "bf16"),
-        default="off",
-        help="bf16 runs the convolutions in bfloat16: less than half the time where the processor "
-        "has it, and many times slower where not; the published accuracy is not proven with it; "
-        "prototypes stay float32",
-    )
-    (parser.add_deciding if training else parser.add_argument)(
-        "--channels_last",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep the channels of a pixel together, which convolutions like; rounds otherwise",
-    )
-    parser.add_argument(
-        "--tf32",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="CUDA convolutions may round their input to 10 bits; products of the method never do",
-    )
-    if training:
-        parser.add_argument(
-            "--fused",
-            action=argparse.BooleanOptionalAction,
-            default=True,
-            help="update all weights in one kernel; on CUDA only",
-        )
+    def parse(text: str) -> Any:
+        number = kind(text)
+        if not smallest <= number <= largest:
+            raise argparse.ArgumentTypeError(f"from {smallest} to {largest}, not {number}")
+        return number
 
-
-def add_training_flags(parser: StepParser, print_freq: int, save_freq: int) -> None:
-    """Add what every training has; see :class:`tool.training.Training` for the meaning."""
-    count = at_least(1)
-    parser.add_argument(
-        "--print_freq", type=count, default=print_freq, help="steps between log lines"
-    )
-    parser.add_argument(
-        "--save_freq", type=count, default=save_freq, help="steps between checkpoints"
-    )
-    parser.add_deciding("--seed", type=at_least(0), default=15, help="of all chance")
-    parser.add_argument("--restart", action="store_true", help="begin anew, whatever is there")
-    parser.add_argument(
-        "--safetensors", action="store_true", help="write the final weights in that format too"
-    )
-
-
-def add_fold_flag(parser: StepParser) -> None:
-    """Add ``--fold_bn``, see :func:`net.resnet50.fold_batch_norm`."""
-    parser.add_argument(
-        "--fold_bn",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="put batch normalisation into the convolutions; rounds otherwise",
-    )
-
-
-def add_crf_flags(parser: StepParser, only: dict[str, Any] | None = None) -> None:
-    """Add the flags of the label CRF; ``only`` as in :meth:`StepParser.add_deciding`."""
-    parser.add_deciding(
-        "--crf_iterations", only=only, type=at_least(0), default=10, help="of the mean field"
-    )
-    parser.add_deciding(
-        "--gt_prob",
-        only=only,
-        type=fraction,
-        default=0.7,
-        help="how far the CRF trusts the maps, 0 to 1",
-    )
-
-
-def add_max_pixels_flag(parser: StepParser, what: str) -> None:
-    """Add ``--max_pixels``; pictures of VOC and COCO are smaller."""
-    parser.add_deciding("--max_pixels", type=at_least(1), default=1_000_000, help=what)
-
-
-def fraction(text: str) -> float:
-    """An argparse type: a number between 0 and 1."""
-    number = float(text)
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"between 0 and 1, not {number}")
-    return number
-
-
-def add_visualize_flag(parser: StepParser, what: str) -> None:
-    """Add ``--visualize / --no-visualize``."""
-    parser.add_argument(
-        "--visualize", action=argparse.BooleanOptionalAction, default=False, help=what
-    )
-
-
-def add_label_flags(parser: StepParser, drawings: str) -> None:
-    """Add what programs have that make labels of maps, and draw them in a folder ``drawings``."""
-    flag = parser.add_argument
-    flag("--infer_list", help="list name or file; None is the training list")
-    flag("--allow_pickle", action="store_true", help="read .npy dicts; only if you made them")
-    add_visualize_flag(parser, f"labels over pictures in <session>/{drawings}")
-    flag("--restart", action="store_true", help="make every file again")
+    parse.__name__ = "number"
+    return parse
 
 
 def at_least(smallest: int, largest: int = LARGEST) -> Callable[[str], int]:
     """Return an argparse type: a whole number from ``smallest`` to ``largest``."""
-
-    def parse(text: str) -> int:
-        number = int(text)
-        if number < smallest:
-            raise argparse.ArgumentTypeError(f"at least {smallest}, not {number}")
-        if number > largest:
-            raise argparse.ArgumentTypeError(f"at most {largest}, not {number}")
-        return number
-
-    parse.__name__ = "whole number"
-    return parse
+    return within(int, smallest, largest)
 
 
-def number(text: str) -> float:
-    """An argparse type: a number from 0 to LARGEST_REAL."""
-    value = float(text)
-    if not 0 <= value <= LARGEST_REAL:
-        raise argparse.ArgumentTypeError(f"from 0 to {LARGEST_REAL:g}, not {value}")
-    return value
+number = within(float, 0, LARGEST_REAL)
+above_zero = within(float, 1 / LARGEST_REAL, LARGEST_REAL)
+fraction = within(float, SMALLEST_FRACTION, 1 - SMALLEST_FRACTION)
+
+TRUE = {"action": "store_true"}
+ON = {"action": argparse.BooleanOptionalAction, "default": True}  # --name and --no-name
+# Flags of several programs, by name: options of ``add_argument``; and whether they decide the
+# result.
+SHARED: dict[str, dict[str, Any]] = {
+    "session_name": {"default": "exp", "help": "folder of this run: a name or a path"},
+    "num_workers": {
+        "type": at_least(0),
+        "help": "processes that read pictures, for each of torchrun's; no result depends on it",
+    },
+    "device": {"default": "auto", "help": "auto (CUDA if there is one), cpu, cuda:N"},
+    "restart": {**TRUE, "help": "make everything again, whatever is there"},
+    "network": {
+        "decides": True,
+        "default": NETWORK,
+        "help": "module with the classes Net (training) and CAM (inference); put your own here; "
+        "what a checkpoint names is not imported",
+    },
+    "ckpt": {
+        "default": "final.pth",
+        "help": "a path, or a file in <session>/ckpt; released ones too",
+    },
+    "infer_list": {"help": "list name or file; None is the training list"},
+    "eval_list": {"help": "list name or file; None is the dataset's own"},
+    "gt_path": {"type": Path, "help": "folder of masks; None is the dataset's own"},
+    "allow_pickle": {**TRUE, "help": "read .npy dicts; only if you made them"},
+    "visualize": {
+        **ON,
+        "default": False,
+        "help": "draw maps over pictures in <session>/visual, labels in <session>/visual_<folder>",
+    },
+    "max_pixels": {
+        "decides": True,
+        "type": at_least(1),
+        "default": 1_000_000,
+        "help": "larger pictures are reduced to this many pixels first, and labels enlarged again; "
+        "a matter of memory, and of objects, kernels and walks as large as in VOC's pictures",
+    },
+    "crf_iterations": {
+        "decides": True,
+        "type": at_least(0),
+        "default": 10,
+        "help": "of the mean field",
+    },
+    "gt_prob": {
+        "decides": True,
+        "type": fraction,
+        "default": 0.7,
+        "help": "how far the CRF trusts the maps, 0 to 1",
+    },
+    "amp": {
+        "decides": True,
+        "choices": ("off", "bf16"),
+        "default": "off",
+        "help": "bf16 runs the convolutions in bfloat16: less than half the time where the "
+        "processor has it, and many times slower where not; the published accuracy is not proven "
+        "with it; prototypes stay float32",
+    },
+    "channels_last": {
+        **ON,
+        "help": "keep the channels of a pixel together, which convolutions like; rounds otherwise",
+    },
+    "tf32": {
+        **ON,
+        "help": "CUDA convolutions may round their input to 10 bits; products of the method never "
+        "do",
+    },
+    "fused": {
+        **ON,
+        "help": "update all weights in one kernel; on CUDA only",
+    },
+    "fold_bn": {
+        **ON,
+        "help": "put batch normalisation into the convolutions; rounds otherwise",
+    },
+    "print_freq": {"type": at_least(1), "help": "steps between log lines"},
+    "save_freq": {"type": at_least(1), "help": "steps between checkpoints"},
+    "seed": {"decides": True, "type": at_least(0), "default": 15, "help": "of all chance"},
+    "safetensors": {**TRUE, "help": "write the final weights in that format too"},
+}
+SPEED = ("amp", "channels_last", "tf32")  # how a network computes
 
 
-def above_zero(text: str) -> float:
-    """An argparse type: a number above 0, and up to LARGEST_REAL."""
-    value = number(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"above 0, not {value}")
-    return value
+def add_training_flags(parser: Parser, print_freq: int, save_freq: int) -> None:
+    """Add what every training has; see :class:`tool.training.Training` for the meaning.
+
+    Rounding adds up over the steps of a training, so ``--channels_last`` decides its result.
+    """
+    parser.add_shared("amp", "tf32", "fused", "seed", "restart", "safetensors")
+    parser.add_shared("channels_last", decides=True)
+    parser.add_shared("print_freq", default=print_freq)
+    parser.add_shared("save_freq", default=save_freq)
 
 
 def pick_device(name: str, tf32: bool = True) -> torch.device:
@@ -283,8 +243,6 @@ def pick_device(name: str, tf32: bool = True) -> torch.device:
     Raises:
         InputError: there is no such device on this machine.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise InputError(f"--device {name}: not known. Try auto, cpu, cuda or cuda:N.")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = tf32
     if name == "auto":
@@ -292,6 +250,8 @@ def pick_device(name: str, tf32: bool = True) -> torch.device:
     if name == "cuda" and distributed.world_size() > 1:
         name = f"cuda:{distributed.local_rank()}"
     try:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+            raise RuntimeError("not known")
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -315,3 +275,10 @@ def place(net: nn.Module, device: torch.device, channels_last: bool) -> nn.Modul
 def memory_format(channels_last: bool) -> torch.memory_format:
     """Return what pictures are to be laid out in, (B, 3, H, W)."""
     return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def laid_out(batch: Tensor, net: nn.Module) -> Tensor:
+    """Return a batch, (B, 3, H, W), laid out as :func:`place` did with the weights of a network."""
+    kernel = next(weight for weight in net.parameters() if weight.ndim == 4)
+    channels_last = kernel.is_contiguous(memory_format=torch.channels_last)
+    return batch.contiguous(memory_format=memory_format(channels_last))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tool.errors import InputError
 from tool.pictures import reduced_size
-from tool.reader import Damaged, announced, check_arrays, decoding, read_arrays, regular
+from tool.reader import Damaged, announced, check, check_arrays, decoding, read_arrays, regular
 from tool.record import Digests, settings_of
 from tool.writer import write_atomic
 
@@ -39,11 +39,6 @@ AGAIN = "Delete it and run make_cam.py."
 MAKE = "Run make_cam.py on a list that has them"
 
 
-def maps_path(folder: Path, image_id: str, save_format: str = "npz") -> Path:
-    """Return where the maps of a picture lie."""
-    return folder / f"{image_id}.{save_format}"
-
-
 def fuse(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Return maps that are fused over scales, (M, H, W) in [0, 1], of ``size`` (H, W).
 
@@ -56,15 +51,6 @@ def fuse(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     # One product resizes the rows of all scales in height, and sums over scales.
     total = torch.cat(weights, 3)[0] @ torch.cat(rows, 1)  # (1, H, sum of h) @ (M, sum of h, W)
     return total.div_(total.amax((1, 2), keepdim=True) + FUSE_EPS)
-
-
-def pack(maps: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the maps of all scales, (M, h, w) each, side by side, and their shapes.
-
-    They are float32 (M, n), n the sum of all h * w, and int64 (S, 2), h and w of each scale.
-    """
-    flat = torch.cat([scale.flatten(1) for scale in maps], 1).float().cpu().numpy()
-    return flat, np.array([scale.shape[1:] for scale in maps])
 
 
 def write_maps(
@@ -85,20 +71,19 @@ def write_maps(
         size: (H, W) of the picture.
         with_cam: write plain CAM too.
     """
-    maps, about = maps if with_cam else [one[: len(keys)] for one in maps], {}
-    if path.suffix == ".npz":
-        both, about["shapes"] = pack(maps)
-        about["size"] = np.array(size)
-    else:
-        both = fuse(maps, size).cpu().numpy()
-    content = {"keys": keys, "IS_CAM": both[: len(keys)], **about}
+    maps = maps if with_cam else [one[: len(keys)] for one in maps]
+    of_scales = path.suffix == ".npz"
+    both = torch.cat([one.flatten(1) for one in maps], 1).float() if of_scales else fuse(maps, size)
+    both = both.cpu().numpy()
+    content = {"keys": keys, "IS_CAM": both[: len(keys)]}
     if with_cam:
         content["CAM"] = both[len(keys) :]
-    if path.suffix == ".npz":
+    if of_scales:
+        content["shapes"] = np.array([one.shape[1:] for one in maps])
+        content["size"] = np.array(size)
         write_atomic(path, lambda file: np.savez(file, **content))
     else:
-        pickled = np.array(content, dtype=object)
-        write_atomic(path, lambda file: np.save(file, pickled, allow_pickle=True))
+        write_atomic(path, lambda file: np.save(file, content))
 
 
 def note_of(session: Path, class_names: Sequence[str]) -> dict[str, Any]:
@@ -124,7 +109,7 @@ def maps_file(folder: Path, image_id: str, allow_pickle: bool = False) -> Path:
     Raises:
         InputError: there is a pickle, and ``allow_pickle`` does not admit it.
     """
-    path, pickled = (maps_path(folder, image_id, ending) for ending in FORMATS)
+    path, pickled = (folder / f"{image_id}.{ending}" for ending in FORMATS)
     if path.exists() or not pickled.exists():
         return path
     if not allow_pickle:
@@ -159,74 +144,54 @@ def read_maps(
     """
     path = maps_file(folder, image_id, allow_pickle)
     missing = f"There are no maps {path}. {MAKE}."
-    if path.suffix == ".npz":
-        stored = read_arrays(path, AGAIN, STORED, missing)
-    else:
-        stored = _read_pickled(regular(path, missing))
     with decoding(path, AGAIN):
+        if path.suffix == ".npz":
+            stored = read_arrays(path, AGAIN, STORED, missing)
+        else:
+            stored = _read_pickled(regular(path, missing))
         keys = stored["keys"].astype(np.int64)
-        _check_keys(keys, num_classes)
+        if not len(keys) or keys[0] != 0 or (np.diff(keys) < 1).any() or keys[-1] >= num_classes:
+            raise Damaged(
+                f"it has maps of the classes {', '.join(map(str, keys[:10]))}, which do not begin "
+                f"with 0, ascend and stay below {num_classes}"
+            )
         names = [name for name in ("IS_CAM", "CAM") if name in stored]
         maps = torch.from_numpy(np.concatenate([stored[name] for name in names])).float()
+        if not ((maps >= -SLACK) & (maps <= LARGEST)).all():
+            raise Damaged(f"it has NaN or values outside [0, {LARGEST:g}]")
         if "shapes" in stored:
-            large = _of_scales(maps, stored, max_pixels)
+            large = _fused(maps, stored["shapes"].tolist(), stored["size"].tolist(), max_pixels)
         else:
-            large = _whole(maps, max_pixels)
+            size = reduced_size(maps.shape[1:], max_pixels)
+            large = F.interpolate(maps[None], size, mode="bilinear")[0]
     parts = large.split([len(stored[name]) for name in names])
     return {"keys": keys, **{n: part.numpy() for n, part in zip(names, parts, strict=True)}}
 
 
-def _check_keys(keys: np.ndarray, num_classes: int) -> None:
-    if not len(keys) or keys[0] != 0 or (np.diff(keys) < 1).any() or keys[-1] >= num_classes:
-        raise Damaged(
-            f"it has maps of the classes {', '.join(map(str, keys[:10]))}, which do not begin with "
-            f"0, ascend and stay below {num_classes}"
-        )
-
-
-def _check_values(maps: Tensor, largest: float) -> None:
-    if not ((maps >= -SLACK) & (maps <= largest)).all():
-        raise Damaged(f"it has NaN or values outside [0, {largest:g}]")
-
-
-def _of_scales(maps: Tensor, stored: dict[str, np.ndarray], max_pixels: float) -> Tensor:
+def _fused(maps: Tensor, shapes: list[list[int]], size: list[int], max_pixels: float) -> Tensor:
     """Return the fused maps (M, H, W) of maps of all scales side by side, (M, n)."""
-    _check_values(maps, LARGEST)
-    shapes, size = stored["shapes"].tolist(), stored["size"].tolist()
-    if min(size) < 1 or min(map(min, shapes), default=0) < 1:
-        raise Damaged("its size or shapes are not above 0")
-    longest = max(map(max, shapes))
-    if len(maps) * max(len(shapes) * longest * max(longest, *size), math.prod(size)) > LARGEST_MAPS:
-        raise Damaged(f"its size {size} and shapes {shapes} would take too much memory")
-    if sum(map(math.prod, shapes)) != maps.shape[1]:
-        raise Damaged(f"its maps are {tuple(maps.shape)}, of the shapes {shapes}")
-    scales = maps.split([math.prod(shape) for shape in shapes], 1)
-    unflat = [scale.unflatten(1, shape) for scale, shape in zip(scales, shapes, strict=True)]
-    return fuse(unflat, reduced_size(size, max_pixels))
-
-
-def _whole(maps: Tensor, max_pixels: float) -> Tensor:
-    """Return fused maps, (M, H, W), resized bilinearly where they have more pixels."""
-    _check_values(maps, 1 + SLACK)
-    size = reduced_size(maps.shape[1:], max_pixels)
-    same = size == maps.shape[1:]
-    return maps if same else F.interpolate(maps[None], size, mode="bilinear")[0]
+    numbers, longest = [math.prod(shape) for shape in shapes], max(map(max, shapes), default=0)
+    memory = max(len(shapes) * longest * max(longest, *size), math.prod(size)) * len(maps)
+    smallest = min(map(min, [size, *shapes]))
+    if smallest < 1 or sum(numbers) != maps.shape[1] or memory > LARGEST_MAPS:
+        raise Damaged(f"its size {size} and shapes {shapes} do not fit maps {tuple(maps.shape)}")
+    scales = zip(maps.split(numbers, 1), shapes, strict=True)
+    return fuse(
+        [scale.unflatten(1, shape) for scale, shape in scales], reduced_size(size, max_pixels)
+    )
 
 
 def _read_pickled(path: Path) -> dict[str, np.ndarray]:
     """Read an npy file of one pickled dict, whose author is trusted but whose bytes are not."""
-    with decoding(path, AGAIN):
-        with open(path, "rb") as file:
-            shape, dtype = announced(file)
-            if shape or not dtype.hasobject:
-                raise Damaged(f"it holds {dtype} {shape} and no dict")
-            for code, number, _ in pickletools.genops(file):
-                # A pickle numbers its parts; a large number makes a table that long.
-                if "PUT" in code.name and number > path.stat().st_size:
-                    raise Damaged(f"it announces {number} parts")
-        content = np.load(path, allow_pickle=True).item()
-        if not isinstance(content, dict):
-            raise Damaged(f"it holds a {type(content).__name__} and no dict")
-        stored = {str(name): np.asarray(value) for name, value in content.items()}
-        check_arrays(stored, PICKLED)
+    with open(path, "rb") as file:
+        announced(file)
+        for code, number, _ in pickletools.genops(file):
+            # A pickle numbers its parts; a large number makes a table that long.
+            if "PUT" in code.name and number > path.stat().st_size:
+                raise Damaged(f"it announces {number} parts")
+        file.seek(0)
+        content = np.lib.format.read_array(file, allow_pickle=True).item()
+    check(content, {str: object})
+    stored = {name: np.asarray(value) for name, value in content.items()}
+    check_arrays(stored, PICKLED)
     return stored

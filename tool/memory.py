@@ -1,4 +1,4 @@
-"""Memory that does not suffice, told in one sentence."""
+"""Memory that does not suffice, said in one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,16 +7,14 @@ import torch
 
 from tool.errors import InputError
 
-REDUCE = "Reduce the picture."  # mends
-LOWER_PIXELS = "Lower --max_pixels."
 WORDS = ("out of memory", "not enough memory", "allocate memory")  # of torch's plain RuntimeError
 
 
 @contextmanager
-def enough_memory(what: str, mend: str) -> Iterator[None]:
+def enough_memory(what: str) -> Iterator[None]:
     """Turn a lack of memory, of the processor or of the GPU, into an InputError.
 
-    It names ``what`` is being worked on, such as the id of a picture; ``mend`` is a sentence.
+    It names ``what`` is being worked on, such as the id of a picture.
     """
     try:
         yield
@@ -24,4 +22,7 @@ def enough_memory(what: str, mend: str) -> Iterator[None]:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and not any(words in str(error) for words in WORDS):
             raise
-        raise InputError(f"The memory does not suffice for {what}. {mend}") from error
+        raise InputError(
+            f"The memory does not suffice for {what}. Lower --max_pixels, or --scales and "
+            "--batch_size where the program has them."
+        ) from error

@@ -4,13 +4,12 @@ The definition is that of the VOC devkit: 255 in the ground truth is ignored,
 IoU_c = M_cc / (row c + column c - M_cc), mIoU = mean over classes, NaN left out.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from tool.errors import InputError
-from tool.pictures import UNSURE, read_mask
+from tool.pictures import UNSURE
 
 
 class ConfusionMatrix:
@@ -24,42 +23,26 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.counts = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
 
-    def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+    def update(
+        self, truth: np.ndarray, prediction: np.ndarray, source: str | Path = "the mask"
+    ) -> None:
         """Add one picture, (H, W) class ids both; where the truth is 255 it is ignored.
 
-        A ValueError says that the shapes differ, or that the truth has ids that are no class.
+        An InputError that names the ``source`` of the truth says that the shapes differ, or that it
+        has ids that are no class.
         """
-        if truth.shape != prediction.shape:
-            raise ValueError(f"the mask is {truth.shape}, the prediction {prediction.shape}")
         known = truth != UNSURE
-        truth = truth[known].astype(np.int64)
-        if truth.size and truth.max() >= self.num_classes:
-            raise ValueError(f"the mask has class {truth.max()} of {self.num_classes}")
+        ids = truth[known].astype(np.int64)
+        if truth.shape != prediction.shape or ids.max(initial=0) >= self.num_classes:
+            raise InputError(
+                f"{source} does not fit: it is {truth.shape}, with classes up to "
+                f"{ids.max(initial=0)}, and the prediction {prediction.shape}, of "
+                f"{self.num_classes} classes. Check it, or --dataset and --gt_path."
+            )
         prediction = prediction[known].astype(np.int64)
         prediction[(prediction < 0) | (prediction >= self.num_classes)] = self.num_classes
-        joint = truth * (self.num_classes + 1) + prediction
+        joint = ids * (self.num_classes + 1) + prediction
         self.counts += np.bincount(joint, minlength=self.counts.size).reshape(self.counts.shape)
-
-    def update_from(
-        self,
-        mask_path: Path,
-        prediction: np.ndarray,
-        read: Callable[[Path], np.ndarray] = read_mask,
-    ) -> None:
-        """Add one picture whose ground truth lies in a file, which ``read`` makes class ids of.
-
-        A mask that is missing, of another size, or has ids that are no class, raises an InputError.
-        """
-        truth = read(mask_path)
-        try:
-            self.update(truth, prediction)
-        except ValueError as error:
-            mend = "Check the mask, or --dataset and --gt_path."
-            raise InputError(f"{mask_path} does not fit: {error}. {mend}") from error
-
-    def add(self, other: "ConfusionMatrix") -> None:
-        """Add what another process counted."""
-        self.counts += other.counts
 
     def iou(self) -> np.ndarray:
         """Return float64 (C,) IoU; NaN for a class in neither truth nor prediction."""

@@ -226,6 +226,14 @@ def with_legend(drawing: np.ndarray, names: dict[int, str]) -> np.ndarray:
     return np.concatenate([drawing, np.asarray(strip)])
 
 
+def save_label_drawing(
+    path: str | Path, picture: np.ndarray, label: np.ndarray, names: Sequence[str]
+) -> None:
+    """Write a label, uint8 (H, W), over its picture, with a legend; ``names`` are by class id."""
+    shown = {k: names[k] for k in np.unique(label).tolist() if k not in (0, UNSURE)}
+    save_rgb(path, with_legend(label_overlay(picture, label), shown))
+
+
 def border(label: np.ndarray) -> np.ndarray:
     """Return bool (H, W): pixels that have another label than one of their 4 neighbours."""
     padded = np.pad(label, 1, mode="edge")

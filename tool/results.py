@@ -4,7 +4,6 @@
 seconds a line.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +47,19 @@ def read_result(path: Path) -> dict[str, Any]:
     result = read_json(path, REMEDY, SCHEMA)
     with decoding(path, REMEDY):
         iou = iou_of(counts_of(result))
-        noted = [math.nan if value is None else value for value in result["iou"].values()]
-        if not np.allclose(iou, noted, atol=1e-6, equal_nan=True):
-            raise Damaged("its IoU are not those of its confusion matrix")
-        if abs(np.nanmean(iou) - result["miou"]) > 1e-6:
-            raise Damaged("its mIoU is not the mean of its IoU")
+        noted = np.array([*result["iou"].values(), result["miou"]], float)  # None is NaN
+        if not np.allclose([*iou, np.nanmean(iou)], noted, atol=1e-6, equal_nan=True):
+            raise Damaged("its IoU and mIoU are not those of its confusion matrix")
     return result
 
 
 def counts_of(result: dict[str, Any]) -> np.ndarray:
     """Return the confusion matrix of a result, int64 (C, C + 1); Damaged says that it is none."""
-    rows = [row.split() for row in result["confusion"]]
-    sides = {len(row) for row in rows}
-    if sides != {len(rows) + 1} or len(rows) != len(result["iou"]):
+    counts = np.array([row.split() for row in result["confusion"]], np.int64)
+    number = len(result["iou"])
+    if counts.shape != (number, number + 1):
         raise Damaged("its confusion matrix does not fit its classes")
-    return np.array(rows).astype(np.int64)
+    return counts
 
 
 def read_seconds(path: Path) -> dict[str, int]:

@@ -17,12 +17,12 @@ import numpy as np
 
 from data.base import Dataset, warn_constant_labels
 from data.doctor.finding import GIB, Check
+from data.evaluate import check_class_ids
 from net.weights import IMAGENET_URLS, cached, read_pretrained
 from tool import distributed
 from tool.checkpoint import some
 from tool.cores import cores
 from tool.errors import InputError, naming
-from tool.evaluate import check_class_ids
 from tool.metrics import ConfusionMatrix
 from tool.picture_files import MASK_FORMATS, bits_of, open_picture, orientation_of, picture_file
 from tool.pictures import stored_size, voc_palette
@@ -193,7 +193,7 @@ def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: 
     def judge(image_id: str) -> set[int]:
         matrix = ConfusionMatrix(dataset.num_classes)
         background = np.zeros(headers[image_id][:2], np.uint8)
-        matrix.update_from(paths[image_id], background, dataset.read_mask)
+        matrix.update(dataset.read_mask(paths[image_id]), background, paths[image_id])
         return set(matrix.counts.any(1).nonzero()[0].tolist())
 
     read = list(paths) if whole else spread(list(paths), MASKS)

@@ -18,7 +18,7 @@ from data.doctor.finding import Checks, show
 from data.folder import Folder
 from data.lists import plain, visible
 from tool.checkpoint import some
-from tool.cli import StepParser
+from tool.cli import Parser
 from tool.run import run
 
 
@@ -35,7 +35,7 @@ def checks_of(folder: Folder, whole: bool = False) -> Checks:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print what is in the folder, and exit with 1 where it cannot be used."""
-    parser = StepParser(__doc__)
+    parser = Parser(__doc__)
     parser.prog = "python -m data.folder"
     parser.set_defaults(dataset="folder")
     parser.add_argument("--dataset_root", help="the folder; None is pictures")

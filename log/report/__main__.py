@@ -34,7 +34,7 @@ from tool.writer import write_own
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.StepParser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.prog = "python -m tool.report"
     parser.add_argument("sessions", nargs="+", type=Path, help="folders of runs")
     parser.add_argument(

@@ -1,0 +1,160 @@
+"""Evaluation of predictions against masks, counted in the processes that read the files."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.base import Dataset, check_exist
+from data.loaders import Calls, one_by_one
+from tool.errors import InputError
+from tool.metrics import ConfusionMatrix, iou_of, iou_table, miou_of
+from tool.pictures import UNSURE, read_mask
+from tool.progress import progress
+from tool.record import Digests, settings_of
+from tool.results import UNIT
+from tool.session import Session
+from tool.writer import write_json, write_own, write_table
+
+SPREAD = 16  # label pictures are looked at in steps of so many, until one holds a class
+
+Read = Callable[[Path], np.ndarray]  # a mask as uint8 (H, W) of class ids, 255 unknown
+Count = Callable[[np.ndarray], np.ndarray]  # what else is counted of a picture, from its mask
+# Of an id: the label, integer (H, W), and what counts further; None where it lacks what is counted.
+Predict = Callable[[str], tuple[np.ndarray, Count | None]]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was counted.
+
+    Attributes:
+        session: of the evaluation.
+        result: what the evaluation file holds, see :mod:`tool.results`.
+        further: the sum of what else was counted; None where some picture had nothing.
+        table: id, mIoU and IoU of every picture, the header first. They are fractions, and empty
+            for a class that occurs in neither mask nor label; mIoU is the mean of the others.
+    """
+
+    session: Session
+    result: dict[str, Any]
+    further: np.ndarray | None
+    table: list[list[str]]
+
+    def write(self, path: Path, name: str, **more: Any) -> None:
+        """Write the result with further entries as JSON and the table beside it, and log mIoU.
+
+        ``name`` says of what it is.
+        """
+        write_table(path.with_suffix(".csv"), self.table)
+        write_json(path, self.result | more, write_own)
+        self.session.accept()
+        miou, images, where = (self.result[key] for key in ("miou", "images", "list"))
+        log.info("%s   mIoU %.2f on the %d pictures of %s", name, 100 * miou, images, where)
+
+
+def evaluate(
+    session: Session,
+    dataset: Dataset,
+    folder: Path,
+    path_of: Callable[[str], Path],
+    predict: Predict,
+    remedy: str,
+) -> Evaluation:
+    """Return what is counted of the predictions of ``--eval_list``, and log the IoU.
+
+    Args:
+        session: of the program, whose settings have ``dataset``, ``eval_list``, ``gt_path`` and
+            ``num_workers``.
+        dataset: of the masks.
+        folder: of the predictions.
+        path_of: returns the file of an id's prediction.
+        predict: reads a prediction. It is called in processes, so it must be picklable.
+        remedy: for missing predictions.
+
+    Raises:
+        InputError: a file is missing, no mask holds a class, one does not fit, or files changed
+            meanwhile.
+    """
+    args, names = session.args, dataset.all_names
+    about = {"dataset": args.dataset, "list": str(args.eval_list or dataset.eval_list)}
+    ids = dataset.ids(about["list"])
+    predictions = [path_of(image_id) for image_id in ids]
+    check_exist(predictions, "predictions", remedy)
+    settings = settings_of(folder, names)
+    masks = dataset.masks(ids, args.gt_path)
+    known, files = Digests(session.path), {"predictions": predictions, "masks": masks}
+    digests = {name: known.together(paths) for name, paths in files.items()}
+    count = partial(_count, predict, dataset.read_mask, len(names))
+    counted = one_by_one(Calls(count, list(zip(ids, masks, strict=True))), args.num_workers)
+    matrix, further, table = ConfusionMatrix(len(names)), 0, [["id", "miou", *names]]
+    counted = progress(counted, len(ids), session.program)
+    for image_id, (counts, more) in zip(ids, counted, strict=True):
+        matrix.counts += counts
+        further = None if further is None or more is None else further + more
+        table.append([image_id, *map(_cell, [miou_of(counts), *iou_of(counts)])])
+    if not matrix.counts[1:].any():
+        check_class_ids(masks, len(names), dataset.read_mask)
+    if digests != {name: known.together(paths) for name, paths in files.items()}:
+        raise InputError(
+            f"Files in {folder} or masks changed while they were judged. Run the same command "
+            "again when nothing writes them."
+        )
+    result = {
+        "program": session.program,
+        "unit": UNIT,
+        **about,
+        "images": len(ids),
+        "source": str(folder),
+        "miou": matrix.miou(),
+        "iou": dict(zip(names, matrix.iou().tolist(), strict=True)),
+        "settings": settings,
+        "digests": digests,
+        "confusion": [" ".join(map(str, row)) for row in matrix.counts.tolist()],
+    }
+    log.info("%s", iou_table(names, matrix.iou()))
+    return Evaluation(session, result, further, table)
+
+
+def _count(
+    predict: Predict, read: Read, num_classes: int, picture: tuple[str, Path]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the counts of a picture, (C, C + 1), and what else is counted."""
+    image_id, path = picture
+    label, further = predict(image_id)
+    truth, matrix = read(path), ConfusionMatrix(num_classes)
+    matrix.update(truth, label, path)
+    return matrix.counts, further and further(truth)
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"
+
+
+def check_class_ids(files: Sequence[Path], num_classes: int, read: Read = read_mask) -> None:
+    """Look whether label pictures hold class ids, until one does.
+
+    Args:
+        files: looked at in an order that is spread over the list.
+        num_classes: with background, C.
+        read: reads one.
+
+    Raises:
+        InputError: none of them has an id in 1..C-1.
+    """
+    for file in (file for start in range(SPREAD) for file in files[start::SPREAD]):
+        label = read(file)
+        if ((label > 0) & (label < num_classes)).any():
+            return
+    raise InputError(
+        f"None of the {len(files)} label pictures holds a class, the first is {files[0]}. Their "
+        f"values are 0 (background) and {UNSURE}, which means not judged; write the ids of classes "
+        f"instead, 1 to {num_classes - 1}."
+    )
