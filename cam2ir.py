@@ -30,10 +30,8 @@ BACKGROUND_SHARE = 0.5  # of the background map in the view that looks for backg
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, "crf_iterations", "gt_prob", *cli.FROM_MAPS)
     add_dataset_flags(parser)
-    parser.add_shared("crf_iterations", "gt_prob", "max_pixels", "infer_list", "allow_pickle")
-    parser.add_shared("visualize", "restart")
     return parser.parse_args(arguments)
 
 

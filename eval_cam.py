@@ -33,9 +33,8 @@ log = logging.getLogger(__name__)
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, "gt_path", "eval_list", "allow_pickle")
     add_dataset_flags(parser)
-    parser.add_shared("gt_path", "eval_list", "allow_pickle")
     return parser.parse_args(arguments)
 
 

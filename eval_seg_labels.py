@@ -27,11 +27,10 @@ log = logging.getLogger(__name__)
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, "gt_path", "eval_list")
     add_dataset_flags(parser)
     labels = "folder of PNGs; None is <session>/pseudo_label"
     parser.add_argument("--label_dir", type=Path, help=labels)
-    parser.add_shared("gt_path", "eval_list")
     return parser.parse_args(arguments)
 
 

@@ -40,9 +40,8 @@ log = logging.getLogger(__name__)
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, *cli.SPEED, "max_pixels", "visualize", "restart")
     add_dataset_flags(parser)
-    parser.add_shared(*cli.SPEED, "max_pixels", "visualize", "restart")
     parser.add_shared("ckpt", default=None, help="as in make_cam.py; None is seg_<model>.pth")
     flag, decide, switch = parser.add_argument, parser.add_deciding, argparse.BooleanOptionalAction
     decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")

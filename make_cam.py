@@ -31,10 +31,9 @@ GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__)
+    shared = ("network", *cli.SPEED, "fold_bn", "ckpt", "max_pixels")
+    parser = cli.make_parser(__doc__, *shared, "infer_list", "visualize", "restart")
     add_dataset_flags(parser)
-    parser.add_shared("network", *cli.SPEED, "fold_bn", "ckpt", "infer_list", "max_pixels")
-    parser.add_shared("visualize", "restart")
     parser.add_deciding(
         "--scales", type=cli.above_zero, nargs="+", default=list(SCALES), help="of the pictures"
     )

@@ -31,7 +31,7 @@ from tool.walk import refine_by_walk
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, "channels_last", "tf32", "fold_bn", *cli.FROM_MAPS)
     add_dataset_flags(parser)
     irn, crf = {"refine": "irn"}, {"refine": "crf"}
     parser.add_deciding(
@@ -67,10 +67,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     )
     parser.add_shared("amp", only=irn)
     parser.add_shared("crf_iterations", "gt_prob", only=crf)
-    parser.add_shared(
-        "channels_last", "tf32", "fold_bn", "max_pixels", "infer_list", "allow_pickle"
-    )
-    parser.add_shared("visualize", "restart")
     return parser.parse_args(arguments)
 
 

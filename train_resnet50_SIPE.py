@@ -47,9 +47,8 @@ PICTURES_SHOWN = 4  # of a batch, in TensorBoard
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, "network")
     add_dataset_flags(parser)
-    parser.add_shared("network")
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
     count, decide = cli.at_least(1), parser.add_deciding
     decide("--train_list", help="list name or file; None is the dataset's own")

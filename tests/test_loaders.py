@@ -142,7 +142,7 @@ def test_scaled_pictures_have_the_sizes_and_pixels_of_the_rule(folder, workers):
         "d": [(3, 43, 48), (3, 22, 24), (3, 64, 72)],
         "b": [(3, 41, 48), (3, 20, 24), (3, 62, 72)],
     }
-    pictures = ScaledPictures(folder, list(expected), scales, with_original=True)
+    pictures = ScaledPictures(folder, list(expected), scales)
     for item, (image_id, shapes) in zip(
         one_by_one(pictures, workers), expected.items(), strict=True
     ):

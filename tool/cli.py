@@ -27,25 +27,22 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
 
 class Settings(argparse.Namespace):
-    """Values of flags; ``deciding`` holds (name, condition) of those that decide the result.
+    """Values of flags, and the parser that they come from."""
 
-    ``parser`` is what they come from.
-    """
-
-    __slots__ = ("deciding", "parser")
+    __slots__ = ("parser",)
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose flags can declare that they decide what a program computes.
 
     Files of an earlier run are continued only where all deciding flags agree, see
-    :class:`tool.training.Training` and :class:`tool.record.Outputs`. A word with a zero byte, which
-    no path may hold, is refused.
+    :class:`tool.training.Training` and :class:`tool.record.Outputs`; ``deciding`` holds their names
+    and conditions. A word with a zero byte, which no path may hold, is refused.
     """
 
     def __init__(self, description: str, **options: Any) -> None:
         super().__init__(**{"description": description, "formatter_class": _Help, **options})
-        self._names: list[tuple[str, dict[str, Any]]] = []
+        self.deciding: list[tuple[str, dict[str, Any]]] = []
         self._decisions = self.add_argument_group(
             "settings that decide the result", "a continued run must have the same"
         )
@@ -58,7 +55,7 @@ class Parser(argparse.ArgumentParser):
             only: values of other flags, by name, without which this one has no effect.
         """
         name = self._decisions.add_argument(*flags, **options).dest
-        self._names.append((name, only or {}))
+        self.deciding.append((name, only or {}))
 
     def add_shared(self, *names: str, **options: Any) -> None:
         """Add flags of :data:`SHARED`, with ``options`` in the place of those that stand there."""
@@ -68,12 +65,12 @@ class Parser(argparse.ArgumentParser):
             add(f"--{name}", **given)
 
     def parse_args(self, args=None, namespace=None) -> Settings:
-        """Return the settings, which know their deciding names."""
+        """Return the settings, which know their parser."""
         for word in args or ():
             if "\0" in word:
                 self.error(f"{word!r} holds a zero byte, which no name may hold")
         settings = super().parse_args(args, namespace or Settings())
-        settings.deciding, settings.parser = tuple(self._names), self
+        settings.parser = self
         return settings
 
 
@@ -81,15 +78,15 @@ def deciding(settings: Settings) -> dict[str, Any]:
     """Return the flags that decide the result under these settings."""
     return {
         name: getattr(settings, name)
-        for name, only in settings.deciding
+        for name, only in settings.parser.deciding
         if all(getattr(settings, other) == value for other, value in only.items())
     }
 
 
-def make_parser(docstring: str) -> Parser:
-    """Return a parser with the flags that all step scripts share but for those of the dataset."""
+def make_parser(docstring: str, *names: str) -> Parser:
+    """Return a parser with what all step scripts have but for the dataset, and flags of SHARED."""
     parser = Parser(docstring)
-    parser.add_shared("session_name", "device")
+    parser.add_shared("session_name", "device", *names)
     workers = max(1, min(MOST_WORKERS, cores() // distributed.local_world_size()))
     parser.add_shared("num_workers", default=workers)
     return parser
@@ -220,6 +217,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "safetensors": {**TRUE, "help": "write the final weights in that format too"},
 }
 SPEED = ("amp", "channels_last", "tf32")  # how a network computes
+# Of programs that make labels of maps.
+FROM_MAPS = ("infer_list", "allow_pickle", "max_pixels", "visualize", "restart")
 
 
 def add_training_flags(parser: Parser, print_freq: int, save_freq: int) -> None:

@@ -55,7 +55,7 @@ def shared_of(run: Run) -> dict[str, Any]:
     for program in set(TRAINERS) & set(run.settings):
         settings = run.settings[program]
         session = f"{settings.get('session_name')}/"
-        for name, _ in defaults_of(program).deciding:
+        for name, _ in defaults_of(program).parser.deciding:
             shared[f"--{name} of {program}.py"] = str(settings.get(name)).removeprefix(session)
         del shared[f"--seed of {program}.py"]
     for figure in run.figures():
