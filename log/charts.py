@@ -28,31 +28,29 @@ LOOK = {
 }
 
 
-def smooth(values: list[float]) -> list[float]:
-    """Return the mean of up to ``SMOOTH`` values centred on each."""
-    half = SMOOTH // 2
-    return [float(np.mean(values[max(0, i - half) : i + half + 1])) for i in range(len(values))]
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Return the mean of up to ``SMOOTH`` values centred on each of at least as many."""
+    window = np.ones(SMOOTH)
+    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
 
 
 def names_of(runs: dict[str, Curves]) -> list[str]:
     """Return the names of all curves that can be drawn: losses, and mIoU."""
-    names = dict.fromkeys(name for curves in runs.values() for name in curves.names(LOSS, "miou"))
-    return sorted(names, key=lambda name: name == "miou")
+    names = [name for kind in (LOSS, "miou") for run in runs.values() for name in run.names(kind)]
+    return list(dict.fromkeys(names))
 
 
 def draw(runs: dict[str, Curves], names: list[str], height: float = 4) -> Figure:
     """Return a picture with a panel for every name, in it the curve of each run; ours is last."""
     figure = Figure(figsize=(13 / 3 * len(names), height), layout="constrained", dpi=120)
-    colours = dict(zip(runs, COLOURS[-len(runs) :], strict=True))
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for label, curves in runs.items():
-            curve = curves.of(name)
-            values = [100 * value if name == "miou" else value for value in curve.values()]
-            if len(values) < FEW:
-                axes.plot(list(curve), values, "o-", color=colours[label], label=label)
-            else:
-                axes.plot(list(curve), values, color=colours[label], alpha=0.3, linewidth=0.8)
-                axes.plot(list(curve), smooth(values), color=colours[label], label=label)
+        for (label, run), colour in zip(runs.items(), COLOURS[-len(runs) :], strict=True):
+            curve = run.of(name)
+            values = np.array([*curve.values()]) * (100 if name == "miou" else 1)
+            few = len(values) < FEW
+            shown, marker = (values, "o") if few else (smooth(values), "")
+            axes.plot([*curve], values, color=colour, alpha=0.3, linewidth=0.8)
+            axes.plot([*curve], shown, color=colour, marker=marker, label=label)
         axes.set_title(TITLES.get(name, name), parse_math=False)
         axes.set(xlabel="step", yscale="linear" if name == "miou" else "log")
         axes.grid(alpha=0.3)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from log import charts
 from log.check import check
-from log.curves import IOU, LOSS, OWN, RECORDED, Curves, alike, read_curves, read_recorded
+from log.curves import IOU, LOSS, OWN, RECORDED, Curves, nearest, read_curves, read_recorded
 from log.render import render
 from tool.cli import Parser
 from tool.errors import InputError
@@ -28,46 +28,24 @@ from tool.run import run
 from tool.writer import write_own, write_table
 
 
-def table(runs: list[Curves], spacing: int) -> list[list]:
+def table(runs: list[Curves], spacing: int) -> list[tuple]:
     """Return rows of a step, and losses, learning rate and mIoU of every run, None where unknown.
 
     There is a row for every ``spacing`` published steps, and for the last one that we reached;
     losses are means over the steps since the row above.
     """
-    ours, published = runs
-    reached = [step for step in published.of("loss_cls") if step <= ours.last_step]
-    rows, before = [], -1
-    for step in reached:
-        if step % spacing and step != reached[-1]:
-            continue
-        cells = [
-            _mean(run.window(f"loss_{n}", before, step)) for n in ("cls", "gsc") for run in runs
-        ]
-        cells += [run.of(name).get(step) for name in ("learning_rate", "miou") for run in runs]
-        rows.append([step, *cells])
-        before = step
-    return rows
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def class_table(runs: list[Curves]) -> tuple[int | None, list[list]]:
-    """Return the last step that all runs validated, and rows of a class and its IoU in each run."""
-    names = runs[1].names(IOU)
-    shared = set.intersection(*({s for name in names for s in run.of(name)} for run in runs))
-    if not shared:
-        return None, []
-    step = max(shared)
-    return step, [
-        [name.removeprefix(IOU), *(run.rows[step].get(name) for run in runs)] for name in names
-    ]
+    reached = [step for step in runs[1].of("loss_cls") if step <= runs[0].last_step]
+    steps = [step for step in reached if step % spacing == 0 or step == reached[-1]]
+    losses = ("loss_cls", "loss_gsc")
+    columns = [run.means(name, [-1, *steps]) for name in losses for run in runs]
+    columns += [run.of(name) for name in ("learning_rate", "miou") for run in runs]
+    return [(step, *(column.get(step) for column in columns)) for step in steps]
 
 
 def compare(path: Path, ours: Curves, name: str, classes: bool) -> str:
     """Return the comparison with a recorded run as text, with a table of classes if wanted."""
     runs = [ours, read_recorded(name)]
+    validated = ours.of("miou").keys() & runs[1].of("miou")
     return render(
         "compare.txt",
         path=path,
@@ -75,61 +53,59 @@ def compare(path: Path, ours: Curves, name: str, classes: bool) -> str:
         runs=runs,
         own=name in OWN,
         rows=table(runs, RECORDED[name].spacing),
-        became_nan=any(map(math.isnan, ours.of("loss_cls").values())),
-        classes=class_table(runs) if classes else None,
+        classes=classes,
+        last=max(validated, default=None),
     )
 
 
-def save(ours: Curves, name: Path) -> list[Path]:
-    """Write the curves as tables ``name``_training.csv and ``name``_validation.csv; return both.
+def save(ours: Curves, name: Path) -> None:
+    """Write the curves as tables ``name``_training.csv and ``name``_validation.csv.
 
     Without a validation there is no second table.
     """
-    kinds = {
-        "training": [*ours.names(LOSS), "learning_rate"],
-        "validation": ours.names("miou", IOU),
-    }
-    paths = []
-    for kind, names in kinds.items():
-        if names:
-            paths.append(name.with_name(f"{name.name}_{kind}.csv"))
-            write_table(paths[-1], ours.table(names))
-    return paths
+    training, validation = [*ours.names(LOSS), "learning_rate"], ["miou", *ours.names(IOU)]
+    for kind, names in {"training": training, "validation": validation}.items():
+        steps = ours.of(names[0])
+        rows = [[step, *(ours.rows[step].get(n, math.nan) for n in names)] for step in steps]
+        if rows:
+            path = name.with_name(f"{name.name}_{kind}.csv")
+            write_table(path, [["step", *names], *rows])
+            print(f"The curves are in {path}.")
 
 
 def draw(ours: Curves, name: str, out: Path) -> None:
     """Draw the curves of both runs into the picture ``out``; another ending is an InputError."""
+    kind = out.suffix.removeprefix(".").lower()
+    if kind not in ("png", "svg", "pdf"):
+        raise InputError(f"--out {out}: give a name that ends in .png, .svg or .pdf.")
     runs = {name: read_recorded(name), "ours": ours}
     figure = charts.draw(runs, charts.names_of(runs))
-    kind = out.suffix.removeprefix(".").lower()
-    if kind not in figure.canvas.get_supported_filetypes():
-        raise InputError(f"--out {out}: give a name that ends in .png, .svg or .pdf.")
     write_own(out, lambda file: figure.savefig(file, format=kind))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the settings of this program."""
     parser = Parser(description=__doc__.splitlines()[0])
-    run_help = "a session, its curves.csv, or a log of the released code"
-    parser.add_argument("run", type=Path, help=run_help)
-    parser.add_argument(
+    flag = parser.add_argument
+    flag("run", type=Path, help="a session, its curves.csv, or a log of the released code")
+    flag(
         "--against",
         choices=RECORDED,
         help="run to lay beside; our defaults are those of the repository runs, and voc_half_* are "
-        "our own at half size (default: one of the run's length, or VOC's repository run)",
+        "our own at half size (default: the one of the run's length and the nearest first rate, or "
+        "VOC's repository run)",
     )
-    parser.add_argument(
+    flag(
         "--check",
         action="store_true",
         help="say stage by stage whether the run follows the published one; the exit status is "
-        "0 where it does, 1 where not, 2 where that cannot be told",
+        "0 where it does, 1 where not, 2 where that cannot be decided",
     )
-    out = "also draw the curves of both runs into this picture (.png, .svg)"
-    parser.add_argument("--out", type=Path, help=out)
+    flag("--out", type=Path, help="also draw the curves of both runs into this .png, .svg or .pdf")
     classes = "also list the IoU of each class at the last validation that both runs made"
-    parser.add_argument("--classes", action="store_true", help=classes)
+    flag("--classes", action="store_true", help=classes)
     tables = "also write the curves as NAME_training.csv and NAME_validation.csv"
-    parser.add_argument("--save", type=Path, metavar="NAME", help=tables)
+    flag("--save", type=Path, metavar="NAME", help=tables)
     args = parser.parse_args(arguments)
     if args.check and args.against in OWN:
         parser.error(f"--check knows published runs, and {args.against} is one of ours")
@@ -141,12 +117,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     ours = read_curves(args.run)
     if args.save:
-        print("The curves are in " + " and ".join(map(str, save(ours, args.save))) + ".")
+        save(ours, args.save)
     if args.check:
         text, status = check(args.run, ours, args.against)
         print(text)
         sys.exit(status)
-    name = args.against or next(iter(alike(ours)), "voc_repository_run")
+    name = args.against or nearest(ours, RECORDED) or "voc_repository_run"
     print(compare(args.run, ours, name, args.classes))
     if args.out:
         draw(ours, name, args.out)

@@ -1,10 +1,11 @@
 """The curves of a training: read from ``curves.csv``, a log of the released code, or our record."""
 
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from tool.reader import Damaged, decoding, read_table, read_text
 
@@ -15,29 +16,28 @@ LARGEST_STEP = 10_000_000
 LONGEST_LINE = 4096  # letters of a log's line that are looked at
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """A run to lay beside: its number of updates, and the steps between two rows of our table."""
+class Recorded(NamedTuple):
+    """A run to lay beside."""
 
     total_steps: int
-    spacing: int
-    origin: str = "published"
+    spacing: int  # steps between two rows of our table
+    rate: float  # that it began with
 
 
 PUBLISHED = {  # by the authors
-    "voc_repository_run": Recorded(total_steps=3305, spacing=500),
-    "voc_cvpr_run": Recorded(total_steps=3305, spacing=500),
-    "coco_repository_run": Recorded(total_steps=25650, spacing=2500),
-    "coco_cvpr_run": Recorded(total_steps=25650, spacing=2500),
+    "voc_repository_run": Recorded(3305, 500, 0.1),
+    "voc_cvpr_run": Recorded(3305, 500, 0.05),
+    "coco_repository_run": Recorded(25650, 2500, 0.1),
+    "coco_cvpr_run": Recorded(25650, 2500, 0.1),
 }
-OWN = {f"voc_half_seed{seed}": Recorded(970, spacing=120, origin="own") for seed in (15, 16, 17)}
+OWN = {f"voc_half_seed{seed}": Recorded(970, 120, 0.1) for seed in (15, 16, 17)}
 RECORDED = PUBLISHED | OWN
 
 # What the released code prints: of a step, and of a validation, {'iou': .., 'miou': ..}.
 SAMPLE = "step:  510/ 3305 lossCLS:0.0994 lossGSC:0.0159 imps:36.6 lr: 0.0430"
 NUMBER = r"\s*([-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf))"
 TRAINING_LINE = re.compile(
-    r"\bstep:\s*(\d{1,9})\s*/\s*(\d{1,9})"
+    r"\bstep:\s*(\d{1,7})\s*/\s*(\d{1,7})"
     rf"\s+loss(?:CLS|C):{NUMBER}\s+loss(?:GSC|L1):{NUMBER}\s+imps:{NUMBER}\s+lr:{NUMBER}"
 )
 VALIDATION = re.compile(rf"['\"]miou['\"]:\s*(?:np\.float\d+\()?{NUMBER}")
@@ -65,9 +65,14 @@ class Curves:
         """Return a curve, step -> value, steps ascending; empty where the run noted none."""
         return {step: row[name] for step, row in sorted(self.rows.items()) if name in row}
 
-    def window(self, name: str, after: int, until: int) -> list[float]:
-        """Return the values of a curve at steps in (after, until]."""
-        return [value for step, value in self.of(name).items() if after < step <= until]
+    def means(self, name: str, ends: Sequence[int], least: int = 1) -> dict[int, float]:
+        """Return the mean of a curve since the end before, by the ends but for the first.
+
+        Ends with fewer than ``least`` values are left out.
+        """
+        curve = self.of(name).items()
+        windows = {end: [v for s, v in curve if after < s <= end] for after, end in pairwise(ends)}
+        return {end: sum(v) / len(v) for end, v in windows.items() if len(v) >= least}
 
     def names(self, *beginnings: str) -> list[str]:
         """Return the names of the curves that begin so."""
@@ -76,16 +81,8 @@ class Curves:
 
     @property
     def last_step(self) -> int:
-        """The last step of which a loss was noted."""
-        return max(step for name in self.names(LOSS) for step in self.of(name))
-
-    def table(self, names: list[str]) -> list[list]:
-        """Return these curves as rows, the header first, at the steps of the first one."""
-        rows = [
-            [step, *(self.rows[step].get(name, math.nan) for name in names)]
-            for step in self.of(names[0])
-        ]
-        return [["step", *names], *rows]
+        """The last step of which something was noted."""
+        return max(self.rows)
 
     def add(self, entries: Iterable[Entry]) -> "Curves":
         """Note entries in their order, and return the curves.
@@ -107,15 +104,12 @@ def read_curves(path: Path) -> Curves:
     """Return the curves of a run.
 
     Args:
-        path: of a session, of its ``curves.csv``, of a log beside which that lies, or of a log of
-            the released code.
+        path: of a session, of its ``curves.csv``, or of a log of the released code.
 
     Raises:
         InputError: it cannot be read, or holds no loss of a training.
     """
-    beside = path / FILE if path.is_dir() else path.with_name(FILE)
-    if path.is_dir() or (path.suffix == ".log" and beside.exists()):
-        path = beside
+    path = path / FILE if path.is_dir() else path
     entries = entries_of_table(path) if path.suffix == ".csv" else entries_of_log(path)
     with decoding(path, WHERE):
         curves = Curves().add(entries)
@@ -135,9 +129,10 @@ def entries_of_table(path: Path, total: int = 0) -> Iterator[Entry]:
     for row in read_table(path, WHERE, ("step",)):
         if row.get("learning_rate") == "":
             continue
-        step, steps = _step(row.pop("step")), _step(row.pop("total", str(total)))
-        values = {name: float(text) for name, text in row.items() if text}
-        yield step, steps, {_name_of(column): value for column, value in values.items()}
+        step, steps = (int(row.pop(name, total)) for name in ("step", "total"))
+        if not 0 <= step <= LARGEST_STEP:
+            raise Damaged(f"{step} is no step")
+        yield step, steps, {_name_of(name): float(text) for name, text in row.items() if text}
 
 
 def _name_of(column: str) -> str:
@@ -146,20 +141,12 @@ def _name_of(column: str) -> str:
     return column if known else f"{LOSS}{column.lower()}"
 
 
-def _step(text: str) -> int:
-    if not text.isdecimal() or int(text[:20]) > LARGEST_STEP:
-        raise Damaged(f"{text[:30]!r} is no step")
-    return int(text)
-
-
 def entries_of_log(path: Path) -> Iterator[Entry]:
     """Yield the steps and validations in a log of the released code, and pass over other lines."""
     last = total = 0
     for line in read_text(path, f"There is no file {path}. {WHERE}").splitlines():
         line = line[:LONGEST_LINE]
         if match := TRAINING_LINE.search(line):
-            if max(int(match[1]), int(match[2])) > LARGEST_STEP:
-                continue
             last, total = int(match[1]), int(match[2])
             numbers = map(float, match.group(3, 4, 6))
             names = ("loss_cls", "loss_gsc", "learning_rate")
@@ -170,12 +157,14 @@ def entries_of_log(path: Path) -> Iterator[Entry]:
 
 def read_recorded(name: str) -> Curves:
     """Return the curves of one of ``RECORDED``; the published ones of COCO have no validation."""
-    recorded, curves = RECORDED[name], Curves()
-    for path in sorted(FOLDER.glob(f"{recorded.origin}_{name}_*.csv")):
-        curves.add(entries_of_table(path, recorded.total_steps))
+    curves = Curves()
+    for path in sorted(FOLDER.glob(f"*_{name}_*.csv")):
+        curves.add(entries_of_table(path, RECORDED[name].total_steps))
     return curves
 
 
-def alike(curves: Curves) -> list[str]:
-    """Return the recorded runs of the same number of steps."""
-    return [name for name, run in RECORDED.items() if run.total_steps == curves.total_steps]
+def nearest(curves: Curves, names: Sequence[str]) -> str | None:
+    """Return the recorded run, of these, of the same length and the nearest first rate, if any."""
+    first = next(iter(curves.of("learning_rate").values()), 0)
+    alike = [name for name in names if RECORDED[name].total_steps == curves.total_steps]
+    return min(alike, key=lambda name: abs(RECORDED[name].rate - first), default=None)

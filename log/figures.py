@@ -5,15 +5,14 @@ The report, the card, means over seeds and ``--check`` take every figure from he
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from log import curves
-from log.curves import FOLDER, Curves, read_curves
+from log.curves import FOLDER, read_curves
 from tool.errors import InputError
 from tool.reader import read_json
 from tool.results import counts_of, read_result, read_seconds
@@ -33,24 +32,24 @@ TITLES = {  # of every kind of figure, in the order of the steps
     "seg_v1": "segmentation, deeplabv1",
 }
 SEGMENTATION = ("seg", "seg_v1")  # measured on val, the others on train
-MADE = {  # the kind of what a program made by its choice of --refine or --model
-    "make_seg_labels crf": "crf",
-    "make_seg_labels irn": "irn",
-    "infer_seg deeplabv2_resnet101": "seg",
-    "infer_seg deeplabv1_resnet38": "seg_v1",
+MADE = {  # the kind of what was made with a --refine or --model
+    "crf": "crf",
+    "irn": "irn",
+    "deeplabv2_resnet101": "seg",
+    "deeplabv1_resnet38": "seg_v1",
 }
 FIRST = ("pseudo_label", "crf_label", "seg_deeplabv2_resnet101", "seg_deeplabv1_resnet38")
 ABOUT = ("dataset", "list", "images")  # decide whether two figures can be compared
-TEXTS = ("dataset?", "dataset_root?", "negative_class?", "device?")
+TEXTS = ("dataset?", "dataset_root?", "negative_class?")
 SETTINGS = {str: {**dict.fromkeys(TEXTS, str), "versions?": {str: str}}}
 REMEDY = "Delete it, and run the steps again."
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
     """Return in words what is not as expected; nothing where all is."""
-    values = {name: found.get(name, "unknown") for name in expected}
-    other = [name for name in expected if values[name] != expected[name]]
-    return "; ".join(f"{name} {values[name]}, not {expected[name]}" for name in other)
+    pairs = {name: (found.get(name, "unknown"), value) for name, value in expected.items()}
+    other = (f"{name} {one}, not {value}" for name, (one, value) in pairs.items() if one != value)
+    return "; ".join(other)
 
 
 def about(result: dict[str, Any]) -> dict[str, Any]:
@@ -58,76 +57,60 @@ def about(result: dict[str, Any]) -> dict[str, Any]:
     return {name: result[name] for name in ABOUT} | {"list": Path(result["list"]).stem}
 
 
-@dataclass(frozen=True)
-class Goal:
-    """A published or recorded figure, in percent: of one or of several; and what it is about."""
+class Figure(NamedTuple):
+    """A row of the table."""
 
-    mious: list[float]
-    about: dict[str, Any]
-
-    def __str__(self) -> str:
-        return " to ".join(f"{miou:.4g}" for miou in self.mious)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A row of the table.
-
-    Attributes:
-        kind: one of TITLES.
-        folder: of what is measured, where that is not the first one of its kind.
-        miou: in percent, None where it is missing.
-        goal: that may stand beside it, or None.
-        note: why the goal is of something else, or nothing.
-        result: the evaluation, None where it is missing.
-    """
-
-    kind: str
-    folder: str
-    miou: float | None
-    goal: Goal | None
-    note: str
-    result: dict[str, Any] | None
-
-    @property
-    def name(self) -> str:
-        """The kind, and the folder of a further one."""
-        return f"{self.kind} in {self.folder}" if self.folder else self.kind
-
-    @property
-    def title(self) -> str:
-        """The name for readers."""
-        return TITLES[self.kind] + self.name.removeprefix(self.kind)
+    name: str  # the kind, one of TITLES, and the folder of a further one
+    title: str  # likewise, for readers
+    miou: float | None  # in percent
+    goals: list[float]  # published or recorded, in percent, that may stand beside it
+    note: str  # why none may
+    result: dict[str, Any] | None  # the evaluation, None where it is missing
 
     @property
     def beside(self) -> str:
         """What stands beside the figure, as text."""
-        return str(self.goal) if self.goal and not self.note else ""
+        return in_words(self.goals)
 
 
-@dataclass
+def in_words(mious: Sequence[float]) -> str:
+    """Return one or several figures as text."""
+    return " to ".join(f"{miou:.4g}" for miou in mious)
+
+
 class Run:
     """A session, read; what is missing is empty.
 
+    Args:
+        path: folder of the session.
+        classes: whose mean the figures are to be; None is all of them.
+
     Attributes:
-        path: of the session.
-        classes: whose mean the figures are; None is all of them.
+        unread: a sentence on every file that cannot be read.
         settings: of every program that ran, by its name.
-        results: of evaluations, by the names of their files without ``eval_`` and ending.
-        plain: the evaluation of the maps of the classifier without GSC.
         seconds: of the steps of a run_*.sh.
         curves: of step 1.1.
-        unread: a sentence on every file that cannot be read.
+        results: of evaluations, by the names of their files without ``eval_`` and ending; PLAIN is
+            that of the maps of the classifier without GSC.
+        dataset: the name of the one that its programs read.
+        beside: the recorded run to lay beside: one of the dataset, and of the length if there is
+            one.
     """
 
-    path: Path
-    classes: tuple[str, ...] | None = None
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
-    plain: dict[str, Any] | None = None
-    seconds: dict[str, int] = field(default_factory=dict)
-    curves: Curves | None = None
-    unread: list[str] = field(default_factory=list)
+    def __init__(self, path: Path, classes: Sequence[str] | None = None) -> None:
+        self.path, self.classes, self.unread = path, classes, []
+        self.settings = self.part(read_settings, path / "args.json") or {}
+        self.seconds = self.part(read_seconds, path / "seconds.txt") or {}
+        self.curves = self.part(read_curves, path / curves.FILE)
+        files = {file.stem.removeprefix("eval_"): file for file in sorted(path.glob("eval_*.json"))}
+        results = {name: self.part(read_result, file) for name, file in files.items()}
+        results[PLAIN] = self.part(read_plain, path / PLAIN / "eval_cam.json")
+        self.results = {name: result for name, result in results.items() if result}
+        named = [*self.results.values(), *self.settings.values()]
+        self.dataset = next((one["dataset"] for one in named if one.get("dataset")), None)
+        names = [name for name in curves.RECORDED if name.startswith(f"{self.dataset}_")]
+        alike = curves.nearest(self.curves, names) if self.curves else None
+        self.beside = alike or next(iter(names), None)
 
     def part(self, read: Callable[[Path], Any], path: Path) -> Any:
         """Return what ``read`` makes of a file or folder; None of a missing or damaged one.
@@ -141,21 +124,6 @@ class Run:
             return None
 
     @property
-    def dataset(self) -> str | None:
-        """The name of the dataset that its programs read."""
-        about = [*self.results.values(), *self.settings.values()]
-        return next((one["dataset"] for one in about if one.get("dataset")), None)
-
-    @property
-    def beside(self) -> str | None:
-        """The recorded run to lay beside: one of the dataset, and of the length if there is one."""
-        if self.dataset not in PUBLISHED["pictures"]:
-            return None
-        names = curves.alike(self.curves) if self.curves else []
-        names = [name for name in names if name.startswith(self.dataset)]
-        return next(iter(names), f"{self.dataset}_repository_run")
-
-    @property
     def origin(self) -> str:
         """What heads the column of goals: who the figures are from."""
         return "recorded" if self.beside in curves.OWN else "published"
@@ -165,105 +133,81 @@ class Run:
         """Which classes the figures are means over, as a sentence; empty for all that occur."""
         return f"These are means over {', '.join(self.classes)}." if self.classes else ""
 
-    def figures(self, beside: str | None = None) -> list[Figure]:
-        """Return the figures of all steps; those that every run has are there if missing too.
+    def figures(self) -> Iterator[Figure]:
+        """Yield the figures of all steps; those that every run has are there if missing too.
 
-        Args:
-            beside: the recorded run whose figures are the goals; None is that of the property.
+        Raises:
+            InputError: an evaluation does not know one of the classes.
         """
-        names = sorted(self.results, key=lambda name: (name not in FIRST, name))
-        found = [(kind_of(self.results[name]), self.results[name]) for name in names]
-        maps = [one for one in (self.plain, self.results.get("cam")) if one and "cam" in one]
-        found += [("cam", one) for one in maps[:1]]
-        found += [("cam_ipe", self.plain)] if self.plain else []
-        kinds = {kind for kind, _ in found}
-        expected = ("cam", "is_cam", "seg") if "crf" in kinds else ("cam", "is_cam", "irn", "seg")
-        found += [(kind, None) for kind in expected if kind not in kinds]
-        rows: list[Figure] = []
-        for kind, result in sorted(found, key=lambda row: list(TITLES).index(row[0])):
-            further = kind == "labels" or kind in {row.kind for row in rows}
-            folder = Path(result["source"]).name if further else ""
-            goal = goal_of(kind, beside or self.beside, self.classes)
-            note = self._note(kind, result, goal) if goal and result else ""
-            rows.append(Figure(kind, folder, self._mean(kind, result), goal, note, result))
-        return rows
+        by_kind: dict[str, list] = {kind: [] for kind in TITLES}
+        for name in sorted(self.results, key=lambda name: (name not in FIRST, name)):
+            kind = "cam_ipe" if name == PLAIN else kind_of(self.results[name])
+            by_kind[kind].append(self.results[name])
+        maps = self.results.get(PLAIN) or self.results.get("cam", {})
+        by_kind["cam"] = [maps] if "cam" in maps else []
+        labels = "crf" if by_kind["crf"] else "irn"
+        for kind in ("cam", "is_cam", labels, "seg"):
+            by_kind[kind] = by_kind[kind] or [None]
+        for kind, results in by_kind.items():
+            goals, of = self.goals_of(kind)
+            for place, result in enumerate(results):
+                further = place or kind == "labels"
+                where = f" in {Path(result['source']).name}" if further else ""
+                miou = self._mean(kind, result)
+                note = self._note(kind, result, goals, of)
+                beside = [] if note else goals
+                yield Figure(kind + where, TITLES[kind] + where, miou, beside, note, result)
 
-    def _note(self, kind: str, result: dict[str, Any], goal: Goal) -> str:
-        if kind == "cam" and result is not self.plain:
-            return f"of the classifier with GSC; {goal} is without it"
-        other = differences(goal.about, about(result))
-        return other and f"{goal} is of {other}"
+    def goals_of(self, kind: str) -> tuple[list[float], dict[str, Any]]:
+        """Return what is published of a kind of figure, or the mean of our runs at half size.
+
+        They are one figure, several or none, in percent, and what they are about. Figures over some
+        classes have none.
+        """
+        if self.classes or not self.beside:
+            return [], {}
+        dataset, own = self.beside.partition("_")[0], self.beside in curves.OWN
+        pictures = OWN["pictures"] if own else PUBLISHED["pictures"][dataset]
+        judged = "val" if kind in SEGMENTATION else "train"
+        of = {"dataset": dataset, "list": judged, "images": pictures[judged]}
+        if own:
+            seeds = OWN["miou"].get(kind)
+            return [float(np.mean(seeds))] if seeds else [], of
+        table = PUBLISHED["figures"].get(kind, {})
+        return table.get(self.beside) or table.get(dataset, []), of
+
+    def _note(self, kind: str, result: dict | None, goals: list[float], of: dict[str, Any]) -> str:
+        """Return why goals cannot stand beside a result, nothing where they can."""
+        if not (goals and result):
+            return ""
+        other = differences(of, about(result))
+        if kind == "cam" and PLAIN not in self.results:
+            other = "the classifier without GSC"
+        return other and f"{in_words(goals)} is of {other}"
 
     def _mean(self, kind: str, result: dict[str, Any] | None) -> float | None:
         """Return mIoU in percent, over the classes that are asked for and occur."""
         if result is None:
             return None
         part = result["cam"] if kind == "cam" else result
-        if self.classes is None:
+        if not self.classes:
             return 100 * part["miou"]
+        known = result["iou"]
+        for name in self.classes:
+            if name not in known:
+                where = f"the evaluation of {result['source']} has no class {name!r}"
+                raise InputError(f"--classes: {where}. Give some of: {', '.join(known)}.")
         iou = [part["iou"].get(name) for name in self.classes]
         iou = [100 * value for value in iou if value is not None]
         return float(np.mean(iou)) if iou else None
 
 
 def kind_of(result: dict[str, Any]) -> str:
-    """Return which of TITLES a result is, by the program that made what it judges."""
+    """Return which of TITLES a result is, by what made that which it judges."""
     if result["program"] == "eval_cam":
         return "is_cam"
     settings = result["settings"]
-    choice = settings.get("refine") or settings.get("model")
-    return MADE.get(f"{settings.get('program')} {choice}", "labels")
-
-
-def goal_of(kind: str, beside: str | None, classes: Sequence[str] | None = None) -> Goal | None:
-    """Return what is published of a kind of figure, or the mean of our runs at half size.
-
-    Args:
-        kind: one of TITLES.
-        beside: one of ``log.curves.RECORDED``; None has no goals.
-        classes: whose mean it is to be; of some, only the mean over our seven is recorded.
-    """
-    if beside is None:
-        return None
-    dataset = beside.partition("_")[0]
-    judged = "val" if kind in SEGMENTATION else "train"
-    pictures = PUBLISHED["pictures"][dataset]
-    table = PUBLISHED["figures"].get(kind, {}) if not classes else {}
-    mious = table.get(beside) or table.get(dataset, [])
-    if beside in curves.OWN:
-        seven = set(classes or ()) == set(OWN["seven"])
-        table = OWN["miou_seven" if seven else "miou"] if seven or not classes else {}
-        mious = [float(np.mean(table[kind]))] if kind in table else []
-        pictures = OWN["pictures"]
-    of = {"dataset": dataset, "list": judged, "images": pictures[judged]}
-    return Goal(mious, of) if mious else None
-
-
-def read_run(session: Path, classes: Sequence[str] | None = None) -> Run:
-    """Return what stands in a session's files.
-
-    Args:
-        session: folder of the run.
-        classes: whose mean the figures are to be; None is all of them.
-
-    Raises:
-        InputError: an evaluation does not know one of the classes.
-    """
-    run = Run(session, tuple(classes) if classes else None)
-    run.settings = run.part(read_settings, session / "args.json") or {}
-    run.seconds = run.part(read_seconds, session / "seconds.txt") or {}
-    run.curves = run.part(read_curves, session / curves.FILE)
-    run.plain = run.part(read_plain, session / PLAIN / "eval_cam.json")
-    for path in sorted(session.glob("eval_*.json")):
-        if result := run.part(read_result, path):
-            run.results[path.stem.removeprefix("eval_")] = result
-            unknown = [name for name in classes or () if name not in result["iou"]]
-            if unknown:
-                known = ", ".join(result["iou"])
-                raise InputError(
-                    f"{path} has no class '{unknown[0]}'. Give --classes some of: {known}."
-                )
-    return run
+    return MADE.get(str(settings.get("refine") or settings.get("model")), "labels")
 
 
 def read_settings(path: Path) -> dict[str, dict[str, Any]]:
@@ -279,11 +223,10 @@ def read_plain(path: Path) -> dict[str, Any]:
     return read_result(path)
 
 
-def mistakes(result: dict[str, Any]) -> list[tuple[str, str, float]]:
-    """Return (true, predicted, share of the true class's pixels) of the ten largest mistakes."""
-    counts = counts_of(result)[:, :-1].astype(float)
+def mistakes(result: dict[str, Any]) -> list[tuple[float, str, str]]:
+    """Return (share of the true class's pixels, true, predicted) of the ten largest mistakes."""
+    counts = counts_of(result)[:, :-1]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    np.fill_diagonal(shares, 0)
     names = list(result["iou"])
-    order = [divmod(int(place), len(names)) for place in np.argsort(shares, axis=None)[::-1][:10]]
-    return [(names[t], names[p], float(shares[t, p])) for t, p in order if shares[t, p] > 0]
+    pairs = [(t, p) for t, p in np.argwhere(shares > 0) if t != p]
+    return sorted(((shares[t, p], names[t], names[p]) for t, p in pairs), reverse=True)[:10]

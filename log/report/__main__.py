@@ -13,14 +13,12 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data.base import Dataset
 from data.datasets import DATASETS, add_dataset_flags, open_dataset
 from data.doctor.machine import commit
 from log import charts
 from log.curves import read_recorded
-from log.figures import Run, mistakes, read_run
+from log.figures import Run, mistakes
 from log.render import render
 from log.report.commands import commands
 from log.report.gallery import gallery
@@ -52,9 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
 def facts_of(session: Run) -> dict[str, str]:
     """Return versions, by name: of the programs that ran, and of the code that stands here."""
     versions = next((s["versions"] for s in session.settings.values() if s.get("versions")), {})
-    devices = {s["device"] for s in session.settings.values() if s.get("device")}
-    about = {"commit here": commit(), **versions, "device asked for": ", ".join(sorted(devices))}
-    return {**about, "system": platform.platform(), "PyTorch here": torch.__version__}
+    return {"commit here": commit(), **versions, "system": platform.platform()}
 
 
 def dataset_of(session: Run, args: cli.Settings) -> Dataset:
@@ -65,19 +61,10 @@ def dataset_of(session: Run, args: cli.Settings) -> Dataset:
     settings = next((s for s in session.settings.values() if s.get("dataset")), {})
     args.session_name = session.path
     if args.dataset is None and settings.get("dataset") not in DATASETS:
-        raise InputError(f"{session.path} does not tell its dataset. Name it with --dataset.")
+        raise InputError(f"{session.path} does not say its dataset. Name it with --dataset.")
     for name in ("dataset", "dataset_root", "negative_class"):
         setattr(args, name, getattr(args, name) or settings.get(name))
     return open_dataset(args)
-
-
-def pictures_of(session: Run, args: cli.Settings) -> dict[str, Any]:
-    """Return the pictures to show, and the class names; without a dataset the reason."""
-    try:
-        dataset = dataset_of(session, args)
-    except InputError as error:
-        return {"names": [], "pictures": [], "why": str(error)}
-    return {"names": dataset.all_names, "pictures": list(gallery(session, dataset)), "why": ""}
 
 
 def charts_of(session: Run) -> list[str]:
@@ -89,14 +76,13 @@ def charts_of(session: Run) -> list[str]:
     return [charts.svg(runs, name) for name in charts.names_of(runs)]
 
 
-def write_report(args: cli.Settings) -> None:
+def write_report(session: Run, args: cli.Settings) -> None:
     """Write the page and the card of one session, and print the summary."""
-    session = read_run(args.sessions[0], args.classes)
     labels, maps = (session.results.get(name) for name in ("pseudo_label", "cam"))
     judged = labels or maps
-    values = {
+    values: dict[str, Any] = {
         "run": session,
-        "figures": session.figures(),
+        "figures": list(session.figures()),
         "facts": facts_of(session),
         "commands": commands(session),
         "charts": charts_of(session),
@@ -104,8 +90,13 @@ def write_report(args: cli.Settings) -> None:
         "maps": maps["iou"] if maps else {},
         "mistakes": mistakes(judged) if judged else [],
         "tints": label_colours().astype(int).tolist(),
-        **pictures_of(session, args),
+        **dict.fromkeys(("names", "pictures", "why"), ()),
     }
+    try:
+        dataset = dataset_of(session, args)
+        values |= {"names": dataset.all_names, "pictures": list(gallery(session, dataset))}
+    except InputError as error:
+        values["why"] = error
     for name, template in {"report.html": "page.html", "README.md": "card.md"}.items():
         content = f"{render(template, **values)}\n".encode(errors="backslashreplace")
         write_own(session.path / name, lambda file, content=content: file.write(content))
@@ -118,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     if len(args.sessions) > 1:
         print(summarise(args.sessions, args.classes))
     else:
-        write_report(args)
+        write_report(Run(args.sessions[0], args.classes), args)
 
 
 if __name__ == "__main__":

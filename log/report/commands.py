@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from log.figures import SEGMENTATION, Run, kind_of
+from log.figures import Run
 from tool.cli import Settings
 from tool.writer import NOTE, read_note
 
-TRAINERS = ("train_resnet50_SIPE", "train_irn", "train_seg")
 PROGRAMS = (
     "train_resnet50_SIPE",
     "make_cam",
@@ -24,12 +23,10 @@ PROGRAMS = (
     "cam2ir",
     "train_irn",
     "make_seg_labels",
-    "eval_seg_labels",
     "train_seg",
     "infer_seg",
-    "eval_seg_labels",  # of what infer_seg made
+    "eval_seg_labels",
 )
-MOST_FOLDERS = 100  # of a session that are looked at for notes
 
 
 def defaults_of(program: str) -> Settings:
@@ -40,52 +37,46 @@ def defaults_of(program: str) -> Settings:
 def commands(run: Run) -> list[str]:
     """Return a command for everything that was made, in the order of the steps."""
     lines = []
-    for place, program in enumerate(PROGRAMS):
-        for values in _calls(run, program, place) if program in run.settings else ():
-            words = words_of(defaults_of(program).parser, run.settings[program] | values)
+    for program in (program for program in PROGRAMS if program in run.settings):
+        parser, last = defaults_of(program).parser, run.settings[program]
+        for values in _calls(run, program):
+            words = words_of(parser, last | values)
             lines.append(f"python {shlex.join([f'{program}.py', *words])}")
     return [line for line in dict.fromkeys(lines) if line.isprintable()]
 
 
-def _calls(run: Run, program: str, place: int) -> Iterator[dict[str, Any]]:
+def _calls(run: Run, program: str) -> Iterator[dict[str, Any]]:
     """Yield how the calls of a program that left a trace differ from its last one."""
-    last = run.settings[program]
     if program == "eval_seg_labels":
-        for result in run.results.values():
-            segmented = kind_of(result) in SEGMENTATION
-            if result["program"] == program and segmented == (place > PROGRAMS.index("infer_seg")):
-                yield {"label_dir": result["source"], "eval_list": result["list"]}
+        results = [one for one in run.results.values() if one["program"] == program]
+        yield from ({"label_dir": one["source"], "eval_list": one["list"]} for one in results)
         return
-    folders = []
-    for path in sorted(run.path.glob(f"*/{NOTE}"))[:MOST_FOLDERS]:
-        note, name = run.part(read_note, path.parent) or {}, path.parent.name
+    last, folders = run.settings[program], [None]
+    for path in sorted(run.path.glob(f"*/{NOTE}")):
+        note = run.part(read_note, path.parent) or {}
         if note.get("program") == program:
-            usual = ("npy", "ir_label", "pseudo_label", f"seg_{note.get('model')}")
-            own = None if name in usual else str(Path(str(last.get("session_name")), name))
-            folders.append(own)
-            yield note | {"out_dir": own}
-    if last.get("out_dir") not in folders or not folders:
+            folders.append(str(Path(str(last.get("session_name")), path.parent.name)))
+            yield note | {"out_dir": folders[-1]}
+    if last.get("out_dir") not in folders or folders == [None]:
         yield {}
 
 
 def words_of(parser: argparse.ArgumentParser, values: dict[str, Any]) -> list[str]:
     """Return the words that a parser makes these values of, without those that are defaults.
 
-    Values that are neither texts, numbers, nor lists of them, and values that no flag has, are left
-    out.
+    Values that no flag has are left out.
     """
     words: list[str] = []
     for action in parser._actions:
         value = values.get(action.dest)
         default = json.loads(json.dumps(action.default, default=str))  # as in args.json
-        if not action.option_strings or value is None or value == default:
+        if not action.option_strings or value in (None, default):
             continue
         flag = action.option_strings[0]
         if action.nargs == 0:
-            switches = {True: action.option_strings[0], False: action.option_strings[-1]}
-            words += [switches[value]] if isinstance(value, bool) else []
+            words.append(flag if value else action.option_strings[-1])
         elif isinstance(value, list):
-            words += [flag, *(str(one) for one in value if isinstance(one, str | int | float))]
-        elif isinstance(value, str | int | float):
+            words += [flag, *map(str, value)]
+        else:
             words += [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
     return words

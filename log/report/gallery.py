@@ -4,12 +4,12 @@ import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from data.base import Dataset
+from data.doctor.dataset import spread
 from log.figures import Run
 from tool.errors import InputError
 from tool.maps import read_maps
@@ -17,39 +17,40 @@ from tool.pictures import heat, label_overlay, overlay, read_mask
 from tool.reader import Damaged, decoding, read_table
 from tool.writer import FORMULAS
 
-EACH = 8  # best, worst, and at random
-EACH_SEGMENTED = 3  # likewise, of pictures that only step 3 has seen
 WIDTH = 200  # pixels of a drawing
 QUALITY = 80
-JUDGED = ("pseudo_label", "crf_label", "cam")  # whose IoU of a picture sorts the gallery
 SEGMENTED = {"seg_deeplabv2_resnet101": "DeepLab v2", "seg_deeplabv1_resnet38": "DeepLab v1"}
+# Evaluations whose IoU sort the gallery, the first one that is there; and how many pictures each
+# are the best, the worst and others. Of the later ones, those that the earlier ones have not seen.
+GROUPS = {("pseudo_label", "crf_label", "cam"): 8} | {(name,): 3 for name in SEGMENTED}
 LABELS = {"ir_label": "confident", "pseudo_label": "label", **SEGMENTED}  # folder, title
 MAPS = {"CAM": "CAM", "IS_CAM": "IS-CAM"}  # array, title
 HARMLESS = tuple(f"'{letter}" for letter in FORMULAS)  # how ids of spreadsheets' formulas begin
 REMEDY = "Run its evaluation again."
 
-
-class Shown(NamedTuple):
-    """A picture of the gallery."""
-
-    image_id: str
-    why: str  # best, worst, random, and of what
-    miou: float
-    drawings: list[tuple[str, str]]  # title, data URL of a JPEG
+Drawing = tuple[str, str]  # title, data URL of a JPEG
 
 
-def gallery(run: Run, dataset: Dataset) -> Iterator[Shown]:
-    """Yield pictures of labels or maps, and further ones of the segmentation, by groups of IoU.
+def gallery(run: Run, dataset: Dataset) -> Iterator[tuple[str, str, float, list[Drawing]]]:
+    """Yield id, why it is shown, mIoU and drawings of pictures.
 
     What cannot be read is noted in the run.
     """
-    tables = (run.part(read_mious, run.path / f"eval_{name}.csv") for name in JUDGED)
-    mious = next(filter(None, tables), {})
-    yield from _groups(run, dataset, mious, EACH, "")
-    for folder, title in SEGMENTED.items():
-        table = run.part(read_mious, run.path / f"eval_{folder}.csv") or {}
-        new = {image_id: miou for image_id, miou in table.items() if image_id not in mious}
-        yield from _groups(run, dataset, new, EACH_SEGMENTED, f" of {title}")
+    seen: dict[str, float] = {}
+    for names, each in GROUPS.items():
+        tables = (run.part(read_mious, run.path / f"eval_{name}.csv") for name in names)
+        mious = next(filter(None, tables), {})
+        order = sorted(mious.keys() - seen, key=lambda image_id: (-mious[image_id], image_id))
+        seen |= mious
+        groups = {"best": order[:each], "worst": order[each:][-each:]}
+        groups["other"] = spread(order[each:-each], each)
+        for why, ids in groups.items():
+            for image_id in ids:
+                try:
+                    drawn = list(drawings(run.path, dataset, image_id))
+                    yield image_id, f"{why} of {names[0]}", mious[image_id], drawn
+                except InputError as error:
+                    run.unread.append(str(error))
 
 
 def read_mious(path: Path) -> dict[str, float]:
@@ -69,29 +70,8 @@ def read_mious(path: Path) -> dict[str, float]:
     return mious
 
 
-def _groups(
-    run: Run, dataset: Dataset, mious: dict[str, float], each: int, of: str
-) -> Iterator[Shown]:
-    order = sorted(mious, key=mious.get, reverse=True)
-    rest = order[each:-each]
-    chosen = np.random.default_rng(0).permutation(len(rest))[:each]
-    groups = {
-        "best": order[:each],
-        "worst": order[each:][-each:],
-        "random": [rest[place] for place in sorted(chosen)],
-    }
-    for why, ids in groups.items():
-        for image_id in ids:
-            try:
-                drawn = list(drawings(run.path, dataset, image_id))
-            except InputError as error:
-                run.unread.append(str(error))
-                continue
-            yield Shown(image_id, why + of, mious[image_id], drawn)
-
-
-def drawings(session: Path, dataset: Dataset, image_id: str) -> Iterator[tuple[str, str]]:
-    """Yield title and data URL of everything that there is of a picture, and fits.
+def drawings(session: Path, dataset: Dataset, image_id: str) -> Iterator[Drawing]:
+    """Yield what there is of a picture, and fits.
 
     Raises:
         InputError: the picture itself cannot be read.
@@ -100,7 +80,7 @@ def drawings(session: Path, dataset: Dataset, image_id: str) -> Iterator[tuple[s
     yield "picture", data_url(picture)
     layers = {"truth": (label_overlay, dataset.read_mask, dataset.mask_path(image_id))}
     for name, title in MAPS.items():
-        layers[title] = (heat_overlay, warmth, session / "npy", image_id, name)
+        layers[title] = (overlay, warmth, session / "npy", image_id, name)
     for folder, title in LABELS.items():
         layers[title] = (label_overlay, read_mask, session / folder / f"{image_id}.png")
     for title, (draw, read, *where) in layers.items():
@@ -108,12 +88,12 @@ def drawings(session: Path, dataset: Dataset, image_id: str) -> Iterator[tuple[s
             layer = read(*where)
         except InputError:
             continue
-        if layer.shape == picture.shape[:2]:
+        if layer.shape[:2] == picture.shape[:2]:
             yield title, data_url(draw(picture, layer))
 
 
 def warmth(folder: Path, image_id: str, name: str) -> np.ndarray:
-    """Return the maximum of a picture's CAM or IS_CAM over its classes, (H, W); zeros without one.
+    """Return the maximum of a picture's CAM or IS_CAM over its classes as heat, uint8 (H, W, 3).
 
     Raises:
         InputError: its maps cannot be read, or have no such one.
@@ -122,12 +102,7 @@ def warmth(folder: Path, image_id: str, name: str) -> np.ndarray:
     if name not in maps:
         raise InputError(f"The maps of {image_id} in {folder} have no {name}.")
     background = len(maps[name]) - len(maps["keys"]) + 1  # planes of it
-    return maps[name][background:].max(0, initial=0)
-
-
-def heat_overlay(picture: np.ndarray, warm: np.ndarray) -> np.ndarray:
-    """Return a map (H, W) as heat over its picture, uint8 (H, W, 3)."""
-    return overlay(picture, heat(warm))
+    return heat(maps[name][background:].max(0, initial=0))
 
 
 def data_url(drawing: np.ndarray) -> str:

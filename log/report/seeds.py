@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from log.figures import ABOUT, TRAINER, Run, differences, read_run
+from log.figures import ABOUT, TRAINER, Run, differences
 from log.render import render
-from log.report.commands import TRAINERS, defaults_of
+from log.report.commands import defaults_of
 from tool.errors import InputError
 from tool.writer import write_json, write_own
 
+TRAINERS = ("train_resnet50_SIPE", "train_irn", "train_seg")
 WEIGHTS = ("digest", "ckpt", "irn_ckpt")  # in the notes of folders; every seed has its own
 
 
@@ -78,7 +79,7 @@ def summarise(paths: Sequence[Path], classes: Sequence[str] | None) -> str:
     Raises:
         InputError: see :func:`check_together`.
     """
-    runs = [read_run(path, classes) for path in paths]
+    runs = [Run(path, classes) for path in paths]
     check_together(runs)
     tables = [{figure.name: figure.miou for figure in run.figures()} for run in runs]
     found = {}
