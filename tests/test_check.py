@@ -66,7 +66,7 @@ def lower_validation(curves: Curves) -> None:
         *((name, stops_improving, "loss_cls") for name in NAMES),
         (VOC, becomes_nan, "loss_cls"),
         (VOC, half_the_rate, "learning_rate: at step 0"),
-        (VOC, lower_validation, "validation: mIoU at step 500"),
+        (VOC, lower_validation, "validation: at step 500"),
     ],
 )
 def test_a_curve_that_leaves_is_found(name, harm, stage, check):
