@@ -5,8 +5,9 @@ Nothing else in the project knows a path, a list's name or a number of classes.
 
 import logging
 import os
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 from data.lists import plain, read_list, strip_ending
-from data.reading import settle
+from data.reading import AUTO, find_range
 from tool import distributed
 from tool.errors import InputError
 from tool.pictures import read_mask, read_rgb
 from tool.reader import regular
 
 LONGEST_ID = 210  # bytes; files are named by ids, with up to 45 bytes more, and 255 are possible
-NOT_IN_IDS = ("/", "\\", "\0", "..")
+NO_ID = re.compile(r"^\.|[/\\\0]|\.\.")  # what an id has nowhere
 
 log = logging.getLogger(__name__)
 
@@ -38,21 +39,18 @@ class Dataset:
     pretrained = "imagenet"  # initial weights of the backbone when none are named
     masks_are_optional = True  # only evaluations need them
     source_names = "the dataset"  # where labels come from, for messages
-    list_of: Mapping[str, str] = {}  # id -> the list that named it last, for messages
+    last_list: str | Path = train_list  # that was read, for messages
     bands: list[int] | None = None  # how pictures are read, see tool.pictures.read_rgb
     value_range: list[float] | str | None = None
-    reading_file: Path | None = None  # where a session notes that, see data.reading
-    reading: Mapping[str, Any] = {}  # what it is to note
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or self.default_root)
         try:
             os.stat(f"{self.root}/.")  # asks for a folder that may be entered
         except OSError as error:
-            missing = isinstance(error, FileNotFoundError)
             raise InputError(
-                f"There is no folder {self.root} {'' if missing else f'({error.strerror}) '}for "
-                f"--dataset {self.name}. Name the right one with --dataset_root."
+                f"--dataset {self.name} has no folder {self.root} ({error.strerror}). Name the "
+                "right one with --dataset_root."
             ) from error
 
     @property
@@ -96,22 +94,20 @@ class Dataset:
         path = Path(list_name)
         is_file = os.path.isfile(path) and (path.suffix or len(path.parts) > 1)
         ids = read_list(path, self.id_of) if is_file else self.list_ids(str(list_name))
+        self.last_list = list_name
         where = f"The list {list_name} of {self.root}"
         if not ids:
             raise InputError(f"{where} is empty.")
-        twice = [image_id for image_id, times in Counter(ids).items() if times > 1]
-        if twice:
-            raise InputError(f"{where} names {len(twice)} ids more than once, first {twice[0]}.")
-        for image_id in ids:
+        for image_id, times in Counter(ids).items():
+            if times > 1:
+                raise InputError(f"{where} names {image_id} {times} times.")
             size = len(image_id.encode(errors="surrogatepass"))
-            unfit = any(part in image_id for part in NOT_IN_IDS) or image_id.startswith(".")
-            if unfit or size > LONGEST_ID:  # <id>.png is a file of its folder everywhere
+            if NO_ID.search(image_id) or size > LONGEST_ID:  # files are named <id>.png
                 raise InputError(
                     f"{where} names {image_id[:60]!r}. Maps and labels are named by ids, so an id "
                     "has no /, \\, NUL or .., begins with no dot, and has at most "
                     f"{LONGEST_ID} bytes. Rename the picture."
                 )
-        self.list_of = {**self.list_of, **dict.fromkeys(ids, str(list_name))}
         return ids
 
     def id_of(self, name: str) -> str:
@@ -141,11 +137,17 @@ class Dataset:
         return masks
 
     def check_pictures(self, ids: list[str]) -> None:
-        """Settle how all pictures are read; a missing one, or no range of values, is an error."""
-        lists = {self.list_of[image_id] for image_id in ids if image_id in self.list_of}
-        off = f", or take them off the list {', '.join(sorted(lists))}" if lists else ""
-        check_exist([self.image_path(i) for i in ids], "pictures", f"Complete the set{off}")
-        settle(self, ids)
+        """Find the range of values of ``auto``; a missing picture, or no range, is an error."""
+        paths = [self.image_path(image_id) for image_id in ids]
+        remedy = f"Complete the set, or take them off the list {self.last_list}"
+        check_exist(paths, "pictures", remedy)
+        if self.value_range == AUTO:
+            self.value_range = find_range(self, ids)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How pictures are read, for whoever notes it."""
+        return {"bands": self.bands, "value_range": self.value_range}
 
     def read(self, image_id: str) -> Image.Image:
         """Return a picture as RGB, upright, by the flags; see :func:`tool.pictures.read_rgb`."""

@@ -1,7 +1,6 @@
 """The table of datasets: ``--dataset`` names a row, or a class of the user's own."""
 
 import argparse
-import importlib
 import math
 
 from data.base import Dataset
@@ -11,7 +10,7 @@ from data.folder import Folder
 from data.folder.sources import NEGATIVES
 from data.reading import AUTO, agree_on_reading
 from data.voc import VOC
-from tool.cli import Parser, Settings, at_least
+from tool.cli import Parser, Settings, at_least, import_named
 from tool.errors import InputError
 
 DATASETS: dict[str, type[Dataset]] = {d.name: d for d in (VOC, COCO, Demo, Folder)}
@@ -92,24 +91,14 @@ def dataset_class(name: str) -> type[Dataset]:
     """
     if name in DATASETS:
         return DATASETS[name]
-    module_name, colon, class_name = name.partition(":")
-    words = [*module_name.split("."), class_name]
-    if not (colon and all(word.isidentifier() for word in words)):
+    module_name, _, class_name = name.partition(":")
+    if not class_name:
         raise InputError(
             f"There is no dataset {name!r}. Choose one of {', '.join(sorted(DATASETS))}, or name a "
             "class of your own as module:Class, such as examples.own_dataset:ClassFolders."
         )
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and misses another one
-        raise InputError(
-            f"There is no module {module_name!r} for --dataset {name}. Write the path of its file "
-            "with dots and without .py, from the folder of this project on."
-        ) from error
-    found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, Dataset) and found is not Dataset):
+    found = getattr(import_named("--dataset", module_name), class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Dataset)):
         raise InputError(
             f"The module {module_name!r} of --dataset {name} has no subclass {class_name!r} of "
             "data.base.Dataset."

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tool.errors import InputError
-from tool.reader import read_lines
+from tool.reader import decoding, read_lines
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # As far as the first ending of a picture that a space, or nothing, follows.
@@ -60,12 +60,10 @@ def visible(folder: Path) -> list[Path]:
 
     A folder that does not exist holds nothing; one that may not be read raises an InputError.
     """
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.isdir(folder):
         return []
-    except OSError as error:
-        raise InputError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+    with decoding(folder, "Give a folder that may be read."):
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def find_list(folder: Path, list_name: str) -> Path:

@@ -19,7 +19,6 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset, check_exist
 from data.loaders import Calls, for_each, one_by_one
-from data.reading import reading_of
 from data.steps import open_session
 from data.transforms import reduce
 from tool import cli
@@ -169,7 +168,7 @@ class PictureStep:
 
     def _outputs(self, folder: Path, settings: dict[str, Any], ending: str, **sources) -> Outputs:
         dataset = self.dataset
-        settings = {**settings, **reading_of(dataset)}
+        settings = {**settings, **dataset.reading}
         sources = {"picture": [dataset.image_path(image_id) for image_id in self.ids], **sources}
         return Outputs(
             self.session.path,

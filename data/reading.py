@@ -11,11 +11,12 @@ import numpy as np
 
 from tool.errors import InputError
 from tool.picture_files import picture_file
-from tool.reader import check, decoding, read_json
+from tool.reader import read_json
 from tool.samples import read_samples
 from tool.writer import write_json
 
 FILE = "value_range.json"
+FORM = {"bands?": (int, int, int), "value_range?": (float, float), "auto?": bool}
 AUTO = "auto"
 PERCENTILES = (1, 99)  # of values that become black and white
 MOST_PICTURES, MOST_VALUES = 200, 50_000  # looked at, of a list and of a picture
@@ -29,40 +30,25 @@ def agree_on_reading(dataset, args: Namespace) -> None:
     say.
     """
     path = Path(args.session_name) / FILE if hasattr(args, "session_name") else None
-    known = _read(path) if path else {}
-    for name in ("bands", "value_range"):
-        given = getattr(args, name, None)
-        if given is None:
-            setattr(args, name, known.get(name))
-        elif known and given != known.get(name):
+    known = read_json(path, "Delete it.", FORM) if path and path.exists() else {}
+    values = known.get("value_range")
+    noted = {"bands": known.get("bands"), "value_range": AUTO if known.get("auto") else values}
+    for name, value in noted.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+        elif known and getattr(args, name) != value:
             raise InputError(
-                f"The pictures of this session are read with --{name} {_words(known.get(name))}, "
-                f"not {_words(given)}, see {path}. Give that, or another --session_name."
+                f"The pictures of this session are read with another --{name}, see {path}. Leave "
+                "the flag out, or give another --session_name."
             )
-    dataset.bands, dataset.value_range, dataset.reading_file = args.bands, args.value_range, path
+    dataset.bands, dataset.value_range = args.bands, values or args.value_range
 
 
-def reading_of(dataset) -> dict:
-    """Return how pictures are read, for checkpoints that are used without their dataset."""
-    values = dataset.value_range
-    return {"bands": dataset.bands, "value_range": values and list(values)}
-
-
-def settle(dataset, ids: list[str]) -> None:
-    """Find the range of ``auto`` where no program of the session did, see :func:`find_range`."""
-    given, path = dataset.value_range, dataset.reading_file
-    dataset.reading = {"bands": dataset.bands, "value_range": given, **dataset.reading}
-    if given == AUTO:
-        known = _read(path) if path else {}
-        dataset.value_range = known.get("found") or find_range(dataset, ids)
-        dataset.reading["found"] = dataset.value_range
-
-
-def note_reading(dataset) -> None:
+def note_reading(dataset, args: Namespace) -> None:
     """Write how a session's pictures are read, if it is not as usual and nobody did."""
-    path, reading = dataset.reading_file, dataset.reading
-    if any(value is not None for value in reading.values()) and not path.exists():
-        write_json(path, reading)
+    path = Path(args.session_name) / FILE
+    if any(dataset.reading.values()) and dataset.value_range != AUTO and not path.exists():
+        write_json(path, {**dataset.reading, "auto": args.value_range == AUTO})
 
 
 def find_range(dataset, ids: list[str]) -> list[float]:
@@ -88,23 +74,3 @@ def find_range(dataset, ids: list[str]) -> list[float]:
             f"{dataset.root}. Give --value_range LOW HIGH."
         )
     return [low, high]
-
-
-def _read(path: Path) -> dict:
-    """Return what a session noted, nothing where it did not; a damaged file is an InputError."""
-    if not path.exists():
-        return {}
-    remedy = "Delete it."
-    known = read_json(path, remedy, {"bands?": (int, int, int)})
-    with decoding(path, remedy):
-        values = known.get("value_range")
-        if values == AUTO:
-            check(known, {"found": (float, float)})
-        elif values is not None:
-            check(values, (float, float), "its value_range")
-    return known
-
-
-def _words(value: list | str | None) -> str:
-    """Return a flag's value as on the command line."""
-    return " ".join(f"{one:g}" for one in value) if isinstance(value, list) else str(value).lower()

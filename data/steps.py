@@ -10,7 +10,7 @@ import torch
 from data.base import Dataset, check_exist
 from data.datasets import open_dataset
 from data.loaders import RandomViews
-from data.reading import note_reading, reading_of
+from data.reading import note_reading
 from tool import cli
 from tool.reader import text_digest
 from tool.record import settings_of
@@ -23,7 +23,7 @@ def open_session(args: cli.Settings, program: str) -> tuple[Session, torch.devic
     session = Session(args.session_name, program, args)
     device = cli.pick_device(args.device, getattr(args, "tf32", True))
     dataset = open_dataset(args)
-    session.notes.append(partial(note_reading, dataset))
+    session.notes.append(partial(note_reading, dataset, args))
     return session, device, dataset
 
 
@@ -69,6 +69,6 @@ def open_training(
     }
     settings, names = cli.deciding(args), dataset.all_names
     training = Training(session, name, settings, names, sources, args.restart, args.safetensors)
-    training.about["input"] = reading_of(dataset)
+    training.about["input"] = dataset.reading
     torch.backends.cudnn.benchmark = True  # every batch has the same size
     return device, pictures, training

@@ -9,27 +9,33 @@ Takes some seconds. Only names are taken from SBD, never its masks. ``--download
 GB, and ``--halve FOLDER`` writes the lists' pictures at half size.
 """
 
-import argparse
 import logging
 import os
 import shlex
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from PIL import Image
 
 from data.base import Dataset, check_exist, labels_from_names
 from data.download import fetch, voc_archives
-from data.halve import halve
 from data.lists import find_list, read_list, visible
+from data.loaders import for_each
 from tool.cli import Parser, at_least
 from tool.cores import cores
 from tool.errors import InputError
+from tool.pictures import check_label, read_mask, save_label
 from tool.reader import Damaged, decoding, read_bytes
+from tool.record import Outputs
 from tool.run import run
-from tool.writer import write_lines
+from tool.writer import NOTE, own_folder, write_atomic, write_json, write_lines, write_own
 
+CLASS_NAMES = (
+    "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, "
+    "motorbike, person, pottedplant, sheep, sofa, train, tvmonitor"
+)
 LISTS = "ImageSets/Segmentation"
 # Number of ids in the published lists. Subsets are welcome, so a difference is only reported.
 PUBLISHED_COUNTS = {"train": 1464, "val": 1449, "trainaug": 10582}
@@ -40,6 +46,7 @@ TRAINAUG_FILES = (
     "ImageSets/SegmentationAug/trainaug.txt",
     "ImageSets/SegmentationAug/train_aug.txt",
 )
+QUALITY = 95  # of the JPEGs at half size
 LARGEST_ANNOTATION = 1 << 24  # bytes; the devkit's have some thousand
 
 log = logging.getLogger(__name__)
@@ -52,11 +59,7 @@ class VOC(Dataset):
     default_root = "../PascalVOC2012/VOCdevkit/VOC2012"
     train_list = "trainaug"
     masks_are_optional = False
-    class_names = (
-        *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-        *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-        *("train", "tvmonitor"),
-    )
+    class_names = tuple(CLASS_NAMES.split(", "))
 
     def list_ids(self, list_name: str) -> list[str]:
         """Return the ids of train, val, trainaug, or any list in ImageSets/Segmentation."""
@@ -77,9 +80,13 @@ class VOC(Dataset):
         """Return SegmentationClass/<id>.png."""
         return self.root / "SegmentationClass" / f"{image_id}.png"
 
+    def annotation_path(self, image_id: str) -> Path:
+        """Return Annotations/<id>.xml."""
+        return self.root / "Annotations" / f"{image_id}.xml"
+
     def labels(self, ids: list[str]) -> np.ndarray:
         """Return the classes that any object of the annotation XML names, difficult ones too."""
-        paths = [self.root / "Annotations" / f"{image_id}.xml" for image_id in ids]
+        paths = [self.annotation_path(image_id) for image_id in ids]
         check_exist(paths, "annotations", "Complete the devkit, or take the ids off the list")
         return labels_from_names([_objects(path) for path in paths], ids, self)
 
@@ -105,48 +112,87 @@ def find_trainaug(root: Path, sbd_root: Path | None = None) -> list[str]:
     """Return the ids of trainaug from what the user has.
 
     In this order: a list file; the names in SegmentationClassAug without val; the devkit's train
-    and SBD's train and val without the devkit's val. Nothing of that, or a list that is empty,
-    contains pictures of val or names hidden files, raises an InputError.
+    and SBD's train and val without the devkit's val. Nothing of that, or a list that is empty or
+    contains pictures of val, raises an InputError.
     """
     command = f"python -m data.voc --dataset_root {shlex.quote(str(root))}"
-    val_file = root / LISTS / "val.txt"
-    path = trainaug_file(root)
-    if path:
-        ids = read_list(path)
-        both = set(ids).intersection(read_list(val_file) if os.path.isfile(val_file) else ())
-        if both or not ids:
-            fault = (
-                f"contains {len(both)} pictures of val, such as {min(both)}" if both else "is empty"
-            )
-            raise InputError(f"{path} {fault}. Delete the file and prepare it anew: {command}")
-        return ids
-    masks = root / "SegmentationClassAug"
-    if os.path.isdir(masks):
-        names = (path.stem for path in visible(masks) if path.suffix.lower() == ".png")
-        return _without_val(names, val_file, masks)
-    if sbd_root is not None:
-        folders = (sbd_root, sbd_root / "dataset", sbd_root / "benchmark_RELEASE" / "dataset")
-        folder = next((f for f in folders if os.path.isfile(f / "train.txt")), folders[1])
-        parts = (root / LISTS / "train.txt", folder / "train.txt", folder / "val.txt")
-        ids = (image_id for part in parts for image_id in read_list(part))
-        return _without_val(ids, val_file, folder)
-    raise InputError(
-        f"The list trainaug (10,582 ids) is not part of the VOC devkit. Put trainaug.txt into "
-        f"{root / LISTS}, or a folder SegmentationClassAug into {root}, or make the list from SBD: "
-        f"{command} --sbd_root PATH_TO_SBD"
-    )
+    val = set(read_list(root / LISTS / "val.txt"))
+    source, masks = trainaug_file(root), root / "SegmentationClassAug"
+    if source:
+        ids = read_list(source)
+    elif os.path.isdir(masks):
+        source = masks
+        names = {path.stem for path in visible(masks) if path.suffix.lower() == ".png"}
+        ids = sorted(names - val)
+    elif sbd_root:
+        source = sbd_root / "dataset"
+        parts = (root / LISTS / "train.txt", source / "train.txt", source / "val.txt")
+        ids = sorted({image_id for part in parts for image_id in read_list(part)} - val)
+    else:
+        raise InputError(
+            f"The list trainaug (10,582 ids) is not part of the VOC devkit. Put trainaug.txt into "
+            f"{root / LISTS}, or a folder SegmentationClassAug into {root}, or make the list from "
+            f"SBD: {command} --sbd_root PATH_TO_SBD"
+        )
+    if not ids or not val.isdisjoint(ids):
+        raise InputError(
+            f"{source} names no picture, or some of val. Complete it, or take it away and prepare "
+            f"the list anew: {command}"
+        )
+    return ids
 
 
-def _without_val(ids: Iterable[str], val_file: Path, source: Path) -> list[str]:
-    left = sorted(set(ids) - set(read_list(val_file)))
-    if not left:
-        raise InputError(f"{source} has no picture but those of val. Complete it.")
-    return left
+def halve(voc: VOC, lists: dict[str, list[str]], folder: Path, num_workers: int) -> None:
+    """Write the pictures of some lists, and these, at half size in the devkit's layout.
+
+    Pictures are reduced by the Lanczos filter and masks to the nearest pixel; sides are rounded up.
+    Annotations and lists are copied; the lists are written last. What is there is kept as long as
+    its originals are the same.
+
+    Raises:
+        InputError: the folder is the devkit's own or somebody else's, or a mask has another size
+            than its picture.
+    """
+    if folder.resolve() == voc.root.resolve():
+        raise InputError(f"--halve {folder} is the folder of the originals. Name another one.")
+    own_folder(folder, "data.voc")
+    write_json(folder / NOTE, {"program": "data.voc"})
+    ids = list(dict.fromkeys(image_id for ids in lists.values() for image_id in ids))
+    notes = [voc.annotation_path(image_id) for image_id in ids]
+    masks = [voc.mask_path(image_id) for image_id in ids]
+    sources = {
+        "picture": [voc.image_path(image_id) for image_id in ids],
+        "annotation": notes,
+        "mask": [m if m.is_file() else note for m, note in zip(masks, notes, strict=True)],
+    }
+    half = VOC(folder)
+    place = folder / "Annotations"  # the last file of a picture that is written
+    halved = Outputs(folder, place, "data.voc", {}, voc.all_names, ids, ".xml", sources)
+    missing = halved.open(restart=False)
+    for_each(missing, partial(_halve_one, voc, half), num_workers, "halving")
+    halved.finish()
+    for name, of_list in lists.items():
+        write_lines(folder / LISTS / f"{name}.txt", of_list, write_own)
+
+
+def _halve_one(voc: VOC, half: VOC, image_id: str) -> None:
+    image = voc.read(image_id)
+    size = tuple(-(-side // 2) for side in image.size)
+    small = image.resize(size, Image.Resampling.LANCZOS)
+    path = half.image_path(image_id)
+    write_atomic(path, lambda file: small.save(file, "JPEG", quality=QUALITY))
+    mask_path = voc.mask_path(image_id)
+    if mask_path.is_file():
+        mask = read_mask(mask_path)
+        check_label(mask_path, mask, voc.num_classes, image.size)
+        save_label(half.mask_path(image_id), mask, size[::-1])
+    annotation = voc.annotation_path(image_id).read_bytes()
+    write_atomic(half.annotation_path(image_id), lambda file: file.write(annotation))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Check the devkit and write trainaug.txt where there is none."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--dataset_root", default=VOC.default_root, help="the folder VOC2012")
     add("--sbd_root", type=Path, help="the folder of SBD that holds dataset/")
@@ -162,11 +208,9 @@ def main(arguments: list[str] | None = None) -> None:
         fetch(archives if trainaug_file(root) is None else archives[:1], root.parent)
         args.sbd_root = args.sbd_root or root.parent / "sbd"
     voc = VOC(args.dataset_root)
-    path = trainaug_file(voc.root)
-    ids = find_trainaug(voc.root, args.sbd_root)
-    mend = f"Complete JPEGImages, or delete {path} and prepare it anew" if path else "Complete them"
-    check_exist([voc.image_path(image_id) for image_id in ids], "pictures", mend)
-    if path is None:
+    if trainaug_file(voc.root) is None:
+        ids = find_trainaug(voc.root, args.sbd_root)
+        voc.check_pictures(ids)
         voc.labels(ids)  # a list is written when everything that it names is there
         path = voc.root / TRAINAUG_FILES[0]
         write_lines(path, ids)

@@ -7,7 +7,6 @@ labels and masks as docs/own_pictures.md describes the folder. The same document
 that run every step on it.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -22,7 +21,7 @@ NUM_CLASSES = 3  # foreground classes of the example; few classes need little tr
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the folder; one that this program made is written again, no other one."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="the folder to write")
     out = parser.parse_args(arguments).out
 

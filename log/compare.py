@@ -85,7 +85,7 @@ def draw(ours: Curves, name: str, out: Path) -> None:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the settings of this program."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__.splitlines()[0])
     flag = parser.add_argument
     flag("run", type=Path, help="a session, its curves.csv, or a log of the released code")
     flag(

@@ -304,8 +304,8 @@ FAULTS = {
     ],
     "data/coco/annotations.py": [
         (
-            "enumerate(sorted(categories), 1)",
-            "enumerate(sorted(categories))",
+            "enumerate(sorted(names), 1)",
+            "enumerate(sorted(names))",
             "coco labels_and_masks",
         ),
     ],

@@ -23,9 +23,9 @@ def test_rows_and_classes_of_the_users_own():
     [
         ("vok", "no dataset 'vok'. Choose one of coco, demo, folder, voc, or"),
         ("data.folder", "no dataset 'data.folder'"),
-        (".folder:Folder", "no dataset '.folder:Folder'"),
-        ("examples/own_dataset.py:ClassFolders", "no dataset 'examples/own_dataset.py:"),
-        ("no_such.module:Folder", "no module 'no_such.module' for --dataset no_such.module:Folder"),
+        (".folder:Folder", "--dataset .folder:"),
+        ("examples/own_dataset.py:ClassFolders", "--dataset examples/own_dataset.py:"),
+        ("data.no_such:Folder", "--dataset data.no_such:"),
         (
             "data.folder:Foldr",
             "module 'data.folder' of --dataset data.folder:Foldr has no subclass",
@@ -38,8 +38,8 @@ def test_what_is_no_dataset_is_said(name, message):
         dataset_class(name)
 
 
-def test_what_a_module_of_the_users_own_lacks_is_not_hidden(tmp_path, monkeypatch):
+def test_what_a_module_of_the_users_own_lacks_is_named(tmp_path, monkeypatch):
     (tmp_path / "mine_of_this_test.py").write_text("import no_such_package\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+    with pytest.raises(InputError, match=r"mine_of_this_test: .*no_such_package"):
         dataset_class("mine_of_this_test:Mine")

@@ -68,7 +68,7 @@ KINDS = {
     ),
     "a tab in a class": ("classes.txt", b"polar\tbear\n", "tab"),
     "an empty list": ("splits/train.txt", b"# nothing\n", "train .*is empty"),
-    "a list that repeats itself": ("splits/train.txt", b"a\nb\nimages/a.png\n", "first a"),
+    "a list that repeats itself": ("splits/train.txt", b"a\nb\nimages/a.png\n", "names a 2 times"),
     "a list of a missing picture": (
         "splits/train.txt",
         b"a\nB\n",
@@ -213,7 +213,7 @@ def test_names_agree_in_any_unicode_form(tiny, stored, listed):
     assert folder.masks(ids) == [tiny / f"masks/{listed}.PNG"]
     assert folder.labels(ids).tolist() == [[0, 0, 0, 1]]
     (tiny / "splits/val.txt").write_text(f"{NFC}\n{NFD}\n")
-    with refused("names 1 ids more than once"):
+    with refused("2 times"):
         folder.ids("val")
     shutil.copy(tiny / "images/a.png", tiny / f"images/{listed}.png")
     with refused("have the same id"):
@@ -285,18 +285,15 @@ def test_what_file_managers_leave_is_no_picture(tiny, tmp_path):
 @pytest.mark.parametrize("name", ["voc", "coco", "folder"])
 def test_root_that_is_no_folder(tmp_path, name):
     (tmp_path / "file").touch()
-    reasons = {"gone": "gone for", "file": "Not a directory", "n" * 300: "File name too long"}
+    reasons = {"gone": "No such file", "file": "Not a directory", "n" * 300: "File name too long"}
     for place, reason in reasons.items():
-        with refused(rf"There is no folder .*{reason}.*--dataset {name}\. .*--dataset_root"):
+        with refused(rf"--dataset {name} has no folder .*{reason}.*--dataset_root"):
             DATASETS[name](tmp_path / place)
 
 
 def test_folders_within_that_are_none(tiny):
     shutil.rmtree(tiny / "images")
     with refused("no pictures in .*images"):
-        Folder(tiny).ids("train")
-    (tiny / "images").symlink_to(tiny / "images")
-    with refused("folder .*images cannot be read: Too many levels"):
         Folder(tiny).ids("train")
 
 

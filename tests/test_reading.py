@@ -57,21 +57,24 @@ def test_flags_that_are_none(tiny, tmp_path, flag, words, capsys):
 
 
 def test_what_is_usual_is_not_noted(tiny, tmp_path):
-    dataset = open_dataset(arguments(tiny, tmp_path / "s"))
+    args = arguments(tiny, tmp_path / "s")
+    dataset = open_dataset(args)
     dataset.check_pictures(["a"])
-    reading.note_reading(dataset)
+    reading.note_reading(dataset, args)
     assert (dataset.bands, dataset.value_range) == (None, None)
     assert not (tmp_path / "s").exists()
 
 
 def test_a_session_keeps_how_it_reads(deep, photographs, tmp_path):
     """And reads scientific pictures as the photographs that they show."""
-    first = open_dataset(arguments(deep, tmp_path, *FLAGS))
+    args = arguments(deep, tmp_path, *FLAGS)
+    first = open_dataset(args)
     first.check_pictures(["a"])
     assert not (tmp_path / reading.FILE).exists()  # the program may still refuse
-    reading.note_reading(first)
+    reading.note_reading(first, args)
     expected = {"bands": [3, 2, 1], "value_range": [-1, 1]}
-    assert json.loads((tmp_path / reading.FILE).read_text()) == expected
+    noted = json.loads((tmp_path / reading.FILE).read_text())
+    assert noted == {**expected, "auto": False}
     args = arguments(deep, tmp_path)  # a later program without the flags
     later = open_dataset(args)
     assert cli.deciding(args) | expected == cli.deciding(args)
@@ -90,17 +93,20 @@ def test_a_damaged_note_names_itself_and_no_picture(deep, tmp_path, noted):
 
 
 def test_auto_is_found_once(deep, tmp_path):
-    dataset = open_dataset(arguments(deep, tmp_path, *AUTO))
+    args = arguments(deep, tmp_path, *AUTO)
+    dataset = open_dataset(args)
     ids = dataset.ids("train")
     dataset.check_pictures(ids)
-    reading.note_reading(dataset)
+    reading.note_reading(dataset, args)
     values = [tifffile.imread(dataset.image_path(i))[..., :3].ravel() for i in ids]
     low, high = np.percentile(np.concatenate(values), (1, 99))
     np.testing.assert_allclose(dataset.value_range, (low, high), rtol=1e-6)
     later = open_dataset(arguments(deep, tmp_path, *AUTO))
     later.check_pictures(["a"])  # alone it would have another range
     assert later.value_range == dataset.value_range
-    assert open_dataset(arguments(deep, tmp_path)).value_range == "auto"
+    args = arguments(deep, tmp_path)
+    assert open_dataset(args).value_range == dataset.value_range
+    assert args.value_range == "auto"
 
 
 def test_auto_without_a_session_looks_at_a_sample(deep, monkeypatch):

@@ -91,11 +91,10 @@ def test_sources_of_trainaug_in_their_order(root, sbd):
     """A list, the folder of masks, SBD; val and hidden files are left out."""
     with pytest.raises(InputError, match=r"trainaug\.txt.*SegmentationClassAug.*--sbd_root"):
         VOC(root).ids("trainaug")
-    for inner in (".", "dataset", ".."):
-        assert find_trainaug(root, sbd / inner) == TRAINAUG
+    assert find_trainaug(root, sbd) == TRAINAUG
     masks = root / "SegmentationClassAug"
     masks.mkdir()
-    with pytest.raises(InputError, match="no picture but those of val"):
+    with pytest.raises(InputError, match="names no picture"):
         main(["--dataset_root", str(root)])
     for name in (*(f"{image_id}.png" for image_id in OBJECTS), "._2007_000001.png", "readme.txt"):
         (masks / name).touch()

@@ -26,6 +26,9 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
     """The script's docstring as it stands, and every default."""
 
 
+DECIDING = "settings that decide the result; a continued run must have the same"
+
+
 class Settings(argparse.Namespace):
     """Values of flags, and the parser that they come from."""
 
@@ -43,9 +46,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str, **options: Any) -> None:
         super().__init__(**{"description": description, "formatter_class": _Help, **options})
         self.deciding: list[tuple[str, dict[str, Any]]] = []
-        self._decisions = self.add_argument_group(
-            "settings that decide the result", "a continued run must have the same"
-        )
+        self._decisions = self.add_argument_group(DECIDING)
 
     def add_deciding(self, *flags: str, only: dict[str, Any] | None = None, **options: Any) -> None:
         """Add a flag as ``add_argument`` does, and note that it decides the result.
@@ -92,19 +93,24 @@ def make_parser(docstring: str, *names: str) -> Parser:
     return parser
 
 
+def import_named(flag: str, name: str) -> ModuleType:
+    """Return the module that a flag names; an InputError says why it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{flag} {name}: {error}. Give the dotted name of a module, such as {NETWORK}, that "
+            "can be imported from the folder in which you start the program."
+        ) from error
+
+
 def import_network(name: str) -> ModuleType:
     """Return the module that ``--network`` names.
 
     Raises:
         InputError: there is no such module, or it lacks the classes Net and CAM.
     """
-    try:
-        module = importlib.import_module(name)
-    except (ImportError, ValueError, TypeError) as error:
-        raise InputError(
-            f"--network {name}: {error}. Give the dotted name of a module, such as {NETWORK}, that "
-            "can be imported from the folder in which you start the program."
-        ) from error
+    module = import_named("--network", name)
     missing = [needed for needed in ("Net", "CAM") if not hasattr(module, needed)]
     if missing:
         raise InputError(

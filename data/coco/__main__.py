@@ -20,26 +20,22 @@ in all three.
 
 import logging
 import shlex
-from argparse import RawDescriptionHelpFormatter
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from data.base import check_exist
+from data.base import check_exist, labels_from_names
 from data.coco.annotations import read_annotations
-from data.coco.dataset import COCO, PUBLISHED_PICTURES, SPLITS
+from data.coco.dataset import COCO, SPLITS
 from data.coco.masks import CROWD, Picture, draw_file
 from data.download import COCO_ARCHIVES, fetch
 from data.loaders import for_each
 from tool.cli import Parser, at_least
 from tool.cores import cores
-from tool.errors import InputError
-from tool.reader import regular
 from tool.record import Outputs
 from tool.run import run
-from tool.writer import claim, remove_own, write_lines, write_own
+from tool.writer import claim, remove_own, write_lines, write_own, writing
 
 SAMPLE = 1000  # pictures in train_sample
 
@@ -48,55 +44,41 @@ log = logging.getLogger("data.coco")
 
 def link(root: Path, target: Path) -> Path:
     """Make a root of links to those folders of one that cannot be written; or an InputError."""
-    try:
+    with writing(target):
         target.mkdir(parents=True, exist_ok=True)
         for name in ("annotations", "images", *(f"{split}2014" for split in SPLITS)):
             if (root / name).exists() and not (target / name).exists():
                 (target / name).symlink_to((root / name).resolve(), target_is_directory=True)
-    except OSError as error:
-        raise InputError(f"--link_root {target}: no links can be made there ({error}).") from error
     return target
 
 
-def annotated_pictures(coco: COCO, split: str) -> list[Picture]:
-    """Return the pictures of a split that have regions, by its annotation file."""
+def annotated_pictures(coco: COCO, split: str, allow_missing: bool) -> list[Picture]:
+    """Return the pictures of a split that have regions, by its annotation file.
+
+    A picture whose file is missing is an error, or left out where that is allowed.
+    """
     path = coco.root / "annotations" / f"instances_{split}2014.json"
-    regular(
-        path,
-        f"There is no {path}. Unpack annotations_trainval2014.zip of the COCO site there, or name "
-        "the splits that you have with --splits.",
-    )
+    remedy = "Unpack annotations_trainval2014.zip there, or name the others with --splits"
+    check_exist([path], "annotation files", remedy)
     log.info("%-5s reading %s", split, path)
-    pictures = read_annotations(path, split)
-    published = PUBLISHED_PICTURES[split]
-    log.info("%-5s %6d pictures (published %d)", split, len(pictures), published)
-    return [picture for picture in pictures if picture.regions]
-
-
-def those_there(
-    coco: COCO, split: str, annotated: list[Picture], allow_missing: bool
-) -> list[Picture]:
-    """Return the pictures whose file is there; others are an error unless they are allowed."""
-    files = {picture.image_id: coco.image_path(picture.image_id) for picture in annotated}
-    if not allow_missing:
-        remedy = "Complete them, or go on without those: --allow_missing"
-        check_exist(list(files.values()), f"pictures of {split}2014", remedy)
-    kept = [picture for picture in annotated if files[picture.image_id].is_file()]
-    if not kept:
-        raise InputError(f"None of the pictures of {split}2014 is in {coco.pictures[split]}.")
-    log.info("%-5s %6d annotated, %d of them there", split, len(annotated), len(kept))
-    return kept
+    pictures = [picture for picture in read_annotations(path, split) if picture.regions]
+    files = [coco.image_path(picture.image_id) for picture in pictures]
+    there = [p for p, file in zip(pictures, files, strict=True) if file.is_file()]
+    if not (allow_missing and there):
+        remedy = "Complete them, or go on with those that are there: --allow_missing"
+        check_exist(files, f"pictures of {split}2014", remedy)
+    return there
 
 
 def prepare(
     coco: COCO, split: str, crowd: str, allow_missing: bool, restart: bool, num_workers: int
 ) -> None:
-    """Write masks, labels and list of one split, in this order.
+    """Write masks, labels and list of one split, in this order; of train, its sample too.
 
     Masks that exist are kept where their regions are still the same. Annotations or pictures that
     are not as they must be raise an InputError.
     """
-    pictures = those_there(coco, split, annotated_pictures(coco, split), allow_missing)
+    pictures = annotated_pictures(coco, split, allow_missing)
     ids = [picture.image_id for picture in pictures]
     folder = coco.mask_path(ids[0]).parent
     sources = {"regions": [f"{crowd} {picture}" for picture in pictures]}
@@ -107,15 +89,8 @@ def prepare(
     todo = [picture for picture in pictures if picture.image_id in missing]
     for_each(todo, partial(draw_file, coco, crowd), num_workers, f"masks of {split}2014")
     masks.finish()
-    labels = np.zeros((len(ids), len(COCO.class_names)), np.uint8)
-    for row, picture in zip(labels, pictures, strict=True):
-        row[[region.class_id - 1 for region in picture.regions]] = 1
-    write_prepared(coco, split, ids, labels)
-    log.info("%-5s %6d pictures, %.2f classes a picture", split, len(ids), labels.sum(1).mean())
-
-
-def write_prepared(coco: COCO, split: str, ids: list[str], labels: np.ndarray) -> None:
-    """Write the labels, uint8 (N, 80), and then the list of a split; of train, its sample too."""
+    names = [{coco.class_names[region.class_id - 1] for region in p.regions} for p in pictures]
+    labels = labels_from_names(names, ids, coco)
     write_own(
         coco.prepared / f"{split}_labels.npz",
         lambda file: np.savez_compressed(file, ids=np.array(ids, "S"), labels=labels),
@@ -124,21 +99,12 @@ def write_prepared(coco: COCO, split: str, ids: list[str], labels: np.ndarray) -
         sample = ids[:: max(1, len(ids) // SAMPLE)][:SAMPLE]
         write_lines(coco.prepared / "train_sample.txt", sample, write_own)
     write_lines(coco.prepared / f"{split}.txt", ids, write_own)
-
-
-def claimed(folder: Path) -> BinaryIO:
-    """Return the lock of a folder that is to be written; the message of an error says the flag."""
-    try:
-        return claim(folder / ".lock", f"writing {folder}")
-    except InputError as error:
-        raise InputError(f"{error} Or name a folder of your own with --link_root.") from error
+    log.info("%-5s %6d pictures, %.2f classes a picture", split, len(ids), labels.sum(1).mean())
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Prepare MS COCO."""
-    parser = Parser(
-        prog="python -m data.coco", description=__doc__, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__, prog="python -m data.coco")
     add = parser.add_argument
     add("--dataset_root", default=COCO.default_root, help="the folder of MS COCO")
     links = (
@@ -161,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     coco = COCO(args.dataset_root)
     if args.link_root:
         coco = COCO(link(coco.root, args.link_root))
-    with claimed(coco.prepared):  # before any work
+    with claim(coco.prepared / ".lock", f"writing {coco.prepared}"):  # before any work
         for split in args.splits:
             prepare(coco, split, args.crowd, args.allow_missing, args.restart, args.num_workers)
     log.info("prepared; the programs read it with --dataset_root %s", shlex.quote(str(coco.root)))

@@ -4,14 +4,14 @@ A file of 450 MB is streamed: of 600,000 annotations only the regions stay in me
 codes of some hundred bytes each.
 """
 
-import re
 from collections.abc import Container, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ijson
 
-from data.coco.dataset import COCO, PUBLISHED_COUNTS, PUBLISHED_PICTURES
+from data.coco.dataset import COCO
 from data.coco.masks import Picture, Region, encode
 from tool.reader import Between, Damaged, check, decoding, regular
 
@@ -21,7 +21,7 @@ CHUNK = 1 << 14  # bytes of a file that are read at once
 DEEPEST = 1000  # brackets that are open at the end of a chunk
 SIDE = Between(1, 65535)  # pixels of a JPEG
 
-DOWNLOAD = "Download or unpack it again."
+REMEDY = "Download, unpack or write it again."
 # The lists of a file that are read, with what each of their entries must have.
 FORMS = {
     "categories": {"id": int, "name": str},
@@ -30,15 +30,13 @@ FORMS = {
 }
 
 
-class _Shallow:
+class _Shallow(FileIO):
     """What ijson reads from: a file that ends with an error where too many brackets are open."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.depth = 0  # brackets that are open
+    depth = 0  # brackets that are open
 
     def read(self, size: int) -> bytes:
-        chunk = self.file.read(size)
+        chunk = super().read(size)
         self.depth += chunk.count(b"[") + chunk.count(b"{")
         self.depth -= chunk.count(b"]") + chunk.count(b"}")
         if self.depth > DEEPEST:
@@ -46,7 +44,7 @@ class _Shallow:
         return chunk
 
 
-def read_items(path: Path, kind: str, remedy: str = DOWNLOAD) -> Iterator[dict[str, Any]]:
+def read_items(path: Path, kind: str) -> Iterator[dict[str, Any]]:
     """Yield the entries of one list at the top of an annotation file, in the file's order.
 
     Whole numbers are int, all others float.
@@ -54,15 +52,14 @@ def read_items(path: Path, kind: str, remedy: str = DOWNLOAD) -> Iterator[dict[s
     Args:
         path: a file such as instances_train2014.json.
         kind: the list's key, one of FORMS.
-        remedy: what to do about a fault.
 
     Raises:
         InputError: the file is missing, is not whole JSON, or an entry lacks what FORMS asks for or
             has the id of another one.
     """
     numbers: set[int] = set()
-    with decoding(path, remedy), open(regular(path), "rb") as file:
-        entries = ijson.items(_Shallow(file), f"{kind}.item", buf_size=CHUNK, use_float=True)
+    with decoding(path, REMEDY), _Shallow(regular(path)) as file:
+        entries = ijson.items(file, f"{kind}.item", buf_size=CHUNK, use_float=True)
         for place, entry in enumerate(entries, 1):
             check(entry, FORMS[kind], f"entry {place} of {kind}")
             if entry["id"] in numbers:
@@ -76,11 +73,13 @@ def read_annotations(path: Path, split: str) -> list[Picture]:
 
     The file is gone through once for each of its three lists, which may stand in any order. An
     InputError says that it is missing or broken, has other categories than COCO, names an unknown
-    picture or category, has a region that does not fit its picture, or is the published one and has
-    another number of annotated pictures.
+    picture or category, has a region that does not fit its picture, or has none at all.
     """
-    with decoding(path, DOWNLOAD):
-        classes = _read_categories(path)
+    with decoding(path, REMEDY):
+        names = {entry["id"]: entry["name"] for entry in read_items(path, "categories")}
+        if tuple(names[number] for number in sorted(names)) != COCO.class_names:
+            raise Damaged("not the 80 categories of MS COCO; is it an instances_*.json of 2014?")
+        classes = {number: class_id for class_id, number in enumerate(sorted(names), 1)}
         pictures = _read_pictures(path, split)
         for entry in read_links(path, pictures, classes):
             picture, class_id = pictures[entry["image_id"]], classes[entry["category_id"]]
@@ -88,27 +87,21 @@ def read_annotations(path: Path, split: str) -> list[Picture]:
             code = encode(entry.get("segmentation"), picture.height, picture.width, name)
             picture.regions.append(Region(class_id, bool(entry.get("iscrowd")), code))
 
-        annotated = sum(bool(picture.regions) for picture in pictures.values())
-        if len(pictures) == PUBLISHED_PICTURES[split] and annotated != PUBLISHED_COUNTS[split]:
-            raise Damaged(
-                f"annotations of {annotated:,} pictures, the published file has "
-                f"{PUBLISHED_COUNTS[split]:,}"
-            )
-        if not annotated:
+        if not any(picture.regions for picture in pictures.values()):
             raise Damaged("no annotation of any picture")
     return [pictures[number] for number in sorted(pictures)]
 
 
 def read_links(
-    path: Path, pictures: Container[int], categories: Container[int], remedy: str = DOWNLOAD
+    path: Path, pictures: Container[int], categories: Container[int]
 ) -> Iterator[dict[str, Any]]:
     """Yield the annotations of a file, which are of such pictures and categories, by their numbers.
 
     Raises:
         InputError: see :func:`read_items`; or an annotation is of another picture or category.
     """
-    with decoding(path, remedy):
-        for entry in read_items(path, "annotations", remedy):
+    with decoding(path, REMEDY):
+        for entry in read_items(path, "annotations"):
             image, category = entry["image_id"], entry["category_id"]
             if image not in pictures or category not in categories:
                 raise Damaged(
@@ -118,28 +111,14 @@ def read_links(
             yield entry
 
 
-def _read_categories(path: Path) -> dict[int, int]:
-    """Return category id -> class id 1..80."""
-    categories = {entry["id"]: entry["name"] for entry in read_items(path, "categories")}
-    if tuple(categories[number] for number in sorted(categories)) != COCO.class_names:
-        raise Damaged("not the 80 categories of MS COCO; is it an instances_*.json of 2014?")
-    return {category: class_id for class_id, category in enumerate(sorted(categories), 1)}
-
-
 def _read_pictures(path: Path, split: str) -> dict[int, Picture]:
     """Return image number -> picture without regions."""
-    form = re.compile(rf"COCO_{split}2014_\d+\.jpg")
     pictures: dict[int, Picture] = {}
-    names: set[str] = set()
     for entry in read_items(path, "images"):
         number, name = entry["id"], entry["file_name"]
-        if not form.fullmatch(name):
+        image_id = f"COCO_{split}2014_{number:012d}"
+        if name != f"{image_id}.jpg":
             raise Damaged(f"{name!r:.60} is no picture of {split}2014; is it the right file?")
-        if name in names:
-            raise Damaged(f"the picture {name} is named twice")
         check(entry, {"height": SIDE, "width": SIDE}, name)
-        names.add(name)
-        pictures[number] = Picture(
-            name.removesuffix(".jpg"), entry["height"], entry["width"], regions=[]
-        )
+        pictures[number] = Picture(image_id, entry["height"], entry["width"], regions=[])
     return pictures

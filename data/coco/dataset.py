@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from data.base import Dataset
-from data.lists import find_list, read_list, strip_ending
+from data.lists import read_list, strip_ending
 from tool.errors import InputError
 from tool.reader import read_arrays, regular
 
 SPLITS = ("train", "val")
-# Pictures in the published annotation files, and those of them that have an annotation.
-PUBLISHED_PICTURES = {"train": 82783, "val": 40504}
-PUBLISHED_COUNTS = {"train": 82081, "val": 40137}
 
 CLASS_NAMES = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, "
@@ -28,7 +25,7 @@ CLASS_NAMES = (
 )
 
 PREPARED = {"ids": "str N", "labels": "whole N 80"}  # the arrays in <split>_labels.npz
-LONGEST_NUMBER = 12  # digits of an image number
+DIGITS = 12  # of an image number, with which an id ends
 
 
 class COCO(Dataset):
@@ -47,10 +44,6 @@ class COCO(Dataset):
     def __init__(self, root: str | Path | None = None) -> None:
         super().__init__(root)
         self.prepared = self.root / "prepared"
-        self.pictures = {}  # the folder of each split's pictures
-        for split in SPLITS:
-            usual, other = self.root / "images" / f"{split}2014", self.root / f"{split}2014"
-            self.pictures[split] = other if other.is_dir() and not usual.is_dir() else usual
 
     @property
     def command(self) -> str:
@@ -60,23 +53,23 @@ class COCO(Dataset):
     def id_of(self, name: str) -> str:
         """Return the id of a picture in a list, which may also hold COCO's bare image numbers."""
         stem = strip_ending(name)
-        number = stem.isdecimal() and len(stem) <= LONGEST_NUMBER
-        return self._numbered.get(int(stem), stem) if number else stem
+        return self._numbered.get(stem.zfill(DIGITS), stem)
 
     @cached_property
-    def _numbered(self) -> dict[int, str]:
-        return {int(name.rsplit("_", 1)[-1]): name for name in self._rows}
+    def _numbered(self) -> dict[str, str]:
+        return {name[-DIGITS:]: name for name in self._rows}
 
     def list_ids(self, list_name: str) -> list[str]:
         """Return the ids in prepared/<list_name>.txt."""
         path = self.prepared / f"{list_name}.txt"
-        if list_name in (*SPLITS, "train_sample"):
-            regular(path, f"There is no {path}; MS COCO must be prepared: {self.command}")
-        return read_list(find_list(self.prepared, list_name))
+        regular(path, f"There is no {path}; MS COCO must be prepared: {self.command}")
+        return read_list(path)
 
     def image_path(self, image_id: str) -> Path:
-        """Return <id>.jpg in the folder train2014 or val2014 that the id names."""
-        return self.pictures["val" if "val2014" in image_id else "train"] / f"{image_id}.jpg"
+        """Return <id>.jpg in images/train2014 or val2014, as the id names it, or beside images."""
+        split = "val2014" if "val2014" in image_id else "train2014"
+        folder = self.root / "images" / split
+        return (folder if folder.is_dir() else self.root / split) / f"{image_id}.jpg"
 
     def mask_path(self, image_id: str) -> Path:
         """Return prepared/masks/<id>.png."""
@@ -100,8 +93,7 @@ class COCO(Dataset):
         unknown = [image_id for image_id in ids if image_id not in self._rows]
         if unknown:
             raise InputError(
-                f"{len(unknown)} of {len(ids)} pictures have no label in {self.prepared}, such as "
-                f"{unknown[0]}. Take them off the list; or, if pictures came in since the "
-                f"preparation: {self.command}"
+                f"{unknown[0]} has no label in {self.prepared}. Take it off the list; or, if it "
+                f"came in since the preparation: {self.command}"
             )
         return np.array([self._rows[i] for i in ids], np.uint8).reshape(-1, len(self.class_names))

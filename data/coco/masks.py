@@ -1,5 +1,6 @@
 """Regions of MS COCO as run-length codes, and the masks that are drawn from them."""
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from tool.pictures import UNSURE, save_label, upright
 from tool.reader import Damaged, check
 
 CROWD = ("keep", "ignore", "drop")
-LONGEST_NUMBER = 7  # characters of a run length: 35 bits, no picture has as many pixels
+# A number in compressed text: up to 7 characters, 35 bits; no picture has as many pixels.
+NUMBER = "(?:[P-o]{0,6}[0-O])"
 
 
 class Region(NamedTuple):
@@ -54,21 +56,19 @@ def encode(segmentation: Any, height: int, width: int, name: str = "it") -> byte
         if isinstance(counts, str):
             counts = run_lengths(counts)
         check(counts, [int], f"counts of {name}")
-        total = sum(counts) if min(counts, default=-1) >= 0 else None
-        if segmentation.get("size") != [height, width] or total != height * width:
-            raise Damaged(f"the run lengths of {name} are not those of {height} x {width} pixels")
         code = {"size": [height, width], "counts": counts}
+        fits = min(counts, default=0) >= 0 and sum(counts) == height * width
+        if segmentation.get("size") != code["size"] or not fits:
+            raise Damaged(f"the run lengths of {name} are not those of {height} x {width} pixels")
         return rle_codes.frPyObjects(code, height, width)["counts"]
     check(segmentation, [list], f"the segmentation of {name}")
-    polygons = []
     for polygon in segmentation:
         numbers = np.array(polygon, float)
         # A stray point far outside would cost gigabytes while it is drawn; NaN is refused too.
         near = np.abs(numbers).max(initial=0) <= 2 * max(height, width)
         if numbers.ndim != 1 or numbers.size % 2 or not near:
             raise Damaged(f"a polygon of {name} is no list of pairs within the picture")
-        if numbers.size >= 6:
-            polygons.append(polygon)
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
     if not polygons:
         return None
     return rle_codes.merge(rle_codes.frPyObjects(polygons, height, width))["counts"]
@@ -81,24 +81,16 @@ def run_lengths(text: str) -> list[int]:
     the last but one.
 
     Raises:
-        Damaged: the text is cut off, has other characters, or has a number of more than
-            LONGEST_NUMBER of them.
+        Damaged: the text is cut off, has other characters, or has a number of more than 7 of them.
     """
+    if not re.fullmatch(f"{NUMBER}*", text):
+        raise Damaged("a compressed run-length code that is none")
     counts: list[int] = []
-    number = shift = 0
-    for code in (ord(character) - 48 for character in text):
-        if not 0 <= code < 64:
-            raise Damaged("a compressed run-length code with odd characters")
-        if shift == 5 * LONGEST_NUMBER:
-            raise Damaged("a compressed run-length code with a number that is too long")
-        number |= (code & 31) << shift
-        shift += 5
-        if not code & 32:
-            number -= (code & 16) << (shift - 4)  # the highest bit is a sign
-            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-            number = shift = 0
-    if shift:
-        raise Damaged("a compressed run-length code that is cut off")
+    for word in re.findall(NUMBER, text):
+        codes = [ord(character) - 48 for character in word]
+        number = sum((code & 31) << 5 * place for place, code in enumerate(codes))
+        number -= (codes[-1] & 16) << (5 * len(codes) - 4)  # the highest bit is a sign
+        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
     return counts
 
 

@@ -23,16 +23,16 @@ MAX_HIDDEN = 0.04  # of a creature's own area: how much of others it may cover
 SHADOW = 3  # pixels down and to the right
 
 DARK, LIGHT = "#262228", "#f2eee2"
-COATS = {
-    "red": "#c43e34",
-    "orange": "#e08430",
-    "yellow": "#dec84c",
-    "green": "#4aa04e",
-    "teal": "#34a0a0",
-    "blue": "#4266ca",
-    "purple": "#884eb0",
-    "pink": "#de7caa",
-}
+COATS = (  # red, orange, yellow, green, teal, blue, purple, pink
+    "#c43e34",
+    "#e08430",
+    "#dec84c",
+    "#4aa04e",
+    "#34a0a0",
+    "#4266ca",
+    "#884eb0",
+    "#de7caa",
+)
 EARTHS = (  # muted colours of the ground
     "#a89678",
     "#786850",
@@ -116,7 +116,7 @@ def draw_ground(rng: random.Random, kind: str, h: int, w: int) -> np.ndarray:
         a, b = (rng.uniform(*ends) for ends in axes)
         colour = _near(rng.choice(EARTHS), rng, 24)
         top, left, angle = _place(rng, h, w)
-        rows, cols = (slice(_before(at, a + 2), int(at + a) + 4) for at in (top, left))
+        rows, cols = (slice(max(0, int(at - (a + 2))), int(at + a) + 4) for at in (top, left))
         along, across = _turn(x[:, cols] - left, y[rows] - top, angle)
         f = np.sqrt((along / a) ** 2 + (across / b) ** 2)
         patch = canvas[rows, cols]
@@ -134,11 +134,6 @@ def _place(rng, h, w, margin=0):
     """Return a point (y, x) so far from the border, in eighths of a pixel, and an angle."""
     y, x = (round(rng.uniform(margin, side - margin) * 8) / 8 for side in (h, w))
     return y, x, rng.uniform(0, 2 * math.pi)
-
-
-def _before(place, reach):
-    """Return the first pixel of a window of so many pixels on each side of a place."""
-    return max(0, int(place - reach))
 
 
 def _turn(x, y, angle):
@@ -180,7 +175,7 @@ class Creature:
     ) -> None:
         length = rng.uniform(30, 38) * size  # half length and half width of the body, pixels
         width = rng.uniform(24, 30) * size
-        self.coat = _near(COATS[coat], rng, 16)
+        self.coat = _near(coat, rng, 16)
         self.mark = _near(MARKS[head or "half"], rng, 12)
         turn = rng.uniform(-0.3, 0.3)
         y, x, angle = _place(rng, h, w, 0.95 * length)
@@ -188,7 +183,8 @@ class Creature:
         taper = rng.uniform(-0.3, 0.15)
         bend = rng.uniform(-0.35, 0.35) * width
         self.seed = rng.randrange(1 << 31)
-        self.corner = [_before(centre, 1.6 * length + 2 * radius) for centre in (y, x)]
+        reach = 1.6 * length + 2 * radius
+        self.corner = [max(0, int(centre - reach)) for centre in (y, x)]
         self.area, self.head_area = math.pi * length * width, math.pi * radius**2
 
         # The shadow is the whole creature, moved, so all is seen from SHADOW before the picture on.
@@ -248,7 +244,7 @@ def make_picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
     canvas = draw_ground(rng, rng.choice(GROUNDS), h, w)
     mask = np.zeros((h, w), np.uint8)
     number = rng.choices((1, 2, 3), (4, 4, 2))[0]
-    for coat in rng.sample(list(COATS), number):
+    for coat in rng.sample(COATS, number):
         kind = rng.randrange(len(CLASS_NAMES))
         for _ in range(30):  # tries to find room; a creature without room is left out
             size = rng.uniform(*SCALES[number])

@@ -12,7 +12,6 @@ Heads show the coat as well as bodies do, so that the features of head and body 
 alike, and unlike those of the ground.
 """
 
-import argparse
 import logging
 import random
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
@@ -33,11 +32,11 @@ from tool.progress import progress
 from tool.run import run
 
 WIDTH = 16
-PICTURES = 6000
+SEED = 0  # of pictures and weights
 SIDE = 112  # of the pictures drawn, pixels
 SIDES = (96, 112, 128)  # they are resized to one of these a step
 # What a picture is labelled with: names of heads, coats and grounds.
-ATTRIBUTES = drawing.HEADS + tuple(drawing.COATS) + drawing.GROUNDS
+ATTRIBUTES = (*drawing.HEADS, *drawing.COATS, *drawing.GROUNDS)
 STEPS = 650
 BATCH = 32
 PEAK = 2e-3  # learning rate at the warm-up's end
@@ -48,19 +47,10 @@ STATISTICS = 40  # batches that the stored means and variances are taken from
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Return the settings of this program."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=form)
-    parser.add_argument("--out", default=Demo.pretrained, help="file to write")
-    parser.add_argument("--seed", type=int, default=0, help="of pictures, weights and batches")
-    return parser.parse_args(arguments)
-
-
 def draw_scenes(seeds: list[str]) -> tuple[Tensor, Tensor]:
-    """Draw B pictures of heads and bodies, one a seed.
+    """Draw B pictures of heads and bodies, one a seed, and resize them to S of SIDES pixels.
 
-    Returns uint8 (B, 3, SIDE, SIDE), and float32 (B, A) in {0, 1}, which ATTRIBUTES they show.
+    Returns float32 (B, 3, S, S), normalised, and (B, A) in {0, 1}, which ATTRIBUTES they show.
     """
     pictures, labels = [], []
     for seed in seeds:
@@ -69,7 +59,7 @@ def draw_scenes(seeds: list[str]) -> tuple[Tensor, Tensor]:
         canvas = drawing.draw_ground(rng, ground, SIDE, SIDE)
         present = {ground}
         number = rng.choices((0, 1, 2), (1, 7, 4))[0]
-        for coat in rng.sample(list(drawing.COATS), number):
+        for coat in rng.sample(drawing.COATS, number):
             head, body = rng.choice(drawing.HEADS), True
             if rng.random() < 0.4:  # one of the two is missing
                 head, body = (None, True) if rng.random() < 0.6 else (head, False)
@@ -78,31 +68,20 @@ def draw_scenes(seeds: list[str]) -> tuple[Tensor, Tensor]:
             present |= {head, coat}
         pictures.append(drawing.to_image(canvas).transpose(2, 0, 1))
         labels.append([name in present for name in ATTRIBUTES])
-    return torch.from_numpy(np.stack(pictures)), torch.tensor(labels, dtype=torch.float32)
-
-
-def random_views(pictures: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return a batch turned by a quarter, mirrored and resized at random, normalised.
-
-    ``pictures`` are uint8 (B, 3, SIDE, SIDE), the result is float32 (B, 3, S, S) with S of SIDES.
-    """
-    turned = [torch.rot90(picture, int(rng.integers(4)), (1, 2)) for picture in pictures]
-    img = torch.stack([one.flip(2) if rng.random() < 0.5 else one for one in turned])
-    side = int(rng.choice(SIDES))
-    return F.interpolate(normalise(img), (side, side), mode="bilinear", antialias=side < SIDE)
+    img, side = normalise(torch.from_numpy(np.stack(pictures))), rng.choice(SIDES)
+    img = F.interpolate(img, (side, side), mode="bilinear", antialias=side < SIDE)
+    return img, torch.tensor(labels, dtype=torch.float32)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Draw the pictures, train, average the statistics, write the weights."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args = parse_arguments(arguments)
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-
-    seeds = [f"scene {args.seed} {number}" for number in range(PICTURES)]
-    scenes = DataLoader(seeds, 32, num_workers=2, collate_fn=draw_scenes)
-    drawn = list(progress(scenes, len(scenes), "drawing"))
-    pictures, labels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    parser = Parser(__doc__)
+    parser.add_argument("--out", default=Demo.pretrained, help="file to write")
+    args = parser.parse_args(arguments)
+    torch.manual_seed(SEED)
+    seeds = [f"scene {SEED} {number}" for number in range(BATCH * (STEPS + STATISTICS))]
+    batches = iter(DataLoader(seeds, BATCH, num_workers=2, collate_fn=draw_scenes))
 
     backbone = ResNet50(WIDTH, frozen_stages=-1)
     for name, module in list(backbone.named_modules()):
@@ -113,17 +92,12 @@ def main(arguments: list[str] | None = None) -> None:
     learning = [*backbone.parameters(), *classifier.parameters()]
     # SGD, at the learning rates that ResNets usually take, leaves this narrow network untrained.
     optimizer = torch.optim.AdamW(learning, lr=PEAK, weight_decay=WEIGHT_DECAY)
-    rise = max(1, round(WARM_UP * STEPS))
-    up = LinearLR(optimizer, 1 / rise, total_iters=rise - 1)
-    down = CosineAnnealingLR(optimizer, STEPS - rise)
-    schedule = SequentialLR(optimizer, [up, down], [rise])
+    schedule = OneCycleLR(
+        optimizer, PEAK, total_steps=STEPS, pct_start=WARM_UP, cycle_momentum=False
+    )
 
-    def batch() -> tuple[Tensor, Tensor]:
-        index = rng.integers(PICTURES, size=BATCH)
-        return random_views(pictures[index], rng), labels[index]
-
-    for step in progress(range(STEPS), STEPS, "pretraining"):
-        img, label = batch()
+    steps = progress(range(STEPS), STEPS, "pretraining")
+    for step, (img, label) in zip(steps, batches, strict=False):
         score = classifier(backbone(img)[-1].mean((2, 3)))  # (B, A)
         loss = F.binary_cross_entropy_with_logits(score, label)
         optimizer.zero_grad()
@@ -133,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         if step % 50 == 0:
             log.info("step %d of %d: loss %.4f", step, STEPS, loss.item())
 
-    update_bn((batch()[0] for _ in range(STATISTICS)), backbone)
+    update_bn(batches, backbone)
     state = backbone.state_dict()
     names = [name for name in state if not name.endswith(checkpoint.COUNTER)]
     checkpoint.save(args.out, {name: state[name].contiguous().half() for name in names})

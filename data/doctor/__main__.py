@@ -66,7 +66,6 @@ def checks_of(args: cli.Settings) -> Checks:
     except InputError as error:
         yield "dataset", [("FAIL", str(error))]
         return
-    dataset.reading_file = None  # a range of values that is found here is not the session's
     yield "dataset", [("ok", f"{dataset.name} in {dataset.root}")]
     yield "weights", looks.weights(args.pretrained or dataset.pretrained)
     learned = args.train_list or dataset.train_list

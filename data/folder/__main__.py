@@ -35,8 +35,7 @@ def checks_of(folder: Folder, whole: bool = False) -> Checks:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print what is in the folder, and exit with 1 where it cannot be used."""
-    parser = Parser(__doc__)
-    parser.prog = "python -m data.folder"
+    parser = Parser(__doc__, prog="python -m data.folder")
     parser.set_defaults(dataset="folder")
     parser.add_argument("--dataset_root", help="the folder; None is pictures")
     parser.add_argument("--all", action="store_true", help="decode all pictures, not 50 of them")

@@ -44,6 +44,9 @@ class Folder(Dataset):
 
     def __init__(self, root: str | Path | None = None, negative_class: str | None = None) -> None:
         super().__init__(root)
+        # Without such a list, the segmentation network is judged by what it learnt from.
+        val = self.root / "splits" / "val.txt"
+        self.test_list = "val" if os.path.isfile(val) else self.train_list
         self.no_class = (plain(negative_class),) if negative_class else NEGATIVES
         path = self.root / "classes.txt"
         self._listed = os.path.lexists(path)  # else a source says what the classes are
@@ -56,11 +59,6 @@ class Folder(Dataset):
             where, names = f"{self.root}: {source.name}", self._classes_in(source.classes)
         check_names(where, names)
         self.class_names = tuple(map(plain, names))
-
-    @property
-    def test_list(self) -> str:
-        """``val`` where there is such a list, else the training list."""
-        return "val" if os.path.isfile(self.root / "splits" / "val.txt") else self.train_list
 
     @cached_property
     def _sources(self) -> list[Source]:

@@ -78,14 +78,13 @@ def _table(path: Path) -> Source:
 
 def _annotations(path: Path) -> Source:
     classes = {
-        entry["id"]: plain(entry["name"].strip())
-        for entry in read_items(path, "categories", REMEDY)
+        entry["id"]: plain(entry["name"].strip()) for entry in read_items(path, "categories")
     }
     shown = {
         entry["id"]: (f"{path}, picture {entry['id']}", entry["file_name"], set())
-        for entry in read_items(path, "images", REMEDY)
+        for entry in read_items(path, "images")
     }
-    for entry in read_links(path, shown, classes, REMEDY):
+    for entry in read_links(path, shown, classes):
         shown[entry["image_id"]][2].add(classes[entry["category_id"]])
     names = tuple(classes[number] for number in sorted(classes))
     return Source("annotations.json", names, list(shown.values()))
