@@ -26,9 +26,6 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
     """The script's docstring as it stands, and every default."""
 
 
-DECIDING = "settings that decide the result; a continued run must have the same"
-
-
 class Settings(argparse.Namespace):
     """Values of flags, and the parser that they come from."""
 
@@ -46,7 +43,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str, **options: Any) -> None:
         super().__init__(**{"description": description, "formatter_class": _Help, **options})
         self.deciding: list[tuple[str, dict[str, Any]]] = []
-        self._decisions = self.add_argument_group(DECIDING)
+        title = "settings that decide the result; a continued run must have the same"
+        self._decisions = self.add_argument_group(title)
 
     def add_deciding(self, *flags: str, only: dict[str, Any] | None = None, **options: Any) -> None:
         """Add a flag as ``add_argument`` does, and note that it decides the result.
