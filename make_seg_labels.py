@@ -110,7 +110,7 @@ def by_walk(
     pixels, maps = to_device((picture, is_cam), device)
     img = net.prepare(pixels.permute(2, 0, 1))
     with cli.autocast(amp, device):
-        edge = net.edge(cli.laid_out(torch.stack([img, img.flip(2)]), net))  # (1, h, w)
+        edge = net.edge(torch.stack([img, img.flip(2)]).contiguous())  # (1, h, w)
     index, _ = refine_by_walk(maps, edge, img.shape[1:], beta=beta, exp_times=exp_times)
     return keys[index.cpu().numpy()]
 

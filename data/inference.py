@@ -66,8 +66,7 @@ def infer(
     masks = labels[:, :, None, None].float().to(pictures[0].device)  # (B, C, 1, 1)
     for one_scale in pictures:
         img = net.prepare(one_scale)
-        pairs = torch.stack([img, img.flip(3)], 1)  # (B, 2, 3, h, w)
-        pairs = cli.laid_out(pairs.flatten(0, 1), net)
+        pairs = torch.stack([img, img.flip(3)], 1).flatten(0, 1)  # (2B, 3, h, w)
         if len(labels) == 1:
             cams, is_cams = (maps[None] for maps in net(pairs, masks[0]))
         else:
@@ -99,7 +98,7 @@ def mean_logits(
         scaled = view(picture, scale)  # (3, h, w)
         for mirrored in (False, True) if how.mirror else (False,):
             (x,) = to_device((scaled[None],), device)
-            x = cli.laid_out(x.flip(3) if mirrored else x, net)
+            x = (x.flip(3) if mirrored else x).contiguous()
             with cli.autocast(amp, device):
                 logits = net.predict(x, size)[0].float()
             total = total + (logits.flip(2) if mirrored else logits)

@@ -227,7 +227,7 @@ class Predictor:
         image = rescale(image, min(1, self.longest / max(image.size)))
         scaled = [channels_first(rescale(image, scale))[None] for scale in self.scales]
         scaled = to_device(scaled, self.device)
-        img = cli.laid_out(self.net.prepare(scaled[0]), self.net)
+        img = self.net.prepare(scaled[0])
         scores = self.net.forward_features(img)[0].mean((0, 2, 3)).sigmoid()  # (K,)
         if keys is None:
             keys = ((scores > self.threshold).nonzero()[:, 0] + 1).tolist()

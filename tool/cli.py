@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tool import distributed
 from tool.cores import cores
@@ -271,17 +271,13 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
 
 
 def place(net: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
-    """Return the network on its device, its weights laid out as :func:`memory_format` says."""
+    """Return the network on its device, its weights laid out as :func:`memory_format` says.
+
+    Convolutions lay out what they are given like their weights.
+    """
     return net.to(device, memory_format=memory_format(channels_last))
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
     """Return what pictures are to be laid out in, (B, 3, H, W)."""
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def laid_out(batch: Tensor, net: nn.Module) -> Tensor:
-    """Return a batch, (B, 3, H, W), laid out as :func:`place` did with the weights of a network."""
-    kernel = next(weight for weight in net.parameters() if weight.ndim == 4)
-    channels_last = kernel.is_contiguous(memory_format=torch.channels_last)
-    return batch.contiguous(memory_format=memory_format(channels_last))
