@@ -19,7 +19,7 @@ DATA=(--dataset demo)
 CAM=(--scales 1.0 1.5)
 TRAIN=(--seed "$SEED" --batch_size 8 --max_epochs 7 --lr 0.02)
 TRAIN+=(--crop_size 192 --resize_min 160 --resize_max 224)
-TRAIN+=(--print_freq 50 --tf_freq 200 --val_freq 150 --val_list val)
+TRAIN+=(--print_freq 50 --val_freq 150 --val_list val)
 words TRAIN_FLAGS MORE
 TRAIN+=("${MORE[@]}")
 IRN=(--seed "$SEED" --irn_batch_size 4 --irn_crop_size 160 --irn_num_epoches 4 --edge_only)

@@ -17,19 +17,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import DataLoader
 
 from data.base import Dataset
 from data.datasets import add_dataset_flags
-from data.loaders import AffinityPictures, Schedule, batch_loader, to_device, training_loader
-from data.steps import open_training
+from data.loaders import AffinityPictures, to_device
+from data.training import Training
 from data.transforms import cut_window
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_irn import AffinityDisplacementLoss
 from net.weights import restore
 from tool import checkpoint, cli, distributed
 from tool.indexing import STRIDE, sources
-from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer
+from tool.optimizer import RELEASED_MOMENTUM, learning_rate
 from tool.progress import progress
 from tool.run import run
 
@@ -43,11 +43,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     add_dataset_flags(parser)
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
     count, decide = cli.at_least(1), parser.add_deciding
-    decide("--train_list", help="list name or file; None is the training list")
-    parser.add_argument(
-        "--infer_list", help="pictures whose mean displacement is stored; None is --train_list"
-    )
-    decide("--pretrained", help="imagenet, none, or a file; None is what the dataset starts from")
     decide("--irn_crop_size", type=count, default=512, help="window, pixels")
     decide("--irn_batch_size", type=count, default=32, help="pictures a step")
     decide("--irn_num_epoches", type=count, default=3)
@@ -63,54 +58,38 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return parser.parse_args(arguments)
 
 
-class TopLeftWindows(TorchDataset):
-    """The top left window of every picture, for the mean displacement."""
-
-    def __init__(self, dataset: Dataset, ids: list[str], size: int) -> None:
-        self.dataset, self.ids, self.size = dataset, ids, size
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Return window uint8 (3, S, S), box int64 (4,)."""
-        pixels = np.asarray(self.dataset.read(self.ids[index]))
-        window, box = cut_window(pixels, np.zeros(2), self.size, fill=0)
-        return {"window": window.transpose(2, 0, 1), "box": box}
+def top_left_windows(dataset: Dataset, size: int, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the top left windows of pictures, uint8 (B, 3, S, S), and the boxes, int64 (B, 4)."""
+    pictures = [np.asarray(dataset.read(image_id)) for image_id in ids]
+    cut = [cut_window(picture, np.zeros(2), size, fill=0) for picture in pictures]
+    windows, boxes = map(np.stack, zip(*cut, strict=True))
+    return np.ascontiguousarray(windows.transpose(0, 3, 1, 2)), boxes
 
 
 @torch.no_grad()
 def store_mean_displacement(
-    net: AffinityDisplacementLoss,
-    windows: TopLeftWindows,
-    at_once: int,
-    workers: int,
-    device: torch.device,
-    amp: str,
-    layout: torch.memory_format,
+    net: AffinityDisplacementLoss, windows: DataLoader, total: int, amp: str
 ) -> None:
     """Set the mean shift to the mean displacement over the windows of all processes.
 
     Args:
         net: evaluating from now on.
-        windows: this process's share.
-        at_once: windows of a batch; their number changes rounding alone.
-        workers: processes that read pictures.
-        device: where the network is.
-        amp, layout: how it computes, see :func:`tool.cli.autocast` and ``memory_format``.
+        windows: batches of :func:`top_left_windows`, this process's share.
+        total: of the share.
+        amp: how it computes, see :func:`tool.cli.autocast`.
     """
     net.eval()
     mean = net.mean_shift.running_mean.zero_()
-    total = torch.zeros(3, dtype=torch.float64, device=device)  # sum of dy, of dx, windows
-    loader = batch_loader(windows, at_once, workers)
-    for batch in progress(loader, len(windows), "mean displacement", lambda b: len(b["box"])):
-        img = net.prepare(*to_device(batch.values(), device))
+    device = mean.device
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # sum of dy, of dx, windows
+    for batch in progress(windows, total, "mean displacement", lambda batch: len(batch[1])):
+        img = net.prepare(*to_device(batch, device))
         with cli.autocast(amp, device):
-            _, displacement = net(img.contiguous(memory_format=layout))
-        total[:2] += displacement.double().mean((2, 3)).sum(0)
-        total[2] += len(displacement)
-    total = distributed.total(total)
-    mean.copy_(total[:2] / total[2])
+            _, displacement = net(img)
+        sums[:2] += displacement.double().mean((2, 3)).sum(0)
+        sums[2] += len(displacement)
+    sums = distributed.total(sums)
+    mean.copy_(sums[:2] / sums[2])
 
 
 def build(args: cli.Settings, begun: checkpoint.Checkpoint | None) -> AffinityDisplacementLoss:
@@ -118,66 +97,49 @@ def build(args: cli.Settings, begun: checkpoint.Checkpoint | None) -> AffinityDi
     side = -(-args.irn_crop_size // STRIDE)
     sources(side, side, RADIUS)  # refuses a window without any pair
     torch.manual_seed(args.seed)  # of the branches; nothing else here draws from torch
+    options = {"edge_only": args.edge_only}
     if begun:
-        return restore(AffinityDisplacementLoss, begun, pretrained=None, edge_only=args.edge_only)
-    return AffinityDisplacementLoss(args.pretrained, edge_only=args.edge_only)
-
-
-def views(args: cli.Settings, dataset: Dataset, ids: list[str]) -> AffinityPictures:
-    """Return the windows to learn from, with the confident areas of the session."""
-    folder = Path(args.session_name, "ir_label")
-    return AffinityPictures(dataset, ids, folder, args.irn_crop_size, args.seed)
-
-
-def line_of(means: dict[str, float]) -> str:
-    """Return the losses as a log line of the released code has them, without names."""
-    return "loss:" + " ".join(f"{mean:.4f}" for mean in means.values())
+        return restore(AffinityDisplacementLoss, begun, pretrained=None, **options).train()
+    return AffinityDisplacementLoss(args.pretrained, **options)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, measure the mean displacement, and write the checkpoint."""
     args = parse_arguments(arguments)
     batch_size = args.irn_batch_size
-    about = ("train_irn", "irn", f"--irn_batch_size {batch_size}", batch_size)
-    device, pictures, training = open_training(args, *about, partial(views, args))
+    views = partial(
+        AffinityPictures,
+        size=args.irn_crop_size,
+        seed=args.seed,
+        folder=Path(args.session_name, "ir_label"),
+    )
+    flag = f"--irn_batch_size {batch_size}"
+    training = Training(args, "train_irn", "irn", views, flag, batch_size, args.irn_num_epoches)
     if training.is_finished:
         return
-    dataset = pictures.dataset
-    infer_ids = dataset.ids(args.infer_list or args.train_list)
-    dataset.check_pictures(infer_ids)
+    dataset, device = training.dataset, training.device
 
-    layout = cli.memory_format(args.channels_last)
     net = build(args, training.begun)
-    cli.place(net, device, args.channels_last).train()
     groups = net.trainable_groups(args.irn_learning_rate, args.irn_weight_decay)
-    optimizer = make_optimizer(groups, args.momentum, device, args.fused)
-    model = training.begin(net, optimizer, device)
-
-    rows = distributed.rows(batch_size)
-    schedule = Schedule(
-        len(pictures), batch_size, args.irn_num_epoches, args.seed, training.start, rows
-    )
-    loader = training_loader(pictures, schedule, args.num_workers)
-    rate = partial(learning_rate, args.irn_learning_rate, total=schedule.total)
-    for _, batch in training.steps(loader, rate, args.print_freq, args.save_freq, line_of):
+    rate = partial(learning_rate, args.irn_learning_rate)
+    model = training.begin(net, groups, rate)
+    for _, batch in training.steps():
         window, box, label = to_device(batch.values(), device)
-        img = net.prepare(window, box).contiguous(memory_format=layout)
+        img = net.prepare(window, box)
         with cli.autocast(args.amp, device):
             edge, displacement = model(img)
         sums = loss_sums(edge, displacement, label, dataset.num_classes, RADIUS)
         # Ratios of the whole batch, whose gradients are averaged over processes.
         numerators, denominators = sums[0] * distributed.world_size(), distributed.total(sums[1])
         terms = loss_terms(numerators, denominators)
-        optimizer.zero_grad()
         total_loss(terms).backward()
-        optimizer.step()
-        parts = terms.detach() / distributed.world_size()
-        training.note(dict(zip(TERMS, parts, strict=True)))
+        training.update(dict(zip(TERMS, terms / distributed.world_size(), strict=True)))
     if not args.edge_only:
-        windows = TopLeftWindows(dataset, distributed.share(infer_ids), args.irn_crop_size)
+        ids = distributed.share(training.pictures.ids)
         at_once = 1 if device.type == "cpu" else batch_size
-        workers = args.num_workers
-        store_mean_displacement(net, windows, at_once, workers, device, args.amp, layout)
+        read = partial(top_left_windows, dataset, args.irn_crop_size)
+        windows = DataLoader(ids, at_once, num_workers=args.num_workers, collate_fn=read)
+        store_mean_displacement(net, windows, len(ids), args.amp)
     training.finish()
 
 

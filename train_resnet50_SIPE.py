@@ -25,24 +25,19 @@ from data.evaluate import check_class_ids
 from data.loaders import (
     ClassificationPictures,
     ScaledPictures,
-    Schedule,
     one_by_one,
     to_device,
-    training_loader,
 )
-from data.steps import open_training
-from net.inputs import IMAGENET_MEAN, IMAGENET_STD
+from data.training import Training
 from net.resnet50_SIPE import CAM_EPS, valid_mask
 from net.weights import restore
 from tool import checkpoint, cli, distributed
 from tool.metrics import ConfusionMatrix
-from tool.optimizer import RELEASED_MOMENTUM, learning_rate, make_optimizer
-from tool.pictures import heat, overlay
+from tool.optimizer import RELEASED_MOMENTUM, learning_rate
 from tool.progress import progress
 from tool.run import run
 
 GRADIENT_NORM = 1.0  # longer gradients are clipped to this before each update
-PICTURES_SHOWN = 4  # of a batch, in TensorBoard
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
@@ -51,9 +46,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     add_dataset_flags(parser)
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
     count, decide = cli.at_least(1), parser.add_deciding
-    decide("--train_list", help="list name or file; None is the dataset's own")
-    parser.add_argument("--val_list", help="pictures with masks for validation; None as above")
-    decide("--pretrained", help="imagenet, none, or a file; None is what the dataset starts from")
+    parser.add_argument("--val_list", help="pictures with masks; None is the dataset's own list")
     decide("--batch_size", type=count, default=16, help="pictures a step")
     decide("--max_epoches", "--max_epochs", type=count, default=5)
     decide("--lr", type=cli.number, default=0.1, help="of layer3 and layer4; heads 10x")
@@ -65,7 +58,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--crop_size", type=count, default=512, help="training window, pixels")
     decide("--resize_min", type=count, default=320, help="shortest long side, pixels")
     decide("--resize_max", type=count, default=640, help="longest long side, pixels")
-    parser.add_argument("--tf_freq", type=count, default=500, help="steps between TensorBoard maps")
     parser.add_argument(
         "--val_freq", type=cli.at_least(0), default=500, help="steps between validations; 0: never"
     )
@@ -89,21 +81,16 @@ def validation_pictures(args: cli.Settings, dataset: Dataset) -> ScaledPictures:
 
 @torch.no_grad()
 def validate(
-    net: nn.Module,
-    dataset: Dataset,
-    pictures: ScaledPictures,
-    workers: int,
-    device: torch.device,
-    amp: str,
+    net: nn.Module, pictures: ScaledPictures, workers: int, device: torch.device, amp: str
 ) -> ConfusionMatrix:
     """Return the confusion matrix of IS-CAM at one scale by the training pass, of all processes.
 
     Seeds come from x4 and ``cam`` is masked by the labels, so the figure is below that of
     ``make_cam.py``: about 54 against 58.9 on VOC. The network is back in training mode afterwards.
     """
+    dataset = pictures.dataset
     matrix = ConfusionMatrix(dataset.num_classes)
     net.eval()
-    benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False  # every picture has another size
     with cli.autocast(amp, device):
         for item in progress(one_by_one(pictures, workers), len(pictures), "validation"):
@@ -111,7 +98,7 @@ def validate(
             prediction = predict(net, label, picture, item["size"]).cpu().numpy()
             path = dataset.mask_path(item["id"])
             matrix.update(dataset.read_mask(path), prediction, path)
-    torch.backends.cudnn.benchmark = benchmark
+    torch.backends.cudnn.benchmark = True
     net.train()
     matrix.counts = distributed.total(torch.from_numpy(matrix.counts)).numpy()
     return matrix
@@ -135,34 +122,6 @@ def predict(net: nn.Module, label: Tensor, picture: Tensor, size: tuple[int, int
     return keys[maps.argmax(0)]
 
 
-def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return, for TensorBoard, CAM and IS-CAM of each picture's first class over the picture.
-
-    Of a picture without class they are those of background.
-    """
-    drawn: dict[str, list[Tensor]] = {"CAM": [], "IS-CAM": []}
-    for i in range(min(PICTURES_SHOWN, len(windows))):
-        picture = windows[i].permute(1, 2, 0).cpu().numpy()
-        k = int(label[i].argmax() + 1) if label[i].any() else 0
-        for name, maps in (("CAM", out["cam"]), ("IS-CAM", out["IS_cam"])):
-            one = F.interpolate(maps[i : i + 1, k : k + 1], windows.shape[2:])[0, 0]
-            one = (one / (one.max() + CAM_EPS)).detach()
-            drawn[name].append(torch.from_numpy(overlay(picture, heat(one.cpu().numpy()))))
-    return {name: torch.stack(pictures) for name, pictures in drawn.items()}
-
-
-def about_input(args: cli.Settings) -> dict[str, list]:
-    """Return what the network learns to see, for those who use the checkpoint without the data."""
-    sizes = {"long_side": [args.resize_min, args.resize_max]}  # pixels
-    return {**sizes, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}  # of RGB in [0, 1]
-
-
-def views(args: cli.Settings, dataset: Dataset, ids: list[str]) -> ClassificationPictures:
-    """Return the windows to learn from."""
-    sizes = args.crop_size, args.resize_min, args.resize_max
-    return ClassificationPictures(dataset, ids, *sizes, args.seed)
-
-
 def build(args: cli.Settings, num_classes: int, begun: checkpoint.Checkpoint | None) -> nn.Module:
     """Return the network of ``--network`` with the weights that a training starts from.
 
@@ -172,66 +131,58 @@ def build(args: cli.Settings, num_classes: int, begun: checkpoint.Checkpoint | N
     network = cli.import_network(args.network)
     torch.manual_seed(args.seed)  # of the heads; nothing else here draws from torch
     if begun:
-        return restore(network.Net, begun, pretrained=None)
+        return restore(network.Net, begun, pretrained=None).train()
     return network.Net(num_classes, args.pretrained)
 
 
 def total_loss(terms: dict[str, Tensor], gsc_weight: float) -> Tensor:
     """Return the sum of the losses, that of GSC weighed; without weight it is left out."""
-    weights = {name: gsc_weight if name == "GSC" else 1 for name in terms}
-    return sum(weights[name] * term for name, term in terms.items() if weights[name])
+    weights = {"GSC": gsc_weight}
+    kept = [name for name in terms if weights.get(name, 1)]
+    return sum(weights.get(name, 1) * terms[name] for name in kept)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, validate now and then, and write the checkpoint."""
     args = parse_arguments(arguments)
     batch_size = args.batch_size
-    about = ("train_resnet50_SIPE", "", f"--batch_size {batch_size}", batch_size)
-    device, pictures, training = open_training(args, *about, partial(views, args))
+    views = partial(
+        ClassificationPictures,
+        size=args.crop_size,
+        seed=args.seed,
+        smallest=args.resize_min,
+        largest=args.resize_max,
+    )
+    flag = f"--batch_size {batch_size}"
+    training = Training(args, "train_resnet50_SIPE", "", views, flag, batch_size, args.max_epoches)
     if training.is_finished:
         return
-    dataset, names = pictures.dataset, pictures.dataset.all_names
-    training.about["input"] |= about_input(args)
-    warn_constant_labels(pictures.labels, dataset.class_names)
+    dataset, device = training.dataset, training.device
+    training.about["input"]["long_side"] = [args.resize_min, args.resize_max]
+    warn_constant_labels(training.pictures.labels, dataset.class_names)
     validation = validation_pictures(args, dataset) if args.val_freq else None
 
     net = build(args, dataset.num_classes, training.begun)
-    cli.place(net, device, args.channels_last).train()
     groups = net.trainable_groups(args.lr, args.wt_dec)
     learning = [parameter for group in groups for parameter in group["params"]]
-    optimizer = make_optimizer(groups, args.momentum, device, args.fused)
+    rate = partial(learning_rate, args.lr)
     # Without the consistency loss nothing teaches the side layers.
-    model = training.begin(net, optimizer, device, some_unused=not args.gsc_weight)
-
-    rows = distributed.rows(batch_size)
-    share = distributed.weight(rows.stop - rows.start, batch_size)
-    schedule = Schedule(
-        len(pictures), batch_size, args.max_epoches, args.seed, training.start, rows
-    )
-    loader = training_loader(pictures, schedule, args.num_workers)
-    rate = partial(learning_rate, args.lr, total=schedule.total)
-    classes = names if args.val_freq else ()
-    for step, batch in training.steps(
-        loader, rate, args.print_freq, args.save_freq, validated=classes
-    ):
+    model = training.begin(net, groups, rate, some_unused=not args.gsc_weight)
+    for step, batch in training.steps():
         window, box, label = to_device(batch.values(), device)
         img = net.prepare(window, box)
-        img = img.contiguous(memory_format=cli.memory_format(args.channels_last))
         with cli.autocast(args.amp, device):
             out = model(img, valid_mask(box, args.crop_size, label))
         terms = net.losses(out, label)
-        optimizer.zero_grad()
+        share = len(window) * distributed.world_size() / batch_size
         (total_loss(terms, args.gsc_weight) * share).backward()
         clip_grad_norm_(learning, GRADIENT_NORM)
-        optimizer.step()
         validates = bool(args.val_freq and step and step % args.val_freq == 0)
         part = share / distributed.world_size()
-        training.note({name: term * part for name, term in terms.items()}, due=validates)
-        if step % args.tf_freq == 0:
-            training.draw(draw_maps(window, label, out))
+        training.update({name: term * part for name, term in terms.items()}, due=validates)
         if validates:
-            matrix = validate(net, dataset, validation, args.num_workers, device, args.amp)
-            iou = dict(zip(names, matrix.iou().tolist(), strict=True))
+            matrix = validate(net, validation, args.num_workers, device, args.amp)
+            iou = dict(zip(dataset.all_names, matrix.iou().tolist(), strict=True))
             training.note_validation(matrix.miou(), iou)
     training.finish()
 

@@ -27,22 +27,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.base import Dataset
 from data.datasets import add_dataset_flags
-from data.loaders import Schedule, SegmentationPictures, to_device, training_loader
-from data.steps import open_training
+from data.loaders import SegmentationPictures, to_device
+from data.training import Training
 from data.transforms import RESAMPLE
 from net.deeplabv2 import STRIDE_ON
-from net.recipes import MODELS, defaults, fill_in
+from net.recipes import MODELS, TrainingFlags, defaults, fill_in
 from net.segmentation import build as start_network
 from net.segmentation import mean_loss
 from net.weights import restore
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
 from data.evaluate import check_class_ids
-from tool.optimizer import OPTIMIZERS, learning_rate, make_optimizer
+from tool.optimizer import OPTIMIZERS, learning_rate
 from tool.run import run
-from tool.training import seed_step
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +52,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     cli.add_training_flags(parser, print_freq=50, save_freq=500)
     count, chance, decide = cli.at_least(1), cli.at_least(0), parser.add_deciding
     decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
-    decide("--train_list", help="list name or file; None is the training list")
     decide("--label_dir", type=Path, help="folder of PNGs; None is <session>/pseudo_label")
-    first = "a file, imagenet, or none; None is what the dataset starts from"
-    decide("--pretrained", "--initial", help=first)
     decide("--width", type=count, help="channels after the first convolution; None: of the weights")
     decide("--blocks", type=count, nargs=4, help="of the four stages; None: of the weights")
     decide("--stride_on", choices=STRIDE_ON, help="DeepLab v2 only; None: where the weights had it")
@@ -89,6 +84,9 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     add("resample", str, "OpenCV's filter of the picture", choices=sorted(RESAMPLE))
     add("hsv_shift", chance, "largest shift of hue (steps of 2 degrees), saturation, value")
     args = parser.parse_args(arguments)
+    others = {"deeplabv2_resnet101": "bn_momentum", "deeplabv1_resnet38": "stride_on"}[args.model]
+    if getattr(args, others) is not None:
+        raise InputError(f"--{others} is not for {args.model}. Leave it out.")
     fill_in(args, MODELS[args.model].training)
     return args
 
@@ -99,10 +97,8 @@ def build(
     """Return the network in training mode, and the record of what it started from."""
     network = MODELS[args.model].network
     options = {"width": args.width, "blocks": args.blocks}
-    if args.model == "deeplabv2_resnet101":
+    if args.stride_on:
         options["stride_on"] = args.stride_on
-    elif args.stride_on:
-        raise InputError(f"--stride_on is of DeepLab v2; {args.model} has no such choice.")
     torch.manual_seed(args.seed)  # of the head
     if begun:
         return restore(network, begun).train(), begun["record"]
@@ -113,12 +109,9 @@ def build(
 def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn.Module:
     """Return the network with batch statistics of the pictures of all processes.
 
-    An InputError says that these processes cannot compute them, or the network never uses any.
+    DeepLab v2 never uses any. An InputError says that these processes cannot compute them.
     """
     if args.model == "deeplabv2_resnet101":
-        if args.bn_momentum is not None:
-            text = f"--bn_momentum is of DeepLab v1; {args.model} freezes its statistics."
-            raise InputError(text)
         return net
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -136,12 +129,6 @@ def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn
     return net
 
 
-def rows_of_parts(batch_size: int, parts: int) -> np.ndarray:
-    """Return which pictures of a step are this process's: its rows of one part after another."""
-    mine = np.arange(batch_size)[distributed.rows(batch_size)]
-    return (np.arange(parts)[:, None] * batch_size + mine).ravel()
-
-
 def accumulated_step(
     model: nn.Module,
     net: nn.Module,
@@ -149,7 +136,6 @@ def accumulated_step(
     accumulate: int,
     device: torch.device,
     amp: str,
-    layout: torch.memory_format,
 ) -> Tensor:
     """Add the gradients of a step, whose batch comes in parts; return its loss.
 
@@ -161,13 +147,12 @@ def accumulated_step(
         batch: window and label of all parts, one after the other.
         accumulate: parts.
         device: where the network is.
-        amp, layout: how it computes, see :func:`tool.cli.autocast` and ``memory_format``.
+        amp: how it computes, see :func:`tool.cli.autocast`.
     """
     world, total = distributed.world_size(), 0.0
     parts = zip(*(np.split(array, accumulate) for array in batch.values()), strict=True)
     for number, part in enumerate(parts, 1):
-        window, label = to_device(part, device)
-        img = window.contiguous(memory_format=layout)
+        img, label = to_device(part, device)
         adds = world > 1 and number < accumulate  # gradients meet after the last part
         with model.no_sync() if adds else contextlib.nullcontext():
             with cli.autocast(amp, device):
@@ -179,59 +164,50 @@ def accumulated_step(
     return total
 
 
-def views(args: cli.Settings, dataset: Dataset, ids: list[str]) -> SegmentationPictures:
-    """Return the windows to learn from, with the labels of ``--label_dir``."""
-    sampling = args.crop_size, args.scales, args.scale_draw, args.resample, args.hsv_shift
-    folder = Path(args.label_dir)
-    return SegmentationPictures(dataset, ids, folder, args.model, *sampling, args.seed)
-
-
-def line_of(means: dict[str, float]) -> str:
-    """Return the loss for a log line."""
-    return f"loss:{means['loss']:.4f}"
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Train and write the checkpoint."""
     args = parse_arguments(arguments)
     args.label_dir = str(args.label_dir or Path(args.session_name, "pseudo_label"))
-    pictures_a_step = args.batch_size * args.accumulate
-    flags = f"--batch_size {args.batch_size} times --accumulate {args.accumulate}"
-    about = ("train_seg", f"seg_{args.model}", flags, pictures_a_step)
-    device, pictures, training = open_training(args, *about, partial(views, args))
+    recipe = MODELS[args.model].training
+    views = partial(
+        SegmentationPictures,
+        size=args.crop_size,
+        seed=args.seed,
+        folder=Path(args.label_dir),
+        model=args.model,
+        how=TrainingFlags(**{name: getattr(args, name) for name in vars(recipe)}),
+    )
+    training = Training(
+        args,
+        "train_seg",
+        f"seg_{args.model}",
+        views,
+        f"--batch_size {args.batch_size} times --accumulate {args.accumulate}",
+        args.batch_size,
+        parts=args.accumulate,
+        total=args.iterations,
+    )
     if training.is_finished:
         return
-    num_classes = pictures.dataset.num_classes
-    check_class_ids(pictures.label_files, num_classes)
+    num_classes, device = training.dataset.num_classes, training.device
+    check_class_ids(training.pictures.label_files, num_classes)
 
-    layout = cli.memory_format(args.channels_last)
     net, record = build(args, num_classes, training.begun)
     training.about |= {"model": args.model, "record": record}
-    settings = cli.deciding(args).items()
-    log.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings))
-    fresh = record["fresh"] if record["fresh"] == "all" else f"{len(record['fresh'])} tensors"
-    log.info("starting from %s, fresh: %s; %s", args.pretrained, fresh, net.config)
-    net = cli.place(synchronised(args, net, device), device, args.channels_last)
+    log.info("starting from %s, fresh: %s; %s", args.pretrained, record["fresh"], net.config)
+    net = synchronised(args, net, device)
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
-    optimizer = make_optimizer(groups, args.momentum, device, args.fused, args.optimizer)
-    model = training.begin(net, optimizer, device, **record)
 
-    def rate(step: int) -> float:
+    def rate(step: int, total: int) -> float:
         changed = step // args.lr_every * args.lr_every
-        return learning_rate(args.lr, changed, args.iterations + args.lr_past)
+        return learning_rate(args.lr, changed, total + args.lr_past)
 
-    rows = rows_of_parts(args.batch_size, args.accumulate)
-    schedule = Schedule(
-        len(pictures), pictures_a_step, None, args.seed, training.start, rows, args.iterations
-    )
-    loader = training_loader(pictures, schedule, args.num_workers)
-    steps = training.steps(loader, rate, args.print_freq, args.save_freq, line_of, ".2e")
-    for step, batch in steps:
-        seed_step(args.seed, step)
-        optimizer.zero_grad()
-        loss = accumulated_step(model, net, batch, args.accumulate, device, args.amp, layout)
-        optimizer.step()
-        training.note({"loss": loss})
+    model = training.begin(net, groups, rate)
+    for step, batch in training.steps():
+        # Dropout is a function of (seed, step) alone: a continued run draws what a whole one draws.
+        torch.manual_seed((args.seed << 32) + step)
+        loss = accumulated_step(model, net, batch, args.accumulate, device, args.amp)
+        training.update({"CE": loss})
     training.finish()
 
 

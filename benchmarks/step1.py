@@ -18,7 +18,7 @@ from torch.profiler import profile
 from benchmarks import plain
 from benchmarks.measure import Bench, Make
 from benchmarks.steps import FLAGS, WINDOW, Job, maps, picture, sipe
-from data.transforms import random_view
+from data.transforms import random_pair
 
 
 def where_time_goes(make: Make, threads: int) -> str:
@@ -40,7 +40,8 @@ def main() -> None:
             slow = partial(make, Job(bench.device, (), batch, classes), plain.Net)
             bench.compare(f"{name}, {classes} classes", {"ours": ours, "plain": slow})
             print(f"\nwhere our time goes\n{where_time_goes(ours, bench.args.threads)}\n")
-    view = random_view(Image.fromarray(picture()), np.random.default_rng(0), 320, 640, WINDOW)
+    rng = np.random.default_rng(0)
+    view = random_pair(Image.fromarray(picture()), None, rng, 1.0, WINDOW)
     floats = (3 + 21) * WINDOW**2 * 4
     print(
         f"bytes to the trainer: {len(pickle.dumps(view)):,}, of float masks and picture {floats:,}"

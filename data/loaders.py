@@ -2,50 +2,56 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from data.base import Dataset
-from data.transforms import WINDOWS, random_pair, random_scale, random_view, reduce, rescale
+from data.base import Dataset, check_exist
+from data.transforms import (
+    random_pair,
+    random_scale,
+    random_window,
+    reduce,
+    rescale,
+    shift_hsv,
+)
+from net.recipes import TrainingFlags
+from tool import distributed
 from tool.indexing import STRIDE
-from tool.memory import enough_memory
 from tool.pictures import check_label, read_mask
 from tool.progress import progress
+from tool.record import settings_of
 
 
+@dataclass
 class RandomViews(TorchDataset):
     """Random views of the pictures of a list.
 
     An item is asked for by (epoch, index), and its augmentation is a function of (seed, epoch,
-    index) alone: workers, processes and restarts do not change it.
+    index) alone: workers, processes and restarts do not change it. Subclasses have a method
+    ``view(index, rng)``, which returns the item and has no other source of chance.
 
     Args:
         dataset: where pictures and labels come from.
         ids: the list to learn from.
         size: side S of the training window in pixels.
         seed: of all chance.
-        folder: of label PNGs, 255 unsure, where every pixel has a label.
     """
 
-    makers: str  # the programs that make the labels of ``folder``
-    labels: np.ndarray | None = None  # image-level ones, uint8 (n, K), where they are learnt from
+    dataset: Dataset
+    ids: list[str]
+    size: int
+    seed: int
 
-    def __init__(
-        self, dataset: Dataset, ids: list[str], size: int, seed: int, folder: Path | None = None
-    ) -> None:
-        self.dataset, self.ids, self.size, self.seed, self.folder = dataset, ids, size, seed, folder
-
-    @property
-    def label_files(self) -> list[Path]:
-        """The files of the labels in ``folder``, if there is one."""
-        return [self.folder / f"{image_id}.png" for image_id in self.ids] if self.folder else []
+    label_files = ()  # of the labels of every pixel, where they are learnt from
+    labels = None  # image-level ones, uint8 (n, K), where they are learnt from
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,9 +60,23 @@ class RandomViews(TorchDataset):
         epoch, index = key
         return self.view(index, np.random.default_rng([self.seed, epoch, index]))
 
-    def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return an item, whose only source of chance is ``rng``."""
-        raise NotImplementedError
+
+@dataclass
+class LabelledPictures(RandomViews):
+    """Random views of pictures with the label of every pixel.
+
+    ``folder`` holds label PNGs, 0..C-1, 255 unsure; ``makers`` are the programs that make them. One
+    that is missing, or a note in the folder that they are of other classes, raises an InputError.
+    """
+
+    folder: Path
+
+    makers: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        self.label_files = [self.folder / f"{image_id}.png" for image_id in self.ids]
+        check_exist(self.label_files, "labels", f"Make them of the same list: {self.makers}")
+        settings_of(self.folder, self.dataset.all_names)  # of these classes, and in this order
 
     def read_pair(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Return a picture and its label, uint8 (H, W).
@@ -64,83 +84,68 @@ class RandomViews(TorchDataset):
         A file that is missing or broken, or a label of another size or of other classes, raises an
         InputError.
         """
-        image, path = self.dataset.read(self.ids[index]), self.folder / f"{self.ids[index]}.png"
+        image, path = self.dataset.read(self.ids[index]), self.label_files[index]
         label = read_mask(path)
         check_label(path, label, self.dataset.num_classes, image.size)
         return image, label
 
 
+@dataclass
 class ClassificationPictures(RandomViews):
     """Random views of pictures with their image-level labels.
 
-    The long side of the resized picture has from ``smallest`` to ``largest`` pixels; for the other
-    arguments see :class:`RandomViews`.
+    The long side of the resized picture is drawn uniformly from ``smallest`` to ``largest`` pixels,
+    both included; for the other arguments see :class:`RandomViews`.
     """
 
-    def __init__(
-        self, dataset: Dataset, ids: list[str], size: int, smallest: int, largest: int, seed: int
-    ) -> None:
-        super().__init__(dataset, ids, size, seed)
-        self.labels = dataset.labels(ids)  # (n, K)
-        self.smallest, self.largest = smallest, largest
+    smallest: int
+    largest: int
+
+    def __post_init__(self) -> None:
+        self.labels = self.dataset.labels(self.ids)  # (n, K)
 
     def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (K,)."""
         image = self.dataset.read(self.ids[index])
-        window, box = random_view(image, rng, self.smallest, self.largest, self.size)
+        long_side = int(rng.integers(self.smallest, self.largest, endpoint=True))
+        scale = long_side / max(image.size)
+        window, box, _ = random_pair(image, None, rng, scale, self.size)
         return {"window": window, "box": box, "label": self.labels[index]}
 
 
-class AffinityPictures(RandomViews):
+@dataclass
+class AffinityPictures(LabelledPictures):
     """Random views of pictures with their confident areas, for IRN; see :class:`RandomViews`."""
 
     makers = "make_cam.py and cam2ir.py"
     scales = (0.5, 1.5)
 
-    def __init__(self, dataset: Dataset, ids: list[str], labels: Path, size: int, seed: int):
-        super().__init__(dataset, ids, size, seed, labels)
-
     def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S / 4, S / 4)."""
         image, label = self.read_pair(index)
-        scale = random_scale(rng, self.scales, "uniform")
+        scale = float(rng.uniform(*self.scales))
         window, box, label = random_pair(image, label, rng, scale, self.size)
         small = -(-self.size // STRIDE)
         label = Image.fromarray(label).resize((small, small), Image.Resampling.NEAREST)
         return {"window": window, "box": box, "label": np.array(label)}
 
 
-class SegmentationPictures(RandomViews):
+@dataclass
+class SegmentationPictures(LabelledPictures):
     """Random views of pictures with the label of every pixel, for step 3.
 
     Args:
-        dataset, ids, size, seed: see :class:`RandomViews`.
-        labels: folder of label PNGs, 0..C-1, 255 unsure.
-        model: whose recipe samples the pictures, a key of ``data.transforms.WINDOWS``.
-        scales, scale_draw: factors of both sides, see :func:`data.transforms.random_scale`.
-        resample: filter of the picture, one of ``data.transforms.RESAMPLE``.
-        hsv_shift: hue, saturation and value each move by an integer drawn from -hsv_shift to
-            hsv_shift, in OpenCV's units, see :func:`data.transforms.shift_hsv`; 0 leaves them.
+        dataset, ids, size, seed, folder: see :class:`LabelledPictures`.
+        model: whose recipe samples the pictures, a key of ``data.transforms.VIEWS``.
+        how: the scales, see :func:`data.transforms.random_scale`; the filter; and the shift of
+            colours, see :func:`data.transforms.shift_hsv`: hue, saturation and value each move by
+            an integer drawn from -hsv_shift to hsv_shift, and 0 leaves them.
     """
 
-    makers = "make_seg_labels.py, or name another --label_dir"
+    model: str
+    how: TrainingFlags
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        ids: list[str],
-        labels: Path,
-        model: str,
-        size: int,
-        scales: Sequence[float],
-        scale_draw: str,
-        resample: str,
-        hsv_shift: int,
-        seed: int,
-    ) -> None:
-        super().__init__(dataset, ids, size, seed, labels)
-        self.sample, self.hsv_shift = WINDOWS[model], hsv_shift
-        self.scales, self.scale_draw, self.resample = scales, scale_draw, resample
+    makers = "make_seg_labels.py, or name another --label_dir"
 
     def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return window float32 (3, S, S), as the network takes it, and label uint8 (S, S).
@@ -148,27 +153,29 @@ class SegmentationPictures(RandomViews):
         That is 13 bytes a pixel: 1.3 MB at DeepLab v2's 321, 2.6 MB at v1's 448.
         """
         image, label = self.read_pair(index)
-        scale, shift = random_scale(rng, self.scales, self.scale_draw), None
-        if self.hsv_shift:
-            shift = rng.integers(-self.hsv_shift, self.hsv_shift, 3, endpoint=True)
-        window, label = self.sample(
-            np.array(image), label, rng, scale, shift, self.size, self.resample
+        picture, how = np.array(image), self.how
+        scale = random_scale(rng, how.scales, how.scale_draw)
+        if how.hsv_shift:
+            shift = rng.integers(-how.hsv_shift, how.hsv_shift, 3, endpoint=True)
+            picture = shift_hsv(picture, shift)
+        window, label = random_window(
+            self.model, picture, label, rng, scale, self.size, how.resample
         )
         return {"window": window, "label": label}
 
 
-class Schedule:
+class Schedule(Sampler):
     """Which pictures make which training step: a batch sampler of (epoch, index) pairs.
 
-    Every epoch is a permutation by (seed, epoch); its last partial batch is dropped.
+    Every epoch is a permutation by (seed, epoch); its last partial step is dropped.
 
     Args:
         pictures: length of the list.
-        batch_size: pictures a step.
+        batch_size: pictures of a part, on all processes together.
         epochs: passes over the list; None where ``total`` counts steps.
         seed: of the permutations.
         start: first step; a continued run starts where the last one stopped.
-        rows: which pictures of every batch to yield, all by default; see
+        parts: of a step; a process has its rows of one after another, see
             :func:`tool.distributed.rows`.
         total: steps, through as many epochs as they take.
     """
@@ -180,31 +187,28 @@ class Schedule:
         epochs: int | None,
         seed: int,
         start: int = 0,
-        rows: slice | np.ndarray = slice(None),
+        parts: int = 1,
         total: int | None = None,
     ) -> None:
-        self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
-        self.start, self.rows = start, rows
-        self.steps_per_epoch = pictures // batch_size
+        self.pictures, self.seed, self.start = pictures, seed, start
+        self.step_size = batch_size * parts
+        self.rows = np.arange(self.step_size).reshape(parts, batch_size)
+        self.rows = self.rows[:, distributed.rows(batch_size)].ravel()
+        self.steps_per_epoch = pictures // self.step_size
         self.total = self.steps_per_epoch * epochs if total is None else total
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
-    def __len__(self) -> int:
-        return self.total - self.start
-
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.total):
-            yield [(step // self.steps_per_epoch, int(i)) for i in self.batch(step)[self.rows]]
-
-    def batch(self, step: int) -> np.ndarray:
-        """Return the places in the list of all pictures of a step, int64 (batch_size,)."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
-        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if epoch != self._epoch:
+                self._epoch = epoch
+                self._order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
+            rows = position * self.step_size + self.rows
+            yield [(epoch, int(index)) for index in self._order[rows]]
 
 
+@dataclass
 class ScaledPictures(TorchDataset):
     """Whole pictures at several scales, for inference.
 
@@ -215,15 +219,13 @@ class ScaledPictures(TorchDataset):
         max_pixels: larger pictures are reduced to that many pixels first, by the bicubic filter.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        ids: list[str],
-        scales: tuple[float, ...],
-        max_pixels: float = math.inf,
-    ) -> None:
-        self.dataset, self.ids, self.scales, self.max_pixels = dataset, ids, scales, max_pixels
-        self.labels = dataset.labels(ids)
+    dataset: Dataset
+    ids: list[str]
+    scales: tuple[float, ...]
+    max_pixels: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.labels = self.dataset.labels(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -233,32 +235,25 @@ class ScaledPictures(TorchDataset):
 
         ``pictures``: one uint8 (3, h, w) a scale.
         """
-        image = self.dataset.read(self.ids[index])
-        size = (image.height, image.width)
-        image = reduce(image, self.max_pixels)
-        with enough_memory(f"{self.ids[index]} at {len(self.scales)} scales"):
-            pictures = [channels_first(rescale(image, scale)) for scale in self.scales]
-        path = self.dataset.image_path(self.ids[index])
+        image_id = self.ids[index]
+        image = self.dataset.read(image_id)
+        small = reduce(image, self.max_pixels)
+        resized = [np.array(rescale(small, scale)) for scale in self.scales]
         return {
-            "id": self.ids[index],
-            "path": path,
-            "size": size,
+            "id": image_id,
+            "path": self.dataset.image_path(image_id),
+            "size": (image.height, image.width),
             "label": self.labels[index],
-            "pictures": pictures,
+            "pictures": [pixels.transpose(2, 0, 1) for pixels in resized],
         }
 
 
 def to_device(arrays: Iterable[np.ndarray], device: torch.device) -> list[Tensor]:
     """Return arrays of a batch as tensors on the device, in their order."""
-    tensors = [torch.from_numpy(array) for array in arrays]
+    tensors = map(torch.from_numpy, arrays)
     if device.type == "cuda":
-        tensors = [tensor.pin_memory() for tensor in tensors]
+        tensors = map(Tensor.pin_memory, tensors)
     return [tensor.to(device, non_blocking=True) for tensor in tensors]
-
-
-def channels_first(image: Image.Image) -> np.ndarray:
-    """Return an RGB picture as uint8 (3, H, W)."""
-    return np.array(image).transpose(2, 0, 1)
 
 
 # Worker processes hand over numpy arrays, through pipes. Tensors would go through shared memory,
@@ -270,11 +265,12 @@ def one_by_one(pictures: TorchDataset, num_workers: int) -> DataLoader:
     return DataLoader(pictures, batch_size=None, num_workers=num_workers, collate_fn=_itself)
 
 
+@dataclass
 class Calls(TorchDataset):
     """Every item is what a picklable function returns, called where the item is asked for."""
 
-    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> None:
-        self.function, self.items = function, items
+    function: Callable[[Any], Any]
+    items: Sequence[Any]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -292,18 +288,12 @@ def for_each(
         pass
 
 
-def batch_loader(pictures: TorchDataset, batch_size: int, num_workers: int) -> DataLoader:
-    """Return a loader that yields the items in order, in batches as :func:`training_loader` has."""
-    return DataLoader(pictures, batch_size, num_workers=num_workers, collate_fn=_stacked)
-
-
-def training_loader(pictures: TorchDataset, schedule: Schedule, num_workers: int) -> DataLoader:
-    """Return a loader that yields the batches of ``schedule`` for the whole training.
+def training_loader(pictures: TorchDataset, batches: Sampler[list], num_workers: int) -> DataLoader:
+    """Return a loader that yields ``batches``, such as those of a :class:`Schedule`.
 
     A batch is a dict of what the items have, numpy arrays with the pictures along the first axis.
     """
-    workers = {"num_workers": num_workers, "collate_fn": _stacked}
-    return DataLoader(pictures, batch_sampler=schedule, **workers)
+    return DataLoader(pictures, batch_sampler=batches, num_workers=num_workers, collate_fn=_stacked)
 
 
 def _itself(item):
@@ -311,4 +301,6 @@ def _itself(item):
 
 
 def _stacked(items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([item[name] for item in items]) for name in items[0]}
+    stacked = {name: np.stack([item[name] for item in items]) for name in items[0]}
+    # Channel by channel, since the weights alone decide the layout that convolutions take.
+    return {name: np.ascontiguousarray(array) for name, array in stacked.items()}

@@ -4,6 +4,7 @@ Pictures are read ahead in processes, and files are written in threads while the
 computed. A program states what is computed of pictures.
 """
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -34,12 +35,14 @@ from tool.pictures import (
     save_rgb,
     stored_size,
 )
-from tool.progress import progress, tell_reduced
+from tool.progress import progress
 from tool.record import Outputs
 from tool.writer import safe_name
 
 LONGEST = 240  # bytes of a name, which leaves room for that of the unfinished file
 WRITERS = 2  # threads that write files
+
+log = logging.getLogger(__name__)
 
 Compute = Callable[[list[dict]], list[tuple]]
 
@@ -133,7 +136,10 @@ class PictureStep:
                 written = writers.map(lambda path, result: save(path, *result), paths, results)
                 reduced += sum(math.prod(item["size"]) > args.max_pixels for item in batch)
             list(written)
-        tell_reduced(reduced, args.max_pixels)
+        if reduced:
+            log.info(
+                "%d pictures of more than %d pixels were reduced first", reduced, args.max_pixels
+            )
         outputs.finish()
         if args.visualize:
             self._draw(outputs)

@@ -13,7 +13,7 @@ from PIL import Image
 from data.coco import COCO
 from data.inference import SCALES, infer, load_network, mean_logits, refine
 from data.lists import plain
-from data.loaders import channels_first, to_device
+from data.loaders import to_device
 from data.transforms import VIEWS, reduce, rescale
 from data.voc import VOC
 from net.recipes import MODELS
@@ -225,8 +225,8 @@ class Predictor:
         """Return scores (K,), keys, maps (P, h, w) and mask (h, w) by IS-CAM."""
         image = Image.fromarray(picture)
         image = rescale(image, min(1, self.longest / max(image.size)))
-        scaled = [channels_first(rescale(image, scale))[None] for scale in self.scales]
-        scaled = to_device(scaled, self.device)
+        scaled = [np.array(rescale(image, scale))[None] for scale in self.scales]
+        scaled = to_device((pixels.transpose(0, 3, 1, 2) for pixels in scaled), self.device)
         img = self.net.prepare(scaled[0])
         scores = self.net.forward_features(img)[0].mean((0, 2, 3)).sigmoid()  # (K,)
         if keys is None:

@@ -6,7 +6,6 @@ OpenCV, as the published recipes of its two networks do, and what comes out is f
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import cv2
 import numpy as np
@@ -22,6 +21,7 @@ from tool.pictures import UNSURE, reduced_size
 LARGEST_SIDE = 65535  # pixels of a picture that is resized
 RESAMPLE = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}  # of step 3
 HUES = 180  # OpenCV's units of a full turn
+V2 = "deeplabv2_resnet101"
 
 cv2.setNumThreads(0)  # loaders are processes of their own; each imports or inherits this
 
@@ -50,18 +50,6 @@ def reduce(image: Image.Image, max_pixels: float) -> Image.Image:
     """Return a picture, reduced to so many pixels by the bicubic filter if it has more."""
     smaller = reduced_size((image.height, image.width), max_pixels)
     return image if smaller[::-1] == image.size else resize(image, *smaller)
-
-
-def random_view(
-    image: Image.Image, rng: np.random.Generator, smallest: int, largest: int, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what :func:`random_pair` returns of a picture without a label: window and box.
-
-    The long side becomes an integer drawn uniformly from ``smallest`` to ``largest`` pixels, both
-    included.
-    """
-    long_side = int(rng.integers(smallest, largest, endpoint=True))
-    return random_pair(image, None, rng, long_side / max(image.size), size)[:2]
 
 
 def random_scale(rng: np.random.Generator, scales: Sequence[float], draw: str) -> float:
@@ -128,13 +116,16 @@ def cut_at(
     ``offsets`` are vertical and horizontal: where the picture is larger, of the first row or column
     that is taken, and where it is smaller, of the one at which it is put.
     """
-    sides = np.array(pixels.shape[:2])
-    offset, larger = np.asarray(offsets).astype(np.int64), sides > size
-    (y, x), (top, left) = np.where(larger, offset, 0), np.where(larger, 0, offset)
-    height, width = np.minimum(size, sides)
+    sides = pixels.shape[:2]
+    # Where the picture begins in the window, or before it.
+    top, left = (-at if side > size else at for at, side in zip(offsets, sides, strict=True))
+    box = np.clip([top, left, top + sides[0], left + sides[1]], 0, size)
     window = np.full((size, size, *pixels.shape[2:]), fill, dtype=pixels.dtype)
-    window[top : top + height, left : left + width] = pixels[y : y + height, x : x + width]
-    return window, np.array([top, left, top + height, left + width])
+    first, before, last, behind = box
+    window[first:last, before:behind] = pixels[
+        first - top : last - top, before - left : behind - left
+    ]
+    return window, box
 
 
 # ---------------------------------------------------------------------------- step 3
@@ -152,30 +143,31 @@ def shift_hsv(picture: np.ndarray, shift: Sequence[int]) -> np.ndarray:
     return cv2.cvtColor(hsv.clip(0, 255).astype(np.uint8), cv2.COLOR_HSV2RGB)
 
 
-def sides_of(pixels: np.ndarray, scale: float, whole: Callable[[float], int]) -> tuple[int, int]:
+def sides_of(pixels: np.ndarray, scale: float, truncated: bool) -> tuple[int, int]:
     """Return (h, w) of a picture (H, W, ..) times a factor; sides below 1 become 1.
 
-    ``whole`` makes whole pixels: ``int`` for DeepLab v2, and ``round`` is OpenCV's rule.
+    Whole pixels are truncated for DeepLab v2, and rounded half to even by OpenCV.
     """
+    whole = int if truncated else round
     height, width = (max(1, whole(side * scale)) for side in pixels.shape[:2])
     check_sides(pixels.shape[1], pixels.shape[0], width, height)
     return height, width
 
 
-def resize_by_factor(pixels: np.ndarray, scale: float, resample: int) -> np.ndarray:
-    """Return (h, w, ..) by a filter of OpenCV; positions are mapped by the factor itself."""
-    sides = sides_of(pixels, scale, round)
-    if min(pixels.shape[:2]) * scale <= 0.5:  # a side would round to 0, which OpenCV refuses
-        return opencv_resize(pixels, sides[::-1], resample)
-    return opencv_resize(pixels, None, resample, scale)
-
-
-def opencv_resize(
-    pixels: np.ndarray, size: tuple[int, int] | None, resample: int, scale: float = 0
+def resize_opencv(
+    pixels: np.ndarray, scale: float, resample: int, truncated: bool = False
 ) -> np.ndarray:
-    """Return (h, w, ..) of ``size`` (w, h), or times ``scale``; no memory is a MemoryError."""
+    """Return (h, w, ..) of :func:`sides_of` by a filter of OpenCV; no memory is a MemoryError.
+
+    Positions are mapped by the ratio of ``truncated`` sides, and else by the factor itself.
+    """
+    height, width = sides_of(pixels, scale, truncated)
+    size, factor = (width, height), 0.0
+    # OpenCV refuses a factor by which a side would be rounded to 0.
+    if not truncated and min(pixels.shape[:2]) * scale > 0.5:
+        size, factor = None, scale
     try:
-        return cv2.resize(pixels, size, fx=scale, fy=scale, interpolation=resample)
+        return cv2.resize(pixels, size, fx=factor, fy=factor, interpolation=resample)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(str(error)) from error
@@ -185,7 +177,7 @@ def opencv_resize(
 def prepared(prepare: Callable[[Tensor], Tensor], pixels: np.ndarray) -> np.ndarray:
     """Return what ``prepare`` makes of RGB pixels of 0..255, (H, W, 3) in and out."""
     channels_first = torch.from_numpy(pixels).permute(2, 0, 1)
-    return np.ascontiguousarray(prepare(channels_first).permute(1, 2, 0).numpy())
+    return prepare(channels_first).permute(1, 2, 0).numpy()
 
 
 def deeplabv2_view(picture: np.ndarray, scale: float, resample: str = "bilinear") -> np.ndarray:
@@ -196,8 +188,7 @@ def deeplabv2_view(picture: np.ndarray, scale: float, resample: str = "bilinear"
         scale: factor of both sides, which are truncated to whole pixels.
         resample: filter, one of RESAMPLE; without antialiasing, on float32, not rounded.
     """
-    height, width = sides_of(picture, scale, int)
-    pixels = opencv_resize(picture.astype(np.float32), (width, height), RESAMPLE[resample])
+    pixels = resize_opencv(picture.astype(np.float32), scale, RESAMPLE[resample], truncated=True)
     return prepared(DeepLabV2_ResNet101_MSC.normalise, pixels).transpose(2, 0, 1)
 
 
@@ -208,72 +199,56 @@ def deeplabv1_view(picture: np.ndarray, scale: float) -> np.ndarray:
     whole pixels.
     """
     pixels = prepared(normalise, picture)
-    return resize_by_factor(pixels, scale, cv2.INTER_CUBIC).transpose(2, 0, 1)
+    return resize_opencv(pixels, scale, cv2.INTER_CUBIC).transpose(2, 0, 1)
 
 
-def deeplabv2_window(
+# How --model takes its pictures to test.
+VIEWS = {V2: deeplabv2_view, "deeplabv1_resnet38": deeplabv1_view}
+
+
+def window_of(
+    model: str,
     picture: np.ndarray,
     label: np.ndarray,
     scale: float,
-    top: int,
-    left: int,
+    place: Sequence[int],
     mirrored: bool,
     size: int,
-    resample: str = "bilinear",
+    resample: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a training sample of DeepLab v2: resized, padded, cropped, and mirrored at last.
+    """Return a training sample of a model, a resized, mirrored and cropped or padded square.
+
+    That of DeepLab v2 is mirrored at last, and its label resized by Pillow's nearest filter; that
+    of v1 is mirrored at first, uint8 while it is resized, and its label by OpenCV's nearest filter.
 
     Args:
+        model: a key of VIEWS.
         picture: uint8 (H, W, 3) RGB.
-        label: uint8 (H, W), resized by Pillow's nearest filter.
-        scale, resample: see :func:`deeplabv2_view`.
-        top, left: first row and column that are taken from the resized picture; a side that is
-            shorter than the window is padded at its end, and its offset is 0.
+        label: uint8 (H, W).
+        scale: factor of both sides, see :func:`sides_of`.
+        place: of the window, see :func:`cut_at`; 0 along a side of v2 that is shorter than it.
         mirrored: from left to right.
         size: side S of the window in pixels.
+        resample: filter of the picture, one of RESAMPLE.
 
     Returns:
         window: float32 (3, S, S), as the network takes it; zeros in the padding.
         label: uint8 (S, S), 255 in the padding.
     """
-    pixels = deeplabv2_view(picture, scale, resample).transpose(1, 2, 0)
-    sides = pixels.shape[1::-1]  # width, height
-    ids = np.asarray(Image.fromarray(label).resize(sides, Image.Resampling.NEAREST))
-    return _sample(pixels, ids, (top, left), size, mirrored)
-
-
-def deeplabv1_window(
-    picture: np.ndarray,
-    label: np.ndarray,
-    scale: float,
-    top: int,
-    left: int,
-    mirrored: bool,
-    size: int,
-    resample: str = "bicubic",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a training sample of DeepLab v1: mirrored, resized, cropped or padded.
-
-    The picture is uint8 while it is resized, the label is resized by OpenCV's nearest filter, and
-    OpenCV rounds the sides to whole pixels. For ``top`` and ``left`` see :func:`cut_at`; for the
-    rest, and for what is returned, :func:`deeplabv2_window`.
-    """
-    if mirrored:
-        picture, label = (np.ascontiguousarray(array[:, ::-1]) for array in (picture, label))
-    pixels = prepared(normalise, resize_by_factor(picture, scale, RESAMPLE[resample]))
-    ids = resize_by_factor(label, scale, cv2.INTER_NEAREST)
-    return _sample(pixels, ids, (top, left), size)
-
-
-def _sample(
-    pixels: np.ndarray, ids: np.ndarray, place: tuple[int, int], size: int, mirrored: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the windows of a picture, channels first, and its label, see :func:`cut_at`."""
     turn = -1 if mirrored else 1
+    if model == V2:
+        pixels = deeplabv2_view(picture, scale, resample).transpose(1, 2, 0)
+        sides = pixels.shape[1::-1]  # width, height
+        label = np.asarray(Image.fromarray(label).resize(sides, Image.Resampling.NEAREST))
+    else:
+        picture, label = picture[:, ::turn], label[:, ::turn]
+        turn = 1
+        pixels = prepared(normalise, resize_opencv(picture, scale, RESAMPLE[resample]))
+        label = resize_opencv(label, scale, cv2.INTER_NEAREST)
     window, _ = cut_at(pixels, place, size, 0)
-    ids, _ = cut_at(ids, place, size, UNSURE)
+    label, _ = cut_at(label, place, size, UNSURE)
     window = window[:, ::turn].transpose(2, 0, 1)
-    return np.ascontiguousarray(window), np.ascontiguousarray(ids[:, ::turn])
+    return np.ascontiguousarray(window), np.ascontiguousarray(label[:, ::turn])
 
 
 def random_window(
@@ -282,27 +257,15 @@ def random_window(
     label: np.ndarray,
     rng: np.random.Generator,
     scale: float,
-    hsv_shift: np.ndarray | None,
     size: int,
     resample: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the training sample of a model at a random place, mirrored or not.
+    """Return the sample of :func:`window_of` at a random place, mirrored or not.
 
-    It is :func:`deeplabv1_window`, or :func:`deeplabv2_window` of the padded picture. Colours are
-    shifted first where ``hsv_shift`` is given, see :func:`shift_hsv`; the published recipe of v2
-    shifts none.
+    DeepLab v2 pads a short picture at its end; v1 puts it anywhere.
     """
-    is_v2 = model == "deeplabv2_resnet101"
-    if hsv_shift is not None:
-        picture = shift_hsv(picture, hsv_shift)
     mirrored = rng.random() < 0.5
-    differences = [side - size for side in sides_of(picture, scale, int if is_v2 else round)]
-    slacks = [max(0, difference) if is_v2 else abs(difference) for difference in differences]
-    top, left = (int(rng.integers(slack, endpoint=True)) for slack in slacks)
-    window = deeplabv2_window if is_v2 else deeplabv1_window
-    return window(picture, label, scale, top, left, mirrored, size, resample)
-
-
-# How --model takes its pictures: views to test, and random windows to learn from.
-VIEWS = {"deeplabv2_resnet101": deeplabv2_view, "deeplabv1_resnet38": deeplabv1_view}
-WINDOWS = {model: partial(random_window, model) for model in VIEWS}
+    differences = [side - size for side in sides_of(picture, scale, model == V2)]
+    slacks = [max(0, excess) if model == V2 else abs(excess) for excess in differences]
+    place = [int(rng.integers(slack, endpoint=True)) for slack in slacks]
+    return window_of(model, picture, label, scale, place, mirrored, size, resample)

@@ -48,7 +48,7 @@ class BatchDropout(nn.Module):
     """Dropout by masks that depend on torch's seed alone, not on the number of processes.
 
     Processes share the pictures of a batch among themselves. Each has the same seed
-    (:func:`tool.training.seed_step`), draws the mask of the whole batch, and uses the rows of the
+    (``train_seg.py``), draws the mask of the whole batch, and uses the rows of the
     pictures that it has; so every picture loses the same values as if one process had them all. It
     drops with probability ``p``, whole ``channels`` or single values.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tool import checkpoint, mxnet_params
 from tool.errors import InputError, naming
-from tool.reader import Damaged, check, decoding
+from tool.reader import Damaged, check, decoding, file_digest
 
 # torchvision's IMAGENET1K_V1; the eight digits begin the SHA-256 of the file.
 IMAGENET_URLS = {
@@ -45,14 +45,11 @@ def read_pretrained(
     if source == "none":
         return None
     path = _fetch(architecture) if source == "imagenet" else Path(source)
+    if not mxnet_params.is_params(path):
+        return checkpoint.load_state(path)
     with naming(path):
-        if mxnet_params.is_params(path):
-            arrays = mxnet_params.load(path).items()
-            state = {name: torch.from_numpy(array) for name, array in arrays}
-            checkpoint.check_weights(state)
-        else:
-            state = checkpoint.load_state(path)
-        return checkpoint.without_wrappers(state)
+        arrays = mxnet_params.load(path).items()
+        return checkpoint.state_dict_of({name: torch.from_numpy(a) for name, a in arrays})
 
 
 def restore(network: type[nn.Module], content: dict[str, Any], **options: Any) -> nn.Module:
@@ -70,26 +67,20 @@ def restore(network: type[nn.Module], content: dict[str, Any], **options: Any) -
         InputError: there is no such network in it, or a tensor is missing or left over.
     """
     with naming(getattr(content, "path", network.__name__)):
-        return _restored(network, content, options)
-
-
-def _restored(
-    network: type[nn.Module], content: dict[str, Any], options: dict[str, Any]
-) -> nn.Module:
-    state = checkpoint.without_wrappers(checkpoint.state_dict_of(content))
-    config = content.get("config")
-    if config is None:
-        config = network.config_of(state)
-    else:
-        with decoding("Its config", f"It does not make a {network.__name__}."):
-            check(config, CONFIG)
-            known = config.keys() <= inspect.signature(network).parameters.keys()
-            numbers = sum(value.numel() for value in state.values())
-            if not known or not fits(numbers, **{**config, **options}):
-                raise Damaged(repr(config))
-    net = network(**config | options)
-    checkpoint.load_weights(net, state)
-    return net.eval()
+        state = checkpoint.state_dict_of(content)
+        config = content.get("config")
+        if config is None:
+            config = network.config_of(state)
+        else:
+            with decoding("Its config", f"It does not make a {network.__name__}."):
+                check(config, CONFIG)
+                known = config.keys() <= inspect.signature(network).parameters.keys()
+                numbers = sum(value.numel() for value in state.values())
+                if not known or not fits(numbers, **{**config, **options}):
+                    raise Damaged(repr(config))
+        net = network(**config | options)
+        checkpoint.load_weights(net, state)
+        return net.eval()
 
 
 def fits(numbers: int, width: int, num_classes: int = 1, blocks: Iterable[int] = (1,), **_) -> bool:
@@ -117,6 +108,6 @@ def _fetch(architecture: str) -> Path:
             f"The ImageNet weights could not be fetched: {error}. Download {url} by hand and pass "
             "--pretrained PATH, or --pretrained none for random weights."
         ) from error
-    if not checkpoint.digest(path).startswith(beginning):
+    if not file_digest(path).startswith(beginning):
         raise InputError(f"{path} is damaged: its SHA-256 does not begin {beginning}. Delete it.")
     return path

@@ -208,7 +208,9 @@ class Case:
         files = [path for root in sorted(roots) for path in sorted((self.copy / root).rglob("*"))]
         # The demo would be drawn whole without its note, which takes long.
         spared = [*map(self.copy.joinpath, self.planted), self.copy / "demo_data/settings.json"]
-        files = [path for path in [*files, *inside] if path.is_file() and path.name != ".lock"]
+        files = [
+            path for path in [*files, *inside] if path.is_file() and not path.name.endswith(".lock")
+        ]
         for _ in range(self.rng.choice((0, 0, 1, 1, 1, 2, 3))):
             kinds = sorted({(path.parent, path.suffix) for path in files})
             kind = self.rng.choice(kinds)

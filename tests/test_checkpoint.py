@@ -9,9 +9,9 @@ from net import weights
 from net.resnet50 import ResNet50, build_backbone, read_pretrained
 from net.resnet50_SIPE import Net
 from tests.fill import filled, filled_state
-from tool import checkpoint
 from tool.checkpoint import load, load_weights
 from tool.errors import InputError
+from tool.reader import file_digest
 
 
 def published(net: Net) -> dict[str, torch.Tensor]:
@@ -49,7 +49,7 @@ def test_published_layout_loads_whole_and_by_one_set_of_aliases(kept):
         ("side2.weight", None, "missing: side2.weight"),
         ("a\nb", torch.zeros(1), "left over: ab"),
         ("classifier.weight", torch.zeros(8, 128, 1, 1), "classifier.weight"),
-        ("stage0.0.weight", torch.zeros(4, 3, 7, 7), "different values: stage0.0.weight"),
+        ("stage0.0.weight", torch.zeros(4, 3, 7, 7), "contradicting: stage0.0.weight"),
     ],
 )
 def test_weights_that_do_not_fit_are_named_and_change_nothing(name, value, message):
@@ -82,7 +82,7 @@ def published_file(tmp_path, monkeypatch):
     """A file in the place of torchvision's ResNet-50, its name ending in its checksum."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     torch.save({**ResNet50(4).state_dict(), "fc.bias": torch.zeros(2)}, tmp_path / "new.pth")
-    path = tmp_path / f"resnet50-{checkpoint.digest(tmp_path / 'new.pth')[:8]}.pth"
+    path = tmp_path / f"resnet50-{file_digest(tmp_path / 'new.pth')[:8]}.pth"
     (tmp_path / "new.pth").rename(path)
     monkeypatch.setitem(weights.IMAGENET_URLS, "resnet50", path.as_uri())
     return path

@@ -150,16 +150,6 @@ def test_parts_of_batches_and_lists_are_whole_together(process, number):
     assert sorted(items) == list(range(37))
 
 
-def test_a_mean_of_uneven_parts_is_that_of_the_whole(process):
-    values = torch.arange(7, dtype=torch.float64) ** 2
-    mean = 0
-    for rank in range(3):
-        process(rank, 3)
-        part = values[distributed.rows(7)]
-        mean += part.mean() * distributed.weight(len(part), 7) / 3
-    assert float(mean) == pytest.approx(float(values.mean()))
-
-
 def test_alone_nothing_is_started():
     distributed.start()
     values = torch.tensor([1.5])

@@ -31,7 +31,7 @@ def test_labels(run, tiny, tmp_path, caplog, program, name):
     assert not drawings.exists()
     command.append("--visualize")
     program.main(command)
-    assert "drawings: 6/6" in caplog.text
+    assert "drawings: 100% 6/6" in caplog.text
     for image_id in "abcdef":
         label = read_mask(labels / f"{image_id}.png")
         picture = np.array(read_rgb(tiny / f"images/{image_id}.png"))
@@ -46,7 +46,7 @@ def test_labels(run, tiny, tmp_path, caplog, program, name):
     program.main(command)
     after = ages(drawings)
     assert {name for name in after if after[name] != before[name]} == {"c.png", "d.png"}
-    assert "drawings: 2/2" in caplog.text
+    assert "drawings: 100% 2/2" in caplog.text
     caplog.clear()
     program.main(command)
     assert "drawings:" not in caplog.text
@@ -69,11 +69,11 @@ def test_maps(flags, tmp_path, caplog):
         path.unlink()
     make_cam.main([*command, "--visualize"])
     assert {path.name: path.read_bytes() for path in folder.glob("*.png")} == at_once
-    assert "drawings: 6/6" in caplog.text
+    assert "drawings: 100% 6/6" in caplog.text
     caplog.clear()
     (folder / "c_background.png").unlink()
     make_cam.main([*command, "--visualize"])
-    assert "drawings: 1/1" in caplog.text
+    assert "drawings: 100% 1/1" in caplog.text
     assert (folder / "c_background.png").exists()
 
 

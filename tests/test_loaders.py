@@ -1,24 +1,28 @@
 """Loaders: nothing may depend on workers or restarts, and no picture may be lost or repeated."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from data import loaders
 from data.folder import Folder
 from data.loaders import (
     ClassificationPictures,
     ScaledPictures,
     Schedule,
     SegmentationPictures,
-    channels_first,
     one_by_one,
     training_loader,
 )
 from data.picture_loop import plain_picture
 from data.transforms import rescale
 from net.recipes import MODELS
+from tool import distributed
 
 SIZE = 48
 SEEDS = st.integers(0, 2**32 - 1)
@@ -30,14 +34,16 @@ def folder(tiny) -> Folder:
 
 
 def pictures_of(folder: Folder, seed: int = 15) -> ClassificationPictures:
-    return ClassificationPictures(folder, folder.ids("train"), SIZE, 30, 70, seed)
+    return ClassificationPictures(folder, folder.ids("train"), SIZE, seed, 30, 70)
 
 
 def segmentation_pictures(folder: Folder, model: str, seed: int = 15) -> SegmentationPictures:
-    recipe = MODELS[model].training
-    sampling = recipe.scales, recipe.scale_draw, recipe.resample, 10, seed
-    masks = folder.root / "masks"
-    return SegmentationPictures(folder, folder.ids("train"), masks, model, SIZE, *sampling)
+    how, masks = replace(MODELS[model].training, hsv_shift=10), folder.root / "masks"
+    return SegmentationPictures(folder, folder.ids("train"), SIZE, seed, masks, model, how)
+
+
+def channels_first(image: Image.Image) -> np.ndarray:
+    return np.array(image).transpose(2, 0, 1)
 
 
 def batches(folder, workers=0, start=0) -> list[dict]:
@@ -88,7 +94,7 @@ def test_samples_are_functions_of_seed_epoch_and_index(folder, kind, form):
 
 def test_label_and_picture_belong_to_the_same_id(folder):
     ids = ["d", "a", "e"]
-    pictures = ClassificationPictures(folder, ids, 48, 48, 48, seed=0)
+    pictures = ClassificationPictures(folder, ids, 48, 0, 48, 48)
     for index, label in enumerate([[1, 0, 1], [1, 0, 0], [0, 1, 0]]):
         sample = pictures[0, index]
         assert sample["label"].tolist() == label
@@ -104,7 +110,7 @@ def test_schedule_shows_every_picture_at_most_once_an_epoch(pictures, batch, epo
     batch = min(batch, pictures)
     schedule = Schedule(pictures, batch, epochs, seed)
     whole, steps = list(schedule), pictures // batch
-    assert len(whole) == len(schedule) == schedule.total == steps * epochs
+    assert len(whole) == schedule.total == steps * epochs
     for epoch in range(epochs):
         shown = [i for step in whole[epoch * steps : (epoch + 1) * steps] for i in step]
         assert {e for e, _ in shown} == {epoch}
@@ -114,9 +120,10 @@ def test_schedule_shows_every_picture_at_most_once_an_epoch(pictures, batch, epo
     start = min(start, len(whole))
     rest = Schedule(pictures, batch, None, seed, start, total=len(whole))
     assert list(rest) == list(rest) == whole[start:]  # can be gone through twice
-    rows = np.arange(batch)[::2]
-    mine = Schedule(pictures, batch, epochs, seed, start, rows=rows)
-    assert list(mine) == [[step[row] for row in rows] for step in whole[start:]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "rows", lambda size: slice(0, None, 2))
+        mine = Schedule(pictures, batch, epochs, seed, start)
+    assert list(mine) == [step[::2] for step in whole[start:]]
 
 
 def test_order_depends_on_seed_and_epoch():
@@ -155,17 +162,20 @@ def test_scaled_pictures_have_the_sizes_and_pixels_of_the_rule(folder, workers):
             assert np.array_equal(picture, channels_first(rescale(image, scale)))
 
 
-def test_scales_and_shifts_are_drawn_as_the_recipes_say(folder):
+def test_scales_and_shifts_are_drawn_as_the_recipes_say(folder, monkeypatch):
     drawn = {}
     for model in MODELS:
         pictures, scales, shifts = segmentation_pictures(folder, model), [], []
 
-        def note(picture, label, rng, scale, shift, *rest, scales=scales, shifts=shifts):
+        def note(model, picture, label, rng, scale, *rest, scales=scales):
             scales.append(scale)
-            shifts.append(shift)
             return picture, label
 
-        pictures.sample = note
+        def shift(picture, by, shifts=shifts):
+            shifts.append(by)
+
+        monkeypatch.setattr(loaders, "random_window", note)
+        monkeypatch.setattr(loaders, "shift_hsv", shift)
         for epoch in range(300):
             pictures[epoch, 0]
         drawn[model] = scales

@@ -77,7 +77,7 @@ def test_killed_and_continued(program, final, last, more, tiny, weights, tmp_pat
     assert len(set(steps)) >= 3  # it was killed in the middle, at different steps
     assert steps[-1] < whole["step"]
     torch.testing.assert_close(finish()["net"], whole["net"], rtol=0, atol=0)
-    assert not list(folder.glob(".*"))  # what was half written is gone
+    assert not list(folder.glob(".*.tmp"))  # what was half written is gone
     assert "continuing" in output.read_text()
 
 

@@ -17,7 +17,7 @@ from data.loaders import ScaledPictures, one_by_one
 from tool import distributed
 from tool.errors import InputError
 from tool.run import run, sentence_of
-from tool.session import Session
+from tool.session import Session, _LogFile
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -99,7 +99,7 @@ def test_an_ascii_terminal_shows_what_it_can_and_a_thread_what_it_cannot_write(t
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
     done = subprocess.run(program(tmp_path, body), capture_output=True, env=env, timeout=60)
     assert done.returncode == 0
-    assert b"Gr??e ? 2" in done.stdout
+    assert b"Gr\\xf6\\xdfe \\xd7 2" in done.stdout
     assert "Größe × 2" in (tmp_path / "s/s.log").read_text(encoding="utf-8")
     assert b"KeyError: 'x'" in done.stderr
     assert b"FileNotFoundError" not in done.stderr
@@ -109,7 +109,7 @@ def test_a_log_that_cannot_be_written_ends_the_program(tmp_path, monkeypatch):
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", root.handlers[:])
     Session(tmp_path / "s", "program", argparse.Namespace()).accept()
-    (file,) = (h for h in root.handlers if isinstance(h, logging.FileHandler))
+    (file,) = (h for h in root.handlers if isinstance(h, _LogFile))
     full = OSError(errno.ENOSPC, "No space left on device")
     file.stream = Mock(write=Mock(side_effect=full))
     with pytest.raises(InputError, match=r"s\.log .*No space left"):

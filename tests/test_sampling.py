@@ -12,17 +12,18 @@ from data.loaders import one_by_one
 from data.transforms import (
     RESAMPLE,
     VIEWS,
-    WINDOWS,
     deeplabv1_view,
-    deeplabv1_window,
-    deeplabv2_window,
-    resize_by_factor,
+    random_window,
+    resize_opencv,
     shift_hsv,
+    window_of,
 )
 from net.deeplabv2 import MEAN_BGR
 from net.recipes import MODELS
 from tests.reference import PARITY
 from tool.errors import InputError
+
+V2, V1 = MODELS
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -54,7 +55,8 @@ def check_window(found, window, label):
 def test_parity_windows_of_deeplabv2(reference, number):
     picture, label = reference[f"picture{number}"], reference[f"label{number}"]
     scale, top, left, mirrored = reference[f"v2_draw{number}"]
-    found = deeplabv2_window(picture, label, scale, int(top), int(left), bool(mirrored), 65)
+    place = int(top), int(left)
+    found = window_of(V2, picture, label, scale, place, bool(mirrored), 65, "bilinear")
     check_window(found, reference[f"v2_window{number}"], reference[f"v2_label{number}"])
 
 
@@ -66,10 +68,10 @@ def test_parity_windows_of_deeplabv1(reference, number):
     recoloured = shift_hsv(picture, shift)
     np.testing.assert_array_equal(recoloured, reference[f"v1_hsv{number}"])
     turned = recoloured[:, ::-1] if mirrored else recoloured
-    scaled = resize_by_factor(np.ascontiguousarray(turned), scale, cv2.INTER_CUBIC)
+    scaled = resize_opencv(turned, scale, cv2.INTER_CUBIC)
     np.testing.assert_array_equal(scaled, reference[f"v1_scaled{number}"])
-    top, left = int(draw[5]), int(draw[6])
-    found = deeplabv1_window(recoloured, label, scale, top, left, mirrored, 73)
+    place = int(draw[5]), int(draw[6])
+    found = window_of(V1, recoloured, label, scale, place, mirrored, 73, "bicubic")
     check_window(found, reference[f"v1_window{number}"], reference[f"v1_label{number}"])
 
 
@@ -116,7 +118,8 @@ def test_window_of_deeplabv2_is_the_plain_formula(scale, top, left, mirrored):
     if mirrored:
         padded, ids = padded[:, ::-1], ids[:, ::-1]
     expected = padded[..., ::-1] - MEAN_BGR
-    window, found = deeplabv2_window(picture, label, scale, top, left, mirrored, size)
+    place = top, left
+    window, found = window_of(V2, picture, label, scale, place, mirrored, size, "bilinear")
     np.testing.assert_allclose(window, expected.transpose(2, 0, 1), atol=1e-3)
     np.testing.assert_array_equal(found, ids)
     assert (window[:, found == 255] == 0).all()
@@ -139,7 +142,7 @@ def test_hue_wraps_and_the_others_are_cut_off(colour, shift, expected):
 def test_pictures_of_hardly_any_pixels_and_too_many(model, shape):
     picture, rng = noise(*shape), np.random.default_rng(0)
     assert VIEWS[model](picture, 0.1).shape[0] == 3
-    window, ids = WINDOWS[model](picture, picture[..., 0] % 3, rng, 0.1, None, 8, "bicubic")
+    window, ids = random_window(model, picture, picture[..., 0] % 3, rng, 0.1, 8, "bicubic")
     assert window.shape == (3, 8, 8)
     assert (ids != 255).any()
     with pytest.raises(InputError, match=f"{shape[1]}x{shape[0]} pixels"):
@@ -173,7 +176,7 @@ def test_windows_are_uniform(model, sides):
     picture, label = numbered(6, 3)
     for seed in range(1200):
         rng = np.random.default_rng(seed)
-        window, ids = WINDOWS[model](picture, label, rng, 1.0, None, 4, "bilinear")
+        window, ids = random_window(model, picture, label, rng, 1.0, 4, "bilinear")
         inside = ids[0] != 255
         place = int(inside.argmax())
         assert inside.tolist() == [place <= x < place + 3 for x in range(4)]
@@ -185,18 +188,12 @@ def test_windows_are_uniform(model, sides):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_colours_and_filters_are_those_that_are_asked_for(model):
-    picture, shift = noise(9, 9), np.array([10, -10, 9])
-
-    def window(colours, by, resample):
+def test_filters_are_those_that_are_asked_for(model):
+    picture, windows = noise(9, 9), []
+    for resample in RESAMPLE:
         label, rng = picture[..., 0] % 3, np.random.default_rng(3)
-        return WINDOWS[model](colours, label, rng, 1.5, by, 8, resample)[0]
-
-    shifted = window(picture, shift, "bicubic")
-    assert np.array_equal(shifted, window(shift_hsv(picture, shift), None, "bicubic"))
-    bilinear, bicubic = (window(picture, None, resample) for resample in RESAMPLE)
-    assert not np.allclose(bilinear, bicubic)
-    assert not np.allclose(shifted, bicubic)
+        windows.append(random_window(model, picture, label, rng, 1.5, 8, resample)[0])
+    assert not np.allclose(*windows)
 
 
 # ---------------------------------------------------------------------- OpenCV's place

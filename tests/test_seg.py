@@ -4,6 +4,7 @@ import json
 import sys
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import train_seg
 from data import inference
 from data.archive import write_archive
 from data.folder import Folder
+from data.loaders import Schedule, SegmentationPictures
 from data.transforms import VIEWS
 from net.recipes import MODELS
 from net.weights import restore
@@ -29,7 +31,6 @@ from tool.errors import InputError
 from tool.onnx_file import write_onnx
 from tool.pictures import read_mask, save_label
 from tool.reader import read_table
-from tool.training import seed_step
 
 V2, V1 = MODELS
 CPU = torch.device("cpu")
@@ -64,8 +65,8 @@ def weights_of(session: Path, model: str = V2) -> dict[str, torch.Tensor]:
 
 
 def losses_of(session: Path, model: str = V2) -> list[float]:
-    rows = read_table(session / f"curves_seg_{model}.csv", "", ["loss"])
-    return [float(row["loss"]) for row in rows]
+    rows = read_table(session / f"curves_seg_{model}.csv", "", ["CE"])
+    return [float(row["CE"]) for row in rows]
 
 
 # ------------------------------------------------------------------------------ the whole chain
@@ -150,10 +151,12 @@ def test_an_update_is_the_plain_formula(run, session, model, tiny):
     args = train_seg.parse_arguments(flags)
     net, _ = train_seg.build(args, 4, None)
     train_seg.synchronised(args, net, CPU)
-    pictures = train_seg.views(args, Folder(tiny), list(KEYS))
+    fields = ("scales", "scale_draw", "resample", "hsv_shift")
+    how = replace(MODELS[model].training, **{name: getattr(args, name) for name in fields})
+    pictures = SegmentationPictures(Folder(tiny), list(KEYS), 33, 15, tiny / "masks", model, how)
     order = np.random.default_rng([15, 0]).permutation(6)[:4]
     items = [pictures[0, int(index)] for index in order]
-    seed_step(15, 0)
+    torch.manual_seed(15 << 32)
     terms = []
     for part in (items[:2], items[2:]):
         outputs = net(torch.from_numpy(np.stack([item["window"] for item in part])))
@@ -183,7 +186,7 @@ def test_iterations_go_through_permutations_and_parts_are_shared(monkeypatch):
     shares = []
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        shares.append(train_seg.rows_of_parts(3, 2).tolist())
+        shares.append(Schedule(6, 3, None, 15, parts=2, total=1).rows.tolist())
     assert shares == [[0, 3], [1, 2, 4, 5]]
 
 

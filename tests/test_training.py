@@ -1,6 +1,8 @@
 """What all trainings share: rates, losses, curves, what they continue from, what they refuse."""
 
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -13,12 +15,13 @@ from torch.utils.tensorboard import SummaryWriter
 import train_irn
 import train_resnet50_SIPE as train_sipe
 import train_seg
+from data import training
 from data.folder import Folder
 from data.loaders import AffinityPictures, SegmentationPictures
 from net import resnet50_irn, resnet50_SIPE
 from net.recipes import MODELS
 from tests.tiny import KEYS, command_lines, make_weights
-from tool import checkpoint, optimizer, pace, training
+from tool import checkpoint, optimizer
 from tool.errors import InputError
 from tool.pictures import read_mask, save_label
 from tool.reader import read_table
@@ -142,8 +145,8 @@ def test_flags_reach_seeds_optimiser_and_windows(lines, monkeypatch, program, de
         seen.extend(args)
         raise Stop
 
-    monkeypatch.setattr(module, "make_optimizer", make)
-    monkeypatch.setattr(module, "training_loader", stop)
+    monkeypatch.setattr(training, "make_optimizer", make)
+    monkeypatch.setattr(training, "training_loader", stop)
     flags = ["--seed", "3", "--momentum", "0.25", decay, "0.125"]
     with pytest.raises(Stop):
         module.main([*lines[program], *flags, *more])
@@ -155,7 +158,7 @@ def test_flags_reach_seeds_optimiser_and_windows(lines, monkeypatch, program, de
     assert [group["weight_decay"] for group in groups[:2]] == [0.125, 0.125]
     assert [group["lr_scale"] for group in groups[:2]] == [1, scale]
     if "--hsv_shift" in more:
-        sampling = (pictures.scales, pictures.scale_draw, pictures.hsv_shift)
+        sampling = (pictures.how.scales, pictures.how.scale_draw, pictures.how.hsv_shift)
         assert sampling == ([0.75, 2.0], "uniform", 7)
 
 
@@ -239,12 +242,11 @@ def test_lists_that_are_not_named_are_the_datasets_own(lines, session, tiny, mon
 
 def test_labels_are_resized_without_new_values(tiny):
     """Between classes 0 and 3 lie no classes 1 and 2, at any scale."""
-    args = ("uniform", "bilinear", 0, 15)
-    sets = [AffinityPictures(Folder(tiny), ["c"], tiny / "masks", 80, 15)]
-    sets += [
-        SegmentationPictures(Folder(tiny), ["c"], tiny / "masks", model, 65, (0.5, 1.7), *args)
-        for model in MODELS
-    ]
+    how = {"scales": (0.5, 1.7), "scale_draw": "uniform", "resample": "bilinear", "hsv_shift": 0}
+    sets = [AffinityPictures(Folder(tiny), ["c"], 80, 15, tiny / "masks")]
+    for model, recipe in MODELS.items():
+        where = (Folder(tiny), ["c"], 65, 15, tiny / "masks")
+        sets.append(SegmentationPictures(*where, model, replace(recipe.training, **how)))
     for pictures in sets:
         labels = [pictures[epoch, 0]["label"] for epoch in range(8)]
         assert set(np.unique(labels)) == {0, 3, 255}
@@ -255,14 +257,11 @@ def test_labels_are_resized_without_new_values(tiny):
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_losses_and_weights_that_are_not_finite_are_named_with_their_step(bad):
-    losses, net = torch.ones(3, 2), torch.nn.Linear(2, 3)
-    training.check_finite(losses, 7, str)
-    training.check_weights(net, 7)
-    losses[1, 0] = net.bias.data[1] = bad
-    with pytest.raises(InputError, match=r"step 8\b.* p8\."):
-        training.check_finite(losses, 7, lambda step: [f"p{step}"])
+    net = torch.nn.Linear(2, 3)
+    training.check_finite(dict(net.named_parameters()), 7)
+    net.bias.data[1] = bad
     with pytest.raises(InputError, match=r"bias .* step 7\."):
-        training.check_weights(net, 7)
+        training.check_finite(dict(net.named_parameters()), 7)
 
 
 def test_the_last_update_of_a_program_is_looked_at(lines, session, monkeypatch):
@@ -289,16 +288,19 @@ def test_a_class_that_was_not_judged_is_an_empty_cell(lines, session, tmp_path):
     assert 0 <= float(row["iou green"]) <= 1
 
 
-def test_pace_counts_what_this_run_did(monkeypatch):
-    clock = Mock(return_value=1000.0)
-    monkeypatch.setattr(pace.time, "time", clock)
-    monkeypatch.setattr(pace.time, "ctime", lambda seconds: seconds)
-    going = pace.Pace(start=100, total=200, batch_size=4)  # continued at step 100
-    clock.return_value = 1020.0
-    assert going.report(110) == (2.0, 1000 + 2 * 100)  # 40 pictures in 20 s; 100 steps of 2 s
-    clock.return_value = 1030.0
-    assert going.report(120) == (4.0, 1000 + 1.5 * 100)
-    assert going.elapsed() == "00:00:30"
+def test_pace_counts_what_this_run_did(monkeypatch, caplog):
+    going = training.Training.__new__(training.Training)
+    going.start = going.logged = 100  # a continued training
+    going.began = going.logged_at = 1000.0
+    going.total, going.schedule, going.rate = 200, Mock(step_size=4), lambda step, total: 0.1
+    caplog.set_level("INFO")
+    # 40 pictures in 20 s, and 100 steps of 2 s; then 40 pictures in 10 s, and 100 steps of 1.5 s.
+    for now, step, speed, end in ((1020.0, 109, 2.0, 1200.0), (1030.0, 119, 4.0, 1150.0)):
+        going.step = step
+        monkeypatch.setattr(training, "time", Mock(time=lambda: now, ctime=time.ctime))  # noqa: B023
+        going._log({"CLS": 0.5})
+        assert going.row["images_per_second"] == speed
+        assert caplog.messages[-1].endswith(f" imps:{speed} lr: 0.1000 etc:{time.ctime(end)}")
 
 
 def test_curves_have_a_row_for_every_log_line(lines, session):
@@ -325,12 +327,10 @@ def test_curves_of_a_continued_training_are_those_of_a_whole_one(lines, session)
     train_sipe.main(flags)
     whole = curves_of(session)
     final, last = ckpt_of(session, SIPE), ckpt_of(session, SIPE, last=True)
-    # As a run that was killed at step 3, in the middle of a row, with a checkpoint of step 2.
+    # As a run that was killed at step 3, with a checkpoint of step 2.
     final.unlink()
-    checkpoint.save(last, {**checkpoint.load(last), "step": 2})
-    table = session / "curves.csv"
-    rows = table.read_text().splitlines(keepends=True)
-    table.write_text("".join(rows[:4]) + "1")
+    content = checkpoint.load(last)
+    checkpoint.save(last, {**content, "step": 2, "curves": content["curves"][:2]})
     train_sipe.main(flags)
     again = curves_of(session)
     assert [row["step"] for row in again] == [row["step"] for row in whole]

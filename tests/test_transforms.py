@@ -1,5 +1,7 @@
 """Geometry, normalisation and padding of the training window, against plain versions."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.transforms import random_pair, random_scale, random_view, rescale
+from data.loaders import ClassificationPictures
+from data.transforms import random_pair, random_scale, rescale
 from net.inputs import inside, normalise, prepare
 from net.resnet50_SIPE import valid_mask
 from tool.errors import InputError
 
 SIZES, PLACES = st.integers(1, 20), st.floats(0, 1, exclude_max=True)
+
+
+def random_view(image, rng, smallest, largest, size):
+    """Return window and box of a picture to classify."""
+    dataset = Mock(**{"read.return_value": image, "labels.return_value": [0]})
+    item = ClassificationPictures(dataset, ["p"], size, 0, smallest, largest).view(0, rng)
+    return item["window"], item["box"]
 
 
 class Draws:

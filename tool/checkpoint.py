@@ -10,15 +10,16 @@ import pickle
 import re
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from tool.errors import InputError, naming, printable
-from tool.reader import DIGITS, Damaged, check, decoding, file_digest, read_bytes
+from tool.reader import DIGITS, Damaged, check, decoding, read_bytes
 from tool.record import compare_classes
 from tool.writer import write_atomic
 
@@ -36,6 +37,7 @@ COUNTER = ("num_batches_tracked", "n_averaged")
 WEIGHTS = ("weight", "bias", "mean", "var", "gamma", "beta")  # endings of what must be a number
 VARIANCES = ("running_var", "moving_var")  # ends of the names of stored variances
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 SHOWN = 5  # names that a message lists before it says "and N more"
 # What a training of ours writes, and what it continues with.
 BEGUN = {
@@ -45,7 +47,10 @@ BEGUN = {
     "class_names": [str],
     "sources": {str: str},
 }
-OPTIMIZER = {"optimizer": {"state": dict, "param_groups": [{"params": [int]}]}}
+GOES_ON = {
+    "optimizer": {"state": dict, "param_groups": [{"params": [int]}]},
+    "curves": [{str: object}],
+}
 LENGTH = 8  # bytes at the beginning of a safetensors file that say how long its header is
 
 
@@ -68,23 +73,22 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     A path ending ``.safetensors`` gets the tensors of ``net`` under their names, and the other
     entries, which must be plain values then, as JSON in the metadata of the file.
     """
-    if Path(path).suffix != ".safetensors":
-        write_atomic(path, lambda file: _save_torch(dict(content), file))
-        return
+    if Path(path).suffix == ".safetensors":
+        packed = _pack_safetensors(content)
+    else:
+        buffer = io.BytesIO()
+        torch.save(dict(content), buffer)
+        packed = buffer.getbuffer()
+    write_atomic(path, lambda file: file.write(packed))
+
+
+def _pack_safetensors(content: dict[str, Any]) -> bytes:
     tensors = {  # a copy each, because the format has neither strides nor shared memory
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in content["net"].items()
     }
     plain = {name: json.dumps(value) for name, value in content.items() if name != "net"}
-    packed = safetensors.torch.save(tensors, {"format": "pt", **plain})
-    write_atomic(path, lambda file: file.write(packed))
-
-
-def _save_torch(content: dict[str, Any], file: BinaryIO) -> None:
-    try:
-        torch.save(content, file)
-    except RuntimeError as error:  # torch's archive hides why the file could not be written
-        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+    return safetensors.torch.save(tensors, {"format": "pt", **plain})
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -101,7 +105,6 @@ def load(path: str | Path) -> Checkpoint:
     with decoding(path, "Copy it again, or delete it and train again."):
         is_safetensors = packed[LENGTH : LENGTH + 1] == b"{"
         content = _unpack_safetensors(packed) if is_safetensors else _unpack_torch(packed)
-        _check_sizes(content, len(packed))
         if not isinstance(content, dict):
             raise Damaged(f"it holds a {type(content).__name__}, not a dict of tensors")
     return Checkpoint(content, path, hashlib.sha256(packed).hexdigest()[:DIGITS])
@@ -112,16 +115,12 @@ def _unpack_safetensors(packed: bytes) -> dict[str, Any]:
     length = int.from_bytes(packed[:LENGTH], "little")
     metadata = json.loads(packed[LENGTH : LENGTH + length]).get("__metadata__")
     for name, text in (metadata or {}).items():
-        try:
+        with suppress(ValueError):  # what other programs note there may be no JSON
             content.setdefault(name, json.loads(text))
-        except ValueError:  # metadata of other programs
-            content.setdefault(name, text)
     return content
 
 
 def _unpack_torch(packed: bytes) -> Any:
-    if not packed:
-        raise Damaged("it is empty")
     if packed.startswith(b"PK\3\4"):
         _check_archive(packed)
     try:
@@ -140,32 +139,12 @@ def _check_archive(packed: bytes) -> None:
     """Compare a zip archive with its checksums, which ``torch.load`` does not look at."""
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         members = archive.infolist()
-        names = {member.filename.rpartition("/")[2] for member in members}
-        if "constants.pkl" in names:
-            raise InputError("It is a TorchScript program. Save its state_dict() instead.")
-        if "data.pkl" not in names:
-            raise InputError("It is a zip archive and no checkpoint. Unpack it, and give a file.")
         # torch.save stores members as they are; a compressed one could become any size.
-        compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
-        if compressed or sum(member.file_size for member in members) > len(packed):
+        if sum(member.file_size for member in members) > len(packed):
             raise Damaged("its members announce more than the file holds")
         # torch.serialization.set_crc32_options(False) writes no checksums.
         if any(member.CRC for member in members) and (broken := archive.testzip()):
             raise Damaged(f"{broken} differs from its checksum")
-
-
-def _check_sizes(content: Any, size: int) -> None:
-    """Refuse tensors larger than the file of ``size`` bytes, which would be made of repetitions."""
-    todo, seen = [content], set()
-    while todo:
-        value = todo.pop()
-        if isinstance(value, Tensor):
-            announced = value.numel() * value.element_size()
-            if announced > size and value.layout == torch.strided and not value.is_meta:
-                raise Damaged(f"a tensor of shape {tuple(value.shape)} in {size} bytes")
-        elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:
-            seen.add(id(value))
-            todo += value.values() if isinstance(value, dict) else value
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
@@ -174,14 +153,13 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         return state_dict_of(load(path))
 
 
-digest = file_digest  # of a file whose content is not needed
-
-
 def state_dict_of(content: dict[str, Any]) -> dict[str, Tensor]:
     """Return the state dict inside a checkpoint, or the checkpoint if it is one itself.
 
     The first of ``CONTAINERS`` that holds tensors is taken; what stands beside tensors and is none
-    is left out. An InputError says that there is none, or what :func:`check_weights` says.
+    is left out. The names are those that a network has outside DDP, FSDP and torch.compile. An
+    InputError says that there is none, that two names become one and their tensors differ, or what
+    :func:`check_weights` says.
     """
     for _ in range(DEEPEST):
         inner = (content[key] for key in CONTAINERS if _holds_tensors(content.get(key)))
@@ -190,7 +168,11 @@ def state_dict_of(content: dict[str, Any]) -> dict[str, Tensor]:
     if not state or not all(isinstance(name, str) for name in state):
         raise InputError(f"No state dict found; the file has the keys {some(content)}.")
     check_weights(state)
-    return state
+    plain: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if not same_values(plain.setdefault(WRAPPERS.sub("", name), value), value):
+            raise InputError(f"The tensor {printable(name)} is given twice, with different values.")
+    return plain
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -204,118 +186,87 @@ def check_weights(state: dict[str, Tensor]) -> None:
     counters may be whole numbers. An InputError names the tensor that is something else.
     """
     for name, value in state.items():
-        if value.is_meta:
-            reason = "has a shape but no values (meta)"
-        elif value.layout != torch.strided:
-            reason = f"is not dense ({value.layout})"
-        elif value.is_quantized or value.is_complex():
-            reason = f"is {value.dtype}, which has no float32 of the same meaning"
-        elif value.dtype not in FLOATS:
-            if not (value.is_floating_point() or name.endswith(WEIGHTS)):
-                continue
-            reason = f"is {value.dtype}; weights are float16, bfloat16, float32 or float64"
-        elif name.endswith(VARIANCES) and (value == torch.inf).any():
-            # Half precision holds variances up to 65,504; an infinite one switches its channel off.
-            check_weights({name: value[value != torch.inf]})
-            continue
-        elif not value.float().isfinite().all():
-            reason = "holds NaN or infinity, or more than float32 can hold"
-        elif name.endswith(VARIANCES) and (value < 0).any():
-            reason = "holds negative variances"
-        else:
-            continue
-        raise InputError(
-            f"The tensor {printable(name)} {reason}. Save the weights as finite float32, or give "
-            "another file."
-        )
+        if not _is_weight(name, value):
+            raise InputError(
+                f"The tensor {printable(name)} ({value.dtype}, {value.layout}) holds no weights: "
+                "those are dense and finite, float16 to float64, and variances not negative. Save "
+                "them so, or give another file."
+            )
 
 
-def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict under the names that a network has outside DDP, FSDP and torch.compile.
-
-    Where two names become one and their tensors differ, it raises an InputError.
-    """
-    plain: dict[str, Tensor] = {}
-    for name, value in state.items():
-        other = plain.setdefault(WRAPPERS.sub("", name), value)
-        if other is not value and not same_values(other, value):
-            raise InputError(f"The tensor {printable(name)} is given twice, with different values.")
-    return plain
+def _is_weight(name: str, value: Tensor) -> bool:
+    if value.is_meta or value.layout != torch.strided:
+        return False
+    if value.dtype in WHOLE:
+        return not name.endswith(WEIGHTS)
+    # A tensor of repetitions would take more memory than its file.
+    if value.dtype not in FLOATS or value.nbytes > value.untyped_storage().nbytes():
+        return False
+    if name.endswith(VARIANCES):
+        # Half precision holds variances up to 65,504; an infinite one switches its channel off.
+        return bool((value >= 0).all())
+    return bool(value.float().isfinite().all())
 
 
 def same_values(one: Tensor, other: Tensor) -> bool:
     """Return whether two tensors become the same weights."""
+    if one is other:
+        return True
     return one.shape == other.shape and torch.equal(one.float(), other.float())
 
 
-def load_weights(
-    model: nn.Module, state_dict: dict[str, Tensor], source: str | Path | None = None
-) -> None:
+def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     """Copy ``state_dict`` into ``model``, under our names or the published ones.
 
     The released files name the same tensor several times; a model that knows such aliases has a
     method ``canonical_name(name, shape) -> str``, and ``ignored_name(name) -> bool`` for what its
-    file holds beside weights. What data parallel and compiled networks add to names is dropped,
-    batch counters are ignored, and any floating dtype is converted.
+    file holds beside weights. What data parallel and compiled networks add to names is dropped, any
+    floating dtype is converted, and batch counters are taken where they fit.
 
     Raises:
-        InputError: a tensor is missing, left over, of another shape, or two aliases disagree. The
-            message names ``source``, the file of the weights. The model is unchanged then.
+        InputError: a tensor is missing, left over, of another shape, no floating-point numbers, or
+            two aliases disagree. The model is unchanged then.
     """
-    own = {name: value for name, value in model.state_dict().items() if not name.endswith(COUNTER)}
+    own = model.state_dict()
     rename = getattr(model, "canonical_name", lambda name, shape: name)
     ignored = getattr(model, "ignored_name", lambda name: False)
     given: dict[str, Tensor] = {}
-    left_over, contradicting = [], []
+    misfits: dict[str, str] = {}
+    left_over = []
     for published, value in state_dict.items():
-        if published.endswith(COUNTER):
-            continue
         name = published if published in own else WRAPPERS.sub("", published)
         if name not in own and ignored(name):
             continue
         if name not in own:
             name = rename(name, tuple(value.shape))
-        if name not in own:
-            left_over.append(published)
-        elif name in given and not same_values(given[name], value):
-            contradicting.append(published)
-        else:
+        if fits(value, own.get(name)) and same_values(given.get(name, value), value):
             given[name] = value
-
-    missing = [name for name in own if name not in given]
-    misshapen = [
-        f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
-        for name, value in given.items()
-        if value.shape != own[name].shape
-    ]
-    whole_numbers = [
-        f"{name} {value.dtype}"
-        for name, value in given.items()
-        if own[name].is_floating_point() and not value.is_floating_point()
-    ]
+        elif published.endswith(COUNTER):
+            continue
+        elif name in own:
+            form = f"{value.dtype} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+            misfits[name] = f"{published} {form}"
+        else:
+            left_over.append(published)
+    met = given | misfits
+    missing = [name for name in own if name not in met and not name.endswith(COUNTER)]
     faults = {
         "missing": missing,
         "left over": left_over,
-        "of another shape": misshapen,
-        "no floating-point numbers": whole_numbers,
-        "given twice with different values": contradicting,
+        "unfit or contradicting": misfits.values(),
     }
     problems = [f"{what}: {some(names)}" for what, names in faults.items() if names]
     if problems:
-        weights = "These weights" if source is None else f"The weights in {source}"
-        raise InputError(f"{weights} do not fit {type(model).__name__}; {'; '.join(problems)}.")
-    model.load_state_dict(given, strict=False)  # strict is ours above; counters stay
+        name = type(model).__name__
+        raise InputError(f"These weights do not fit {name}; {'; '.join(problems)}.")
+    model.load_state_dict(given, strict=False)  # strict is ours above; counters may be missing
 
 
-def load_counters(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
-    """Load the batch counters of batch normalisations, which :func:`load_weights` leaves out."""
-    own = model.state_dict()
-    counters = {
-        name: value
-        for name, value in state_dict.items()
-        if name.endswith(COUNTER) and name in own and value.shape == own[name].shape
-    }
-    model.load_state_dict(counters, strict=False)
+def fits(value: Tensor, place: Tensor | None) -> bool:
+    """Return whether a tensor of a file may stand in a place of a network, if there is one."""
+    if place is None or value.shape != place.shape:
+        return False
+    return value.is_floating_point() or not place.is_floating_point()
 
 
 def class_names_of(content: Checkpoint) -> list[str] | None:
@@ -325,8 +276,7 @@ def class_names_of(content: Checkpoint) -> list[str] | None:
     """
     with decoding(content.path, "Give another file."):
         check(content, {"class_names?": [str]})
-    names = content.get("class_names")
-    return None if names is None else list(names)
+    return content.get("class_names")
 
 
 def check_classes(content: Checkpoint, class_names: Sequence[str]) -> None:
@@ -340,11 +290,11 @@ def check_classes(content: Checkpoint, class_names: Sequence[str]) -> None:
 def check_begun(content: Checkpoint, program: str, finished: bool = True) -> None:
     """Refuse a checkpoint by an InputError that holds no finite training of a program of ours.
 
-    One that is not ``finished`` holds an optimiser to continue with.
+    One that is not ``finished`` holds an optimiser and curves to continue with.
     """
     remedy = "Move it away, or name another --session_name."
     with decoding(content.path, remedy):
-        check(content, {**BEGUN, "program": {program}} | ({} if finished else OPTIMIZER))
+        check(content, {**BEGUN, "program": {program}} | ({} if finished else GOES_ON))
     with naming(content.path):
         check_weights(content["net"])
 

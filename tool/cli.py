@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose flags can declare that they decide what a program computes.
 
     Files of an earlier run are continued only where all deciding flags agree, see
-    :class:`tool.training.Training` and :class:`tool.record.Outputs`; ``deciding`` holds their names
+    :class:`data.training.Training` and :class:`tool.record.Outputs`; ``deciding`` holds their names
     and conditions. A word with a zero byte, which no path may hold, is refused.
     """
 
@@ -226,10 +226,13 @@ FROM_MAPS = ("infer_list", "allow_pickle", "max_pixels", "visualize", "restart")
 
 
 def add_training_flags(parser: Parser, print_freq: int, save_freq: int) -> None:
-    """Add what every training has; see :class:`tool.training.Training` for the meaning.
+    """Add what every training has; see :class:`data.training.Training` for the meaning.
 
     Rounding adds up over the steps of a training, so ``--channels_last`` decides its result.
     """
+    parser.add_deciding("--train_list", help="list name or file; None is the dataset's own")
+    first = "a file, imagenet, or none; None is what the dataset starts from"
+    parser.add_deciding("--pretrained", "--initial", help=first)
     parser.add_shared("amp", "tf32", "fused", "seed", "restart", "safetensors")
     parser.add_shared("channels_last", decides=True)
     parser.add_shared("print_freq", default=print_freq)

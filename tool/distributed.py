@@ -7,13 +7,13 @@ process does everything, and nothing here does anything. Machines must see the s
 
 What a training computes does not depend on the number of processes: ``--batch_size`` is that of all
 of them together, :func:`rows` says which part of a batch is whose, and since data parallel training
-averages gradients, a process weighs its loss by :func:`weight`.
+averages gradients, a process weighs the mean over its pictures by their share of the batch times
+the number of processes.
 """
 
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from inspect import signature
 from typing import TypeVar
 
 import torch
@@ -86,7 +86,7 @@ def share(items: Sequence[Item]) -> list[Item]:
 
     Share the whole list, not what is left to do of it: processes may see different files.
     """
-    return list(items[rank() :: world_size()])
+    return items[rank() :: world_size()]
 
 
 def check_share(batch_size: int, processes: int) -> None:
@@ -109,14 +109,6 @@ def rows(batch_size: int) -> slice:
     return slice(first, last)
 
 
-def weight(mine: int, all_together: int) -> float:
-    """Return by what a process multiplies the mean over its ``mine`` pictures of ``all_together``.
-
-    The average over processes of the products is the mean over all pictures.
-    """
-    return mine * world_size() / all_together
-
-
 def total(values: Tensor) -> Tensor:
     """Return the sum over all processes, without gradient; ``values`` stay as they are."""
     values = values.detach().clone()
@@ -126,21 +118,18 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def agree(value: int, what: str) -> None:
-    """Check that all processes found the same number.
+def agree(step: int) -> None:
+    """Check that all processes begin at the same step.
 
     Raises:
         InputError: they did not, so their machines do not see the same session folder.
     """
-    if world_size() > 1:
-        start()
-        mine = torch.tensor([value, -value])
-        dist.all_reduce(mine, dist.ReduceOp.MAX)
-        if mine[0] != -mine[1]:
-            raise InputError(
-                f"The processes found different {what}, {-int(mine[1])} to {int(mine[0])}. All "
-                "machines must see the same --session_name and data."
-            )
+    mean = float(total(torch.tensor(step, dtype=torch.float64))) / world_size()
+    if mean != step:
+        raise InputError(
+            f"A process begins at step {step}, and all of them at {mean:g} on average. All "
+            "machines must see the same --session_name."
+        )
 
 
 def parallel(net: nn.Module, device: torch.device, some_unused: bool = False) -> nn.Module:
@@ -152,12 +141,8 @@ def parallel(net: nn.Module, device: torch.device, some_unused: bool = False) ->
     if world_size() == 1:
         return net
     start()
-    # Buffers are stored statistics: equal at the start, and never changed apart.
-    named = signature(DistributedDataParallel).parameters
-    option = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in named)
     return DistributedDataParallel(
         net,
         device_ids=[device.index] if device.type == "cuda" else None,
         find_unused_parameters=some_unused,
-        **{option: False},
     )

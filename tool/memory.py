@@ -1,13 +1,20 @@
 """Memory that does not suffice, said in one sentence."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from tool.errors import InputError
 
-WORDS = ("out of memory", "not enough memory", "allocate memory")  # of torch's plain RuntimeError
+# What messages of PyTorch contain, of the processor's memory and of the GPU's.
+WORDS = "out of memory|not enough memory|allocate memory|cpuallocator|bad_alloc"
+
+
+def is_lack(error: BaseException) -> bool:
+    """Return whether an exception says that the memory does not suffice."""
+    if isinstance(error, RuntimeError):
+        return re.search(WORDS, str(error), re.IGNORECASE) is not None
+    return isinstance(error, MemoryError)
 
 
 @contextmanager
@@ -19,8 +26,7 @@ def enough_memory(what: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(words in str(error) for words in WORDS):
+        if not is_lack(error):
             raise
         raise InputError(
             f"The memory does not suffice for {what}. Lower --max_pixels, or --scales and "

@@ -18,47 +18,40 @@ Nothing in a file is executed. No size that a file announces costs memory before
 compared with the bytes that are left.
 """
 
+import io
 import math
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from tool.reader import Damaged, decoding, read_bytes, regular
 
 BEGINNING = (0x112).to_bytes(16, "little")
-VERSION_1, VERSION_2, VERSION_3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+VERSIONS = (0xF993FAC8, 0xF993FAC9, 0xF993FACA)  # 1, 2 and 3
 ELEMENT_TYPES = ("<f4", "<f8", "<f2")  # by their numbers; 3 and above are whole numbers
-MOST_SIDES = 8
 
 
-class _Content:
-    """The bytes of a file, which are taken from the front."""
+def _take(file: BinaryIO, dtype: str, count: int) -> np.ndarray:
+    """Return the next numbers; fewer bytes than they need are a ValueError of NumPy's."""
+    return np.frombuffer(file.read(np.dtype(dtype).itemsize * count), dtype, count)
 
-    def __init__(self, content: bytes) -> None:
-        self.content, self.place = content, len(BEGINNING)
 
-    def take(self, dtype: str, count: int) -> np.ndarray:
-        """Return the next numbers; fewer bytes than they need are a ValueError of NumPy's."""
-        values = np.frombuffer(self.content, dtype, count, self.place)
-        self.place += values.nbytes
-        return values
+def _number(file: BinaryIO, dtype: str) -> int:
+    return int(_take(file, dtype, 1)[0])
 
-    def number(self, dtype: str) -> int:
-        return int(self.take(dtype, 1)[0])
 
-    def array(self) -> np.ndarray:
-        ndim, side = self.number("<u4"), "<u4"
-        if ndim in (VERSION_1, VERSION_2, VERSION_3):
-            if ndim != VERSION_1 and self.number("<u4"):
-                raise Damaged("a sparse array")
-            ndim, side = self.number("<u4"), "<u8"
-        if not 1 <= ndim <= MOST_SIDES:
-            raise Damaged(f"an array of {ndim} dimensions")
-        shape = self.take(side, ndim).tolist()
-        _, _, code = self.take("<u4", 3)  # the first two are the device that it was saved from
-        if not math.prod(shape) or code >= len(ELEMENT_TYPES):
-            raise Damaged(f"an array of shape {shape} and element type {code}")
-        return self.take(ELEMENT_TYPES[code], math.prod(shape)).reshape(shape).copy()
+def _array(file: BinaryIO) -> np.ndarray:
+    ndim, side = _number(file, "<u4"), "<u4"
+    if ndim in VERSIONS:
+        if ndim != VERSIONS[0] and _number(file, "<u4"):
+            raise Damaged("a sparse array")
+        ndim, side = _number(file, "<u4"), "<u8"
+    shape = _take(file, side, ndim).tolist()
+    _, _, code = _take(file, "<u4", 3)  # the first two are the device that it was saved from
+    if not shape or not math.prod(shape) or code >= len(ELEMENT_TYPES):
+        raise Damaged(f"an array of shape {shape} and element type {code}")
+    return _take(file, ELEMENT_TYPES[code], math.prod(shape)).reshape(shape).copy()
 
 
 def is_params(path: str | Path) -> bool:
@@ -76,13 +69,14 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
     """
     packed = read_bytes(path, largest=None)
     with decoding(path, "Download it again."):
-        content = _Content(packed)
-        arrays = [content.array() for _ in range(content.number("<u8"))]
+        file = io.BytesIO(packed)
+        file.seek(len(BEGINNING))
+        arrays = [_array(file) for _ in range(_number(file, "<u8"))]
         names = [
-            content.take("u1", content.number("<u8")).tobytes().decode()
-            for _ in range(content.number("<u8"))
+            _take(file, "u1", _number(file, "<u8")).tobytes().decode()
+            for _ in range(_number(file, "<u8"))
         ]
         named = dict(zip(names, arrays, strict=True))
-        if len(named) != len(arrays) or content.place != len(packed):
+        if len(named) != len(arrays) or file.read(1):
             raise Damaged("names twice, or bytes behind the last of them")
     return named

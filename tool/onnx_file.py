@@ -18,15 +18,12 @@ INPUT, OUTPUT = "picture", "logits"
 log = logging.getLogger(__name__)
 
 
-class _WholeNetwork(nn.Module):
+class _WholeNetwork(nn.Sequential):
     """Logits (1, C, H, W) of RGB in 0..255, (1, 3, H, W): with normalisation and resizing."""
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
     def forward(self, picture: Tensor) -> Tensor:
-        return self.net.predict(self.net.prepare(picture)).float()
+        (net,) = self
+        return net.predict(net.prepare(picture)).float()
 
 
 def write_onnx(path: Path, net: nn.Module, size: tuple[int, int], class_names: list[str]) -> None:
@@ -62,12 +59,12 @@ def write_onnx(path: Path, net: nn.Module, size: tuple[int, int], class_names: l
     entry.key, entry.value = "class_names", json.dumps(class_names)
     content = model.SerializeToString()
     write_own(path, lambda file: file.write(content))
+    log.info("%s written", path)
     try:
         import onnxruntime
     except ImportError:
-        log.info("%s written; without onnxruntime it was not compared with PyTorch", path)
         return
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (found,) = session.run([OUTPUT], {INPUT: picture.numpy()})
     difference = np.abs(found - expected).max() / np.abs(expected).max()
-    log.info("%s written; logits differ from PyTorch's by %.1e of the largest", path, difference)
+    log.info("logits differ from PyTorch's by %.1e of the largest", difference)

@@ -77,12 +77,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     """
     own = optimizer.state_dict()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    held = [(place, v) for place, values in state["state"].items() for v in values.values()]
     places = [[group["params"] for group in one["param_groups"]] for one in (own, state)]
+    held = [(place, v) for place, values in state["state"].items() for v in values.values()]
     # Momenta have the shape of their parameter, and AdamW's step is one number.
-    fits = places[0] == places[1] and all(v.shape in ((), parameters[n].shape) for n, v in held)
-    if not fits:
-        raise InputError("Its optimizer is that of another network. --restart begins anew.")
-    if not all(value.isfinite().all() for _, value in held):
-        raise InputError("The momenta of its optimizer are NaN or infinite. --restart begins anew.")
+    fits = (v.shape in ((), parameters[n].shape) and v.isfinite().all() for n, v in held)
+    if places[0] != places[1] or not all(fits):
+        raise InputError(
+            "Its optimizer is of another network, or not finite. --restart begins anew."
+        )
     optimizer.load_state_dict({**own, "state": state["state"]})

@@ -16,12 +16,6 @@ Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 
 
-def tell_reduced(number: int, max_pixels: int) -> None:
-    """Say how many pictures were reduced, if any."""
-    if number:
-        log.info("%d pictures of more than %d pixels were reduced first", number, max_pixels)
-
-
 def progress(items: Iterable[Item], total: int, what: str, weigh=lambda item: 1) -> Iterator[Item]:
     """Yield ``items`` and show how many of ``total`` are done, the rate and the time left.
 
@@ -34,21 +28,14 @@ def progress(items: Iterable[Item], total: int, what: str, weigh=lambda item: 1)
         return
     if distributed.world_size() > 1:
         what = f"{what}, process 1 of {distributed.world_size()}"
-    if sys.stderr.isatty():
-        with tqdm(total=total, desc=what, unit="pic", dynamic_ncols=True) as bar:
-            for item in items:
-                yield item
-                bar.update(weigh(item))
-        return
     start = shown = time.monotonic()
-    done = 0
-    for item in items:
-        yield item
-        done += weigh(item)
-        now = time.monotonic()
-        if now - shown >= SECONDS_BETWEEN_LINES or done == total:
-            shown = now
-            rate = done / max(now - start, 1e-6)
-            left = tqdm.format_interval((total - done) / rate)
-            pace = f"{rate:.1f} a second" if rate >= 1 else f"{1 / rate:.1f} s each"
-            log.info("%s: %d/%d, %s, %s left", what, done, total, pace, left)
+    done, silent = 0, not sys.stderr.isatty()
+    with tqdm(total=total, desc=what, unit="pic", dynamic_ncols=True, disable=silent) as bar:
+        for item in items:
+            yield item
+            done += weigh(item)
+            bar.update(weigh(item))
+            now = time.monotonic()
+            if silent and (now - shown >= SECONDS_BETWEEN_LINES or done == total):
+                shown = now
+                log.info(tqdm.format_meter(done, total, now - start, 0, what, unit="pic"))

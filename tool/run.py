@@ -4,6 +4,7 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
@@ -13,27 +14,27 @@ from pathlib import Path
 
 from tool import distributed
 from tool.errors import InputError
+from tool.memory import is_lack
 
-# What PyTorch's messages contain when the machine lacks something: words, and the sentence.
+SHARED_MEMORY = (
+    "The shared memory (/dev/shm) is too small for the processes that read pictures. Give "
+    "--num_workers 0, or start the container with a larger one: docker run --shm-size=8g (or "
+    "--ipc=host)."
+)
+MEMORY = (
+    "The memory does not suffice. Take a smaller batch or window, fewer or smaller --scales, or "
+    "reduce large pictures."
+)
+# What PyTorch's messages contain when the machine lacks something, and the sentence.
 LACKS = (
+    ("bus error|shared memory|/dev/shm|unable to mmap|shm_open|torch_shm", SHARED_MEMORY),
     (
-        ("bus error", "shared memory", "/dev/shm", "unable to mmap", "shm_open", "torch_shm"),
-        "The shared memory (/dev/shm) is too small for the processes that read pictures. Give "
-        "--num_workers 0, or start the container with a larger one: docker run --shm-size=8g "
-        "(or --ipc=host).",
-    ),
-    (
-        ("dataloader worker",),
+        "dataloader worker",
         "A process that reads pictures was killed, for lack of memory perhaps. The same command "
         "continues; give it fewer processes with --num_workers.",
     ),
     (
-        ("can't allocate memory", "out of memory", "defaultcpuallocator", "bad_alloc"),
-        "The memory does not suffice. Take a smaller batch or window, fewer or smaller --scales, "
-        "or reduce large pictures.",
-    ),
-    (
-        ("connection closed by peer", "connection reset by peer", "broken pipe", "socketerror"),
+        "connection (closed|reset) by peer|broken pipe|socketerror",
         "Another process of this run has ended; it says why.",
     ),
 )
@@ -42,19 +43,18 @@ log = logging.getLogger(__name__)
 
 
 def sentence_of(error: BaseException) -> str | None:
-    """Return what to tell a user about an error that is no fault of the program, else None."""
+    """Return a sentence about an error that is no fault of the program, else None."""
     if isinstance(error, InputError):
         # A DataLoader worker hands over its whole traceback; the sentence stands at its end.
         return str(error).rsplit("InputError: ", 1)[-1].strip()
-    if isinstance(error, MemoryError):
-        return LACKS[2][1]
     if isinstance(error, RuntimeError):
-        text = str(error).lower()
         for words, sentence in LACKS:
-            if any(word in text for word in words):
+            if re.search(words, str(error), re.IGNORECASE):
                 return sentence
+    if is_lack(error):
+        return MEMORY
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and _in_multiprocessing(error):
-        return LACKS[0][1]
+        return SHARED_MEMORY
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}. Nothing that was finished is lost."

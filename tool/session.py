@@ -1,14 +1,12 @@
 """The session folder: the log, the settings, and where things lie."""
 
 import argparse
-import errno
 import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from logging.handlers import MemoryHandler
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,6 @@ from tool.writer import clear_unfinished, write_json
 
 MARKS = ("args.json", ".digests.json", "seconds.txt", "value_range.json")  # of a session
 
-EARLY = 100_000  # records of the log that wait for a command to be accepted
-
 log = logging.getLogger(__name__)
 
 
@@ -33,11 +29,9 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         sender = "" if distributed.is_main() else f"[process {distributed.rank()}] "
-        text = sender + self.format(record)
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         # Where nobody reads any more, or the disk of a redirection is full, the log file goes on.
         with suppress(OSError):
-            tqdm.write(text.encode(encoding, "replace").decode(encoding))
+            tqdm.write(sender + self.format(record))
 
 
 class _LogFile(logging.FileHandler):
@@ -57,7 +51,7 @@ class Session:
     """One run's folder, ``<session>/``, a name (a folder in the working directory) or a path.
 
     A program calls :meth:`accept` once it has refused nothing. Only then its settings come into
-    ``args.json``, and what it said so far into the log: a refused command changes nothing.
+    ``args.json``: a refused command changes nothing, and its sentence is in the log.
 
     Args:
         name: of the folder, made on demand.
@@ -71,27 +65,20 @@ class Session:
     def __init__(self, name: str | Path, program: str, args: argparse.Namespace) -> None:
         self.path, self.program, self.args = Path(name), program, args
         self.file = self.path / "args.json"
-        self._early = MemoryHandler(EARLY, flushLevel=logging.CRITICAL + 1)
+        self.log_file = self.path / f"{self.path.resolve().name}.log"
         self.notes: list[Callable[[], None]] = []  # write what else is to be known of the session
         if distributed.is_main():
             self._check_owner()
-        with self._writing():
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.path, os.W_OK):
-                raise OSError(errno.EROFS, "Read-only folder")
-        self._start_log()
-        if distributed.is_main():
-            log.info("%s -> %s", program, self.path)
-            log.debug("settings: %s", self._settings())
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
         try:
-            yield
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._start_log()
         except OSError as error:
             raise InputError(
                 f"--session_name {self.path}: nothing can be written there ({error.strerror})."
             ) from error
+        if distributed.is_main():
+            log.info("%s -> %s", program, self.path)
+            log.debug("settings: %s", self._settings())
 
     def accept(self, **found: Any) -> None:
         """Write the settings of the program, as they are now, into ``args.json``.
@@ -100,7 +87,6 @@ class Session:
         """
         if not distributed.is_main():  # the first process writes for all
             return
-        self.open_log()
         versions = {"python": platform.python_version()}
         versions |= {"torch": torch.__version__, "numpy": np.__version__}
         settings = self._settings(**found, versions=versions)
@@ -109,9 +95,9 @@ class Session:
             note()
         write_json(self.file, {**self._noted(), self.program: settings})
 
-    def checkpoint(self, name: str, required: bool = True) -> Path:
+    def checkpoint(self, name: str) -> Path:
         """Return what :func:`find_checkpoint` finds in this session."""
-        return find_checkpoint(self.path, name, required)
+        return find_checkpoint(self.path, name)
 
     def _settings(self, **found: Any) -> dict[str, Any]:
         values = {**vars(self.args), **found}
@@ -123,7 +109,7 @@ class Session:
     def _check_owner(self) -> None:
         """Refuse a folder of files that has nothing by which a session is known."""
         self._noted()  # a damaged one is refused now
-        known = any((self.path / name).exists() for name in (*MARKS, self._log_name()))
+        known = any((self.path / name).exists() for name in (*MARKS, self.log_file.name))
         if known or not self.path.is_dir():
             return
         others = [p.name for p in self.path.iterdir() if p.is_file() and p.name[0] != "."]
@@ -133,13 +119,10 @@ class Session:
                 f"{min(others)}, but no args.json of a session. Name another one."
             )
 
-    def _log_name(self) -> str:
-        return f"{self.path.resolve().name}.log"
-
     def _start_log(self) -> None:
         root = logging.getLogger()
         for handler in root.handlers[:]:
-            if isinstance(handler, (_Console, logging.FileHandler, MemoryHandler)):
+            if isinstance(handler, (_Console, _LogFile)):
                 root.removeHandler(handler)
                 handler.close()
         console = _Console()
@@ -149,39 +132,23 @@ class Session:
             logging.getLogger(package).setLevel(logging.DEBUG)
         root.addHandler(console)
         if distributed.is_main():
-            path = self.path / self._log_name()
-            if path.exists() and not path.is_dir():
-                regular(path)  # a pipe would be waited for
-            root.addHandler(self._early)
+            if self.log_file.exists() and not self.log_file.is_dir():
+                regular(self.log_file)  # a pipe would be waited for
+            # Every record is flushed, so the file is complete at any moment.
+            root.addHandler(_LogFile(self.log_file, encoding="utf-8", errors="backslashreplace"))
         logging.captureWarnings(True)
 
-    def open_log(self) -> None:
-        """Write into the log from now on, beginning with what was said before."""
-        root = logging.getLogger()
-        if self._early not in root.handlers:  # it is open, or another process writes it
-            return
-        root.removeHandler(self._early)
-        # Every record is flushed, so the file is complete at any moment.
-        with self._writing():
-            path = self.path / self._log_name()
-            file = _LogFile(path, encoding="utf-8", errors="backslashreplace")
-        self._early.setTarget(file)
-        self._early.close()
-        root.addHandler(file)
 
-
-def find_checkpoint(session: Path, name: str, required: bool = True) -> Path:
+def find_checkpoint(session: Path, name: str) -> Path:
     """Return the file that a ``--ckpt`` flag names: one in <session>/ckpt before any other path.
 
     Raises:
-        InputError: there is neither, and it is required.
+        InputError: there is neither.
     """
     places = (session / "ckpt" / name, Path(name))
     for place in places:
         if os.path.isfile(place):
             return place
-    if required:
-        raise InputError(
-            f"There is no checkpoint {name}, and no {places[0]}. Train first, or give another path."
-        )
-    return places[0]
+    raise InputError(
+        f"There is no checkpoint {name}, and no {places[0]}. Train first, or give another path."
+    )

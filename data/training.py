@@ -1,0 +1,313 @@
+"""A training that may be killed at any moment and continues when its command is run again.
+
+A trainer keeps its data, network and loss, and asks for the rest in this order::
+
+    training = Training(args, "train_irn", "irn", views, flag, batch_size, epochs)
+    if training.is_finished:
+        return
+    model = training.begin(net, groups, rate)
+    for step, batch in training.steps():
+        ...                              # compute gradients
+        training.update({"pos": ..., "neg": ...})
+    training.finish()
+
+The table ``<session>/curves.csv`` (``curves_irn.csv``, ``curves_seg_<model>.csv``) has a row for
+every log line: ``step`` (from 0) and ``total`` steps, the mean of each loss since the row before by
+its name, ``learning_rate``, ``images_per_second``, and of validations ``miou`` and ``iou <class>``
+(fractions; empty where the step was not validated or a class did not occur). What a continued
+training computes anew stands there once.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from data.base import Dataset
+from data.loaders import RandomViews, Schedule, training_loader
+from data.steps import open_session
+from tool import checkpoint, cli, distributed
+from tool.errors import InputError, naming
+from tool.optimizer import OPTIMIZERS, load_optimizer, make_optimizer, set_learning_rate
+from tool.reader import read_table, text_digest
+from tool.record import Digests, first_change
+from tool.writer import claim, clear_unfinished, write_atomic, write_table, writing
+
+log = logging.getLogger(__name__)
+
+
+class Training:
+    """One training in a session: what it began with, its loop, and what it writes.
+
+    Args:
+        args: settings of the trainer; ``train_list`` and ``pretrained`` become the dataset's own
+            where they are None. An earlier run must have had the same deciding ones, the same
+            classes, and the same content of all that is learnt from, wherever it lies.
+        program: name of the trainer.
+        name: of the files, ``ckpt/<name>.pth``, ``ckpt/<name>_last.pth``, ``runs_<name>/``;
+            without it ``ckpt/final.pth``, ``ckpt/last.pth`` and ``runs/``.
+        views: makes the pictures to learn from, of a dataset and a list.
+        flag: that says how many pictures a step takes, with its value.
+        batch_size, epochs, parts, total: see :class:`data.loaders.Schedule`.
+
+    Attributes:
+        dataset, pictures: what is learnt from.
+        device: of this process.
+        begun: the checkpoint to continue from; None where there is none.
+        is_finished: there is nothing left to train.
+        about: what the checkpoints note besides; a trainer adds what it wants.
+        total: steps.
+
+    Raises:
+        InputError: pictures or labels are missing, an earlier run in the session was another, or
+            its files are not what this program wrote.
+    """
+
+    def __init__(
+        self,
+        args: cli.Settings,
+        program: str,
+        name: str,
+        views: Callable[[Dataset, list[str]], RandomViews],
+        flag: str,
+        batch_size: int,
+        epochs: int | None = None,
+        parts: int = 1,
+        total: int | None = None,
+    ) -> None:
+        self.args = args
+        self.session, self.device, self.dataset = open_session(args, program)
+        args.train_list = args.train_list or self.dataset.train_list
+        args.pretrained = args.pretrained or self.dataset.pretrained
+        ids = self.dataset.training_ids(args.train_list, batch_size * parts, flag)
+        self.pictures = views(self.dataset, ids)
+        path, ending = self.session.path, f"_{name}" if name else ""
+        self.final = path / "ckpt" / f"{name or 'final'}.pth"
+        self.last = self.final.with_name(f"{name}_last.pth" if name else "last.pth")
+        self.files = [self.final, self.last, self.final.with_suffix(".safetensors")]
+        self.board_folder, self.curves = path / f"runs{ending}", path / f"curves{ending}.csv"
+        self.about: dict[str, Any] = {
+            "program": program,
+            "settings": cli.deciding(args),
+            "class_names": list(self.dataset.all_names),
+            "input": self.dataset.reading,
+        }
+        if distributed.is_main():  # it reads everything, and alone compares and writes
+            self.about["sources"] = self._sources()
+        self.begun = self._find_begun()
+        self.start, self.rows = 0, []  # of the table of curves
+        self.is_finished = self.begun is not None and self.begun.path == self.final
+        if self.is_finished:
+            log.info("%s is finished; --restart trains it anew", self.final)
+            self._write_safetensors(self.begun)
+        elif self.begun:
+            self.start, self.rows = self.begun["step"], self.begun["curves"]
+        self.schedule = Schedule(
+            len(ids), batch_size, epochs, args.seed, self.start, parts=parts, total=total
+        )
+        self.total = self.schedule.total
+
+    def _sources(self) -> dict[str, str]:
+        """Return a digest of everything that the training learns from, by name."""
+        pictures, pretrained = self.pictures, self.args.pretrained
+        digests = Digests(self.session.path)
+        labels = "" if pictures.labels is None else pictures.labels.tobytes().hex()
+        if os.path.isfile(pretrained):
+            pretrained = digests.together([Path(pretrained)])
+        return {
+            "train_list": f"{len(pictures)} pictures, {text_digest(*pictures.ids, labels)}",
+            "pictures": digests.together([self.dataset.image_path(i) for i in pictures.ids]),
+            "pretrained": str(pretrained),
+            "label_dir": digests.together(pictures.label_files),
+        }
+
+    def _find_begun(self) -> checkpoint.Checkpoint | None:
+        if self.args.restart:  # it deletes nothing that another program wrote
+            for path in filter(Path.exists, self.files):
+                checkpoint.check_begun(checkpoint.load(path), self.about["program"])
+            return None
+        path = self.final if self.final.exists() else self.last
+        if not path.exists():
+            return None
+        begun = checkpoint.load(path)
+        checkpoint.check_begun(begun, self.about["program"], finished=path == self.final)
+        checkpoint.check_classes(begun, self.about["class_names"])
+        if not distributed.is_main():
+            return begun
+        noted = {**begun["settings"], **begun["sources"]}
+        now = {**self.about["settings"], **self.about["sources"]}
+        name = first_change(noted, now)
+        if name:
+            raise InputError(
+                f"{begun.path} was trained with {name} {noted.get(name)}, not {now[name]}. Give "
+                "that, or another --session_name, or --restart to overwrite it."
+            )
+        return begun
+
+    def begin(
+        self,
+        net: nn.Module,
+        groups: list[dict[str, Any]],
+        rate: Callable[[int, int], float],
+        some_unused: bool = False,
+    ) -> nn.Module:
+        """Take up an earlier run where it stopped, or clear the ground; all processes meet here.
+
+        Only now something is written, after the program has refused nothing.
+
+        Args:
+            net: in training mode, with the weights of ``begun`` if there is one; ``config`` holds
+                the arguments that make it again. It is moved to the device.
+            groups: of its parameters, for the optimiser.
+            rate: the learning rate of a step of so many.
+            some_unused: parameters may have no gradient in a step.
+
+        Returns:
+            What to call in training: the network, or its data parallel wrapper.
+
+        Raises:
+            InputError: processes found different steps, the checkpoint does not fit, or another
+                process is training the same.
+        """
+        args = self.args
+        self.net, self.rate = cli.place(net, self.device, args.channels_last), rate
+        kind = getattr(args, "optimizer", OPTIMIZERS[0])
+        self.optimizer = make_optimizer(groups, args.momentum, self.device, args.fused, kind)
+        self.about["config"] = net.config
+        if self.begun:
+            with naming(self.begun.path):
+                load_optimizer(self.optimizer, self.begun["optimizer"])
+            log.info("continuing %s at step %d", self.last, self.start)
+        distributed.agree(self.start)
+        if distributed.is_main():
+            lock = self.final.with_name(f".{self.final.stem}.lock")
+            self.lock = claim(lock, f"training {self.final}")
+            if self.curves.exists():  # without these columns it is no table of a training
+                read_table(self.curves, "Move it away.", ("step", "total"))
+            for path in self.files:
+                clear_unfinished(path.parent, path.name)
+                if args.restart:  # an interrupted restart would look finished
+                    path.unlink(missing_ok=True)
+            self.session.accept(**self.about.get("record", {}))
+            with writing(self.board_folder):
+                self.board = SummaryWriter(self.board_folder, purge_step=self.start)
+        torch.backends.cudnn.benchmark = True  # every batch has the same size
+        return distributed.parallel(net, self.device, some_unused)
+
+    def steps(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yield the number and the batch of every step that is left, without gradients.
+
+        Raises:
+            InputError: a loss or a weight is NaN or infinite.
+        """
+        args = self.args
+        self.losses: list[Tensor] = []
+        self.logged = self.start
+        self.began = self.logged_at = time.time()
+        sizes = f"{self.schedule.step_size}, {len(self.pictures)} pictures"
+        log.info("%d steps of %s", self.total, sizes)
+        loader = training_loader(self.pictures, self.schedule, args.num_workers)
+        for step, batch in enumerate(loader, self.start):
+            self.step, self.row = step, {}
+            self.is_due = step % args.print_freq == 0
+            set_learning_rate(self.optimizer, self.rate(step, self.total))
+            self.optimizer.zero_grad()
+            yield step, batch
+            if self.row and distributed.is_main():
+                self._write_row()
+            saves = (step + 1) % args.save_freq == 0 or step + 1 == self.total
+            if saves and distributed.is_main():
+                check_finite(dict(self.net.named_parameters()), step)
+                now = {"net": self.net.state_dict(), "step": step + 1, "curves": self.rows}
+                now["optimizer"] = self.optimizer.state_dict()
+                checkpoint.save(self.last, {**self.about, **now})
+
+    def update(self, losses: dict[str, Tensor], due: bool = False) -> None:
+        """Update the weights by their gradients, and log the mean losses where a line is due.
+
+        Args:
+            losses: of the step, scalars by name; the sums over processes are those of the batch.
+            due: log a line whether or not its time has come.
+
+        Raises:
+            InputError: a loss since the last line is NaN or infinite.
+        """
+        self.optimizer.step()
+        self.losses.append(torch.stack([loss.detach() for loss in losses.values()]))
+        if self.is_due or due:
+            together = distributed.total(torch.stack(self.losses))  # (steps, n)
+            self.losses = []
+            check_finite(dict(zip(losses, together.T, strict=True)), self.step)
+            self._log(dict(zip(losses, together.mean(0).tolist(), strict=True)))
+
+    def _log(self, means: dict[str, float]) -> None:
+        done, now, rate = self.step + 1, time.time(), self.rate(self.step, self.total)
+        speed = (done - self.logged) * self.schedule.step_size / (now - self.logged_at)
+        each = (now - self.began) / (done - self.start)
+        end = time.ctime(now + each * (self.total - done))
+        self.logged, self.logged_at = done, now
+        written = " ".join(f"loss{name}:{mean:.4f}" for name, mean in means.items())
+        where = f"step:{self.step:5d}/{self.total:5d}"
+        log.info("%s %s imps:%.1f lr: %.4f etc:%s", where, written, speed, rate, end)
+        pace = {"learning_rate": rate, "images_per_second": speed}
+        self.row = {"step": self.step, "total": self.total, **means, **pace}
+
+    def note_validation(self, miou: float, iou: Mapping[str, float]) -> None:
+        """Take mIoU and the classes' IoU, fractions, in a step that has a log line."""
+        log.info("validation step:%5d miou: %.4f", self.step, miou)
+        self.row["miou"] = float(miou)
+        for name, value in iou.items():
+            log.info("  iou %s: %.4f", name, value)
+            self.row[f"iou {name}"] = "" if np.isnan(value) else value
+
+    def _write_row(self) -> None:
+        """Write the row of the step into the table and into TensorBoard."""
+        self.rows.append(self.row)
+        columns = dict.fromkeys(name for row in self.rows for name in row)
+        cells = [[row.get(name, "") for name in columns] for row in self.rows]
+        write_table(self.curves, [list(columns), *cells], write_atomic)
+        with writing(self.board_folder):
+            for name, value in self.row.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(name, value, self.step)
+
+    def finish(self) -> None:
+        """Write the weights."""
+        if distributed.is_main():
+            self.board.close()
+            changed = first_change(self.about["sources"], self._sources())
+            if changed:
+                raise InputError(
+                    f"The {changed} changed while {self.final} was being trained. Train it anew "
+                    "with --restart."
+                )
+            content = {**self.about, "net": self.net.state_dict(), "step": self.total}
+            checkpoint.save(self.final, content)
+            self._write_safetensors(content)
+            self.lock.close()
+        log.info("%s written", self.final)
+
+    def _write_safetensors(self, content: Mapping[str, Any]) -> None:
+        if self.args.safetensors and distributed.is_main():
+            checkpoint.save(self.final.with_suffix(".safetensors"), content)
+
+
+def check_finite(values: Mapping[str, Tensor], step: int) -> None:
+    """Stop a training that has diverged, before anything is written.
+
+    Raises:
+        InputError: one of the ``values``, losses or weights by name, is NaN or infinite.
+    """
+    for name, value in values.items():
+        if not value.isfinite().all():
+            raise InputError(
+                f"{name} became NaN or infinite at step {step}. The last checkpoint stays; train "
+                "again with a lower --lr (--restart begins anew)."
+            )
