@@ -15,6 +15,7 @@ TITLES = {
     "loss_gsc": "general-specific consistency loss",
     "miou": "mIoU in validation (%)",
 }
+UNITS = {"miou": 100}  # what fractions are multiplied with
 COLOURS = ("#8a929b", "#2f7de1")  # theirs and ours; both show on white and on black
 INK = "#7c858e"
 LOOK = {
@@ -46,11 +47,10 @@ def draw(runs: dict[str, Curves], names: list[str], height: float = 4) -> Figure
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for (label, run), colour in zip(runs.items(), COLOURS[-len(runs) :], strict=True):
             curve = run.of(name)
-            values = np.array([*curve.values()]) * (100 if name == "miou" else 1)
+            values = np.array([*curve.values()]) * UNITS.get(name, 1)
             few = len(values) < FEW
-            shown, marker = (values, "o") if few else (smooth(values), "")
-            axes.plot([*curve], values, color=colour, alpha=0.3, linewidth=0.8)
-            axes.plot([*curve], shown, color=colour, marker=marker, label=label)
+            axes.plot([*curve], values, "o" if few else "-", color=colour, alpha=0.3, linewidth=0.8)
+            axes.plot([*curve], values if few else smooth(values), color=colour, label=label)
         axes.set_title(TITLES.get(name, name), parse_math=False)
         axes.set(xlabel="step", yscale="linear" if name == "miou" else "log")
         axes.grid(alpha=0.3)

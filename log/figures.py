@@ -38,7 +38,7 @@ MADE = {  # the kind of what was made with a --refine or --model
     "deeplabv2_resnet101": "seg",
     "deeplabv1_resnet38": "seg_v1",
 }
-FIRST = ("pseudo_label", "crf_label", "seg_deeplabv2_resnet101", "seg_deeplabv1_resnet38")
+USUAL = (PLAIN, "cam", "pseudo_label", "seg_deeplabv2_resnet101", "seg_deeplabv1_resnet38")
 ABOUT = ("dataset", "list", "images")  # decide whether two figures can be compared
 TEXTS = ("dataset?", "dataset_root?", "negative_class?")
 SETTINGS = {str: {**dict.fromkeys(TEXTS, str), "versions?": {str: str}}}
@@ -47,20 +47,14 @@ REMEDY = "Delete it, and run the steps again."
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
     """Return in words what is not as expected; nothing where all is."""
-    pairs = {name: (found.get(name, "unknown"), value) for name, value in expected.items()}
-    other = (f"{name} {one}, not {value}" for name, (one, value) in pairs.items() if one != value)
-    return "; ".join(other)
-
-
-def about(result: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a result decides whether another figure can stand beside it."""
-    return {name: result[name] for name in ABOUT} | {"list": Path(result["list"]).stem}
+    pairs = ((name, found.get(name, "unknown"), value) for name, value in expected.items())
+    return "; ".join(f"{name} {one}, not {other}" for name, one, other in pairs if one != other)
 
 
 class Figure(NamedTuple):
     """A row of the table."""
 
-    name: str  # the kind, one of TITLES, and the folder of a further one
+    name: str  # the kind, one of TITLES, and the folder where that is not the usual one
     title: str  # likewise, for readers
     miou: float | None  # in percent
     goals: list[float]  # published or recorded, in percent, that may stand beside it
@@ -139,51 +133,47 @@ class Run:
         Raises:
             InputError: an evaluation does not know one of the classes.
         """
-        by_kind: dict[str, list] = {kind: [] for kind in TITLES}
-        for name in sorted(self.results, key=lambda name: (name not in FIRST, name)):
-            kind = "cam_ipe" if name == PLAIN else kind_of(self.results[name])
-            by_kind[kind].append(self.results[name])
+        by_kind: dict[str, dict] = {kind: {} for kind in TITLES}
+        for name, result in self.results.items():
+            by_kind[kind_of(name, result)][name] = result
         maps = self.results.get(PLAIN) or self.results.get("cam", {})
-        by_kind["cam"] = [maps] if "cam" in maps else []
+        if "cam" in maps:
+            by_kind["cam"][PLAIN] = maps
         labels = "crf" if by_kind["crf"] else "irn"
         for kind in ("cam", "is_cam", labels, "seg"):
-            by_kind[kind] = by_kind[kind] or [None]
+            by_kind[kind] = by_kind[kind] or {PLAIN: None}
         for kind, results in by_kind.items():
-            goals, of = self.goals_of(kind)
-            for place, result in enumerate(results):
-                further = place or kind == "labels"
-                where = f" in {Path(result['source']).name}" if further else ""
+            for name, result in results.items():
+                where = "" if name in USUAL else f" in {Path(result['source']).name}"
+                goals, note = self.goals_of(kind, result)
                 miou = self._mean(kind, result)
-                note = self._note(kind, result, goals, of)
-                beside = [] if note else goals
-                yield Figure(kind + where, TITLES[kind] + where, miou, beside, note, result)
+                yield Figure(kind + where, TITLES[kind] + where, miou, goals, note, result)
 
-    def goals_of(self, kind: str) -> tuple[list[float], dict[str, Any]]:
+    def goals_of(self, kind: str, result: dict[str, Any] | None) -> tuple[list[float], str]:
         """Return what is published of a kind of figure, or the mean of our runs at half size.
 
-        They are one figure, several or none, in percent, and what they are about. Figures over some
-        classes have none.
+        It is one figure, several or none, in percent. Beside figures over some classes stands none,
+        and beside a result only one of the same list; the text says why there is none.
         """
         if self.classes or not self.beside:
-            return [], {}
+            return [], ""
         dataset, own = self.beside.partition("_")[0], self.beside in curves.OWN
-        pictures = OWN["pictures"] if own else PUBLISHED["pictures"][dataset]
-        judged = "val" if kind in SEGMENTATION else "train"
-        of = {"dataset": dataset, "list": judged, "images": pictures[judged]}
         if own:
             seeds = OWN["miou"].get(kind)
-            return [float(np.mean(seeds))] if seeds else [], of
-        table = PUBLISHED["figures"].get(kind, {})
-        return table.get(self.beside) or table.get(dataset, []), of
-
-    def _note(self, kind: str, result: dict | None, goals: list[float], of: dict[str, Any]) -> str:
-        """Return why goals cannot stand beside a result, nothing where they can."""
+            goals = [float(np.mean(seeds))] if seeds else []
+        else:
+            table = PUBLISHED["figures"].get(kind, {})
+            goals = table.get(self.beside) or table.get(dataset, [])
         if not (goals and result):
-            return ""
-        other = differences(of, about(result))
+            return goals, ""
+        judged = "val" if kind in SEGMENTATION else "train"
+        pictures = OWN["pictures"] if own else PUBLISHED["pictures"][dataset]
+        of = {"dataset": dataset, "list": judged, "images": pictures[judged]}
+        found = {name: result[name] for name in of} | {"list": Path(result["list"]).stem}
+        other = differences(of, found)
         if kind == "cam" and PLAIN not in self.results:
             other = "the classifier without GSC"
-        return other and f"{in_words(goals)} is of {other}"
+        return ([], f"{in_words(goals)} is of {other}") if other else (goals, "")
 
     def _mean(self, kind: str, result: dict[str, Any] | None) -> float | None:
         """Return mIoU in percent, over the classes that are asked for and occur."""
@@ -192,20 +182,19 @@ class Run:
         part = result["cam"] if kind == "cam" else result
         if not self.classes:
             return 100 * part["miou"]
-        known = result["iou"]
-        for name in self.classes:
-            if name not in known:
-                where = f"the evaluation of {result['source']} has no class {name!r}"
-                raise InputError(f"--classes: {where}. Give some of: {', '.join(known)}.")
+        unknown = [name for name in self.classes if name not in result["iou"]]
+        if unknown:
+            where = f"the evaluation of {result['source']} has no class '{unknown[0]}'"
+            raise InputError(f"--classes: {where}. Give some of: {', '.join(result['iou'])}.")
         iou = [part["iou"].get(name) for name in self.classes]
         iou = [100 * value for value in iou if value is not None]
         return float(np.mean(iou)) if iou else None
 
 
-def kind_of(result: dict[str, Any]) -> str:
-    """Return which of TITLES a result is, by what made that which it judges."""
+def kind_of(name: str, result: dict[str, Any]) -> str:
+    """Return which of TITLES a result of a name is, by what made that which it judges."""
     if result["program"] == "eval_cam":
-        return "is_cam"
+        return "cam_ipe" if name == PLAIN else "is_cam"
     settings = result["settings"]
     return MADE.get(str(settings.get("refine") or settings.get("model")), "labels")
 
@@ -228,5 +217,5 @@ def mistakes(result: dict[str, Any]) -> list[tuple[float, str, str]]:
     counts = counts_of(result)[:, :-1]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = list(result["iou"])
-    pairs = [(t, p) for t, p in np.argwhere(shares > 0) if t != p]
-    return sorted(((shares[t, p], names[t], names[p]) for t, p in pairs), reverse=True)[:10]
+    rows = ((shares[t, p], names[t], names[p]) for t, p in np.argwhere(shares) if t != p)
+    return sorted(rows, reverse=True)[:10]

@@ -228,4 +228,4 @@ def test_what_is_no_other_seed_is_not_put_together(file, change, message, seeds)
 def test_labels_are_of_the_program_that_made_them(refine):
     settings = {"program": "make_seg_labels", "refine": refine}
     result = {"program": "eval_seg_labels", "settings": settings}
-    assert figures.kind_of(result) == refine
+    assert figures.kind_of("labels", result) == refine

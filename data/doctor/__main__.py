@@ -22,12 +22,11 @@ from tool.run import run
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, "eval_list")
     parser.prog = "python -m tool.doctor"
     add_dataset_flags(parser)
     flag, count, networks = parser.add_argument, cli.at_least(0), [*MODELS, "none"]
     flag("--train_list", help="list to learn from; None is the dataset's")
-    flag("--eval_list", help="list with masks; None is the dataset's")
     flag("--pretrained", help="initial weights; None are the dataset's")
     flag("--batch_size", type=count, default=16, help="of step 1.1")
     flag("--crop_size", type=count, default=512, help="of step 1.1")
@@ -68,14 +67,15 @@ def checks_of(args: cli.Settings) -> Checks:
         return
     yield "dataset", [("ok", f"{dataset.name} in {dataset.root}")]
     yield "weights", looks.weights(args.pretrained or dataset.pretrained)
-    learned = args.train_list or dataset.train_list
     judged = [args.eval_list or dataset.eval_list]
     if args.model != "none":
         judged.append(dataset.test_list)
-    ids = yield from looks.checks_of(dataset, [learned, *judged], judged, args.all)
-    if ids:
+    learned = args.train_list or dataset.train_list
+    ids = {name: [] for name in (learned, *judged)}
+    yield from looks.checks_of(dataset, ids, judged, args.all)
+    if ids[learned]:
         yield "batches", looks.batches(dataset, learned, batches_of(args), args.processes)
-        yield "disk", looks.disk(dataset, ids, args.session_name)
+        yield "disk", looks.disk(dataset, ids[learned], args.session_name)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.base import Dataset, warn_constant_labels
-from data.doctor.finding import GIB, Check
+from data.doctor.finding import GIB, Check, Checks
 from data.evaluate import check_class_ids
 from net.weights import IMAGENET_URLS, cached, read_pretrained
 from tool import distributed
@@ -40,7 +40,7 @@ FAULTS = 5  # of a kind, that have a line each
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 DISAGREE = 0.5  # share of the masks whose classes are not the labels'
 TAILS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB\x60\x82"}  # of whole JPEGs and PNGs
-TAIL = 64  # last bytes in which they stand
+HEAD, TAIL = 4, 64  # first and last bytes, in which their marks stand
 MAX_PIXELS = 1_000_000  # of a picture, to which steps reduce it
 CHECKPOINTS = 1.3  # GiB that the trainings of all three steps write
 LABELS = 4  # label folders of a run: confident areas, pseudo labels, segmentation, one to spare
@@ -48,35 +48,30 @@ PIXELS_A_BYTE = 15  # of a label PNG
 
 
 def checks_of(
-    dataset: Dataset, lists: Iterable[str], judged: Iterable[str] = (), whole: bool = False
-) -> Generator[tuple[str, Check], None, list[str]]:
+    dataset: Dataset, ids: dict[str, list[str]], judged: Iterable[str] = (), whole: bool = False
+) -> Checks:
     """Yield the checks of lists, labels, pictures and masks; one sees what those before it found.
 
     Args:
         dataset: whose ``bands`` and ``value_range`` say how pictures are read.
-        lists: the one to learn from, and others.
-        judged: those of them that need masks; where there are none, masks are looked at as they
-            come.
+        ids: empty, by the names of lists, first of the one to learn from; the checks fill in those
+            of lists without a fault.
+        judged: lists that need masks; where there are none, masks are looked at as they come.
         whole: decode all pictures, read all masks, and compare all pictures.
-
-    Returns:
-        The ids of the list to learn from; none where it has a fault.
     """
-    ids: dict[str, list[str]] = {name: [] for name in lists}
     for name in ids:
         yield "list", list_of(dataset, name, ids[name])
     learned, *_ = ids.values()
     if learned:
         yield "labels", labels(dataset, learned)
     headers: dict[str, Header] = {}
-    yield "pictures", pictures(dataset, list({*chain(*ids.values())}), whole, headers)
-    needed = set(chain(*(ids[name] for name in judged)))
+    yield "pictures", pictures(dataset, {*chain(*ids.values())}, whole, headers)
+    needed = {*chain(*(ids[name] for name in judged))}
     shown = {i: header for i, header in headers.items() if not needed or i in needed}
     if shown:
         yield "masks", masks(dataset, shown, bool(needed), whole)
     if whole or len(headers) <= COMPARED:
         yield "duplicates", duplicates(dataset, headers)
-    return learned
 
 
 def list_of(dataset: Dataset, name: str, ids: list[str]) -> Check:
@@ -150,16 +145,16 @@ def header_of(path: Path) -> Header:
         else:
             image = open_picture(path, decode=False)
             size, turned, bits = image.size, orientation_of(image), max(8, bits_of(path, image))
-        with open(path, "rb") as file:
-            head = file.read(4)
-            length = file.seek(0, os.SEEK_END)
-            file.seek(max(0, length - TAIL))
-            tail = file.read()
+        content = np.memmap(path, mode="r")
+        head, tail = content[:HEAD].tobytes(), content[-TAIL:].tobytes()
     whole = all(end in tail for begin, end in TAILS.items() if head.startswith(begin))
-    return Header(*(size if turned in SIDEWAYS else size[::-1]), bits, length, whole)
+    height, width = size if turned in SIDEWAYS else size[::-1]
+    return Header(height, width, bits, len(content), whole)
 
 
-def pictures(dataset: Dataset, ids: list[str], whole: bool, headers: dict[str, Header]) -> Check:
+def pictures(
+    dataset: Dataset, ids: Collection[str], whole: bool, headers: dict[str, Header]
+) -> Check:
     """Read the headers of all pictures, put them into ``headers`` by id, and decode some."""
     headers |= yield from _look("headers", ids, lambda i: header_of(dataset.image_path(i)))
     decoded = {i for i, header in headers.items() if whole or not header.whole}
@@ -300,9 +295,7 @@ def disk(dataset: Dataset, ids: list[str], session: str) -> Check:
     free = shutil.disk_usage(folder).free / GIB
     needs = bytes_to_write(dataset, ids) / GIB + CHECKPOINTS
     text = f"{free:.1f} GiB free, some {needs:.1f} needed by maps, labels and checkpoints"
-    if free < needs:
-        raise InputError(f"{text}. Make room, or give another --session_name.")
-    yield "ok", text
+    yield "ok" if free > needs else "FAIL", f"{text}, or give another --session_name"
 
 
 def bytes_to_write(dataset: Dataset, ids: list[str]) -> float:

@@ -30,28 +30,23 @@ def show(checks: Checks) -> list[Finding]:
 
     An InputError that ends a check is a failure, and what is logged as a warning meanwhile is one.
     """
-    warnings = BufferingHandler(MOST_WARNINGS)
+    root, warnings = logging.getLogger(), BufferingHandler(MOST_WARNINGS)
     warnings.setLevel(logging.WARNING)
-    logging.getLogger().addHandler(warnings)
+    root.addHandler(warnings)
+    shown: dict[str, Finding] = {}
     try:
-        return list(_shown(checks, warnings))
+        for what, check in checks:
+            found = []
+            try:
+                found += check  # what came before an InputError stays
+            except InputError as error:
+                found.append(("FAIL", str(error)))
+            found += [("warn", record.getMessage()) for record in warnings.buffer]
+            warnings.flush()
+            for status, text in found:
+                if text not in shown:
+                    shown[text] = Finding(status, what, text)
+                    print(shown[text], flush=True)
     finally:
-        logging.getLogger().removeHandler(warnings)
-
-
-def _shown(checks: Checks, warnings: BufferingHandler) -> Iterable[Finding]:
-    texts = set()
-    for what, check in checks:
-        found = []
-        try:
-            found += check  # what came before an InputError stays
-        except InputError as error:
-            found.append(("FAIL", str(error)))
-        found += [("warn", record.getMessage()) for record in warnings.buffer]
-        warnings.flush()
-        for status, text in found:
-            if text not in texts:
-                texts.add(text)
-                finding = Finding(status, what, text)
-                print(finding, flush=True)
-                yield finding
+        root.removeHandler(warnings)
+    return list(shown.values())

@@ -26,7 +26,7 @@ def checks_of(folder: Folder, whole: bool = False) -> Checks:
     """Yield the checks of all lists, their pictures and all masks in a folder."""
     names = [path.stem for path in visible(folder.root / "splits") if path.suffix == ".txt"]
     yield "folder", [("ok", f"{len(folder.pictures)} pictures in {folder.root}")]
-    yield from looks.checks_of(folder, [folder.train_list, *names], whole=whole)
+    yield from looks.checks_of(folder, {n: [] for n in (folder.train_list, *names)}, whole=whole)
     known = {plain(image_id) for image_id in folder.pictures}
     strays = [name for name in folder.masks_there if name not in known]
     if strays:
