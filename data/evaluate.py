@@ -71,8 +71,7 @@ def evaluate(
     """Return what is counted of the predictions of ``--eval_list``, and log the IoU.
 
     Args:
-        session: of the program, whose settings have ``dataset``, ``eval_list``, ``gt_path`` and
-            ``num_workers``.
+        session: of the program, with its flags.
         dataset: of the masks.
         folder: of the predictions.
         path_of: returns the file of an id's prediction.
@@ -93,9 +92,9 @@ def evaluate(
     known, files = Digests(session.path), {"predictions": predictions, "masks": masks}
     digests = {name: known.together(paths) for name, paths in files.items()}
     count = partial(_count, predict, dataset.read_mask, len(names))
-    counted = one_by_one(Calls(count, list(zip(ids, masks, strict=True))), args.num_workers)
+    loader = one_by_one(Calls(count, list(zip(ids, masks, strict=True))), args.num_workers)
+    counted = progress(loader, len(ids), session.program)
     matrix, further, table = ConfusionMatrix(len(names)), 0, [["id", "miou", *names]]
-    counted = progress(counted, len(ids), session.program)
     for image_id, (counts, more) in zip(ids, counted, strict=True):
         matrix.counts += counts
         further = None if further is None or more is None else further + more

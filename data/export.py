@@ -124,24 +124,26 @@ def write_coco(
     images, annotations = [], []
     for number, item in enumerate(items, 1):
         height, width = item.label.shape
-        about = {"id": number, "file_name": item.picture.name, "height": height, "width": width}
-        images.append(about)
+        images.append(
+            {"id": number, "file_name": item.picture.name, "height": height, "width": width}
+        )
         for key, region in item.regions():
             rle = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
             shape = {"size": rle["size"], "counts": rle["counts"].decode()}
             if epsilon is not None:
                 parts = outlines(region, epsilon, enlarged=2)
                 shape = [points.round(2).ravel().tolist() for points in parts]
-            annotation = {
-                "id": len(annotations) + 1,
-                "image_id": number,
-                "category_id": key,
-                "segmentation": shape,
-                "area": float(coco_mask.area(rle)),
-                "bbox": coco_mask.toBbox(rle).tolist(),
-                "iscrowd": 0,
-            }
-            annotations.append(annotation)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": key,
+                    "segmentation": shape,
+                    "area": float(coco_mask.area(rle)),
+                    "bbox": coco_mask.toBbox(rle).tolist(),
+                    "iscrowd": 0,
+                }
+            )
     content = {
         "info": {"description": "labels of image-level supervision"},
         "categories": [{"id": key, "name": name} for key, name in enumerate(names[1:], 1)],

@@ -219,10 +219,9 @@ def draw_label(dataset: Dataset, labels: Path, folder: Path, _: float, image_id:
 
 
 def _labels(label_of: Callable[..., np.ndarray], items: list[dict]) -> list[tuple]:
-    """Return labels, and the sizes of their pictures, of items of :func:`mapped_picture`."""
-    return [
-        (label_of(item["picture"], item["is_cam"], item["keys"]), item["size"]) for item in items
-    ]
+    """Return label, and the size of its picture, of one item of :func:`mapped_picture`."""
+    (item,) = items
+    return [(label_of(item["picture"], item["is_cam"], item["keys"]), item["size"])]
 
 
 def _computed(item_of: Callable[[str], dict], compute: Compute, image_id: str) -> dict:

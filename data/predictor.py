@@ -77,14 +77,15 @@ class Prediction:
             box = Image.fromarray(area).getbbox()
             if box:
                 box = [round(end * by) for end, by in zip(box, (across, down) * 2, strict=True)]
-            about = {
-                "name": name,
-                "id": key,
-                "score": self.scores[name],
-                "box": box,
-                "area_share": float(area.mean()),
-            }
-            classes.append(about)
+            classes.append(
+                {
+                    "name": name,
+                    "id": key,
+                    "score": self.scores[name],
+                    "box": box,
+                    "area_share": float(area.mean()),
+                }
+            )
         return {
             "height": self.size[0],
             "width": self.size[1],

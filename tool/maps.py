@@ -155,8 +155,8 @@ def read_maps(
                 f"it has maps of the classes {', '.join(map(str, keys[:10]))}, which do not begin "
                 f"with 0, ascend and stay below {num_classes}"
             )
-        names = [name for name in ("IS_CAM", "CAM") if name in stored]
-        maps = torch.from_numpy(np.concatenate([stored[name] for name in names])).float()
+        kinds = [stored[name] for name in ("IS_CAM", "CAM") if name in stored]
+        maps = torch.from_numpy(np.concatenate(kinds)).float()
         if not ((maps >= -SLACK) & (maps <= LARGEST)).all():
             raise Damaged(f"it has NaN or values outside [0, {LARGEST:g}]")
         if "shapes" in stored:
@@ -164,8 +164,10 @@ def read_maps(
         else:
             size = reduced_size(maps.shape[1:], max_pixels)
             large = F.interpolate(maps[None], size, mode="bilinear")[0]
-    parts = large.split([len(stored[name]) for name in names])
-    return {"keys": keys, **{n: part.numpy() for n, part in zip(names, parts, strict=True)}}
+    found = {"keys": keys, "IS_CAM": large[: len(keys)].numpy()}
+    if len(kinds) > 1:
+        found["CAM"] = large[len(keys) :].numpy()
+    return found
 
 
 def _fused(maps: Tensor, shapes: list[list[int]], size: list[int], max_pixels: float) -> Tensor:
