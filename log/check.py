@@ -32,9 +32,7 @@ def check(path: Path, ours: Curves, against: str | None) -> tuple[str, int]:
     """
     name = against or nearest(ours, RUNS)
     if name is None:
-        lengths = {run.total_steps: name.split("_")[0] for name, run in RUNS.items()}
-        known = ", ".join(f"{steps} ({dataset})" for steps, dataset in lengths.items())
-        why = f"it is set to {ours.total_steps} steps, and the published ones made {known}"
+        why = f"no published run made {ours.total_steps} steps. Name one with --against"
         return f"It cannot be decided whether the run follows: {why}.", 2
     findings = list(examine(path if path.is_dir() else path.parent, ours, name))
     text, status = conclusion(findings, ours)

@@ -256,7 +256,7 @@ FAULTS = {
             "report some_classes",
         ),
         (
-            "other = differences(goal.about, about(result))",
+            "other = differences(of, found)",
             'other = ""',
             "report published_figures",
         ),
@@ -375,6 +375,6 @@ FAULTS = {
         ("return net.eval()", "return net", "deeplabs trained_networks"),
     ],
     "log/curves.py": [
-        ("after < step <= until", "after <= step <= until", "log_compare means"),
+        ("after < s <= end", "after <= s <= end", "log_compare means"),
     ],
 }

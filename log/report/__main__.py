@@ -78,16 +78,13 @@ def charts_of(session: Run) -> list[str]:
 
 def write_report(session: Run, args: cli.Settings) -> None:
     """Write the page and the card of one session, and print the summary."""
-    labels, maps = (session.results.get(name) for name in ("pseudo_label", "cam"))
-    judged = labels or maps
+    judged = session.results.get("pseudo_label") or session.results.get("cam")
     values: dict[str, Any] = {
         "run": session,
         "figures": list(session.figures()),
         "facts": facts_of(session),
         "commands": commands(session),
         "charts": charts_of(session),
-        "labels": labels["iou"] if labels else {},
-        "maps": maps["iou"] if maps else {},
         "mistakes": mistakes(judged) if judged else [],
         "tints": label_colours().astype(int).tolist(),
         **dict.fromkeys(("names", "pictures", "why"), ()),

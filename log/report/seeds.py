@@ -47,7 +47,7 @@ def own_of(run: Run) -> dict[str, Any]:
     }
     if "seed" in run.settings.get(TRAINER, {}):
         own["--seed"] = run.settings[TRAINER]["seed"]
-    return own | {"folder": run.path.resolve()}
+    return own
 
 
 def shared_of(run: Run) -> dict[str, Any]:
