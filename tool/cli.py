@@ -274,13 +274,9 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
 
 
 def place(net: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
-    """Return the network on its device, its weights laid out as :func:`memory_format` says.
+    """Return the network on its device, the channels of its weights last or not.
 
     Convolutions lay out what they are given like their weights.
     """
-    return net.to(device, memory_format=memory_format(channels_last))
-
-
-def memory_format(channels_last: bool) -> torch.memory_format:
-    """Return what pictures are to be laid out in, (B, 3, H, W)."""
-    return torch.channels_last if channels_last else torch.contiguous_format
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return net.to(device, memory_format=layout)
