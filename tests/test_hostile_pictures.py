@@ -2,27 +2,24 @@
 
 import importlib.util
 import io
-import os
-import struct
-import zlib
+from base64 import b64decode
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, features
+from PIL import Image
 
 from tests.tiny import orientation_tag
 from tool.errors import InputError
+from tool.picture_files import FORMATS
 from tool.pictures import read_mask, read_rgb, stored_size
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 200, (40, 50), np.uint8)
 COLOUR = RNG.integers(0, 256, (40, 50, 3), np.uint8)
 UNIT = np.linspace(0, 1, 2000, dtype=np.float32).reshape(40, 50)
-HUGE = 1 << 16  # side of a picture that is only announced
-READERS = (read_rgb, read_mask, stored_size)
 
 
 def encoded(format_name: str, pixels: np.ndarray = COLOUR, **options) -> bytes:
@@ -37,45 +34,34 @@ def tiff(pixels: np.ndarray, **options) -> bytes:
     return buffer.getvalue()
 
 
-def png(width: int, height: int, bits: int, kind: int, rows: bytes) -> bytes:
-    """Return a PNG of samples (``kind`` 0: grey), each row after its filter byte."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        check = zlib.crc32(name + content)
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
+def wide(content: bytes, width: bytes) -> bytes:
+    """Return a picture of 50 columns, whose header announces 2^30 of them."""
+    return content.replace(width, (1 << 30).to_bytes(4, "little" if width[0] else "big"))
 
 
-def with_tag(content: bytes, tag: int, value: int) -> bytes:
-    """Return a TIFF with another value of a tag of its first page."""
-    buffer = io.BytesIO(content)
-    with tifffile.TiffFile(buffer) as file:
-        file.pages.first.tags[tag].overwrite(value, dtype="I")
-        return buffer.getvalue()
-
-
-def two_bytes(values: np.ndarray) -> bytes:
-    return cv2.imencode(".png", values.astype(np.uint16))[1].tobytes()
+def deep(ending: str, values: np.ndarray, largest: bytes = b"65535") -> bytes:
+    """Return a picture of 16 bits, and of another largest value if its format says so."""
+    content = cv2.imencode(ending, values.astype(np.uint16))[1].tobytes()
+    return content.replace(b"65535", largest)
 
 
 DARK = GREY.astype(np.uint16) * 20  # 12 bits
-DARK_COLOUR = np.stack([DARK] * 3, -1)
 BANDS = RNG.integers(0, 256, (40, 50, 5), np.uint8)
-CLEAR = np.full((40, 50, 1), 65535)
 GREYS = np.rint(UNIT * 255).astype(np.uint8)
-# A grey BMP of 4 x 1 pixels, 4 bits and a palette of 16 levels.
-BMP = b"BM" + struct.pack("<IHHI", 122, 0, 0, 118)
-BMP += struct.pack("<IiiHHIIiiII", 40, 4, 1, 1, 4, 0, 4, 0, 0, 16, 0)
-BMP += (np.arange(16, dtype="<u4") * 0x010101).tobytes() + b"\x01\x23\0\0"
+# Files that no library here writes: grey of 4 bits, and a pixel of 16 bits with alpha.
+FOUR_BITS = b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAQAAAABBAAAAAAZp70QAAAAC0lEQVR4nGNgVAYAACgAJTrDFe8AAAAASUVORK5CYII="
+)
+GREY_ALPHA = b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABEAQAAADljNBBAAAADUlEQVR4nGNgZGJmAQAAGQAL51pGpAAAAABJRU5ErkJggg=="
+)
+BMP = b64decode(
+    "Qk16AAAAAAAAAHYAAAAoAAAABAAAAAEAAAABAAQAAAAAAAQAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAEBAQACAgIAAwMD"
+    "AAQEBAAFBQUABgYGAAcHBwAICAgACQkJAAoKCgALCwsADAwMAA0NDQAODg4ADw8PAAEjAAA="
+)
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
-# width, bits, compression, photometric, offset
-ODD_TAGS = {256: 0, 258: 77, 259: 60000, 262: 999, 273: 1 << 30}
-ANNOUNCED = struct.pack(">II", 40, 50), struct.pack(">II", HUGE, HUGE)
 RANGE, CHOOSE, NOT_READ = "--value_range LOW HIGH", "--bands 3 2 1", "not a picture"
-NO_MASK, MANY = "a mask is", "65536 x 65536 pixels"
+NO_MASK, MANY = "a mask is", "1073741824 x 40 pixels"
 
 # What read_rgb says, what read_mask says (None: it reads), and the files of which they say it.
 KINDS = [
@@ -85,9 +71,8 @@ KINDS = [
         {
             "float.tif": tiff(UNIT),
             "complex.tif": tiff(UNIT.astype(np.complex64)),
-            "12_bits.png": two_bytes(DARK),
-            "12_bits_rgb.tif": tiff(DARK_COLOUR, photometric="rgb"),
-            "12_bits_rgba.png": two_bytes(np.concatenate([DARK_COLOUR, CLEAR], -1)),
+            "12_bits.png": deep(".png", DARK),
+            "12_bits_rgb.tif": tiff(np.stack([DARK] * 3, -1), photometric="rgb"),
         },
     ),
     (RANGE, None, {"int8.tif": tiff(GREY.astype(np.int8))}),
@@ -100,46 +85,29 @@ KINDS = [
             "5_bands.tif": tiff(BANDS, planarconfig="contig"),
         },
     ),
-    (
-        NOT_READ,
-        NOT_READ,
-        {
-            "postscript.png": POSTSCRIPT,
-            "zeros.tif": bytes(4096),
-        },
-    ),
+    (NOT_READ, NOT_READ, {"postscript.png": POSTSCRIPT}),
     (
         MANY,
         MANY,
         {
-            "huge.png": png(HUGE, HUGE, 8, 0, b""),
-            "huge.tif": with_tag(with_tag(tiff(GREY), 256, HUGE), 257, HUGE),
+            "huge.bmp": wide(encoded("BMP"), b"2\0\0\0"),
+            "huge.tif": wide(tiff(GREY), b"2\0\0\0"),
         },
     ),
-    (
-        MANY,
-        NOT_READ,
-        {
-            "huge.ppm": b"P5 65536 65536 255\n",
-            "huge.jp2": encoded("JPEG2000").replace(*ANNOUNCED),
-        },
-    ),
-    ("", "", {f"odd_{t}.tif": with_tag(tiff(GREY), t, value) for t, value in ODD_TAGS.items()}),
+    (MANY, NOT_READ, {"huge.jp2": wide(encoded("JPEG2000"), b"\0\0\x002")}),
     ("4 bits", "4 bits", {"4_bit_grey.bmp": BMP}),
     (None, NOT_READ, {"lossy.jpg": encoded("JPEG", GREY)}),
     (
         None,
         NO_MASK,
         {
-            "4_bit_grey.png": png(4, 1, 4, 0, b"\0\x01\x23"),
+            "4_bit_grey.png": FOUR_BITS,
             "white_is_zero.tif": tiff(GREY, photometric="miniswhite"),
-            "16_bits.png": two_bytes(GREY * np.uint16(300)),
+            "16_bits.png": deep(".png", GREY * np.uint16(300)),
             "rgba.tif": tiff(BANDS[..., :4], photometric="rgb", extrasamples=[2]),
         },
     ),
 ]
-FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000"]
-FORMATS += ["AVIF"] if features.check("avif") else []
 
 
 def said(read, path: Path) -> str | None:
@@ -184,28 +152,8 @@ def test_truncated_and_changed_files(tmp_path, format_name):
         for place in RNG.integers(0, min(len(content), 400), 3):
             changed[place] = RNG.integers(0, 256)
         path.write_bytes(changed)
-        for read in (*READERS, lambda p: read_rgb(p, [3, 2, 1], (0, 99))):
+        for read in (read_rgb, read_mask, stored_size, lambda p: read_rgb(p, [3, 2, 1], (0, 99))):
             said(read, path)
-
-
-@pytest.mark.parametrize("read", READERS)
-def test_what_is_no_file(tmp_path, read):
-    path = tmp_path / "pipe.png"
-    assert "There is no picture" in said(read, path)
-    os.mkfifo(path)
-    assert "pipe" in said(read, path).replace(str(path), "")
-    with pytest.raises(TypeError):  # a mistake of the caller's, and no damage
-        read(Image.new("RGB", (2, 2)))
-
-
-def test_a_picture_beyond_the_memory_is_named(tmp_path, monkeypatch):
-    def exhaust(_):
-        raise MemoryError
-
-    (tmp_path / "a.png").write_bytes(encoded("PNG", GREY))
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", exhaust)
-    for read in (read_rgb, read_mask):
-        assert "memory does not suffice" in said(read, tmp_path / "a.png")
 
 
 # ------------------------------------------------------------------- what the flags make readable
@@ -249,12 +197,12 @@ def test_16_bit_png_keeps_all_bits_with_a_range(rgb, bands):
         alpha = values[..., 3:] / 65535
         expected = np.rint(expected * alpha + 255 * (1 - alpha))
     order = [2, 1, 0, 3][:bands] if bands > 1 else [0]  # OpenCV's
-    found = rgb(two_bytes(values[..., order]), None, (0, 4095))
+    found = rgb(deep(".png", values[..., order]), None, (0, 4095))
     np.testing.assert_array_equal(found, np.broadcast_to(expected, found.shape))
 
 
 def test_16_bit_grey_png_with_transparency_is_laid_on_white(rgb):
-    found = rgb(png(1, 1, 16, 4, b"\0\1\2\3\4"), None, (0, 4095))
+    found = rgb(GREY_ALPHA, None, (0, 4095))
     assert found.tolist() == [[[252] * 3]]  # 258 / 4095 * 255 is 16; alpha is 772 / 65535
 
 
@@ -270,7 +218,6 @@ def test_white_is_zero_is_turned_round(rgb):
         tiff(BANDS, planarconfig="contig"),
         tiff(BANDS.transpose(2, 0, 1), photometric="minisblack"),  # a page a band
         tiff(BANDS, planarconfig="contig", compression="zlib", predictor=True),
-        tiff(BANDS, planarconfig="contig", bigtiff=True, byteorder=">"),
         encoded("PNG", np.ascontiguousarray(BANDS[..., :3])),
     ],
 )
@@ -279,11 +226,6 @@ def test_bands(rgb, content, bands):
     expected = BANDS[..., [band - 1 for band in bands]]
     np.testing.assert_array_equal(rgb(content, bands), expected)
     np.testing.assert_array_equal(rgb(content, bands, (0, 255)), expected)
-
-
-def deep_ppm(kind: bytes, largest: int) -> bytes:
-    values = np.repeat(GREYS[..., None] * np.uint16(16), 3 if kind == b"P6" else 1, -1)
-    return kind + b" # deep\n50 40\n%d\n" % largest + values.astype(">u2").tobytes()
 
 
 DEEP_JP2 = encoded("JPEG2000", GREYS.astype(np.uint16) * 257)
@@ -295,9 +237,8 @@ DEEP_JP2 = encoded("JPEG2000", GREYS.astype(np.uint16) * 257)
         (tiff(BANDS, planarconfig="contig"), [(6, 1, 1)], "5 bands; --bands names band 6"),
         (encoded("JPEG"), [(4, 3, 2)], "3 bands; --bands names band 4"),
         (DEEP_JP2, [None, (0, 4095)], "JPEG2000 of 16 bits"),
-        (deep_ppm(b"P5", 4080), [None, (0, 4095)], "PPM of 12 bits"),
-        (deep_ppm(b"P5", 65535), [], RANGE),
-        (tiff(BANDS * 1.0, planarconfig="contig"), [], RANGE),
+        (deep(".pgm", GREYS * np.uint16(16), b"4080"), [None, (0, 4095)], "PPM of 12 bits"),
+        (deep(".pgm", GREYS * np.uint16(16)), [], RANGE),
     ],
 )
 def test_flags_that_do_not_suffice(rgb, content, flags, words):
@@ -305,7 +246,8 @@ def test_flags_that_do_not_suffice(rgb, content, flags, words):
 
 
 def test_deep_pictures_without_a_range_are_scaled_by_their_own(rgb):
-    for content in (DEEP_JP2, deep_ppm(b"P5", 4080), deep_ppm(b"P6", 4080)):
+    values = np.stack([GREYS * np.uint16(16)] * 3, -1)
+    for content in (DEEP_JP2, deep(".ppm", values, b"4080")):
         np.testing.assert_array_equal(rgb(content)[..., 0], GREYS)
     content = tiff(BANDS.astype(np.uint16) * 257, planarconfig="contig")
     np.testing.assert_array_equal(rgb(content, (3, 2, 1)), BANDS[..., 2::-1])

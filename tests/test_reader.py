@@ -165,8 +165,9 @@ def test_mistakes_of_this_project_keep_their_traceback():
         len(5)
     with pytest.raises(AttributeError), decoding("file", REMEDY):
         None.read()
-    with pytest.raises(InputError, match="file"), decoding("file", REMEDY):
-        raise ValueError("wrong")
+    for error in (ValueError("wrong"), MemoryError()):
+        with pytest.raises(InputError, match="file"), decoding("file", REMEDY):
+            raise error
 
 
 def test_digests_are_those_of_content_and_order(tmp_path):
