@@ -68,9 +68,8 @@ def test_a_class_that_does_not_occur_is_no_zero_in_a_mean(run, labelled, tiny):
 def test_the_file_says_what_it_is(run, labelled):
     eval_seg_labels.main(run["eval_seg_labels"])
     result = read_result(labelled / "eval_pseudo_label.json")
-    about = {"program": "eval_seg_labels", "unit": "fraction", "dataset": "folder", "images": 6}
+    about = {"program": "eval_seg_labels", "dataset": "folder", "list": "train", "images": 6}
     assert about.items() <= result.items()
-    assert (result["list"], result["source"]) == ("train", str(labelled / "pseudo_label"))
     before = result["digests"]
     save_label(labelled / "pseudo_label/a.png", np.zeros((40, 48), np.uint8))
     eval_seg_labels.main(run["eval_seg_labels"])
@@ -114,7 +113,6 @@ def test_unsure_pixels_are_counted_as_wrong(run, labelled, tiny):
     [
         ("run/pseudo_label", "eval_pseudo_label.json"),
         ("run/../run/crf_label", "eval_crf_label.json"),
-        ("run/cam", "eval_run_cam.json"),
         ("other/pseudo_label", "eval_other_pseudo_label.json"),
     ],
 )
@@ -132,10 +130,7 @@ COUNTS = [[8, 2, 0, 0, 0], [1, 4, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 3, 1]]
         {"miou": 0.5},  # of something else
         {"unit": "percent"},
         {"iou": dict.fromkeys(CLASSES, 0.5)},
-        {"iou": {"background": 8 / 11}},
         {"confusion": ["1 2 3"]},
-        {"confusion": ["8 2 0 0 x"] * 4},
-        {"confusion": []},
         {"cam": {"miou": 0.4}},
     ],
 )

@@ -13,7 +13,6 @@ from tests.hostile import STEPS
 from tool import checkpoint
 from tool.errors import InputError
 from tool.maps import read_maps
-from tool.reader import file_digest
 
 PROGRAMS = {name: load_program(name) for name in STEPS}
 
@@ -88,17 +87,6 @@ def test_a_command_that_is_refused_deletes_nothing(chain):
 
 
 # ------------------------------------------------------------------------- what was made from what
-
-
-def test_notes_hold_settings_and_digests(chain):
-    npy, irn = (
-        json.loads((chain.session / folder / "settings.json").read_text())
-        for folder in ("npy", "pseudo_label")
-    )
-    assert (npy["program"], npy["ckpt"]) == ("make_cam", "final.pth")
-    assert npy["digest"] == file_digest(chain.session / "ckpt/final.pth")
-    assert irn["digest"] == file_digest(chain.session / "ckpt/irn.pth")
-    assert irn["maps"] == npy
 
 
 def test_a_corrected_label_and_a_replaced_picture_make_what_follows_from_them_again(chain):
