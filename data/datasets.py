@@ -72,14 +72,13 @@ class _ValueRange(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         try:
-            low, high = map(float, values)
-            values = [low, high]
+            low, high = value = [float(word) for word in values]
             fits = -math.inf < low < high < math.inf
         except ValueError:
-            fits = values == [AUTO]
+            value, fits = AUTO, values == [AUTO]
         if not fits:
             parser.error(f"{option_string} takes two numbers, the smaller one first, or {AUTO}")
-        setattr(namespace, self.dest, AUTO if values == [AUTO] else values)
+        setattr(namespace, self.dest, value)
 
 
 def dataset_class(name: str) -> type[Dataset]:

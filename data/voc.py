@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from data.base import Dataset, check_exist, labels_from_names
+from data.base import Dataset, labels_from_names
 from data.download import fetch, voc_archives
 from data.lists import find_list, read_list, visible
 from data.loaders import for_each
@@ -86,14 +86,14 @@ class VOC(Dataset):
 
     def labels(self, ids: list[str]) -> np.ndarray:
         """Return the classes that any object of the annotation XML names, difficult ones too."""
-        paths = [self.annotation_path(image_id) for image_id in ids]
-        check_exist(paths, "annotations", "Complete the devkit, or take the ids off the list")
-        return labels_from_names([_objects(path) for path in paths], ids, self)
+        names = [_objects(self.annotation_path(image_id)) for image_id in ids]
+        return labels_from_names(names, ids, self)
 
 
 def _objects(path: Path) -> set[str]:
     """Return the names of all objects in one annotation file."""
-    content = read_bytes(path, LARGEST_ANNOTATION)
+    missing = f"There is no {path}. Complete the devkit, or take the picture off the list."
+    content = read_bytes(path, LARGEST_ANNOTATION, missing)
     with decoding(path, "Copy it again."):
         root = ElementTree.fromstring(content)
         names = {(element.text or "").strip() for element in root.findall("object/name")}
