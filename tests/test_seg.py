@@ -478,6 +478,6 @@ def test_nan_loss_stops(run, session, monkeypatch):
         return real(sums, counts) * (float("nan") if len(calls) == 2 else 1)
 
     monkeypatch.setattr(train_seg, "mean_loss", poisoned)
-    with pytest.raises(InputError, match=r"at step 1\b.*--lr"):
+    with pytest.raises(InputError, match=r"^CE .* at step 1\b.*--lr"):
         train_seg.main([*run["train"], "--save_freq", "1"])
     assert checkpoint.load(session / f"ckpt/seg_{V2}_last.pth")["step"] == 1
