@@ -44,9 +44,11 @@ def names_of(runs: dict[str, Curves]) -> list[str]:
 def draw(runs: dict[str, Curves], names: list[str], height: float = 4) -> Figure:
     """Return a picture with a panel for every name, in it the curve of each run; ours is last."""
     figure = Figure(figsize=(13 / 3 * len(names), height), layout="constrained", dpi=120)
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for (label, run), colour in zip(runs.items(), COLOURS[-len(runs) :], strict=True):
-            curve = run.of(name)
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    colours = dict(zip(runs, COLOURS[-len(runs) :], strict=True))
+    for axes, name in zip(panels, names, strict=True):
+        for label, run in runs.items():
+            curve, colour = run.of(name), colours[label]
             values = np.array([*curve.values()]) * UNITS.get(name, 1)
             few = len(values) < FEW
             axes.plot([*curve], values, "o" if few else "-", color=colour, alpha=0.3, linewidth=0.8)

@@ -79,13 +79,16 @@ def examine(session: Path, ours: Curves, name: str) -> Iterator[Finding]:
     last = min(ours.last_step, theirs.last_step)
     ends = [LEAST_STEP, *range(about.spacing, last, about.spacing), last]
     for loss in ("loss_cls", "loss_gsc"):
-        yield near(loss, *(one.means(loss, ends, LEAST_ROWS) for one in (ours, theirs)))
+        means = [one.means(loss, ends, LEAST_ROWS) for one in (ours, theirs)]
+        yield near(loss, *means)
     judged = str(settings.get("val_list") or "train")
     if Path(judged).stem == "train":
         yield near("validation", ours.of("miou"), theirs.of("miou"))
     else:
         yield Finding(SKIPPED, "validation", f"on {judged}; the published run has train")
-    yield from (_figure(one, STAGES[one.name]) for one in run.figures() if one.name in STAGES)
+    for figure in run.figures():
+        if figure.name in STAGES:
+            yield _figure(figure, STAGES[figure.name])
 
 
 def _settings(settings: dict[str, Any], of_run: dict[str, Any]) -> Finding:

@@ -70,9 +70,12 @@ class Curves:
 
         Ends with fewer than ``least`` values are left out.
         """
-        curve = self.of(name).items()
-        windows = {end: [v for s, v in curve if after < s <= end] for after, end in pairwise(ends)}
-        return {end: sum(v) / len(v) for end, v in windows.items() if len(v) >= least}
+        curve, found = self.of(name).items(), {}
+        for after, end in pairwise(ends):
+            values = [value for step, value in curve if after < step <= end]
+            if len(values) >= least:
+                found[end] = sum(values) / len(values)
+        return found
 
     def names(self, *beginnings: str) -> list[str]:
         """Return the names of the curves that begin so."""

@@ -217,5 +217,6 @@ def mistakes(result: dict[str, Any]) -> list[tuple[float, str, str]]:
     counts = counts_of(result)[:, :-1]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = list(result["iou"])
-    rows = ((shares[t, p], names[t], names[p]) for t, p in np.argwhere(shares) if t != p)
+    np.fill_diagonal(counts, 0)
+    rows = [(shares[t, p], names[t], names[p]) for t, p in np.argwhere(counts)]
     return sorted(rows, reverse=True)[:10]

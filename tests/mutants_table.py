@@ -375,6 +375,6 @@ FAULTS = {
         ("return net.eval()", "return net", "deeplabs trained_networks"),
     ],
     "log/curves.py": [
-        ("after < s <= end", "after <= s <= end", "log_compare means"),
+        ("after < step <= end", "after <= step <= end", "log_compare means"),
     ],
 }

@@ -28,8 +28,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     flag, count, networks = parser.add_argument, cli.at_least(0), [*MODELS, "none"]
     flag("--train_list", help="list to learn from; None is the dataset's")
     flag("--pretrained", help="initial weights; None are the dataset's")
-    flag("--batch_size", type=count, default=16, help="of step 1.1")
-    flag("--crop_size", type=count, default=512, help="of step 1.1")
+    flag("--batch_size", type=cli.at_least(1), default=16, help="of step 1.1")
+    flag("--crop_size", type=cli.at_least(1), default=512, help="of step 1.1")
     flag("--irn_batch_size", type=count, default=32, help="of step 2.2; 0: no IRN")
     flag("--model", choices=networks, default=networks[0], help="of step 3.1")
     flag("--seg_batch_size", type=count, help="of step 3.1; None is the model's")
@@ -41,16 +41,15 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
 
 def batches_of(args: cli.Settings) -> dict[str, tuple[int, int]]:
     """Return by the flags of every training: pictures of a part, and parts of a step."""
-    sizes = {
-        f"--batch_size {args.batch_size}": (args.batch_size, 1),
-        f"--irn_batch_size {args.irn_batch_size}": (args.irn_batch_size, 1),
-    }
+    sizes = {f"--batch_size {args.batch_size}": (args.batch_size, 1)}
+    if args.irn_batch_size:
+        sizes[f"--irn_batch_size {args.irn_batch_size}"] = (args.irn_batch_size, 1)
     if args.model != "none":
         recipe = MODELS[args.model].training
         part = args.seg_batch_size or recipe.batch_size
         parts = args.accumulate or recipe.accumulate
         sizes[f"{args.model}: --batch_size {part} times --accumulate {parts}"] = (part, parts)
-    return {flags: size for flags, size in sizes.items() if all(size)}
+    return sizes
 
 
 def checks_of(args: cli.Settings) -> Checks:
@@ -82,7 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the findings; a failure ends in status 1."""
     findings = show(checks_of(parse_arguments(arguments)))
     print("\nFor a bug report:\n```")
-    print("\n".join([*machine.about_machine(), *(str(f) for f in findings if f.status != "ok")]))
+    faults = [str(finding) for finding in findings if finding.status != "ok"]
+    print("\n".join([*machine.about_machine(), *faults]))
     print("```")
     failures = sum(finding.status == "FAIL" for finding in findings)
     if failures:

@@ -236,8 +236,9 @@ def _compare(dataset: Dataset, shown: Mapping[str, set[int]]) -> Check:
         rows = dataset.labels(list(shown))
     except InputError:
         return  # the check of the labels says so
-    labelled = zip(shown.items(), rows, strict=True)
-    differ = [i for (i, numbers), row in labelled if numbers - {0} != {*row.nonzero()[0] + 1}]
+    labelled = [{0, *row.nonzero()[0] + 1} for row in rows]
+    pairs = zip(shown.items(), labelled, strict=True)
+    differ = [image_id for (image_id, numbers), names in pairs if {0, *numbers} != names]
     text = f"{len(differ)} of {len(shown)} masks show other classes than the labels: {some(differ)}"
     if len(differ) > DISAGREE * len(shown):
         yield "FAIL", f"{text}. Compare the order of the classes"

@@ -26,7 +26,8 @@ def checks_of(folder: Folder, whole: bool = False) -> Checks:
     """Yield the checks of all lists, their pictures and all masks in a folder."""
     names = [path.stem for path in visible(folder.root / "splits") if path.suffix == ".txt"]
     yield "folder", [("ok", f"{len(folder.pictures)} pictures in {folder.root}")]
-    yield from looks.checks_of(folder, {n: [] for n in (folder.train_list, *names)}, whole=whole)
+    ids = {name: [] for name in (folder.train_list, *names)}
+    yield from looks.checks_of(folder, ids, whole=whole)
     known = {plain(image_id) for image_id in folder.pictures}
     strays = [name for name in folder.masks_there if name not in known]
     if strays:
@@ -42,7 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     add_folder_flags(parser)
     args = parser.parse_args(arguments)
     findings = show(checks_of(open_dataset(args), args.all))
-    failures, warnings = ([f.status for f in findings].count(kind) for kind in ("FAIL", "warn"))
+    statuses = [finding.status for finding in findings]
+    failures, warnings = statuses.count("FAIL"), statuses.count("warn")
     end = "Correct the failures first." if failures else "It can be used as it is."
     print(f"{failures} failures, {warnings} warnings. {end}")
     sys.exit(1 if failures else 0)

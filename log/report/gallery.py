@@ -38,8 +38,9 @@ def gallery(run: Run, dataset: Dataset) -> Iterator[tuple[str, str, float, list[
     """
     seen: dict[str, float] = {}
     for names, each in GROUPS.items():
-        tables = (run.part(read_mious, run.path / f"eval_{name}.csv") for name in names)
-        mious = next(filter(None, tables), {})
+        tables = {n: run.part(read_mious, run.path / f"eval_{n}.csv") or {} for n in names}
+        name = next(filter(tables.get, names), names[0])
+        mious = tables[name]
         order = sorted(mious.keys() - seen, key=lambda image_id: (-mious[image_id], image_id))
         seen |= mious
         groups = {"best": order[:each], "worst": order[each:][-each:]}
@@ -48,7 +49,7 @@ def gallery(run: Run, dataset: Dataset) -> Iterator[tuple[str, str, float, list[
             for image_id in ids:
                 try:
                     drawn = list(drawings(run.path, dataset, image_id))
-                    yield image_id, f"{why} of {names[0]}", mious[image_id], drawn
+                    yield image_id, f"{why} of {name}", mious[image_id], drawn
                 except InputError as error:
                     run.unread.append(str(error))
 
@@ -63,7 +64,7 @@ def read_mious(path: Path) -> dict[str, float]:
     with decoding(path, REMEDY):
         for row in read_table(path, REMEDY, ("id", "miou")):
             name = row["id"][1:] if row["id"].startswith(HARMLESS) else row["id"]
-            if not name or name.startswith(".") or set("/\\\0") & set(name):
+            if not name or Path(name).name != name:
                 raise Damaged(f"{name!r} is no id")
             if row["miou"] and 0 <= float(row["miou"]) <= 1:
                 mious[name] = float(row["miou"])
