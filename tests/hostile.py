@@ -73,19 +73,18 @@ def lines_of(world: Path) -> dict[str, list[str]]:
     """Return the flags of every command line of OUTPUTS."""
     run, ds, voc = world / "run", world / "ds", ["--dataset_root", world / "voc"]
     lines = command_lines(ds, run, world / "weights.pth")
-    lines["train_resnet50_SIPE"] += ["--max_epoches", "1"]
-    lines["train_irn"] += ["--irn_num_epoches", "1"]
-    lines["train_seg"] += ["--iterations", "3"]
-    for name in ("train_resnet50_SIPE", "train_irn", "train_seg"):
-        lines[name] += ["--save_freq", "1"]
+    lines["train_resnet50_SIPE"] += ["--max_epoches", "1", "--save_freq", "1"]
+    lines["train_irn"] += ["--irn_num_epoches", "1", "--save_freq", "1"]
+    lines["train_seg"] += ["--iterations", "3", "--save_freq", "1"]
     folder = ["--dataset", "folder", "--dataset_root", ds]
     coco = ["--dataset_root", world / "coco", "--splits", "train", "--num_workers", "0"]
     export = ["--label_dir", run / "pseudo_label", "--format", "coco"]
     small = ["--pretrained", world / "weights.pth", "--batch_size", "2", "--crop_size", "64"]
-    sipe, seg = run / "ckpt/final.pth", run / f"ckpt/{SEG}.pth"
+    sipe = ["--ckpt", run / "ckpt/final.pth", "--out_dir", world / "predictions"]
+    seg = ["--ckpt", run / f"ckpt/{SEG}.pth", "--out_dir", world / "segmented"]
     lines |= {
-        "predict": [ds / "images/a.png", "--ckpt", sipe, "--labels", "red"],
-        "predict seg": [ds / "images", "--ckpt", seg, "--out_dir", world / "segmented"],
+        "predict": [ds / "images/a.png", *sipe, "--labels", "red"],
+        "predict seg": [ds / "images", *seg],
         "export_labels": [*folder, *export, "--out", world / "exported.json"],
         "data.folder": ["--dataset_root", ds],
         "data.voc": [*voc, "--sbd_root", world / "sbd"],
@@ -98,7 +97,6 @@ def lines_of(world: Path) -> dict[str, list[str]]:
         "log.compare check": [world / "long.log", "--check"],
         "examples.own_pictures": ["--out", world / "pictures"],
     }
-    lines["predict"] += ["--out_dir", world / "predictions"]
     for name in ("predict", "predict seg", "tool.doctor"):
         lines[name] += ["--device", "cpu"]
     return {name: [str(word) for word in lines[name]] for name in OUTPUTS}
@@ -262,9 +260,7 @@ class Running:
         try:
             run_program(main)
         except SystemExit as end:
-            status = int(bool(end.code))
-            if isinstance(end.code, int):
-                status = end.code
+            status = end.code if isinstance(end.code, int) else bool(end.code)
         except BaseException:
             traceback.print_exc()
             status = 1
@@ -345,14 +341,8 @@ def _contents(session: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------ files
 
 
-def _content(raw: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(raw) and None
-
-
-def _picture() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (9, 7)).save(buffer, "PNG")
-    return buffer.getvalue()
+def _content(raw: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(raw)
 
 
 # What may stand in the place of any file.
@@ -368,7 +358,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "a web page": _content(b"<!DOCTYPE html>\n<html><head><title>404</title></head></html>\n"),
     "git-LFS": _content(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
     "UTF-16": _content("a\nb\n".encode("utf-16")),
-    "a picture": _content(_picture()),
+    "a picture": lambda path: Image.new("RGB", (9, 7)).save(path, "PNG"),
     "folder": Path.mkdir,
     "loop": lambda path: path.symlink_to(path.name),
     "dangling": lambda path: path.symlink_to("nowhere"),

@@ -70,10 +70,9 @@ LINES = (b"\xff\xfe", b"\0", b'"', b",", b";", b"\t", b"a,red", b"a.png,red", b"
 VALUES = ("0", "1", "2", "01", "-1", "9" * 30, "1 2", "1 01", "no", "", "x", "*", "a b", "-c")
 VALUES += ("voc", "coco", "irn", "crf", "none", "deeplabv1_resnet38", "half", "full")
 VALUES += ("--lr 0.1", "--pretrained 'a b'", "--x 'y", "$(touch hacked) `touch hacked`")
-SETTINGS = dict.fromkeys(("VOC_ROOT", "COCO_ROOT", "REFINE", "SEG_MODEL", "NPROC"), VALUES)
-SETTINGS |= dict.fromkeys(("SEED", "SEEDS", "ABLATION", "DOCTOR", "PRESET"), VALUES)
-SETTINGS |= dict.fromkeys(("NUM_WORKERS", "TRAIN_FLAGS"), VALUES)
-SETTINGS |= {
+ORDINARY = ("VOC_ROOT", "COCO_ROOT", "REFINE", "SEG_MODEL", "NPROC", "SEED", "SEEDS", "ABLATION")
+ORDINARY += ("DOCTOR", "PRESET", "NUM_WORKERS", "TRAIN_FLAGS")
+SETTINGS = dict.fromkeys(ORDINARY, VALUES) | {
     "SESSION": ("run", "a session", "-x", "ds/classes.txt", "/dev/null/x", "\u00e9/run"),
     "DOWNLOAD": ("0", "no", ""),
     "PYTHON": ("cat", "nowhere"),

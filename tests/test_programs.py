@@ -188,23 +188,6 @@ def test_gt_path_that_lacks_masks(trained, tmp_path):
         eval_cam.main([*trained["eval_cam"], "--gt_path", str(tmp_path)])
 
 
-def test_validation_is_not_tuned_for_pictures_of_every_size(flags, monkeypatch):
-    """cudnn.benchmark would measure its algorithms anew for every one; training goes on with it."""
-    real, seen = train.progress, []
-
-    def progress(items, *more):
-        for item in real(items, *more):
-            seen.append(torch.backends.cudnn.benchmark)
-            yield item
-
-    monkeypatch.setattr(train, "progress", progress)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    train.main([*flags["train"], "--val_freq", "2"])
-    assert seen
-    assert not any(seen)
-    assert torch.backends.cudnn.benchmark
-
-
 def test_workers_are_as_many_as_cores(monkeypatch):
     for cores, processes, expected in ((6, 1, 6), (64, 1, 32), (64, 8, 8), (4, 8, 1)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)))
