@@ -119,9 +119,8 @@ def test_impossible_architectures_are_refused(kind):
 def test_a_head_of_other_classes_is_left_out_and_a_fitting_one_is_taken(kind, tmp_path):
     source = small(kind)
     torch.save({"net": tensors(source)}, tmp_path / "trained.pth")
-    net, record = build(kind.network, 4, tmp_path / "trained.pth")
+    _, record = build(kind.network, 4, tmp_path / "trained.pth")
     assert len(record["fresh"]) == len(record["left_out"]) == kind.fresh
-    assert len(net.get_parameter(kind.head_biases[0])) == 4
     net, record = build(kind.network, 3, tmp_path / "trained.pth")
     assert record["fresh"] == record["left_out"] == []
     assert all(torch.equal(v, source.state_dict()[name]) for name, v in tensors(net).items())

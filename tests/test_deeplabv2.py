@@ -171,16 +171,3 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(narrow):
         assert relative(net.base.layer3(net.base.layer2(stem)), expected) < 1e-6
         published, _ = build(DeepLabV2_ResNet101_MSC, 3, path, stride_on="reduce")
         assert relative(published.base.layer3(published.base.layer2(stem)), expected) > 0.01
-
-
-def test_a_torchvision_stem_learns_at_the_pace_of_its_own_training(narrow):
-    """With weights as small as 0..255 pixels want them, gradients were 58 times larger."""
-    resnet, path, picture = narrow
-    net, _ = build(DeepLabV2_ResNet101_MSC, 3, path)
-    resnet.conv1.requires_grad_(True)
-    resnet.bn1(resnet.conv1(normalise(picture))).square().sum().backward()
-    stem = net.base.layer1.conv1
-    stem(net.prepare(picture)).square().sum().backward()
-    theirs, ours = resnet.conv1.weight, stem.conv.weight
-    assert ours.norm().item() == pytest.approx(theirs.norm().item(), rel=0.05)
-    assert ours.grad.norm().item() == pytest.approx(theirs.grad.norm().item(), rel=0.1)

@@ -202,8 +202,3 @@ def test_every_flag_is_read(program, chain, monkeypatch):
         chain(program, "--refine", "crf", *again)
     of_others = {"archive_comp", "export_size"}  # which count beside flags that are not given
     assert given - read <= of_others
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_docstring_tells_the_story(program):
-    assert all(word in PROGRAMS[program].__doc__ for word in ("Reads", "Writes", "Try"))

@@ -14,7 +14,6 @@ from tool.pictures import (
     read_mask,
     read_rgb,
     save_label,
-    save_rgb,
     voc_palette,
     with_legend,
 )
@@ -137,11 +136,6 @@ def test_label_roundtrip_shows_the_colours(tmp_path):
 
 
 # ---------------------------------------------------------------------------- drawings
-
-
-def test_saved_picture(tmp_path):
-    save_rgb(tmp_path / "visual/a.png", PIXELS)
-    np.testing.assert_array_equal(rgb(tmp_path / "visual/a.png"), PIXELS)
 
 
 def test_heat_runs_from_blue_to_red():

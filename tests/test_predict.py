@@ -258,9 +258,3 @@ def test_files_without_names_take_published_or_given_ones(images, tmp_path):
         Predictor(tmp_path / "4.pth", "cpu")
     named = Predictor(tmp_path / "4.pth", "cpu", class_names=["x", "y", "z"])
     assert named(picture, ["y"]).names == ["background", "y"]
-
-
-def test_a_strange_note_of_the_input_is_named(content, tmp_path):
-    torch.save({**content, "input": {"bands": [0, 1, 2]}}, tmp_path / "odd.pth")
-    with pytest.raises(InputError, match=r"odd\.pth"):
-        Predictor(tmp_path / "odd.pth", "cpu")

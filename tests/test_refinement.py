@@ -102,7 +102,6 @@ def test_labels_by_the_crf_are_those_of_the_library(run, session, tiny, t, gt_pr
     ground = refined(is_cam, t, gt_prob)
     sure = np.where((objects == 0) & (ground > 0), 255, keys[objects])
     assert np.array_equal(read_mask(session / "ir_label/d.png"), sure)
-    assert {0, 1, 3, 255} == set(np.unique(sure))
     is_cam[0] *= 2
     assert np.array_equal(refined(is_cam, 10, 0.7), objects) == ((t, gt_prob) == (10, 0.7))
 
