@@ -16,7 +16,7 @@ from tool.errors import InputError
 from tool.metrics import ConfusionMatrix, iou_of, iou_table, miou_of
 from tool.pictures import UNSURE, read_mask
 from tool.progress import progress
-from tool.record import Digests, settings_of
+from tool.record import digest_of, settings_of
 from tool.results import UNIT
 from tool.session import Session
 from tool.writer import write_json, write_own, write_table
@@ -89,8 +89,8 @@ def evaluate(
     check_exist(predictions, "predictions", remedy)
     settings = settings_of(folder, names)
     masks = dataset.masks(ids, args.gt_path)
-    known, files = Digests(session.path), {"predictions": predictions, "masks": masks}
-    digests = {name: known.together(paths) for name, paths in files.items()}
+    files = {"predictions": predictions, "masks": masks}
+    digests = {name: digest_of(session.path, paths) for name, paths in files.items()}
     count = partial(_count, predict, dataset.read_mask, len(names))
     loader = one_by_one(Calls(count, list(zip(ids, masks, strict=True))), args.num_workers)
     counted = progress(loader, len(ids), session.program)
@@ -101,7 +101,7 @@ def evaluate(
         table.append([image_id, *map(_cell, [miou_of(counts), *iou_of(counts)])])
     if not matrix.counts[1:].any():
         check_class_ids(masks, len(names), dataset.read_mask)
-    if digests != {name: known.together(paths) for name, paths in files.items()}:
+    if digests != {name: digest_of(session.path, paths) for name, paths in files.items()}:
         raise InputError(
             f"Files in {folder} or masks changed while they were judged. Run the same command "
             "again when nothing writes them."

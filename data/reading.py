@@ -62,7 +62,7 @@ def find_range(dataset, ids: list[str]) -> list[float]:
     for image_id in ids[:: -(-len(ids) // MOST_PICTURES)]:
         path = dataset.image_path(image_id)
         with picture_file(path):
-            values = read_samples(path, dataset.bands).values.ravel()
+            values = np.ravel(read_samples(path, dataset.bands, AUTO).values)
         values = values[:: -(-len(values) // MOST_VALUES)].astype(np.float64)
         if np.isnan(values).any():
             raise InputError(f"{path} holds values that are no numbers (NaN). Fill them.")

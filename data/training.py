@@ -37,7 +37,7 @@ from tool import checkpoint, cli, distributed
 from tool.errors import InputError, naming
 from tool.optimizer import OPTIMIZERS, load_optimizer, make_optimizer, set_learning_rate
 from tool.reader import read_table, text_digest
-from tool.record import Digests, first_change
+from tool.record import digest_of, first_change
 from tool.writer import claim, clear_unfinished, write_atomic, write_table, writing
 
 log = logging.getLogger(__name__)
@@ -117,15 +117,16 @@ class Training:
     def _sources(self) -> dict[str, str]:
         """Return a digest of everything that the training learns from, by name."""
         pictures, pretrained = self.pictures, self.args.pretrained
-        digests = Digests(self.session.path)
         labels = "" if pictures.labels is None else pictures.labels.tobytes().hex()
         if os.path.isfile(pretrained):
-            pretrained = digests.together([Path(pretrained)])
+            pretrained = digest_of(self.session.path, [Path(pretrained)])
         return {
             "train_list": f"{len(pictures)} pictures, {text_digest(*pictures.ids, labels)}",
-            "pictures": digests.together([self.dataset.image_path(i) for i in pictures.ids]),
+            "pictures": digest_of(
+                self.session.path, [self.dataset.image_path(i) for i in pictures.ids]
+            ),
             "pretrained": str(pretrained),
-            "label_dir": digests.together(pictures.label_files),
+            "label_dir": digest_of(self.session.path, pictures.label_files),
         }
 
     def _find_begun(self) -> checkpoint.Checkpoint | None:

@@ -194,10 +194,10 @@ FAULTS = {
         ("or keys[-1] >= num_classes", "", "maps classes_are"),
     ],
     "tool/record.py": [
-        ("image_id in found and noted[image_id] != found[image_id]", "False", "record changed"),
+        ("if found.get(i, noted[i]) != noted[i]", "if False", "record changed"),
         ("known.get(key, [None])[0] != stamp", "key not in known", "record digests"),
         ("names != list(class_names)", "set(names) != set(class_names)", "record names"),
-        ("first_change(before, self.settings) if there else None", "None", "record other_settings"),
+        ("first_change(before, settings) if staying else None", "None", "record other_settings"),
     ],
     "tool/writer.py": [
         ('read_note(folder).get("program") != program', "False", "record another_program"),

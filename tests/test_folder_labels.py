@@ -265,7 +265,7 @@ def test_coloured_mask_is_read(coloured, mode):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("name,r,g,b", "name,red,green,blue", "no column r"),
+        ("name,r,g,b", "name,red,green,blue", "0 columns are called 'r'"),
         ("green,", "grass,", "line 4: 'grass'"),
         ("128,0,0", "128,0,256", "line 3: 128,0,256"),
         ("128,0,0", "0,0,0", "line 3: the colour 0,0,0"),

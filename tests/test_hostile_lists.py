@@ -33,9 +33,9 @@ def read(root: Path) -> list[list[int]]:
 
 # A file of the folder, what stands in its place, and words of the sentence beside the file's name.
 KINDS = {
-    "a class in two columns": ("labels.csv", b"image,red,green,blue,red\n", "'red' stands twice"),
+    "a class in two columns": ("labels.csv", b"image,red,green,blue,red\n", "2 columns"),
     "a quotation mark that stays open": ("labels.csv", b'image,labels\na,"red\nb,', "line 2"),
-    "an empty table": ("labels.csv", b"", "no column image"),
+    "an empty table": ("labels.csv", b"", "0 columns"),
     "a header of label": ("labels.csv", b"image,label\na,red\n", "column label .*classes"),
     "too many cells": ("labels.csv", b"image;labels\na;red;blue\n", "line 2 has 3 cells"),
     "another case": ("labels.csv", b"image,labels\na,Red\n", "line 2: 'Red' is not"),

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tool.errors import InputError
-from tool.record import Digests, Outputs, settings_of
+from tool.record import Outputs, digests_of, settings_of
 
 IDS = ["a", "b", "c"]
 
@@ -64,7 +64,7 @@ def test_other_settings_are_refused_and_nothing_is_lost(tmp_path):
     with pytest.raises(InputError, match=r"gt_prob 0\.7, not 0\.9"):
         outputs_of(tmp_path, gt_prob=0.9).open(False)
     assert all((tmp_path / "ir_label" / f"{i}.png").exists() for i in IDS)
-    with pytest.raises(InputError, match="not on this list"):
+    with pytest.raises(InputError, match="--restart and a list"):
         outputs_of(tmp_path, ids=IDS[:1], gt_prob=0.9).open(True)
     assert make(outputs_of(tmp_path, gt_prob=0.9), restart=True) == IDS
 
@@ -103,13 +103,13 @@ def test_digests_read_only_what_changed(tmp_path, monkeypatch):
     files = [tmp_path / name for name in "ab"]
     for file in files:
         file.write_bytes(file.name.encode())
-    first = Digests(tmp_path).of(files)
+    first = digests_of(tmp_path, files)
     assert first[0] != first[1]
     read = []
     monkeypatch.setattr("tool.record.file_digest", lambda path: read.append(path) or "new")
     files[1].write_bytes(b"bb")
-    assert Digests(tmp_path).of(files) == [first[0], "new"]
+    assert digests_of(tmp_path, files) == [first[0], "new"]
     assert len(read) == 1
     monkeypatch.undo()
     with pytest.raises(InputError):
-        Digests(tmp_path).of([tmp_path / "missing"])
+        digests_of(tmp_path, [tmp_path / "missing"])

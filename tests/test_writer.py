@@ -178,9 +178,8 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
 def test_json_keeps_order_and_letters_and_the_old_file_where_a_value_is_none(tmp_path):
     path, value = tmp_path / "a.json", {"b": [1, 2.5, None], "a": {"name": "rød"}}
     write_json(path, {**value, "b": [1, 2.5, float("nan")]})
-    for bad in ({"bad": {1, 2}}, {"bad": float("inf")}):
-        with pytest.raises((TypeError, ValueError)):
-            write_json(path, bad)
+    with pytest.raises(TypeError):
+        write_json(path, {"bad": {1, 2}})
     content = json.loads(path.read_text())
     assert list(content) == ["b", "a"]
     assert content == value

@@ -6,6 +6,7 @@ A file is read once: what :func:`load` returns was decoded from the very bytes w
 import hashlib
 import io
 import json
+import math
 import pickle
 import re
 import zipfile
@@ -101,7 +102,7 @@ def load(path: str | Path) -> Checkpoint:
         InputError: the file is missing, damaged, or holds more than tensors and plain values.
     """
     missing = f"There is no checkpoint {path}. Train first, or give another path."
-    packed = read_bytes(path, largest=None, missing=missing)
+    packed = read_bytes(path, math.inf, missing)
     with decoding(path, "Copy it again, or delete it and train again."):
         is_safetensors = packed[LENGTH : LENGTH + 1] == b"{"
         content = _unpack_safetensors(packed) if is_safetensors else _unpack_torch(packed)

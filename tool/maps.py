@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tool.errors import InputError
 from tool.pictures import reduced_size
-from tool.reader import Damaged, announced, check, check_arrays, decoding, read_arrays, regular
-from tool.record import Digests, settings_of
+from tool.reader import Damaged, check, check_arrays, decoding, read_arrays, regular
+from tool.record import digests_of, settings_of
 from tool.writer import write_atomic
 
 FORMATS = ("npz", "npy")
@@ -95,7 +95,7 @@ def note_of(session: Path, class_names: Sequence[str]) -> dict[str, Any]:
     folder = session / "npy"
     note = settings_of(folder, class_names)
     ckpt = session / "ckpt" / (note.get("ckpt") or "")
-    if ckpt.is_file() and Digests(session).of([ckpt]) != [note.get("digest")]:
+    if ckpt.is_file() and digests_of(session, [ckpt]) != [note.get("digest")]:
         raise InputError(
             f"The maps in {folder} were made with another {ckpt}. Make them again: "
             "make_cam.py --restart"
@@ -186,7 +186,8 @@ def _fused(maps: Tensor, shapes: list[list[int]], size: list[int], max_pixels: f
 def _read_pickled(path: Path) -> dict[str, np.ndarray]:
     """Read an npy file of one pickled dict, whose author is trusted but whose bytes are not."""
     with open(path, "rb") as file:
-        announced(file)
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
         for code, number, _ in pickletools.genops(file):
             # A pickle numbers its parts; a large number makes a table that long.
             if "PUT" in code.name and number > path.stat().st_size:

@@ -67,7 +67,7 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
     the names of weights and ``aux:`` before those of running statistics. A file that is missing,
     cut off, or something else raises an InputError.
     """
-    packed = read_bytes(path, largest=None)
+    packed = read_bytes(path, math.inf)
     with decoding(path, "Download it again."):
         file = io.BytesIO(packed)
         file.seek(len(BEGINNING))

@@ -17,7 +17,7 @@ from tool.picture_files import (
     orientation_of,
     picture_file,
 )
-from tool.samples import WHITE_IS_ZERO, read_samples, tiff_layout, to_rgb
+from tool.samples import WHITE_IS_ZERO, read_samples, tiff_layout
 from tool.writer import write_atomic
 
 UNSURE = 255  # the label of a pixel that no one judges
@@ -52,16 +52,8 @@ def read_rgb(
             takes 8 bits as they are and 16 bits from 0 to 65535.
     """
     with picture_file(path):
-        if bands or value_range:
-            samples = read_samples(path, bands)
-            rgb, orientation = samples.to_rgb(path, value_range), samples.orientation
-        else:
-            layout = tiff_layout(path)
-            if layout:
-                layout.check(path, bands, value_range)
-            image = open_picture(path)
-            rgb, orientation = to_rgb(path, image, layout), orientation_of(image)
-        return upright(rgb, orientation)
+        samples = read_samples(path, bands, value_range)
+        return upright(samples.to_rgb(path, value_range), samples.orientation)
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:

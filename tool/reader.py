@@ -25,13 +25,13 @@ import csv
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import stat
+import sys
 import traceback
 import unicodedata
-import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,17 +43,13 @@ import numpy as np
 
 from tool.errors import InputError, naming, printable
 
-# What is often found in the place of a file: where it has which bytes, and what to do about it.
+# What is often found in the place of a file: how that begins, what it is, and what to do about it.
 STAND_INS = {
-    (
-        0,
-        b"version https://git-lfs.github.com",
-    ): "a git-LFS pointer, which stands for a file of that "
-    "name. Run git lfs pull, or download the file itself",
-    (0, b"\x1f\x8b"): "packed by gzip. Unpack it",
-    (257, b"ustar"): "a tar archive. Unpack it, and give the file inside",
+    rb"version https://git-lfs\.github\.com": "a git-LFS pointer. Run git lfs pull",
+    rb"\x1f\x8b": "packed by gzip. Unpack it",
+    rb"(?s:.{257})ustar": "a tar archive. Unpack it, and give the file inside",
+    rb"[\xef\xbb\xbf\s]*<(?i:!doctype html|html|head)": "a web page. Download the file itself",
 }
-WEB_PAGE = re.compile(rb"[\xef\xbb\xbf\s]*<(!doctype html|html|head)", re.IGNORECASE)
 BEGINNING = 512  # bytes that tell what a file is
 LARGEST_TEXT = 1 << 27  # bytes; a list of a million pictures has some 30 million
 LARGEST_ARRAYS = 1 << 30  # bytes of compressed arrays once they are unpacked
@@ -123,42 +119,38 @@ def regular(path: str | Path, missing: str | None = None) -> Path:
         InputError: there is no such file, or it is a folder, a pipe, a device or a socket.
     """
     path = Path(path)
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if path.is_symlink():
-            raise InputError(
-                f"{path} is a link to {os.readlink(path)}, which is missing."
-            ) from error
-        raise InputError(missing or f"There is no file {path}.") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read: {reason}. Give another path.") from error
-    if stat.S_ISDIR(mode):
-        raise InputError(f"{path} is a folder. Give a file in it.")
+    with decoding(path, "Give another path."):
+        try:
+            mode = os.stat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError) as error:
+            missing = missing or f"There is no file {path}."
+            if path.is_symlink():
+                missing = f"{path} is a link to {os.readlink(path)}, which is missing."
+            raise InputError(missing) from error
     if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is a pipe, a device or a socket. Give a file.")
+        kind = "folder" if stat.S_ISDIR(mode) else "pipe, a device or a socket"
+        raise InputError(f"{path} is a {kind}. Give a file.")
     return path
 
 
 def read_bytes(
-    path: str | Path, largest: int | None = LARGEST_TEXT, missing: str | None = None
+    path: str | Path, largest: float = LARGEST_TEXT, missing: str | None = None
 ) -> bytes:
     """Return the content of a file that is no stand-in for another one.
 
     Args:
         path: of the file.
-        largest: bytes that it may have; None is no limit.
+        largest: bytes that it may have.
         missing: see :func:`regular`.
 
     Raises:
         InputError: it cannot be opened, is larger, or is a web page, a git-LFS pointer or packed.
     """
     path = regular(path, missing)
-    with decoding(path, "Give another file."), open(path, "rb") as file:
-        content = file.read(-1 if largest is None else largest + 1)
-    if largest is not None and len(content) > largest:
+    if path.stat().st_size > largest:
         raise InputError(f"{path} has more than {largest} bytes, too many for what it should be.")
+    with decoding(path, "Give another file."):
+        content = path.read_bytes()
     check_beginning(path, content[:BEGINNING])
     return content
 
@@ -183,11 +175,9 @@ def text_digest(*texts: str) -> str:
 
 def check_beginning(path: str | Path, head: bytes) -> None:
     """Raise an InputError where the first bytes of a file tell that it stands for another."""
-    for (place, found), what in STAND_INS.items():
-        if head.startswith(found, place):
+    for beginning, what in STAND_INS.items():
+        if re.match(beginning, head):
             raise InputError(f"{path} is {what}.")
-    if WEB_PAGE.match(head):
-        raise InputError(f"{path} is a web page. Download the file itself again.")
 
 
 def read_text(path: str | Path, missing: str | None = None) -> str:
@@ -197,20 +187,11 @@ def read_text(path: str | Path, missing: str | None = None) -> str:
         InputError: it cannot be read, or is in another encoding or no text.
     """
     content = read_bytes(path, missing=missing)
-    encoding = "utf-8"
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start : error.start + 1]
-        raise InputError(
-            f"{path} is no UTF-8 text: line {line} has the byte 0x{byte.hex()}, which is "
-            f"{byte.decode('latin-1')!r} in Latin-1. Save it as UTF-8."
-        ) from error
-    if "\0" in text:
-        raise InputError(f"{path} is no text: it has zero bytes. Save it as UTF-8.")
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    with decoding(path, "Save it as text in UTF-8."):
+        text = content.decode("utf-16" if marked else "utf-8")
+        if "\0" in text:
+            raise Damaged("it has zero bytes")
     return text.replace("\ufeff", "")
 
 
@@ -236,10 +217,7 @@ def read_json(path: str | Path, remedy: str, schema: Any = dict) -> Any:
     """
     text = read_text(path)
     with decoding(path, remedy):
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise Damaged(f"no whole JSON: {error}") from error
+        value = json.loads(text)
         check(value, schema)
     return value
 
@@ -274,30 +252,27 @@ def read_table(
     """
     text = read_text(path)
     separator = max(SEPARATORS, key=text.partition("\n")[0].count)
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
-    )
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     rows = []
     with decoding(path, remedy):
         names = [unicodedata.normalize("NFC", name.strip()) for name in next(reader, ())]
-        for name in columns:
-            if name not in names:
-                raise Damaged(f"no column {name} in its first line")
-        for name in filter(None, names):
-            if names.count(name) > 1:
-                raise Damaged(f"the column {name!r} stands twice")
-        line = reader.line_num + 1
+        named = Counter(filter(None, names))
+        for name in (*columns, *named):
+            if named[name] != 1:
+                raise Damaged(f"{named[name]} columns are called {name!r}")
+        where = f"{path}, line {reader.line_num + 1}"
         try:
             for row in reader:
                 cells = [cell.strip() for cell in row]
                 if any(cells):
                     if any(cells[len(names) :]) or (whole and len(cells) < len(names)):
-                        raise Damaged(f"line {line} has {len(cells)} cells, not {len(names)}")
+                        raise Damaged(f"{where} has {len(cells)} cells, not {len(names)}")
                     rows.append(Row(zip_longest(names, cells[: len(names)], fillvalue="")))
-                    rows[-1].where = f"{path}, line {line}"
-                line = reader.line_num + 1
+                    rows[-1].where = where
+                where = f"{path}, line {reader.line_num + 1}"
         except csv.Error as error:
-            raise Damaged(f"line {line}: {error}") from error
+            raise Damaged(f"{where}: {error}") from error
     return rows
 
 
@@ -305,64 +280,66 @@ def read_table(
 class Between:
     """The schema of a finite number from ``low`` to ``high``, or of None too."""
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: float = -sys.float_info.max
+    high: float = sys.float_info.max
     or_none: bool = False
 
+    def admits(self, value: Any) -> bool:
+        """Tell whether a value is such a number, and no bool."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return self.or_none and value is None
+        return self.low <= value <= self.high
 
-def check(value: Any, schema: Any, where: str = "it") -> None:
+    def __str__(self) -> str:
+        return f"a number from {self.low:g} to {self.high:g}"
+
+
+WHOLE = Between(-LARGEST_WHOLE, LARGEST_WHOLE)
+
+
+def check(value: Any, schema: Any, where: str = "content") -> None:
     """Compare a value of JSON, or of a checkpoint, with a schema; see the module.
 
     Raises:
         Damaged: it differs; the message says where, and what stands there.
     """
+    fits, what = _fits(value, schema)
+    if not fits:
+        raise Damaged(f"{where} is {printable(repr(value))[:60]}, not {what}")
     if isinstance(schema, dict) and str not in schema:
-        _expect(isinstance(value, dict), value, "an object", where)
         for name, inner in schema.items():
             key = name.removesuffix("?")
-            if value.get(key) is None and (name.endswith("?") or inner is object):
-                continue
-            if key not in value:
-                raise Damaged(f"{where} has no {key}")
-            check(value[key], inner, f"its {key}" if where == "it" else f"{where}.{key}")
+            one = value.get(key)
+            if key == name or one is not None:
+                check(one, inner, f"{where}: {key}")
     elif isinstance(schema, dict):
-        _expect(isinstance(value, dict), value, "an object", where)
         for name, one in value.items():
-            _expect(isinstance(name, str), name, "a name", where)
+            check(name, str, f"a name in {where}")
             check(one, schema[str], f"{where}[{name:.40}]")
     elif isinstance(schema, list | tuple):
-        fits = isinstance(value, list | tuple)
-        _expect(fits, value, "a list", where)
-        if isinstance(schema, tuple):
-            _expect(len(value) == len(schema), value, f"a list of {len(schema)}", where)
         schemas = schema if isinstance(schema, tuple) else schema * len(value)
         for place, (one, inner) in enumerate(zip(value, schemas, strict=True)):
             check(one, inner, f"{where}[{place}]")
-    elif isinstance(schema, set):
-        choice = isinstance(value, str | int | float | None) and value in schema
-        _expect(choice, value, f"one of {', '.join(sorted(map(str, schema)))}", where)
-    elif isinstance(schema, Between):
-        within = _is_number(value) and schema.low <= value <= schema.high
-        within = within or (schema.or_none and value is None)
-        _expect(within, value, f"a number from {schema.low:g} to {schema.high:g}", where)
-    elif schema is float:
-        _expect(_is_number(value), value, "a number", where)
-    elif schema is int:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        _expect(whole and abs(value) <= LARGEST_WHOLE, value, "a whole number", where)
-    else:
-        _expect(isinstance(value, schema), value, f"a {schema.__name__}", where)
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= LARGEST_WHOLE if isinstance(value, int) else math.isfinite(value)
-
-
-def _expect(holds: bool, value: Any, what: str, where: str) -> None:
-    if not holds:
-        raise Damaged(f"{where} is {printable(repr(value))[:60]}, not {what}")
+def _fits(value: Any, schema: Any) -> tuple[bool, str]:
+    """Tell whether a value agrees with a schema but for what it contains, and what that admits."""
+    is_list = isinstance(value, list | tuple)
+    if isinstance(schema, dict):
+        return isinstance(value, dict), "an object"
+    if isinstance(schema, list):
+        return is_list, "a list"
+    if isinstance(schema, tuple):
+        return is_list and len(value) == len(schema), f"a list of {len(schema)}"
+    if isinstance(schema, set):
+        return value in list(schema), f"one of {', '.join(sorted(map(str, schema)))}"
+    if isinstance(schema, Between):
+        return schema.admits(value), str(schema)
+    if schema is float:
+        return Between().admits(value), "a number"
+    if schema is int:
+        return isinstance(value, int) and WHOLE.admits(value), "a whole number"
+    return isinstance(value, schema), f"a {schema.__name__}"
 
 
 def read_arrays(
@@ -371,43 +348,22 @@ def read_arrays(
     """Return the arrays of an npz file by their names.
 
     The names of ``schema`` are those of :func:`check_arrays`; further arrays are left out. What
-    members announce is compared with what they hold before memory is taken, and no pickle is read.
+    members announce is bounded, and no pickle is read.
 
     Raises:
         InputError: the file cannot be read, or does not agree with the schema.
     """
     path = regular(path, missing)
-    with decoding(path, remedy):
-        with open(path, "rb") as file:
-            check_beginning(path, file.read(BEGINNING))
-        arrays = {}
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if sum(m.file_size for m in members) > max(LARGEST_ARRAYS, path.stat().st_size):
-                raise Damaged("it announces more than it can hold")
-            for member in members:
-                name = member.filename.removesuffix(".npy")
-                if name in schema or f"{name}?" in schema:
-                    arrays[name] = _read_member(archive, member)
+    with decoding(path, remedy), open(path, "rb") as file:
+        check_beginning(path, file.read(BEGINNING))
+        archive = np.lib.npyio.NpzFile(file)
+        announced = sum(member.file_size for member in archive.zip.infolist())
+        if announced > max(LARGEST_ARRAYS, path.stat().st_size):
+            raise Damaged("it announces more than it can hold")
+        names = {name.removesuffix("?") for name in schema}.intersection(archive.files)
+        arrays = {name: np.asarray(archive[name]) for name in names}
         check_arrays(arrays, schema)
     return arrays
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(member) as file:
-        shape, dtype = announced(file)
-        size = math.prod(shape) * dtype.itemsize
-        if not dtype.hasobject and size + file.tell() != member.file_size:
-            raise Damaged(f"{member.filename} announces the shape {shape}")
-        file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def announced(file: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype]:
-    """Read the header of an npy file: the shape and dtype of what follows."""
-    version, _ = np.lib.format.read_magic(file)
-    shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version}_0")(file)
-    return shape, dtype
 
 
 def check_arrays(arrays: dict[str, np.ndarray], schema: dict[str, str]) -> dict[str, int]:

@@ -11,8 +11,9 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -28,30 +29,26 @@ SHOWN = 200  # letters of a value in a message
 log = logging.getLogger(__name__)
 
 
-class Digests:
-    """Digests of files by content; a session remembers them by size and time of modification."""
+def digests_of(session: str | Path, paths: Iterable[Path]) -> list[str]:
+    """Return the digest of each file by content; one that cannot be read raises an InputError.
 
-    def __init__(self, session: str | Path) -> None:
-        self.file = Path(session) / ".digests.json"
+    The session remembers digests by size and time of modification.
+    """
+    memory = Path(session) / ".digests.json"
+    known = read_json(memory, "Delete it.", {str: (str, str)}) if memory.exists() else {}
+    stamps = {key: _stamp(key) for key in map(os.path.abspath, paths)}
+    new = [key for key, stamp in stamps.items() if known.get(key, [None])[0] != stamp]
+    with ThreadPoolExecutor(READERS) as threads:
+        digests = threads.map(file_digest, new)
+        known |= {key: [stamps[key], one] for key, one in zip(new, digests, strict=True)}
+    if new:
+        write_json(memory, known)
+    return [known[os.path.abspath(path)][1] for path in paths]
 
-    def of(self, paths: Iterable[Path]) -> list[str]:
-        """Return the digest of each file; one that cannot be read raises an InputError."""
-        keys = [os.path.abspath(path) for path in paths]
-        known = {}
-        if self.file.exists():
-            known = read_json(self.file, "Delete it.", {str: (str, str)})
-        stamps = {key: _stamp(key) for key in keys}
-        new = [key for key, stamp in stamps.items() if known.get(key, [None])[0] != stamp]
-        with ThreadPoolExecutor(READERS) as threads:
-            digests = list(threads.map(file_digest, new))
-        if new:
-            known |= {key: [stamps[key], one] for key, one in zip(new, digests, strict=True)}
-            write_json(self.file, known)
-        return [known[key][1] for key in keys]
 
-    def together(self, paths: Iterable[Path]) -> str:
-        """Return one digest of several files in their order."""
-        return text_digest(*self.of(paths))
+def digest_of(session: str | Path, paths: Iterable[Path]) -> str:
+    """Return one digest of several files in their order."""
+    return text_digest(*digests_of(session, paths))
 
 
 def _stamp(path: str) -> str:
@@ -62,10 +59,11 @@ def _stamp(path: str) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
+@dataclass
 class Outputs:
     """The files that a program writes into a folder of its own, one a picture.
 
-    Args:
+    Attributes:
         session: the session's folder, which remembers digests.
         folder: made on demand.
         program: name of the step script.
@@ -77,23 +75,14 @@ class Outputs:
             counts, or a text.
     """
 
-    def __init__(
-        self,
-        session: str | Path,
-        folder: str | Path,
-        program: str,
-        settings: Mapping[str, Any],
-        class_names: Sequence[str],
-        ids: Sequence[str],
-        ending: str,
-        sources: Mapping[str, Sequence[Path | str]],
-    ) -> None:
-        self.session, self.digests = Path(session), Digests(session)
-        self.folder, self.program, self.ending = Path(folder), program, ending
-        self.ids, self.sources = list(ids), sources
-        # As they look when read again.
-        self.settings = json.loads(json.dumps({"class_names": list(class_names), **settings}))
-        self.lock: BinaryIO | None = None
+    session: Path
+    folder: Path
+    program: str
+    settings: Mapping[str, Any]
+    class_names: Sequence[str]
+    ids: Sequence[str]
+    ending: str
+    sources: Mapping[str, Sequence[Path | str]]
 
     def path_of(self, image_id: str) -> Path:
         """Return where the file of a picture lies."""
@@ -125,49 +114,39 @@ class Outputs:
 
     def _claim(self, restart: bool) -> None:
         before, self.lock = own_folder(self.folder, self.program)
-        noted = self._noted()
-        there = [image_id for image_id in noted if self.path_of(image_id).exists()]
-        different = first_change(before, self.settings) if there else None
-        if different:
-            self._refuse(different, before.get(different), restart, set(there).difference(self.ids))
-        found = self._digests()
-        for image_id in there:
-            outdated = image_id in found and noted[image_id] != found[image_id]
-            if outdated or (restart and image_id in found):
-                self.path_of(image_id).unlink()
-        changed = sum(noted[image_id] != found.get(image_id, noted[image_id]) for image_id in there)
-        if changed and not restart:
-            log.info("%d files are outdated, as their sources changed, and are made again", changed)
-        write_json(self.folder / NOTE, {"program": self.program, **self.settings})
-        write_json(self.folder / SOURCES, {**noted, **found})
-
-    def _noted(self) -> dict[str, str]:
+        settings = {"class_names": list(self.class_names), **self.settings}
+        settings = json.loads(json.dumps(settings))  # as they look when read again
         path = self.folder / SOURCES
-        return read_json(path, "Delete it.", {str: str}) if path.exists() else {}
+        noted = read_json(path, "Delete it.", {str: str}) if path.exists() else {}
+        there = [image_id for image_id in noted if self.path_of(image_id).exists()]
+        staying = set(there).difference(self.ids if restart else ())
+        different = first_change(before, settings) if staying else None
+        if different:
+            old, new = (_short(values.get(different)) for values in (before, settings))
+            raise InputError(
+                f"{len(staying)} files in {self.folder}, such as that of {min(staying)}, were made "
+                f"with {different} {old}, not {new}. Make them all again with --restart and a list "
+                "that names them, or use another --session_name."
+            )
+        found = self._digests()
+        changed = [i for i in there if found.get(i, noted[i]) != noted[i]]
+        for image_id in set(there).intersection(self.ids if restart else changed):
+            self.path_of(image_id).unlink()
+        if changed and not restart:
+            outdated = len(changed)
+            log.info(
+                "%d files are outdated, as their sources changed, and are made again", outdated
+            )
+        write_json(self.folder / NOTE, {"program": self.program, **settings})
+        write_json(path, {**noted, **found})
 
     def _digests(self) -> dict[str, str]:
         """Return for every picture the digest of all its sources."""
         columns = []
         for entries in self.sources.values():
             is_file = entries and isinstance(entries[0], Path)
-            columns.append(self.digests.of(entries) if is_file else entries)
-        rows = zip(*columns, strict=True)
-        return {i: text_digest(*row) for i, row in zip(self.ids, rows, strict=True)}
-
-    def _refuse(self, name: str, before: Any, restart: bool, others: set[str]) -> None:
-        """Raise an InputError where files of other settings would stay beside new ones."""
-        made = f"made with {name} {_short(before)}, not {_short(self.settings[name])}"
-        if not restart:
-            raise InputError(
-                f"The files in {self.folder} were {made}. Make them all again with --restart, or "
-                "use another --session_name."
-            )
-        if others:
-            raise InputError(
-                f"{self.folder} also holds {len(others)} files that are not on this list, such as "
-                f"that of {min(others)}, {made}. --restart makes only what is on the list: give "
-                "the list that names them, or use another --session_name."
-            )
+            columns.append(digests_of(self.session, entries) if is_file else entries)
+        return {i: text_digest(*row) for i, *row in zip(self.ids, *columns, strict=True)}
 
     def finish(self) -> None:
         """Wait until all processes have done their share; a missing file raises an InputError."""

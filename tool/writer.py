@@ -7,11 +7,9 @@ Nobody else's file is replaced. A folder of ours says so in ``settings.json``, s
 import csv
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tool.errors import InputError
-from tool.reader import file_digest, read_json
+from tool.reader import file_digest, read_json, text_digest
 
 LEDGER = ".made.json"  # {name: digests of what this project wrote under it, the latest last}
 KEPT = 2  # digests of a file: a killed program leaves the one before or the latest
@@ -98,11 +96,9 @@ def drafting(path: Path) -> Iterator[Path]:
 
 
 def _remove(draft: Path) -> None:
+    shutil.rmtree(draft, ignore_errors=True)
     with suppress(OSError):
-        if draft.is_dir():
-            shutil.rmtree(draft)
-        else:
-            draft.unlink()
+        draft.unlink()
 
 
 @contextmanager
@@ -125,17 +121,9 @@ def write_lines(path: str | Path, lines: Iterable[str], write: Callable = write_
 
 
 def write_json(path: str | Path, value: Any, write: Callable = write_atomic) -> None:
-    """Write ``value`` as indented JSON by ``write``; NaN, which JSON does not have, as null."""
-    text = json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n"
-    write(path, lambda file: file.write(text.encode()))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    """Write ``value`` as indented JSON by ``write``; NaN and infinity, which it lacks, as null."""
+    value = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    write_lines(path, [json.dumps(value, indent=2)], write)
 
 
 def write_table(
@@ -166,12 +154,12 @@ def safe_name(text: str, longest: int = LONGEST_NAME) -> str:
     longest = min(longest, LONGEST_NAME)
     if len(kept.encode()) <= longest:
         return kept or "%"
-    end = "~" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    end = f"~{text_digest(text)[:16]}"
     return kept.encode()[: longest - len(end)].decode(errors="ignore") + end
 
 
 def _percent_encoded(letter: re.Match) -> str:
-    return "".join(f"%{byte:02X}" for byte in letter[0].encode(errors="surrogatepass"))
+    return "%" + letter[0].encode(errors="surrogatepass").hex("%").upper()
 
 
 def own_folder(folder: str | Path, program: str) -> tuple[dict[str, Any], BinaryIO]:
@@ -212,19 +200,12 @@ def read_note(folder: str | Path) -> dict[str, Any]:
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:
     """Delete what processes that are no more left of :func:`drafting` in a folder."""
     for left in Path(folder).glob(f".{name}.*.tmp"):
-        process = left.name.split(".")[-2]
-        if not (process.isdecimal() and _is_alive(int(process))):
+        try:
+            os.kill(int(left.name.split(".")[-2]), 0)
+        except PermissionError:  # somebody else's process is alive
+            pass
+        except (OSError, OverflowError, ValueError):
             _remove(left)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # it is somebody else's
-        pass
-    return True
 
 
 def claim(path: str | Path, what: str) -> BinaryIO:
@@ -260,11 +241,8 @@ def held(folder: Path) -> Iterator[None]:
     """Wait for a lock of a folder, and hold it; where the file system has none, go on."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # keeps threads of one process apart too
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # keeps threads of one process apart too
         yield
     finally:
         os.close(descriptor)
