@@ -21,7 +21,7 @@ import torch
 from data.datasets import add_dataset_flags
 from data.picture_loop import PictureStep
 from tool import cli
-from tool.crf import crf_inference_views
+from tool.crf import crf_inference_label
 from tool.pictures import UNSURE
 from tool.run import run
 
@@ -60,14 +60,14 @@ def confident_areas(
         img: uint8 (H, W, 3).
         is_cam: float (P, H, W), of which :func:`views_of` makes two views.
         keys: int64 (P,), class ids of the maps, 0 first.
-        t, gt_prob, device: of the CRF, see :func:`tool.crf.crf_inference_views`.
+        t, gt_prob, device: of the CRF, see :func:`tool.crf.crf_inference_label`.
 
     Returns:
         uint8 (H, W): the class where the view of objects sees one; 0 where both views see
         background; 255 elsewhere.
     """
     views = views_of(is_cam)
-    objects, ground = crf_inference_views(img, views, t, len(keys), gt_prob, device)
+    objects, ground = crf_inference_label(img, views, t, len(keys), gt_prob, device)
     sure = np.where((objects == 0) & (ground > 0), UNSURE, keys[objects])
     return sure.astype(np.uint8)
 

@@ -16,13 +16,7 @@ import torch
 
 from benchmarks.measure import Bench, Call
 from benchmarks.steps import PICTURE, Job, areas, crf, picture
-from tool.crf import (
-    BILATERAL_SRGB,
-    BILATERAL_SXY,
-    BILATERAL_WEIGHT,
-    GAUSSIAN_SXY,
-    GAUSSIAN_WEIGHT,
-)
+from tool.crf import LABEL_KERNELS
 
 ITERATIONS = 10  # defaults of tool.crf
 GT_PROB = 0.7
@@ -39,9 +33,9 @@ def pydensecrf(job: Job, kinds: int, plain: float) -> Call:
     def refined(view: np.ndarray):
         model = DenseCRF2D(view.shape[1], view.shape[0], kinds)
         model.setUnaryEnergy(unary_from_labels(view, kinds, GT_PROB, zero_unsure=False))
-        model.addPairwiseGaussian(GAUSSIAN_SXY, GAUSSIAN_WEIGHT)
-        # Its wrapper takes writable arrays only.
-        model.addPairwiseBilateral(BILATERAL_SXY, BILATERAL_SRGB, img.copy(), BILATERAL_WEIGHT)
+        gaussian_sxy, gaussian_weight, sxy, srgb, weight = LABEL_KERNELS
+        model.addPairwiseGaussian(gaussian_sxy, gaussian_weight)
+        model.addPairwiseBilateral(sxy, srgb, img.copy(), weight)  # which has to be writable
         return np.argmax(model.inference(ITERATIONS), axis=0).reshape(view.shape)
 
     def call():

@@ -23,7 +23,7 @@ from net.resnet50 import fold_batch_norm
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from net.resnet50_SIPE import CAM, Net, valid_mask
 from net.segmentation import mean_loss
-from tool.crf import crf_inference, crf_inference_views
+from tool.crf import crf_inference, crf_inference_label
 from tool.maps import fuse
 from tool.walk import refine_by_walk
 
@@ -181,7 +181,7 @@ def crf(job: Job, kinds: int = 3, plain: float = 0.5) -> Call:
     labels = areas(2, kinds, PICTURE).numpy()
 
     def call():
-        refined = crf_inference_views(img, labels, num_classes=kinds, device=job.device)
+        refined = crf_inference_label(img, labels, num_classes=kinds, device=job.device)
         return torch.from_numpy(refined)
 
     return call

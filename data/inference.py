@@ -149,11 +149,7 @@ def refine(picture: np.ndarray, probabilities: Tensor, how: TestFlags) -> Tensor
             crf_picture(picture, how.crf_picture),
             probabilities[classes],
             how.crf_iterations,
-            how.gaussian_sxy,
-            how.gaussian_weight,
-            how.bilateral_sxy,
-            how.bilateral_srgb,
-            how.bilateral_weight,
+            how,
         )
     except ValueError as error:
         raise InputError(f"{error} See --*_sxy and --bilateral_srgb.") from error

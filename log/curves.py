@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from tool.reader import Damaged, decoding, read_table, read_text
+from tool.reader import Damaged, decoding, read_table, read_text, regular
 
 FOLDER = Path(__file__).resolve().parent
 FILE = "curves.csv"  # which a trainer writes into its session
@@ -147,7 +147,7 @@ def _name_of(column: str) -> str:
 def entries_of_log(path: Path) -> Iterator[Entry]:
     """Yield the steps and validations in a log of the released code, and pass over other lines."""
     last = total = 0
-    for line in read_text(path, f"There is no file {path}. {WHERE}").splitlines():
+    for line in read_text(regular(path, f"There is no file {path}. {WHERE}")).splitlines():
         line = line[:LONGEST_LINE]
         if match := TRAINING_LINE.search(line):
             last, total = int(match[1]), int(match[2])

@@ -361,7 +361,7 @@ FAULTS = {
         ("bilateral_sxy=67.0", "bilateral_sxy=50.0", "seg presets"),
     ],
     "tool/crf.py": [
-        ("= 67, 3, 4", "= 67, 3, 5", "crf"),
+        ("67, 3, 4)", "67, 3, 5)", "crf"),
     ],
     "tool/walk.py": [
         ("= 5, 10, 8", "= 5, 8, 8", "walk parity_pseudo"),

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 
 from tests.reference import parity, plain_kernel
 from tool.crf import (
+    SCORE_KERNELS,
+    Kernels,
     crf_inference,
     crf_inference_label,
-    crf_inference_views,
     gaussian_kernel,
     mean_field,
 )
@@ -87,7 +88,7 @@ def test_labels_equal_the_plain_crf(height, width, num_classes):
 
 @pytest.mark.parametrize(
     ("given", "setting"),
-    [((), (10, 1, 3, 67, 3, 4)), ((1, 3, 3, 32, 13, 10), (1, 3, 3, 32, 13, 10))],
+    [((), (10, 1, 3, 67, 3, 4)), ((1, Kernels(3, 3, 32, 13, 10)), (1, 3, 3, 32, 13, 10))],
 )
 def test_scores_equal_the_plain_crf(given, setting):
     img, _ = make_case(8, 9, 2, seed=3)
@@ -110,7 +111,7 @@ def test_parity_with_the_reference():
     background = maps.copy()
     background[0] *= 0.5
     views = np.stack([maps.argmax(0), background.argmax(0)])
-    refined = keys[crf_inference_views(img, views, num_classes=len(keys))]
+    refined = keys[crf_inference_label(img, views, num_classes=len(keys))]
     assert (keys[views] == expected).mean() < 0.99  # the CRF has something to do
     assert np.array_equal(refined, expected)
 
@@ -179,8 +180,8 @@ PROBS = torch.ones(2, 4, 5)
         (IMG, LABELS + 255, {}),
         (IMG, LABELS, {"gt_prob": 1.0}),
         (IMG, PROBS * math.nan, {}),
-        (IMG, PROBS, {"bilateral_srgb": -1}),
-        (IMG, PROBS, {"gaussian_sxy": 1e-5}),
+        (IMG, PROBS, {"kernels": SCORE_KERNELS._replace(bilateral_srgb=-1)}),
+        (IMG, PROBS, {"kernels": SCORE_KERNELS._replace(gaussian_sxy=1e-5)}),
     ],
 )
 def test_wrong_arguments_are_refused(img, maps, options):

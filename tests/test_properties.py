@@ -14,7 +14,7 @@ from net.resnet50_SIPE import (
     reactivate,
 )
 from tests.reference import plain_reactivation, plain_seeds
-from tool.crf import crf_inference, crf_inference_label, crf_inference_views
+from tool.crf import crf_inference, crf_inference_label
 
 SIDES, LONG = st.integers(1, 9), st.integers(1, 50)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -126,7 +126,7 @@ def test_crf(constant, c, h, w, t, seed):
     labels = rng.integers(0, c, (2, h, w))
     labels[0] = c - 1
     before = img.copy(), labels.copy()
-    views = crf_inference_views(img, labels, t, c)
+    views = crf_inference_label(img, labels, t, c)
     assert (views[0] == c - 1).all()
     assert 0 <= views.min() <= views.max() < c
     assert np.array_equal(views[1], crf_inference_label(img, labels[1], t, c))

@@ -26,7 +26,7 @@ from net.recipes import MODELS
 from net.weights import restore
 from tests.tiny import KEYS, command_lines
 from tool import checkpoint
-from tool.crf import crf_inference
+from tool.crf import Kernels, crf_inference
 from tool.errors import InputError
 from tool.onnx_file import write_onnx
 from tool.pictures import read_mask, save_label
@@ -277,11 +277,10 @@ def test_presets_are_the_published_recipes(model):
 def test_label_is_that_of_the_library(run, session, model, width, colours, tiny):
     """infer_seg adds nothing to scales, mirror, mean, softmax, CRF and argmax."""
     train_seg.main([*run["train"], "--model", model, "--width", width])
-    crf = {"crf_iterations": 2, "gaussian_sxy": 2.0, "gaussian_weight": 1.0}
-    crf |= {"bilateral_sxy": 9.0, "bilateral_srgb": 7.0, "bilateral_weight": 2.0}
+    kernels = Kernels(2.0, 1.0, 9.0, 7.0, 2.0)
     flags = [*run["infer"], "--model", model, "--mirror", "--scales", "1", "1.5"]
-    settings = [f"--{name}={value:g}" for name, value in crf.items()]
-    infer_seg.main([*flags, "--crf", "--crf_picture", colours, *settings])
+    settings = [f"--{name}={value:g}" for name, value in kernels._asdict().items()]
+    infer_seg.main([*flags, "--crf_iterations=2", "--crf", "--crf_picture", colours, *settings])
     label = read_mask(session / f"seg_{model}/d.png")
     net = restore(MODELS[model].network, checkpoint.load(final_of(session, model)))
     picture = np.array(Image.open(tiny / "images/d.png").convert("RGB"))
@@ -296,7 +295,7 @@ def test_label_is_that_of_the_library(run, session, model, width, colours, tiny)
                 logits.append(out.flip(3) if turned else out)
     probabilities = torch.stack(logits).mean(0)[0].softmax(0)
     compared = inference.crf_picture(picture, colours)
-    expected = crf_inference(compared, probabilities, *crf.values()).argmax(0).numpy()
+    expected = crf_inference(compared, probabilities, 2, kernels).argmax(0).numpy()
     assert (label == expected).mean() > 0.999
     assert len(np.unique(expected)) > 1
     infer_seg.main([*flags, "--restart"])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tool.errors import InputError, naming, printable
-from tool.reader import DIGITS, Damaged, check, decoding, read_bytes
+from tool.reader import DIGITS, Damaged, check, decoding, read_bytes, regular
 from tool.record import compare_classes
 from tool.writer import write_atomic
 
@@ -102,7 +102,7 @@ def load(path: str | Path) -> Checkpoint:
         InputError: the file is missing, damaged, or holds more than tensors and plain values.
     """
     missing = f"There is no checkpoint {path}. Train first, or give another path."
-    packed = read_bytes(path, math.inf, missing)
+    packed = read_bytes(regular(path, missing), math.inf)
     with decoding(path, "Copy it again, or delete it and train again."):
         is_safetensors = packed[LENGTH : LENGTH + 1] == b"{"
         content = _unpack_safetensors(packed) if is_safetensors else _unpack_torch(packed)

@@ -14,6 +14,7 @@ Letters in shapes: V label maps (views) of one picture, C classes, N = H * W pix
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,15 +23,25 @@ from torch import Tensor
 from tool.constants import constant
 from tool.lattice import Lattice, build_lattice, normalise
 
-# The label CRF of the IRN and SIPE releases; standard deviations in pixels and in grey levels.
-GAUSSIAN_SXY, GAUSSIAN_WEIGHT = 3, 3
-BILATERAL_SXY, BILATERAL_SRGB, BILATERAL_WEIGHT = 50, 5, 10
-# The score CRF of DeepLab v2.
-SCORE_GAUSSIAN_SXY, SCORE_GAUSSIAN_WEIGHT = 1, 3
-SCORE_BILATERAL_SXY, SCORE_BILATERAL_SRGB, SCORE_BILATERAL_WEIGHT = 67, 3, 4
-
 PROB_MIN = 1e-5  # probabilities are clipped there before the logarithm, as pydensecrf does
 CACHED_SIZES = 8  # picture sizes whose Gaussian lattice is kept, each 48 bytes a pixel
+
+
+class Kernels(NamedTuple):
+    """A Gaussian kernel over position and one over position and colour.
+
+    Standard deviations are in pixels, and of colours in grey levels.
+    """
+
+    gaussian_sxy: float
+    gaussian_weight: float
+    bilateral_sxy: float
+    bilateral_srgb: float
+    bilateral_weight: float
+
+
+LABEL_KERNELS = Kernels(3, 3, 50, 5, 10)  # of the IRN and SIPE releases
+SCORE_KERNELS = Kernels(1, 3, 67, 3, 4)  # of DeepLab v2
 
 
 def _grid(height: int, width: int, sxy: float, device: torch.device) -> Tensor:
@@ -101,49 +112,28 @@ def crf_inference_label(
 
     Args:
         img: (H, W, 3) uint8 RGB.
-        labels: (H, W) integers in 0..num_classes - 1.
+        labels: (H, W) integers in 0..num_classes - 1. Or (V, H, W), and so is the result: the maps
+            share one lattice and are filtered side by side, which is faster than one by one.
         t: number of iterations, 0 or more.
         num_classes: C. Time grows with C: number the labels that occur, without gaps.
         gt_prob: in (0, 1), the trust in ``labels``.
         device: where to compute.
     """
-    return crf_inference_views(img, labels[None], t, num_classes, gt_prob, device)[0]
-
-
-def crf_inference_views(
-    img: np.ndarray,
-    labels: np.ndarray,
-    t: int = 10,
-    num_classes: int = 21,
-    gt_prob: float = 0.7,
-    device: str | torch.device = "cpu",
-) -> np.ndarray:
-    """Return (V, H, W) maps of one picture, each refined as by :func:`crf_inference_label`.
-
-    The V > 0 maps share one lattice and are filtered side by side, which is faster than one by one.
-    Arguments, dtypes and errors are those of one map.
-    """
-    size = labels.shape[1:]
-    _check(img, size, t)
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"Expected integer labels, got {labels.dtype}.")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"Labels must be in 0..{num_classes - 1}, one of them is not.")
+    is_whole = labels.size > 0 and np.issubdtype(labels.dtype, np.integer)
+    if not is_whole or labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"Labels must be in 0..{num_classes - 1}, got {labels.dtype}.")
     if not 0 < gt_prob < 1:
         raise ValueError(f"gt_prob must be between 0 and 1, not {gt_prob}.")
     if num_classes == 1:
         return np.zeros(labels.shape, np.int64)  # no other label has an energy
 
-    device = torch.device(device)
     own, other = -math.log(gt_prob), -math.log((1 - gt_prob) / (num_classes - 1))
-    index = torch.tensor(np.ascontiguousarray(labels, np.int64), device=device).flatten(1)
-    unary = torch.full((len(labels), num_classes, index.shape[1]), other, device=device)
-    unary.scatter_(1, index[:, None], own)  # (V, C, N)
-    kernels = (
-        (GAUSSIAN_WEIGHT, gaussian_kernel(*size, GAUSSIAN_SXY, device)),
-        (BILATERAL_WEIGHT, bilateral_kernel(img, BILATERAL_SXY, BILATERAL_SRGB, device)),
-    )
-    best = mean_field(unary, kernels, t).max(1).indices  # on a CPU far faster than argmax
+    size = labels.shape[-2:]
+    index = torch.tensor(np.ascontiguousarray(labels, np.int64), device=device).view(-1, 1, *size)
+    unary = torch.full((len(index), num_classes, *size), other, device=device)
+    unary.scatter_(1, index, own)  # (V, C, H, W)
+    q = _refine(img, unary, t, LABEL_KERNELS)
+    best = q.max(1).indices  # on a CPU far faster than argmax
     return best.view(labels.shape).cpu().numpy()
 
 
@@ -151,11 +141,7 @@ def crf_inference(
     img: np.ndarray,
     probs: Tensor,
     t: int = 10,
-    gaussian_sxy: float = SCORE_GAUSSIAN_SXY,
-    gaussian_weight: float = SCORE_GAUSSIAN_WEIGHT,
-    bilateral_sxy: float = SCORE_BILATERAL_SXY,
-    bilateral_srgb: float = SCORE_BILATERAL_SRGB,
-    bilateral_weight: float = SCORE_BILATERAL_WEIGHT,
+    kernels: Kernels = SCORE_KERNELS,
 ) -> Tensor:
     """Return class probabilities, refined by the CRF with U = -log(max(probs, 1e-5)).
 
@@ -166,26 +152,30 @@ def crf_inference(
         img: (H, W, 3) uint8 RGB.
         probs: (C, H, W) floating, in [0, 1]: softmax over C.
         t: number of iterations, 0 or more.
-        gaussian_sxy, gaussian_weight: of the kernel over position; standard deviation in pixels.
-        bilateral_sxy, bilateral_srgb, bilateral_weight: of the kernel over position and colour;
-            standard deviations in pixels and in grey levels.
+        kernels: of any type with these attributes.
     """
-    size = tuple(probs.shape[1:])
-    _check(img, size, t)
     if not probs.numel() or not probs.is_floating_point() or probs.isnan().any():
         raise ValueError(f"Expected probabilities (C, H, W), got {probs.dtype} or NaN.")
     unary = -probs.detach().float().clamp(PROB_MIN, 1).log()
+    return _refine(img, unary[None], t, kernels)[0]
+
+
+def _refine(
+    img: np.ndarray,
+    unary: Tensor,
+    t: int,
+    how: Kernels,
+) -> Tensor:
+    """Return Q of energies (V, C, H, W) on the device where they lie."""
+    size, device = tuple(unary.shape[2:]), unary.device
+    if img.shape != (*size, 3) or img.dtype != np.uint8 or t < 0:
+        got = f"{img.shape} {img.dtype} and {t}"
+        raise ValueError(f"Expected a picture ({size}, 3) uint8 and t of 0 or more, got {got}.")
     kernels = (
-        (gaussian_weight, gaussian_kernel(*size, gaussian_sxy, probs.device)),
-        (bilateral_weight, bilateral_kernel(img, bilateral_sxy, bilateral_srgb, probs.device)),
+        (how.gaussian_weight, gaussian_kernel(*size, how.gaussian_sxy, device)),
+        (
+            how.bilateral_weight,
+            bilateral_kernel(img, how.bilateral_sxy, how.bilateral_srgb, device),
+        ),
     )
-    return mean_field(unary.flatten(1)[None], kernels, t).view(probs.shape)
-
-
-def _check(img: np.ndarray, size: tuple[int, ...], t: int) -> None:
-    """Refuse anything but a uint8 RGB picture of the maps' size, and t of 0 or more."""
-    if img.shape != (*size, 3) or not img.size or img.dtype != np.uint8:
-        got = f"{img.shape} {img.dtype}"
-        raise ValueError(f"Expected a picture (H, W, 3) uint8 and maps of {size}, got {got}.")
-    if t < 0:
-        raise ValueError(f"The number of iterations must be 0 or more, not {t}.")
+    return mean_field(unary.flatten(2), kernels, t).view(unary.shape)

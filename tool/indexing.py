@@ -41,11 +41,6 @@ class Path:
     # The same cells as straight runs (axis, length, y, x): axis -1 goes right, -2 down.
     runs: tuple[tuple[int, int, int, int], ...]
 
-    def sources_inside(self, height: int, width: int) -> Area:
-        """Return the rectangle of sources whose destination lies on the map too; may be empty."""
-        size = max(0, height - self.dy), max(0, width - abs(self.dx))
-        return 0, max(0, -self.dx), *size
-
 
 def reach(radius: float) -> int:
     """Return m, the largest |dy| and |dx| of an offset."""
@@ -96,14 +91,15 @@ def on_area(maps: Tensor, area: Area, dy: int = 0, dx: int = 0) -> Tensor:
 class PathMaxima:
     """Largest edge on paths, and the way back of its gradient.
 
-    ``edge``, (..., h, w), is not changed; ``radius`` is that of the paths that are asked for.
+    ``edge``, (..., h, w), is not changed; ``radius`` is that of the paths that are asked for, which
+    both sides of the map exceed.
     """
 
     def __init__(self, edge: Tensor, radius: float) -> None:
         # tables[axis, k][..., y, x] is the maximum over k cells from (y, x) along the axis.
         self.tables = {(axis, 1): edge for axis in (-1, -2)}
         for axis in (-1, -2):
-            for length in range(2, min(reach(radius) + 1, edge.shape[axis]) + 1):
+            for length in range(2, reach(radius) + 2):
                 starts = edge.shape[axis] - length + 1
                 before = self.tables[axis, length - 1].narrow(axis, 0, starts)
                 last_cell = edge.narrow(axis, length - 1, starts)

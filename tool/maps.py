@@ -143,12 +143,10 @@ def read_maps(
             classes.
     """
     path = maps_file(folder, image_id, allow_pickle)
-    missing = f"There are no maps {path}. {MAKE}."
+    regular(path, f"There are no maps {path}. {MAKE}.")
     with decoding(path, AGAIN):
-        if path.suffix == ".npz":
-            stored = read_arrays(path, AGAIN, STORED, missing)
-        else:
-            stored = _read_pickled(regular(path, missing))
+        is_npz = path.suffix == ".npz"
+        stored = read_arrays(path, AGAIN, STORED) if is_npz else _read_pickled(path)
         keys = stored["keys"].astype(np.int64)
         if not len(keys) or keys[0] != 0 or (np.diff(keys) < 1).any() or keys[-1] >= num_classes:
             raise Damaged(

@@ -53,9 +53,9 @@ def open_picture(
         try:
             image = Image.open(path, formats=formats)
         except UnidentifiedImageError as error:
-            kinds = "" if formats == FORMATS else f" as {', '.join(formats)}"  # a mask of JPEG, say
+            kinds = ", ".join(formats)
             raise InputError(
-                f"{path} is not a picture that can be read{kinds}. Replace it."
+                f"{path} is not a picture of the kinds {kinds}. Replace it."
             ) from error
         image.filename = ""  # makes Pillow read the file: it maps turned TIFFs at the wrong size
         check_pixels(path, *image.size)

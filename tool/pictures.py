@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +23,17 @@ UNSURE = 255  # the label of a pixel that no one judges
 HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers are used to
     [[0, 0, 140], [0, 110, 255], [60, 235, 200], [255, 235, 60], [255, 80, 0], [150, 0, 0]]
 )
-
 HEAT_LEVELS = 1024  # colours of a map
+HEAT = np.stack(  # of levels from 0 to 1, uint8 (HEAT_LEVELS, 3)
+    [
+        np.interp(np.linspace(0, 1, HEAT_LEVELS), np.linspace(0, 1, len(HEAT_STOPS)), channel)
+        for channel in HEAT_STOPS.T
+    ],
+    -1,
+).astype(np.uint8)
 LIGHTER = 70  # what is added to the VOC colours, many of which are dark
 LEGEND = 13  # pixels of the letters of a legend, at least
 GREY = 140  # a white pixel without a label, beside regions in their colours
-MASK_MODES = ("P", "L", "1")
 
 
 def read_rgb(
@@ -76,23 +80,22 @@ def read_mask(path: str | Path) -> np.ndarray:
     broken, or holds colours or other numbers instead of ids, raises an InputError.
     """
     with picture_file(path):
-        layout = tiff_layout(path)
-        if layout and (layout.bits > 8 or layout.bands > 1 or layout.kind == "float"):
-            raise _no_mask(path, str(layout))
-        image = open_picture(path, MASK_FORMATS)
-        bits = layout.bits if layout else bits_of(path, image)
-        if image.mode not in MASK_MODES:
-            raise _no_mask(path, f"a {image.mode} picture")
-        if image.mode == "L" and bits < 8:
-            raise _no_mask(path, f"a grey picture of {bits} bits, whose values are stretched")
-        if layout and layout.photometric == WHITE_IS_ZERO:
-            raise _no_mask(path, "a TIFF whose 0 is white, so that its values are turned round")
+        what = layout = tiff_layout(path)
+        keeps_ids = layout is None or (
+            layout.bits <= 8 and layout.bands == 1 and layout.photometric != WHITE_IS_ZERO
+        )
+        if keeps_ids:
+            image = open_picture(path, MASK_FORMATS)
+            bits = layout.bits if layout else bits_of(path, image)
+            what = f"a picture of {bits} bits and mode {image.mode}"
+            # Grey levels of fewer bits are stretched to 8.
+            keeps_ids = image.mode in ("P", "1") or (image.mode == "L" and bits == 8)
+        if not keeps_ids:
+            raise InputError(
+                f"{path} is {what}; a mask is an 8-bit palette or grey PNG whose pixel values are "
+                "class ids."
+            )
         return np.array(upright(image, orientation_of(image)), dtype=np.uint8)
-
-
-def _no_mask(path: str | Path, what: str) -> InputError:
-    form = "a mask is an 8-bit palette or grey PNG whose pixel values are class ids."
-    return InputError(f"{path} is {what}; {form}")
 
 
 def check_label(
@@ -156,15 +159,7 @@ def save_rgb(path: str | Path, picture: np.ndarray, write: Callable = write_atom
 def heat(values: np.ndarray) -> np.ndarray:
     """Colour a map: float (H, W) in [0, 1] -> uint8 (H, W, 3), blue for 0 and red for 1."""
     levels = (np.clip(np.asarray(values), 0, 1) * (HEAT_LEVELS - 1) + 0.5).astype(np.int16)
-    return _heat_table()[levels]
-
-
-@cache
-def _heat_table() -> np.ndarray:
-    """Return the colours of HEAT_LEVELS values from 0 to 1, uint8 (HEAT_LEVELS, 3)."""
-    at, stops = (np.linspace(0, 1, n) for n in (HEAT_LEVELS, len(HEAT_STOPS)))
-    channels = [np.interp(at, stops, HEAT_STOPS[:, c]) for c in range(3)]
-    return np.stack(channels, -1).astype(np.uint8)
+    return HEAT[levels]
 
 
 def overlay(picture: np.ndarray, colours: np.ndarray, strength: float = 0.6) -> np.ndarray:
@@ -195,26 +190,20 @@ def label_colours() -> np.ndarray:
 def with_legend(drawing: np.ndarray, names: dict[int, str]) -> np.ndarray:
     """Return a drawing, uint8 (H, W, 3), above a strip with the colours and names of classes.
 
-    ``names`` holds the ids that are shown; the strip has as many lines as they need.
+    ``names`` holds the ids that are shown, each of which has a line of the strip.
     """
     if not names:
         return drawing
     width = drawing.shape[1]
     size = max(LEGEND, width // 60)
     font = ImageFont.load_default(size)
-    places, x, y = [], size // 2, size // 2
-    for key, name in names.items():
-        needs = 2 * size + font.getlength(name)
-        if x + needs > width and x > size:
-            x, y = size // 2, y + 3 * size // 2
-        places.append((x, y, key, name))
-        x += int(needs) + size
-    strip = Image.new("RGB", (width, y + 3 * size // 2), "white")
+    line = 3 * size // 2
+    strip = Image.new("RGB", (width, line * len(names) + size // 2), "white")
     pen = ImageDraw.Draw(strip)
-    for x, y, key, name in places:
+    for y, (key, name) in zip(range(size // 2, strip.height, line), names.items(), strict=True):
         colour = tuple(label_colours()[key].astype(int).tolist())
-        pen.rectangle((x, y, x + size, y + size), fill=colour)
-        pen.text((x + 3 * size // 2, y + size / 2), name, "black", font, anchor="lm")
+        pen.rectangle((size, y, 2 * size, y + size), fill=colour)
+        pen.text((3 * size, y + size / 2), name, "black", font, anchor="lm")
     return np.concatenate([drawing, np.asarray(strip)])
 
 

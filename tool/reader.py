@@ -133,25 +133,24 @@ def regular(path: str | Path, missing: str | None = None) -> Path:
     return path
 
 
-def read_bytes(
-    path: str | Path, largest: float = LARGEST_TEXT, missing: str | None = None
-) -> bytes:
+def read_bytes(path: str | Path, largest: float = LARGEST_TEXT) -> bytes:
     """Return the content of a file that is no stand-in for another one.
 
     Args:
         path: of the file.
         largest: bytes that it may have.
-        missing: see :func:`regular`.
 
     Raises:
         InputError: it cannot be opened, is larger, or is a web page, a git-LFS pointer or packed.
     """
-    path = regular(path, missing)
+    path = regular(path)
     if path.stat().st_size > largest:
         raise InputError(f"{path} has more than {largest} bytes, too many for what it should be.")
     with decoding(path, "Give another file."):
         content = path.read_bytes()
-    check_beginning(path, content[:BEGINNING])
+    for beginning, what in STAND_INS.items():
+        if re.match(beginning, content[:BEGINNING]):
+            raise InputError(f"{path} is {what}.")
     return content
 
 
@@ -173,20 +172,13 @@ def text_digest(*texts: str) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
-def check_beginning(path: str | Path, head: bytes) -> None:
-    """Raise an InputError where the first bytes of a file tell that it stands for another."""
-    for beginning, what in STAND_INS.items():
-        if re.match(beginning, head):
-            raise InputError(f"{path} is {what}.")
-
-
-def read_text(path: str | Path, missing: str | None = None) -> str:
+def read_text(path: str | Path) -> str:
     """Return a text file in UTF-8, or in UTF-16 with a byte order mark, without such marks.
 
     Raises:
         InputError: it cannot be read, or is in another encoding or no text.
     """
-    content = read_bytes(path, missing=missing)
+    content = read_bytes(path)
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     with decoding(path, "Save it as text in UTF-8."):
         text = content.decode("utf-16" if marked else "utf-8")
@@ -342,9 +334,7 @@ def _fits(value: Any, schema: Any) -> tuple[bool, str]:
     return isinstance(value, schema), f"a {schema.__name__}"
 
 
-def read_arrays(
-    path: str | Path, remedy: str, schema: dict[str, str], missing: str | None = None
-) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path, remedy: str, schema: dict[str, str]) -> dict[str, np.ndarray]:
     """Return the arrays of an npz file by their names.
 
     The names of ``schema`` are those of :func:`check_arrays`; further arrays are left out. What
@@ -353,10 +343,8 @@ def read_arrays(
     Raises:
         InputError: the file cannot be read, or does not agree with the schema.
     """
-    path = regular(path, missing)
-    with decoding(path, remedy), open(path, "rb") as file:
-        check_beginning(path, file.read(BEGINNING))
-        archive = np.lib.npyio.NpzFile(file)
+    path = regular(path)
+    with decoding(path, remedy), np.lib.npyio.NpzFile(path) as archive:
         announced = sum(member.file_size for member in archive.zip.infolist())
         if announced > max(LARGEST_ARRAYS, path.stat().st_size):
             raise Damaged("it announces more than it can hold")

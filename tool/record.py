@@ -179,10 +179,9 @@ def compare_classes(made: str, names: list[str] | None, class_names: Sequence[st
     """
     if names is not None and names != list(class_names):
         raise InputError(
-            f"{made} for the classes {_short(names)}; the dataset has "
-            f"{_short(list(class_names))}: {first_difference(names, class_names)}. Their names and "
-            "order decide what a number means: check --dataset and its classes, or begin anew in "
-            "another --session_name."
+            f"{made} for other classes than the dataset's: {first_difference(names, class_names)}. "
+            "Their names and order decide what a number means: check --dataset and its classes, or "
+            "begin anew in another --session_name."
         )
 
 

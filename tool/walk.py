@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tool.indexing import STRIDE, PathMaxima, on_area, reach, search_paths
+from tool.indexing import STRIDE, PathMaxima, reach, search_paths
 
 WALK_RADIUS, WALK_BETA, WALK_EXP_TIMES = 5, 10, 8  # of the released code
 MAP_POWER = 1.5  # the released code raises the maps to it before the walk
@@ -78,12 +78,11 @@ class _Walk:
         self.paths = search_paths(radius)
         self.shifts = [path.dy * self.row + path.dx for path in self.paths]
 
+        around = F.pad(edge, (self.m, self.m, 0, self.m), value=1)  # nothing leaves the map
+        maxima = PathMaxima(around, radius)
         affinity = edge.new_zeros(len(self.paths), h, self.row)
-        maxima = PathMaxima(edge, radius)
         for one, path in zip(affinity, self.paths, strict=True):
-            area = path.sources_inside(h, w)
-            if area[2] and area[3]:
-                on_area(one, area).copy_((1 - maxima.over(path, area)).pow_(beta))
+            one[:, :w] = (1 - maxima.over(path, (0, self.m, h, w))).pow_(beta)
         weights = affinity.flatten(1)  # (O, cells); 0 where an end is off the map
 
         degree = edge.new_ones(2 * self.margin + self.cells)  # 1: a position's affinity with itself
@@ -213,29 +212,26 @@ def refine_by_walk(
     maps: Tensor,
     edge: Tensor,
     size: tuple[int, int],
-    radius: float = WALK_RADIUS,
     beta: float = WALK_BETA,
     exp_times: int = WALK_EXP_TIMES,
-    power: float = MAP_POWER,
 ) -> tuple[Tensor, Tensor]:
     """Return the pseudo label of a picture and the walked maps it comes from.
 
-    The maps are resized bilinearly to the edge map, raised to ``power``, walked, enlarged four
+    The maps are resized bilinearly to the edge map, raised to MAP_POWER, walked, enlarged four
     times bilinearly, cut to the picture and divided by their overall maximum.
 
     Args:
         maps: (P, H', W') IS-CAM in [0, 1], background first.
         edge: (1, h, w) or (h, w) in [0, 1], at stride 4 of the picture.
         size: (H, W) of the picture.
-        radius, beta, exp_times: see :func:`propagate_to_edge`.
-        power: exponent of the maps before the walk.
+        beta, exp_times: see :func:`propagate_to_edge`.
 
     Returns:
         index, int64 (H, W), of the largest map, so ``keys[index]`` are class ids; 0 (background)
         where all maps are zero. And the walked maps, (P, H, W) in [0, 1].
     """
     small = F.interpolate(maps[None].float(), edge.shape[-2:], mode="bilinear")[0]
-    walked = propagate_to_edge(small**power, edge, radius, beta, exp_times)  # (P, 1, h, w)
+    walked = propagate_to_edge(small**MAP_POWER, edge, WALK_RADIUS, beta, exp_times)
     large = F.interpolate(walked, scale_factor=STRIDE, mode="bilinear")
     scores = large[:, 0, : size[0], : size[1]]
     scores = scores / scores.amax().clamp_min(torch.finfo(scores.dtype).tiny)
