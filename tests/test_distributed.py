@@ -124,7 +124,7 @@ def test_torchrun_starts_a_program(flags, tmp_path, weights):
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "run/npy").glob("*.npz"))) == 6
     # One process speaks, about its share.
-    assert (done.stdout + done.stderr).count("3 of the 6 pictures, 0 of them done before") == 1
+    assert (done.stdout + done.stderr).count("3 of 6 pictures, 0 done before") == 1
 
 
 def test_several_processes_end_with_a_sentence_and_no_traceback(flags):

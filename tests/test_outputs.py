@@ -151,7 +151,7 @@ def test_work_that_was_moved_continues(chain, tmp_path, monkeypatch):
         chain(program, *places)
     text = (new / "renamed.log").read_text()
     assert "is finished" in text
-    assert text.count("6 pictures, 6 of them done before") == 3
+    assert text.count("6 of 6 pictures, 6 done before") == 3
 
 
 # ------------------------------------------------------------------------- lists and results

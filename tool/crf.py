@@ -48,12 +48,12 @@ def _grid(height: int, width: int, sxy: float, device: torch.device) -> Tensor:
     """Return (2, H * W) float32: x / sxy and y / sxy of every pixel."""
     sides = (torch.arange(n, dtype=torch.float32, device=device) for n in (height, width))
     y, x = torch.meshgrid(*sides, indexing="ij")
-    return _divide(torch.stack([x, y]).flatten(1), sxy, "sxy")
+    return _divide(torch.stack([x, y]).flatten(1), sxy)
 
 
-def _divide(values: Tensor, by: float, name: str) -> Tensor:
+def _divide(values: Tensor, by: float) -> Tensor:
     if not 0 < by < math.inf:
-        raise ValueError(f"The standard deviation {name} must be positive, not {by}.")
+        raise ValueError(f"A standard deviation must be positive, not {by}.")
     # CUDA multiplies by the reciprocal of a plain number, which rounds differently.
     return values / constant(by, values.device)
 
@@ -74,7 +74,7 @@ def bilateral_kernel(img: np.ndarray, sxy: float, srgb: float, device: torch.dev
     """
     height, width, _ = img.shape
     pixels = torch.tensor(np.ascontiguousarray(img), device=device)
-    colour = _divide(pixels.view(-1, 3).t().float(), srgb, "srgb")
+    colour = _divide(pixels.view(-1, 3).t().float(), srgb)
     return normalise(build_lattice(torch.cat([_grid(height, width, sxy, device), colour])))
 
 

@@ -24,7 +24,6 @@ from tool.writer import NOTE, own_folder, read_note, write_json
 
 SOURCES = "sources.json"
 READERS = 8  # threads that digest files
-SHOWN = 200  # letters of a value in a message
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +106,8 @@ class Outputs:
         distributed.barrier()
         mine = distributed.share(self.ids)
         todo = [image_id for image_id in mine if not self.path_of(image_id).exists()]
-        parted = distributed.world_size() > 1
-        share = f"{len(mine)} of the {len(self.ids)}" if parted else len(self.ids)
-        log.info("%s pictures, %d of them done before, on %s", share, len(mine) - len(todo), device)
+        done = len(mine) - len(todo)
+        log.info("%d of %d pictures, %d done before, on %s", len(mine), len(self.ids), done, device)
         return todo
 
     def _claim(self, restart: bool) -> None:
@@ -122,21 +120,18 @@ class Outputs:
         staying = set(there).difference(self.ids if restart else ())
         different = first_change(before, settings) if staying else None
         if different:
-            old, new = (_short(values.get(different)) for values in (before, settings))
+            made = f"{different} {before.get(different)!s:.200}, not {settings[different]!s:.200}"
             raise InputError(
                 f"{len(staying)} files in {self.folder}, such as that of {min(staying)}, were made "
-                f"with {different} {old}, not {new}. Make them all again with --restart and a list "
-                "that names them, or use another --session_name."
+                f"with {made}. Make them all again with --restart and a list that names them, or "
+                "use another --session_name."
             )
         found = self._digests()
         changed = [i for i in there if found.get(i, noted[i]) != noted[i]]
         for image_id in set(there).intersection(self.ids if restart else changed):
             self.path_of(image_id).unlink()
         if changed and not restart:
-            outdated = len(changed)
-            log.info(
-                "%d files are outdated, as their sources changed, and are made again", outdated
-            )
+            log.info("%d files, whose sources changed, are made again", len(changed))
         write_json(self.folder / NOTE, {"program": self.program, **settings})
         write_json(path, {**noted, **found})
 
@@ -188,8 +183,3 @@ def compare_classes(made: str, names: list[str] | None, class_names: Sequence[st
 def first_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Return the first name of ``now`` whose value was another one before, if there is one."""
     return next((name for name, value in now.items() if before.get(name) != value), None)
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
