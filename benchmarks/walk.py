@@ -37,13 +37,6 @@ def walk(job: Job, function: Callable, size: tuple[int, int]) -> Call:
     return lambda: function(maps[1:], edge, WALK_RADIUS, WALK_BETA, WALK_EXP_TIMES)
 
 
-def gathered(edge: Tensor, displacement: Tensor, label: Tensor, classes: int, radius: float):
-    """Return what ``loss_sums`` returns, from all cells of the paths of all pairs."""
-    affinity = 1 - reference.gathered_maxima(edge[:, 0].sigmoid(), radius)
-    kinds = reference.affinity_labels(label, classes, radius)
-    return reference.loss_sums(reference.pair_losses(affinity, displacement, radius), kinds)
-
-
 def losses(job: Job, sums_of: Callable) -> Call:
     """Return losses and gradients of random maps."""
     edge = torch.randn(job.batch, 1, SIDE, SIDE, device=job.device, requires_grad=True)
@@ -67,7 +60,7 @@ def main() -> None:
         if size == SIZES[0]:  # the larger ones take gigabytes and minutes
             ways["dense"] = partial(walk, job, reference.dense_walk, size)
         bench.compare(f"walk, {size}", ways, math.prod(size))
-    forms = {"ours": loss_sums, "gathered": gathered}
+    forms = {"ours": loss_sums, "gathered": reference.loss_sums}
     ways = {way: partial(losses, job, sums_of) for way, sums_of in forms.items()}
     bench.compare(f"losses, {job.batch} maps of {SIDE}x{SIDE}", ways, job.batch)
 

@@ -118,46 +118,34 @@ def affinity_labels(
     return tuple(torch.stack(kind, 1).flatten(2) for kind in zip(*kinds, strict=True))
 
 
-def pair_losses(affinity: Tensor, displacement: Tensor, radius: float) -> tuple[Tensor, ...]:
-    """Return the losses of every pair.
+def loss_sums(
+    edge: Tensor, displacement: Tensor, label: Tensor, num_classes: int, radius: float
+) -> tuple[Tensor, Tensor]:
+    """Return what ``net.irn_loss.loss_sums`` returns, from the losses of every pair.
 
     Args:
-        affinity: (B, O, n).
+        edge: (B, 1, h, w) logits.
         displacement: (B, 2, h, w).
-        radius: r.
-
-    Returns:
-        Positive and negative affinity loss, (B, O, n); displacement loss of foreground and of
-        background, (B, 2, O, n).
+        label, num_classes, radius: see :func:`affinity_labels`.
     """
+    affinity = 1 - gathered_maxima(edge[:, 0].sigmoid(), radius)  # (B, O, n)
     indices = pair_indices(radius, displacement.shape[2:])
-    offsets, src, dst = (x.to(affinity.device) for x in indices)
+    offsets, src, dst = (x.to(edge.device) for x in indices)
     flat = displacement.flatten(2)
-    difference = flat[:, :, None, src] - flat[:, :, dst]
-    target = offsets.T[:, :, None]  # (2, O, 1)
+    difference = flat[:, :, None, src] - flat[:, :, dst]  # (B, 2, O, n)
+    to_target = difference - offsets.T[:, :, None]
     positive, negative = -torch.log(affinity + LOSS_EPS), -torch.log(1 + LOSS_EPS - affinity)
-    return positive, negative, (difference - target).abs(), difference.abs()
-
-
-def loss_sums(losses: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return what ``net.irn_loss.loss_sums`` returns, from losses and kinds of every pair.
-
-    Args:
-        losses: of :func:`pair_losses`.
-        labels: of :func:`affinity_labels`.
-    """
-    positive, negative, dp_fg, dp_bg = losses
-    bg, fg, neg = (label.to(positive.dtype) for label in labels)
+    bg, fg, neg = affinity_labels(label, num_classes, radius)
     numerators = [
         (bg * positive).sum(),
         (fg * positive).sum(),
         (neg * negative).sum(),
-        (fg[:, None] * dp_fg).sum(),
-        (bg[:, None] * dp_bg).sum(),
+        (fg[:, None] * to_target.abs()).sum(),
+        (bg[:, None] * difference.abs()).sum(),
     ]
-    bg, fg, neg = (label.count_nonzero() for label in labels)
+    bg, fg, neg = bg.sum(), fg.sum(), neg.sum()
     denominators = torch.stack([bg, fg, neg, 2 * fg, 2 * bg])
-    return torch.stack(numerators), denominators.to(positive.dtype)
+    return torch.stack(numerators), denominators.to(edge.dtype)
 
 
 def affinity_matrix(edge: Tensor, radius: float) -> Tensor:

@@ -140,10 +140,6 @@ def test_published_backbones_in_half_precision(kind, tmp_path, prefix):
     assert record["left_out"] == [other]
     head = [name for name in tensors(net) if kind.network.is_head(name)]
     assert record["fresh"] == head
-    assert len(head) == kind.fresh
-    size = {name: kind.size[name] for name in ("width", "blocks")}
-    assert {"num_classes": 21, **size}.items() <= record["config"].items()
-    assert record["config"].get("stride_on", "reduce") == "reduce"
     for name, value in backbone.items():
         assert torch.equal(net.state_dict()[name], value.float()), name
 
@@ -182,7 +178,6 @@ def test_trained_networks_come_back(kind):
     )
     expected = {**source.config, **({"stride_on": "reduce"} if kind is V2 else {})}
     assert published.config == expected
-    assert not published.training
     assert all(torch.equal(v, source.state_dict()[n]) for n, v in tensors(published).items())
     with pytest.raises(InputError, match="start training from"):
         restore(kind.network, {n: v for n, v in state.items() if not kind.network.is_head(n[7:])})

@@ -169,5 +169,3 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(narrow):
         stem = stem(normalise(picture))
         expected = layer2(layer1(stem))
         assert relative(net.base.layer3(net.base.layer2(stem)), expected) < 1e-6
-        published, _ = build(DeepLabV2_ResNet101_MSC, 3, path, stride_on="reduce")
-        assert relative(published.base.layer3(published.base.layer2(stem)), expected) > 0.01

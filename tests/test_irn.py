@@ -9,7 +9,7 @@ from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from tests import reference
 from tests.fill import filled
-from tests.reference import affinity_labels, gathered_maxima, pair_losses, parity, relative
+from tests.reference import parity, relative
 from tool.checkpoint import load_weights
 from tool.errors import InputError
 
@@ -55,8 +55,7 @@ def test_parity_forward_losses_and_gradient(full):
     assert relative(edge, ref["edge_logits"]) < TOLERANCE
     assert relative(displacement, ref["displacement"]) < TOLERANCE
     label = ref["reduced_label"]
-    losses = pair_losses(1 - gathered_maxima(edge[:, 0].sigmoid(), 10), displacement, 10)
-    of_every_pair = reference.loss_sums(losses, affinity_labels(label, 21, 10))
+    of_every_pair = reference.loss_sums(edge, displacement, label, 21, 10)
     for sums in (of_every_pair, loss_sums(edge, displacement, label, 21, 10)):
         terms = loss_terms(*sums)
         loss = total_loss(terms)

@@ -6,7 +6,7 @@ import torch
 from net import irn_loss, irn_pairs
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from tests import reference
-from tests.reference import affinity_labels, gathered_maxima, pair_losses, relative
+from tests.reference import relative
 from tool.errors import InputError
 
 
@@ -43,9 +43,7 @@ def test_all_losses_and_gradients_against_gathering(radius, size, form, monkeypa
         in_groups(monkeypatch, value)
     edge, displacement, label = batch(size=size)
     weight = torch.arange(1, 6, dtype=torch.float64)
-    labels = affinity_labels(label, 3, radius)
-    affinity = 1 - gathered_maxima(edge[:, 0].sigmoid(), radius)
-    expected = reference.loss_sums(pair_losses(affinity, displacement, radius), labels)
+    expected = reference.loss_sums(edge, displacement, label, 3, radius)
     fused = loss_sums(edge, displacement, label, 3, radius)
     assert torch.equal(fused[1], expected[1])
     assert (fused[1] > 0).all()

@@ -212,11 +212,9 @@ def test_a_folder_is_taken_and_guesses_are_said_aloud(session, images, tmp_path,
 def test_what_is_odd_is_named(session, images, tmp_path):
     here = ["--session_name", str(session), "--out_dir", str(tmp_path / "out"), "--device", "cpu"]
     (tmp_path / "empty").mkdir()
-    (tmp_path / "a.png").write_bytes((images / "a.png").read_bytes())
     picture = str(images / "a.png")
     for words, flags in (
         ("empty", [str(tmp_path / "empty")]),
-        ("a.png", [picture, str(tmp_path / "a.png")]),
         ("purple", [picture, "--labels", "red,purple"]),
     ):
         with pytest.raises(InputError, match=words):
