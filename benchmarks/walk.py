@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from benchmarks.measure import Bench, Call
 from benchmarks.steps import RADIUS, Job, smooth
