@@ -69,7 +69,11 @@ FAULTS = {
             "self.dataset.eval_list",
             "training not_named",
         ),
-        ("digests.together(pictures.label_files)", '""', "training something_else and label_file"),
+        (
+            "digest_of(self.session.path, pictures.label_files)",
+            '""',
+            "training something_else and label_file",
+        ),
         (
             "[self.dataset.image_path(i) for i in pictures.ids]",
             "()",

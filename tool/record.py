@@ -19,7 +19,7 @@ import torch
 
 from tool import distributed
 from tool.errors import InputError, first_difference
-from tool.reader import file_digest, read_json, text_digest
+from tool.reader import file_digest, read_json, regular, text_digest
 from tool.writer import NOTE, own_folder, read_note, write_json
 
 SOURCES = "sources.json"
@@ -51,10 +51,7 @@ def digest_of(session: str | Path, paths: Iterable[Path]) -> str:
 
 
 def _stamp(path: str) -> str:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ""  # the digest says what is wrong
+    status = regular(path).stat()
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
