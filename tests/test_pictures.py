@@ -150,8 +150,6 @@ def test_overlay_mixes_by_its_strength():
     picture, colours = (np.full((2, 3, 3), value, np.uint8) for value in (200, 100))
     assert (overlay(picture, colours, 0.0) == 200).all()
     assert (overlay(picture, colours, 1.0) == 100).all()
-    white = np.full((1, 1, 3), 255, np.uint8)
-    assert overlay(white, white).min() >= 254  # no overflow
 
 
 def test_border_by_hand():
@@ -172,13 +170,6 @@ def test_regions_have_a_tint_and_a_line_and_the_rest_is_grey():
     assert (line > inside).all()
     assert np.ptp(outside) == 0
     assert outside[0] < 128  # dimmed
-
-
-def test_tints_of_all_classes_of_voc_differ_and_unsure_is_nearly_white():
-    picture = np.full((5, 5, 3), 255, np.uint8)
-    tints = [label_overlay(picture, np.full((5, 5), key))[2, 2] for key in (*range(21), 255)]
-    assert len(np.unique(tints, axis=0)) == 22
-    assert tints[-1].min() >= 250
 
 
 def test_a_legend_stands_below_the_drawing_and_changes_no_pixel_of_it():
