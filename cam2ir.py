@@ -32,6 +32,9 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__, "crf_iterations", "gt_prob", *cli.FROM_MAPS)
     add_dataset_flags(parser)
+    origin = "that the maps must be of; None is what make_cam.py noted"
+    parser.add_argument("--ckpt", help=f"a path, or a file in <session>/ckpt, {origin}")
+    parser.add_argument("--network", help=f"module {origin}")
     return parser.parse_args(arguments)
 
 

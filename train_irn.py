@@ -42,6 +42,9 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser = cli.make_parser(__doc__)
     add_dataset_flags(parser)
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
+    parser.add_shared(
+        "infer_list", help="pictures whose mean displacement is stored; None is --train_list"
+    )
     count, decide = cli.at_least(1), parser.add_deciding
     decide("--irn_crop_size", type=count, default=512, help="window, pixels")
     decide("--irn_batch_size", type=count, default=32, help="pictures a step")
@@ -118,6 +121,8 @@ def main(arguments: list[str] | None = None) -> None:
     if training.is_finished:
         return
     dataset, device = training.dataset, training.device
+    infer_ids = dataset.ids(args.infer_list or args.train_list)
+    dataset.check_pictures(infer_ids)
 
     net = build(args, training.begun)
     groups = net.trainable_groups(args.irn_learning_rate, args.irn_weight_decay)
@@ -135,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
         total_loss(terms).backward()
         training.update(dict(zip(TERMS, terms / distributed.world_size(), strict=True)))
     if not args.edge_only:
-        ids = distributed.share(training.pictures.ids)
+        ids = distributed.share(infer_ids)
         at_once = 1 if device.type == "cpu" else batch_size
         read = partial(top_left_windows, dataset, args.irn_crop_size)
         windows = DataLoader(ids, at_once, num_workers=args.num_workers, collate_fn=read)

@@ -34,9 +34,11 @@ from net.weights import restore
 from tool import checkpoint, cli, distributed
 from tool.metrics import ConfusionMatrix
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate
+from tool.pictures import heat, overlay
 from tool.progress import progress
 from tool.run import run
 
+PICTURES_SHOWN = 4  # of a batch, in TensorBoard
 GRADIENT_NORM = 1.0  # longer gradients are clipped to this before each update
 
 
@@ -58,6 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--crop_size", type=count, default=512, help="training window, pixels")
     decide("--resize_min", type=count, default=320, help="shortest long side, pixels")
     decide("--resize_max", type=count, default=640, help="longest long side, pixels")
+    parser.add_argument("--tf_freq", type=count, default=500, help="steps between TensorBoard maps")
     parser.add_argument(
         "--val_freq", type=cli.at_least(0), default=500, help="steps between validations; 0: never"
     )
@@ -122,6 +125,22 @@ def predict(net: nn.Module, label: Tensor, picture: Tensor, size: tuple[int, int
     return keys[maps.argmax(0)]
 
 
+def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return, for TensorBoard, CAM and IS-CAM of each picture's first class over the picture.
+
+    Of a picture without class they are those of background.
+    """
+    drawn: dict[str, list[Tensor]] = {"CAM": [], "IS-CAM": []}
+    for i in range(min(PICTURES_SHOWN, len(windows))):
+        picture = windows[i].permute(1, 2, 0).cpu().numpy()
+        k = int(label[i].argmax() + 1) if label[i].any() else 0
+        for name, maps in (("CAM", out["cam"]), ("IS-CAM", out["IS_cam"])):
+            one = F.interpolate(maps[i : i + 1, k : k + 1].detach(), windows.shape[2:])[0, 0]
+            shares = one / (one.max() + CAM_EPS)
+            drawn[name].append(torch.from_numpy(overlay(picture, heat(shares.cpu().numpy()))))
+    return {name: torch.stack(pictures) for name, pictures in drawn.items()}
+
+
 def build(args: cli.Settings, num_classes: int, begun: checkpoint.Checkpoint | None) -> nn.Module:
     """Return the network of ``--network`` with the weights that a training starts from.
 
@@ -180,6 +199,8 @@ def main(arguments: list[str] | None = None) -> None:
         validates = bool(args.val_freq and step and step % args.val_freq == 0)
         part = share / distributed.world_size()
         training.update({name: term * part for name, term in terms.items()}, due=validates)
+        if step % args.tf_freq == 0:
+            training.draw(draw_maps(window, label, out))
         if validates:
             matrix = validate(net, validation, args.num_workers, device, args.amp)
             iou = dict(zip(dataset.all_names, matrix.iou().tolist(), strict=True))

@@ -162,7 +162,8 @@ class PictureStep:
         args, npy = self.args, self.session.path / "npy"
         maps = [maps_file(npy, image_id, args.allow_pickle) for image_id in self.ids]
         check_exist(maps, "maps", MAKE)
-        settings = {"maps": note_of(self.session.path, self.dataset.all_names)}
+        wanted = {name: getattr(args, name, None) for name in ("ckpt", "network")}
+        settings = {"maps": note_of(self.session.path, self.dataset.all_names, **wanted)}
         item_of = partial(mapped_picture, self.dataset, npy, args.allow_pickle, args.max_pixels)
         compute = partial(_labels, label_of)
         if digest is not None:

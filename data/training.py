@@ -256,7 +256,8 @@ class Training:
         self.logged, self.logged_at = done, now
         written = " ".join(f"loss{name}:{mean:.4f}" for name, mean in means.items())
         where = f"step:{self.step:5d}/{self.total:5d}"
-        log.info("%s %s imps:%.1f lr: %.4f etc:%s", where, written, speed, rate, end)
+        form = ".4f" if rate >= 1e-3 else ".2e"
+        log.info("%s %s imps:%.1f lr: %s etc:%s", where, written, speed, f"{rate:{form}}", end)
         pace = {"learning_rate": rate, "images_per_second": speed}
         self.row = {"step": self.step, "total": self.total, **means, **pace}
 
@@ -267,6 +268,13 @@ class Training:
         for name, value in iou.items():
             log.info("  iou %s: %.4f", name, value)
             self.row[f"iou {name}"] = "" if np.isnan(value) else value
+
+    def draw(self, drawings: Mapping[str, Tensor]) -> None:
+        """Show pictures of the step in TensorBoard: uint8 (n, H, W, 3) by their name."""
+        if distributed.is_main():
+            with writing(self.board_folder):
+                for name, pictures in drawings.items():
+                    self.board.add_images(name, pictures, self.step, dataformats="NHWC")
 
     def _write_row(self) -> None:
         """Write the row of the step into the table and into TensorBoard."""

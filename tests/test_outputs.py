@@ -120,6 +120,17 @@ def test_maps_of_a_checkpoint_that_was_replaced_are_refused(chain):
     chain("cam2ir", "--restart")
 
 
+def test_maps_of_another_network_or_checkpoint_than_asked_for_are_refused(chain):
+    shutil.copy(chain.session / "ckpt/irn.pth", chain.session / "ckpt/other.pth")
+    for flags, named in (
+        ("--network examples.own_method", "--network"),
+        ("--ckpt other.pth", "other"),
+    ):
+        with pytest.raises(InputError, match=named):
+            chain("cam2ir", *flags.split())
+    chain("cam2ir", "--network", "net.resnet50_SIPE", "--ckpt", "final.pth")
+
+
 @pytest.mark.parametrize(
     ("program", "name"),
     [("make_seg_labels", "irn"), ("infer_seg", "seg_deeplabv2_resnet101")],

@@ -1,5 +1,6 @@
 """Steps 2.1 to 2.3 as a user runs them: values of labels, bad input."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -162,10 +163,17 @@ def test_label_and_picture_move_together(tiny):
 
 def test_mean_displacement_is_that_of_every_picture(trained, session, tiny):
     """The released code drops the last partial batch; so do no batches of a GPU here."""
+    (session / "some.txt").write_text("a\nb\n")
+    compare_mean_displacement(session, tiny, KEYS)
+    train_irn.main([*trained["train_irn"], "--infer_list", str(session / "some.txt"), "--restart"])
+    compare_mean_displacement(session, tiny, "ab")
+
+
+def compare_mean_displacement(session: Path, tiny: Path, ids: Iterable[str]) -> None:
     stored = checkpoint.load(session / "ckpt/irn.pth")["net"]["mean_shift.running_mean"]
     net, means = irn_of(session), []
     net.mean_shift.running_mean.zero_()
-    for image_id in KEYS:
+    for image_id in ids:
         img, small = torch.zeros(3, 80, 80), normal(tiny / f"images/{image_id}.png")
         img[:, : small.shape[1], : small.shape[2]] = small
         with torch.no_grad():

@@ -1,5 +1,6 @@
 """What all trainings share: rates, losses, curves, what they continue from, what they refuse."""
 
+import io
 import os
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 import train_irn
@@ -320,6 +322,15 @@ def test_curves_have_a_row_for_every_log_line(lines, session):
     train_sipe.main([*lines[SIPE], "--restart"])
     mean = np.mean([float(row["CLS"]) for row in curves_of(session)[1:3]])
     assert float(whole[1]["CLS"]) == pytest.approx(mean)
+
+
+def test_maps_of_some_steps_are_drawn_for_tensorboard(lines, session):
+    train_sipe.main([*lines[SIPE], "--tf_freq", "2"])
+    events = EventAccumulator(str(session / "runs")).Reload()
+    for name in ("CAM/image/0", "IS-CAM/image/0"):
+        assert [event.step for event in events.Images(name)] == [0, 2, 4]
+        shown = np.array(Image.open(io.BytesIO(events.Images(name)[0].encoded_image_string)))
+        assert shown.std() > 0
 
 
 def test_curves_of_a_continued_training_are_those_of_a_whole_one(lines, session):

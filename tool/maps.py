@@ -19,6 +19,7 @@ from tool.errors import InputError
 from tool.pictures import reduced_size
 from tool.reader import Damaged, check, check_arrays, decoding, read_arrays, regular
 from tool.record import digests_of, settings_of
+from tool.session import find_checkpoint
 from tool.writer import write_atomic
 
 FORMATS = ("npz", "npy")
@@ -86,16 +87,27 @@ def write_maps(
         write_atomic(path, lambda file: np.save(file, content))
 
 
-def note_of(session: Path, class_names: Sequence[str]) -> dict[str, Any]:
+def note_of(
+    session: Path, class_names: Sequence[str], ckpt: str | None = None, network: str | None = None
+) -> dict[str, Any]:
     """Return what make_cam.py noted beside the maps of a session; nothing where there is no note.
 
+    Args:
+        session: folder of the run.
+        class_names: that they must have, background first.
+        ckpt: that they must be of, see :func:`tool.session.find_checkpoint`; None is the one that
+            is noted.
+        network: that they must be of; None is any.
+
     Raises:
-        InputError: they are of other classes, or the checkpoint was replaced since.
+        InputError: they are of other classes, another network, or another checkpoint.
     """
     folder = session / "npy"
     note = settings_of(folder, class_names)
-    ckpt = session / "ckpt" / (note.get("ckpt") or "")
-    if ckpt.is_file() and digests_of(session, [ckpt]) != [note.get("digest")]:
+    if network and note.get("network", network) != network:
+        raise InputError(f"The maps in {folder} are of --network {note['network']}. Name that one.")
+    ckpt = find_checkpoint(session, ckpt) if ckpt else session / "ckpt" / (note.get("ckpt") or "")
+    if note and ckpt.is_file() and digests_of(session, [ckpt]) != [note.get("digest")]:
         raise InputError(
             f"The maps in {folder} were made with another {ckpt}. Make them again: "
             "make_cam.py --restart"
