@@ -158,8 +158,8 @@ def test_published_defaults_of_training():
     args = train.parse_arguments([])
     published = {
         **{"batch_size": 16, "max_epoches": 5, "network": "net.resnet50_SIPE", "lr": 0.1},
-        **{"wt_dec": 1e-4, "crop_size": 512, "print_freq": 10, "val_freq": 500},
-        **{"seed": 15, "dataset": "voc", "session_name": "exp", "momentum": 1e-4},
+        **{"wt_dec": 1e-4, "crop_size": 512, "print_freq": 10, "tf_freq": 500},
+        **{"val_freq": 500, "seed": 15, "dataset": "voc", "session_name": "exp", "momentum": 1e-4},
     }
     assert {name: getattr(args, name) for name in published} == published
     assert train.parse_arguments(["--max_epochs", "7"]).max_epoches == 7
