@@ -180,7 +180,6 @@ PROBS = torch.ones(2, 4, 5)
     ("img", "maps", "options"),
     [
         (np.zeros((4, 5, 3)), LABELS, {}),
-        (IMG, LABELS.astype(np.float32), {}),
         (IMG, LABELS + 255, {}),
         (IMG, LABELS, {"gt_prob": 1.0}),
         (IMG, PROBS * math.nan, {}),

@@ -185,7 +185,6 @@ def test_trained_networks_come_back(kind):
 @pytest.mark.parametrize(
     "change",
     [
-        {"x": 1},
         {"blocks": [10**7] * 4},
         {"stride_on": "both"},
     ],
