@@ -27,7 +27,7 @@ from tool.cli import Parser, at_least
 from tool.cores import cores
 from tool.errors import InputError
 from tool.pictures import check_label, read_mask, save_label
-from tool.reader import Damaged, decoding, read_bytes
+from tool.reader import Damaged, decoding, read_bytes, regular
 from tool.record import Outputs
 from tool.run import run
 from tool.writer import NOTE, own_folder, write_atomic, write_json, write_lines, write_own
@@ -93,7 +93,7 @@ class VOC(Dataset):
 def _objects(path: Path) -> set[str]:
     """Return the names of all objects in one annotation file."""
     missing = f"There is no {path}. Complete the devkit, or take the picture off the list."
-    content = read_bytes(path, LARGEST_ANNOTATION, missing)
+    content = read_bytes(regular(path, missing), LARGEST_ANNOTATION)
     with decoding(path, "Copy it again."):
         root = ElementTree.fromstring(content)
         names = {(element.text or "").strip() for element in root.findall("object/name")}
