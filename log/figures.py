@@ -153,13 +153,16 @@ class Run:
         """Return what is published of a kind of figure, or the mean of our runs at half size.
 
         It is one figure, several or none, in percent. Beside figures over some classes stands none,
-        and beside a result only one of the same list; the text says why there is none.
+        but for our seven, and beside a result only one of the same list; the text says why there is
+        none.
         """
-        if self.classes or not self.beside:
+        own = self.beside in curves.OWN
+        seven = own and set(self.classes or ()) == set(OWN["seven"])
+        if not self.beside or (self.classes and not seven):
             return [], ""
-        dataset, own = self.beside.partition("_")[0], self.beside in curves.OWN
+        dataset = self.beside.partition("_")[0]
         if own:
-            seeds = OWN["miou"].get(kind)
+            seeds = OWN["miou_seven" if seven else "miou"].get(kind)
             goals = [float(np.mean(seeds))] if seeds else []
         else:
             table = PUBLISHED["figures"].get(kind, {})

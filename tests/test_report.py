@@ -229,3 +229,15 @@ def test_labels_are_of_the_program_that_made_them(refine):
     settings = {"program": "make_seg_labels", "refine": refine}
     result = {"program": "eval_seg_labels", "settings": settings}
     assert figures.kind_of("labels", result) == refine
+
+
+def test_goals_of_a_run_at_half_size_are_recorded_over_all_classes_and_the_seven(tmp_path):
+    write(tmp_path / "curves.csv", table_of(read_recorded("voc_half_seed15")))
+    write(tmp_path / "args.json", {"train_resnet50_SIPE": {"dataset": "voc"}})
+    seven = figures.OWN["seven"][::-1]
+    for classes, mious in ((None, "miou"), (seven, "miou_seven"), (["cat", "bus"], None)):
+        run = figures.Run(tmp_path, classes)
+        goals = {figure.name: figure.goals for figure in run.figures()}
+        expected = [np.mean(figures.OWN[mious]["is_cam"])] if mious else []
+        assert goals["is_cam"] == pytest.approx(expected)
+        assert run.origin == "recorded"
