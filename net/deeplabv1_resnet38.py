@@ -6,8 +6,6 @@ names. Letters in shapes: B pictures, C classes with background at index 0, H x 
 the map at stride 8.
 """
 
-import re
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,9 +18,9 @@ HEAD_DILATION = 12
 HEAD_DROPOUT = 0.5
 BN_MOMENTUM = 3e-4  # share of a batch in the running statistics
 IMAGENET_FILE = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
-# Names in the published MXNet file and ours, replaced one after the other: res2a is b2, res2b1 is
-# b2_1, and gamma is the scale.
-MXNET_NAMES = (
+# Of the published MXNet file, where res2a is b2, res2b1 is b2_1, and gamma is the scale, and of
+# files of the backbone alone, which lack the first part.
+ALIASES = (
     (r"^(arg|aux):", ""),
     (r"^(conv1a|bn7)_", r"\1."),
     (r"^(res|bn)(\d)a_(branch\w+?)_", r"b\2.\1_\3."),
@@ -31,6 +29,7 @@ MXNET_NAMES = (
     (r"\.gamma$", ".weight"),
     (r"\.beta$", ".bias"),
     (r"\.moving_", ".running_"),
+    (r"^(?!backbone\.|conv_fov|bn_fov|cls_conv\.)", "backbone."),
 )
 
 
@@ -154,14 +153,13 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
     align_corners = True
     normalise = staticmethod(normalise)  # with the ImageNet mean and deviation
     head = ("conv_fov.", "bn_fov.", "conv_fov2.", "bn_fov2.", "cls_conv.")
-    prefix = "backbone."
+    aliases = ALIASES
+    # The classifiers of ImageNet, and those of AffinityNet and SEAM.
+    ignored = ("arg:linear1000_", "linear1000.", "fc8.", "f8_3.", "f8_4.", "f9.")
     stem, classifier = "backbone.conv1a.weight", "cls_conv.weight"
     block = r"backbone\.b([2-5])(?:_\d+)?\."
-    # The classifiers of ImageNet, and those of AffinityNet and SEAM.
-    other_heads = ("arg:linear1000_", "linear1000.", "fc8.", "f8_3.", "f8_4.", "f9.")
-    layout, foreign = "pytorch", ("mxnet", "arg:conv1a_weight")
 
-    def __init__(self, num_classes: int, width: int = 64, blocks: Blocks = BLOCKS) -> None:
+    def __init__(self, num_classes: int = 21, width: int = 64, blocks: Blocks = BLOCKS) -> None:
         super().__init__(num_classes, width, blocks)
         channels = 8 * width
         self.backbone = ResNet38(width, self.config["blocks"])
@@ -183,13 +181,6 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
         out = F.relu(self.bn_fov2(self.conv_fov2(out)), inplace=True)
         logits = self.cls_conv(self.dropout(out))  # (B, C, h, w)
         return self.resize(logits, x.shape[2:])
-
-    @classmethod
-    def canonical_name(cls, name: str, shape: tuple[int, ...] = ()) -> str:
-        """Return our name of a tensor of a PyTorch file or of the published MXNet file."""
-        for pattern, ours in MXNET_NAMES:
-            name = re.sub(pattern, ours, name)
-        return super().canonical_name(name)
 
     @staticmethod
     def architecture(blocks: Blocks | None) -> str:

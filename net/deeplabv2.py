@@ -6,15 +6,15 @@ project's names. Letters in shapes: B pictures, C classes with background at ind
 picture, h x w the map at stride 8.
 """
 
-import re
 from collections import OrderedDict
-from typing import ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import IMAGENET_MEAN, IMAGENET_STD
+from net.resnet50 import BLOCKS as RESNET50
 from net.resnet50 import EXPANSION, FixedBatchNorm
 from net.segmentation import Blocks, SegmentationNetwork
 from tool.constants import constant
@@ -30,19 +30,7 @@ MEAN_BGR = (104.008, 116.669, 122.675)  # grey levels 0..255
 # Which convolution of a block has the stride: the 1x1 in the published network, the 3x3 in
 # torchvision's. The tensors are the same, what they were trained to see is not.
 STRIDE_ON = ("reduce", "conv3x3")
-RESNET50 = (3, 4, 6, 3)  # blocks of the smaller network, for which torchvision has weights too
-# A tensor of a block in torchvision's names, and our names of its layers.
-TORCHVISION = re.compile(r"layer(\d)\.(\d+)\.(downsample\.\d|\w+)\.(\w+)")
-LAYERS = {
-    "conv1": "reduce.conv",
-    "bn1": "reduce.bn",
-    "conv2": "conv3x3.conv",
-    "bn2": "conv3x3.bn",
-    "conv3": "increase.conv",
-    "bn3": "increase.bn",
-    "downsample.0": "shortcut.conv",
-    "downsample.1": "shortcut.bn",
-}
+STEM = "conv1.weight"  # in files of torchvision, and in no others
 
 
 class ConvBN(nn.Sequential):
@@ -137,15 +125,30 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
 
     align_corners = False
     head = ("base.aspp.",)
-    prefix = "base."  # which files of one scale lack
+    # Of torchvision, and of files of one scale, which lack the first part.
+    aliases = (
+        (r"^(conv|bn)1\.", r"layer1.conv1.\1."),
+        (
+            r"^layer(\d)\.(\d+)\.",
+            lambda match: f"layer{int(match[1]) + 1}.block{int(match[2]) + 1}.",
+        ),
+        (r"(block\d+)\.(conv|bn)1\.", r"\1.reduce.\2."),
+        (r"(block\d+)\.(conv|bn)2\.", r"\1.conv3x3.\2."),
+        (r"(block\d+)\.(conv|bn)3\.", r"\1.increase.\2."),
+        (r"\.downsample\.0\.", ".shortcut.conv."),
+        (r"\.downsample\.1\.", ".shortcut.bn."),
+        (r"^(?!base\.)", "base."),
+    )
+    ignored = ("fc.", "base.fc.")  # the classifiers of a ResNet and of DeepLab v1
     stem, classifier = "base.layer1.conv1.conv.weight", "base.aspp.c0.weight"
     block = r"base\.layer([2-5])\.block\d+\."
-    other_heads = ("fc.", "base.fc.")  # the classifiers of a ResNet and of DeepLab v1
-    layout, foreign = "deeplab", ("torchvision", "conv1.weight")
-    arguments: ClassVar = {"torchvision": {"stride_on": "conv3x3"}}  # others have the default
 
     def __init__(
-        self, num_classes: int, width: int = 64, blocks: Blocks = BLOCKS, stride_on: str = "reduce"
+        self,
+        num_classes: int = 21,
+        width: int = 64,
+        blocks: Blocks = BLOCKS,
+        stride_on: str = "reduce",
     ) -> None:
         super().__init__(num_classes, width, blocks, stride_on=stride_on)
         if stride_on not in STRIDE_ON:
@@ -161,14 +164,10 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
                 module.requires_grad_(False)
 
     @classmethod
-    def canonical_name(cls, name: str, shape: tuple[int, ...] = ()) -> str:
-        """Return our name of a tensor of deeplab-pytorch or torchvision."""
-        name = re.sub(r"^(conv|bn)1\.", r"layer1.conv1.\1.", name)
-        if match := TORCHVISION.fullmatch(name):
-            layer, block, part, leaf = match.groups()
-            begin = f"layer{int(layer) + 1}.block{int(block) + 1}"
-            name = f"{begin}.{LAYERS.get(part, part)}.{leaf}"
-        return super().canonical_name(name)
+    def config_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        """Return the arguments of the network of a file; torchvision's has another stride."""
+        stride_on = "conv3x3" if STEM in state else "reduce"
+        return {**super().config_of(state), "stride_on": stride_on}
 
     @staticmethod
     def architecture(blocks: Blocks | None) -> str:
@@ -176,7 +175,7 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         return "resnet50" if blocks and tuple(blocks) == RESNET50 else "resnet101"
 
     @torch.no_grad()
-    def adapt_to(self, layout: str) -> None:
+    def adapt(self, state: dict[str, Tensor]) -> None:
         """Make the first convolution of torchvision take our input.
 
         Its weights w expect RGB, (x / 255 - mean) / std; ours get BGR, x - m with m = ``MEAN_BGR``.
@@ -190,7 +189,7 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         weights would be 58 times smaller and their gradients 58 times larger, and the first step of
         a training would destroy them.
         """
-        if layout != "torchvision":
+        if STEM not in state:
             return
         conv, bn = self.base.layer1.conv1
         std = torch.tensor(IMAGENET_STD, dtype=torch.float64)

@@ -9,7 +9,7 @@ torchvision's network, all of them from the released SIPE code:
 """
 
 import logging
-import re
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,20 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import Bottleneck
 
-from net.weights import Pretrained, read_pretrained, source_of
-from tool import checkpoint
-from tool.errors import InputError, naming
+from net.weights import Pretrained, read_pretrained, restore
+from tool.errors import naming
 
 BLOCKS = (3, 4, 6, 3)
 STRIDES = (1, 2, 2, 1)  # of layer1..layer4; torchvision has 2 in layer4
 EXPANSION = Bottleneck.expansion  # a bottleneck widens its output four times
-NUMBERS_PER_WIDTH = 1000  # times the width squared: fewer than any ResNet-50 has weights
+# Released files name a backbone as ``resnet50``, as the list ``backbone`` of its stages, and as the
+# stages, which the networks count from 0 or from 1; torchvision's have none of these names.
+ALIASES = (
+    (r"^backbone\.0\.0\.", "conv1."),
+    (r"^backbone\.0\.1\.", "bn1."),
+    (r"^backbone\.([1-4])\.(?:0\.)?(?=\d+\.(conv|bn|downsample))", r"layer\1."),
+    (r"^(?=(conv1|bn1|layer[1-4])\.)", "resnet50."),
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +65,8 @@ class ResNet50(nn.Module):
     ``requires_grad`` off and build no graph.
     """
 
+    ignored = ("fc.",)  # torchvision's last layer
+
     def __init__(self, width: int = 64, frozen_stages: int = 2) -> None:
         super().__init__()
         self.width, self.frozen_stages = width, frozen_stages
@@ -80,9 +88,12 @@ class ResNet50(nn.Module):
             stage.requires_grad_(False)
 
     @staticmethod
-    def ignored_name(name: str) -> bool:
-        """Tell whether a tensor of a file is of torchvision's last layer."""
-        return name.startswith("fc.")
+    def config_of(state: dict[str, Tensor]) -> dict[str, Any]:
+        """Return the ``width`` of any state dict that holds this backbone, by any of its names."""
+        for name, value in state.items():
+            if name.endswith(("conv1.weight", "stage0.0.weight")) and value.shape[1:] == (3, 7, 7):
+                return {"width": len(value)}
+        return {}
 
     def stages(self) -> list[nn.Module]:
         """Return the stem (conv1, bn1, ReLU, max pool) and the four layers, in order."""
@@ -132,42 +143,13 @@ def build_backbone(pretrained: Pretrained, width: int | None, frozen_stages: int
         width: channels after conv1; ``None`` reads it off the weights (64 without any).
         frozen_stages: as in :class:`ResNet50`.
     """
+    options = {"frozen_stages": frozen_stages}
+    if width is not None:
+        options["width"] = width
     state = read_pretrained(pretrained)
     if state is None:
         if pretrained is not None:
             log.warning("the backbone starts from random weights")
-        return ResNet50(width or 64, frozen_stages)
-    with naming(source_of(pretrained)):
-        backbone = ResNet50(width or backbone_width(state), frozen_stages)
-        checkpoint.load_weights(backbone, state)
-    return backbone
-
-
-def backbone_name(name: str, stem: int) -> str:
-    """Return our name of a backbone's tensor in a released file or in one of torchvision.
-
-    The released networks register their backbone three times: as ``resnet50``, as the list
-    ``backbone`` of its stages, and as the stages, of which number ``stem`` is the first. What is no
-    tensor of a backbone does not get the name of one.
-    """
-    name = re.sub(r"^stage(\d)\.", lambda m: f"backbone.{int(m[1]) - stem}.", name)
-    name = re.sub(r"^backbone\.0\.([01])\.", lambda m: ("conv1.", "bn1.")[int(m[1])], name)
-    name = re.sub(r"^backbone\.([1-4])\.(?:0\.)?(?=\d+\.(conv|bn|downsample))", r"layer\1.", name)
-    return re.sub(r"^(?=(conv1|bn1|layer[1-4])\.)", "resnet50.", name)
-
-
-def backbone_width(state_dict: dict[str, Tensor]) -> int:
-    """Return the channels after conv1 of any state dict that holds this backbone.
-
-    The tensors may have any of the names in use. Where there is no ``conv1.weight``, or far fewer
-    numbers than go with its width, it raises an InputError.
-    """
-    numbers = sum(value.numel() for value in state_dict.values())
-    for name, value in state_dict.items():
-        stem = name.endswith(("conv1.weight", "stage0.0.weight")) and value.shape[1:] == (3, 7, 7)
-        if stem and 0 < len(value) ** 2 * NUMBERS_PER_WIDTH <= numbers:
-            return len(value)
-    raise InputError(
-        "These weights are not those of a ResNet-50: there is no conv1.weight, or too little "
-        "beside it."
-    )
+        return ResNet50(**options)
+    with naming(pretrained):
+        return restore(ResNet50, state, **options).train()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import inside, prepare
-from net.resnet50 import EXPANSION, backbone_name, backbone_width, build_backbone
+from net.resnet50 import ALIASES, EXPANSION, ResNet50, build_backbone
 from net.weights import Pretrained
 from tool.errors import InputError
 from tool.optimizer import parameter_group
@@ -130,6 +130,14 @@ class Net(nn.Module):
     ``config`` holds the arguments that make the network again, see :func:`net.weights.restore`.
     """
 
+    # The released network registers its heads twice.
+    aliases = (
+        (r"^stage", "backbone."),
+        (r"^newly_added\.0\.", "classifier."),
+        (r"^newly_added\.", "side"),
+        *ALIASES,
+    )
+
     def __init__(
         self, num_classes: int = 21, pretrained: Pretrained = "imagenet", width: int | None = None
     ) -> None:
@@ -157,27 +165,15 @@ class Net(nn.Module):
     def config_of(state: dict[str, Tensor]) -> dict[str, Any]:
         """Return the arguments that make the network of a published file, of its tensors.
 
-        Where they hold no classifier or no backbone, it raises an InputError.
+        Where they hold no classifier, it raises an InputError.
         """
         for name, value in state.items():
             if name.endswith("classifier.weight") and value.ndim == 4:
-                return {"num_classes": len(value) + 1, "width": backbone_width(state)}
+                return {"num_classes": len(value) + 1, **ResNet50.config_of(state)}
         raise InputError(
             "It holds no classifier of step 1. A segmentation network of another project needs "
             "--model."
         )
-
-    def canonical_name(self, name: str, shape: tuple[int, ...]) -> str:
-        """Return our name of a tensor that the released checkpoints or torchvision name otherwise.
-
-        The released network registers its heads twice; for its backbone see
-        :func:`net.resnet50.backbone_name`.
-        """
-        if name.startswith("newly_added."):  # a list in some order; the shapes are all different
-            for head, weight in self.named_parameters():
-                if head.startswith(HEADS) and weight.shape == shape:
-                    return head
-        return backbone_name(name, stem=0)
 
     def forward_features(self, img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what one pass of the backbone gives for (B, 3, H, W), normalised.

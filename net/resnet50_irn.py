@@ -6,7 +6,6 @@ Ahn et al., "Weakly Supervised Learning of Instance Segmentation with Inter-pixe
 Letters in shapes: B pictures, H x W pixels, h x w the map at stride 4.
 """
 
-import re
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import prepare
-from net.resnet50 import backbone_name, backbone_width, build_backbone
+from net.resnet50 import ALIASES, ResNet50, build_backbone
 from net.weights import Pretrained
 from tool.indexing import STRIDE
 from tool.optimizer import parameter_group
@@ -24,8 +23,6 @@ MULTIPLE = 16  # the output stride of the backbone; larger pictures are padded t
 # Of every branch: input channels in widths of the backbone, output channels, groups, upsampling.
 EDGE_BRANCHES = ((1, 32, 4, 1), (4, 32, 4, 1), (8, 32, 4, 2), (16, 32, 4, 4), (32, 32, 4, 4))
 DP_BRANCHES = ((1, 64, 8, 1), (4, 128, 16, 1), (8, 256, 16, 1), (16, 256, 16, 2), (32, 256, 16, 2))
-# What the released files hold beside weights: index tensors, and torchvision's last layer.
-NO_WEIGHTS = re.compile(r"(path_indices\w*|indices_\w+|disp_target|(resnet50\.)?fc\.\w+)$")
 
 
 def branch(in_channels: int, out_channels: int, groups: int, upsample: int) -> nn.Sequential:
@@ -60,16 +57,26 @@ class Net(nn.Module):
     network again, see :func:`net.weights.restore`.
     """
 
+    # The released network registers its branches twice, and the mean shift as part of fc_dp7 too.
+    aliases = (
+        (r"^stage(\d)\.", lambda match: f"backbone.{int(match[1]) - 1}."),
+        (r"^(edge|dp)_layers\.(\d)\.", lambda match: f"fc_{match[1]}{int(match[2]) + 1}."),
+        (r"^fc_dp7\.\d+\.running_mean$", "mean_shift.running_mean"),
+        *ALIASES,
+    )
+    # Index tensors, and torchvision's last layer.
+    ignored = ("path_indices", "indices_", "disp_target", "fc.", "resnet50.fc.")
+    config_of = staticmethod(ResNet50.config_of)
+
     def __init__(self, pretrained: Pretrained, width: int | None) -> None:
         super().__init__()
         self.resnet50 = build_backbone(pretrained, width, frozen_stages=4)
         self.config = {"width": self.resnet50.width}
         self._add_branches("fc_edge", EDGE_BRANCHES)
-        self.fc_edge6 = nn.Conv2d(sum(shape[1] for shape in EDGE_BRANCHES), 1, 1)
+        self.fc_edge6 = nn.Conv2d(5 * 32, 1, 1)  # of all edge branches
         self._add_branches("fc_dp", DP_BRANCHES)
-        deep = [shape[1] for shape in DP_BRANCHES]
-        self.fc_dp6 = branch(sum(deep[2:]), 256, 16, 2)
-        self.fc_dp7 = branch(deep[0] + deep[1] + 256, 256, 16, 1)
+        self.fc_dp6 = branch(3 * 256, 256, 16, 2)  # of branches 3 to 5
+        self.fc_dp7 = branch(64 + 128 + 256, 256, 16, 1)  # of branches 1, 2 and 6
         self.fc_dp7.append(nn.Conv2d(256, 2, 1, bias=False))
         self.mean_shift = MeanShift(2)
 
@@ -90,26 +97,6 @@ class Net(nn.Module):
             parameter_group("edges", edge, lr, 1, weight_decay),
             parameter_group("displacements", displacement, lr, DISPLACEMENT_LR, weight_decay),
         ]
-
-    @staticmethod
-    def config_of(state: dict[str, Tensor]) -> dict[str, Any]:
-        """Return the arguments that make the network of a published file, of its tensors."""
-        return {"width": backbone_width(state)}
-
-    def canonical_name(self, name: str, shape: tuple[int, ...]) -> str:
-        """Return our name of a tensor that the released checkpoints or torchvision name otherwise.
-
-        The released network registers its branches twice (``edge_layers``, ``dp_layers``), and the
-        mean shift as part of ``fc_dp7`` too; for its backbone see
-        :func:`net.resnet50.backbone_name`.
-        """
-        name = re.sub(r"^(edge|dp)_layers\.(\d)\.", lambda m: f"fc_{m[1]}{int(m[2]) + 1}.", name)
-        name = re.sub(r"^fc_dp7\.\d+\.running_mean$", "mean_shift.running_mean", name)
-        return backbone_name(name, stem=1)
-
-    def ignored_name(self, name: str) -> bool:
-        """Tell whether a tensor of a released file is no weight: indices, torchvision's fc."""
-        return NO_WEIGHTS.match(name) is not None
 
     def stage_outputs(self, prefix: str, features: list[Tensor]) -> list[Tensor]:
         """Return what the branches 1 to 5 make of the backbone's five outputs."""

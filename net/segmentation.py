@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import prepare
-from net.weights import Pretrained, fits, read_pretrained, source_of
-from tool import checkpoint
+from net.weights import Pretrained, make, read_pretrained
+from tool.checkpoint import Aliases, load_weights, renamed
 from tool.errors import InputError, naming
 from tool.optimizer import parameter_group
 from tool.pictures import UNSURE
@@ -38,16 +38,13 @@ class SegmentationNetwork(nn.Module):
     align_corners: bool  # resized maps share the centres of their corner pixels, else the edges
     head: tuple[str, ...]  # beginnings of the names of the head's modules and tensors
     normalise: Callable[[Tensor], Tensor]  # of (B, 3, H, W) RGB in 0..255; 0 is the mean colour
-    prefix: str  # of the backbone's tensors, which files of the backbone alone lack
+    aliases: Aliases  # of tensors in published files, see :func:`tool.checkpoint.renamed`
+    ignored: tuple[str, ...]  # beginnings of names that other projects' files have besides
     # What tells the size of a network: names of its first and of its last weights, and how those of
     # a block begin, a regular expression with the stage (2 to 5) as group.
     stem: str
     classifier: str
     block: str
-    other_heads: tuple[str, ...]  # beginnings of names that other projects' files have besides
-    layout: str  # what a file in the published names is called
-    foreign: tuple[str, str]  # another layout that is read, and a name that only its files have
-    arguments: ClassVar[dict[str, dict]] = {}  # of a network whose weights have a layout
 
     def __init__(self, num_classes: int, width: int, blocks: Blocks, **more: Any) -> None:
         super().__init__()
@@ -101,58 +98,22 @@ class SegmentationNetwork(nn.Module):
         return name.startswith(cls.head)
 
     @classmethod
-    def ignored_name(cls, name: str) -> bool:
-        """Return whether a tensor of a file is of no use here."""
-        return name.startswith(cls.other_heads)
+    def config_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        """Return ``width``, ``blocks`` and ``num_classes`` of the tensors of a file.
 
-    @classmethod
-    def canonical_name(cls, name: str, shape: tuple[int, ...] = ()) -> str:
-        """Return our name of a tensor in a published file, which may lack the prefix."""
-        return name if name.startswith((cls.prefix, *cls.head)) else f"{cls.prefix}{name}"
-
-    @classmethod
-    def layout_of(cls, state: dict[str, Tensor]) -> str:
-        """Return whose names the tensors of a file have."""
-        foreign, name = cls.foreign
-        return foreign if name in state else cls.layout
-
-    @classmethod
-    def size_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
-        """Return ``width``, ``blocks`` and, with a head, ``num_classes`` of tensors of a file.
-
-        Where the first convolution or a stage is missing, or there are fewer numbers in all tensors
-        than such a network has at the least, it raises an InputError.
+        Without a first convolution there is no width, and without a head no number of classes.
         """
-        named = {cls.canonical_name(name): value for name, value in state.items()}
+        named = {renamed(name, cls.aliases): value.shape for name, value in state.items()}
         begins = {match[0]: match[1] for name in named if (match := re.match(cls.block, name))}
-        counts = Counter(begins.values())
-        size = {"blocks": [counts[stage] for stage in "2345"]}
+        stages = Counter(begins.values())
+        config = {"blocks": [stages[stage] for stage in "2345"]}
         for argument, name in (("width", cls.stem), ("num_classes", cls.classifier)):
             if name in named:
-                size[argument] = named[name].shape[:1].numel()
-        numbers = sum(value.numel() for value in named.values())
-        if "width" not in size or not fits(numbers, **size):
-            raise InputError(
-                f"These weights are not those of a {cls.__name__}, which has {cls.stem} and four "
-                f"stages of blocks, but {checkpoint.some(named)}."
-            )
-        return size
+                config[argument] = named[name][:1].numel()
+        return config
 
-    @classmethod
-    def config_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
-        """Return the arguments that make the trained network of a published file, of its tensors.
-
-        Where there is no such network or no head in it, it raises an InputError.
-        """
-        size = cls.size_of(state)
-        if "num_classes" not in size:
-            raise InputError(
-                f"These are weights to start training from; a trained network has {cls.classifier}."
-            )
-        return size
-
-    def adapt_to(self, layout: str) -> None:
-        """Change weights just loaded, of another layout, to what our input asks for."""
+    def adapt(self, state: dict[str, Tensor]) -> None:
+        """Change weights just loaded from a file of another project to what our input asks for."""
 
     def trainable_groups(
         self, lr: float, weight_decay: float, head_lr: float = 10
@@ -222,54 +183,34 @@ def build(
 ) -> tuple[SegmentationNetwork, dict[str, Any]]:
     """Return a network to train, on the CPU, and a record of what it starts from.
 
-    The record holds plain values for the log and ``args.json``: ``pretrained``, ``layout``
-    ("random" or that of the weights), ``fresh`` (names of tensors that start from random numbers,
-    "all" without weights), ``left_out`` (names in the file without use), and ``config``. Weights
-    that are unreadable or do not fit raise an InputError, which names their source.
+    The head is taken from weights that were trained for as many classes, and starts from random
+    numbers else. The record says for the log and ``args.json`` what it starts from, ``pretrained``,
+    and what is ``fresh``: "all", "head" or "nothing". Weights that are unreadable or do not fit
+    raise an InputError, which names their source.
 
     Args:
         network: class.
         num_classes: with background.
-        pretrained: a file in the published names or those of the network's ``foreign`` layout,
-            ``"imagenet"`` where the network has an ``architecture``, or ``"none"``.
+        pretrained: a file in names that the network knows, ``"imagenet"`` where it has an
+            ``architecture``, or ``"none"``.
         chosen: further arguments of ``network``; those that are None are read off the weights, or
             have their default where there are none.
     """
-    source = str(source_of(pretrained))
+    source = str(pretrained)
     architecture = network.architecture(chosen.get("blocks")) if source == "imagenet" else ""
     state = read_pretrained(pretrained, architecture)
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if state is None:
-        net = network(num_classes, **chosen)
-        record = {"pretrained": source, "layout": "random", "fresh": "all", "left_out": []}
-        return net, record | {"config": net.config}
+        return network(num_classes, **chosen), {"pretrained": source, "fresh": "all"}
+    fresh = "nothing"
     with naming(source):
-        layout = network.layout_of(state)
-        size = network.size_of(state) | network.arguments.get(layout, {})
-        net = network(**size | chosen | {"num_classes": num_classes})
-        fresh = load_except_head(net, state)
-        net.adapt_to(layout)
-    unused = [name for name in state if net.ignored_name(name)]
-    if fresh:
-        unused += [name for name in state if net.is_head(net.canonical_name(name))]
-    unused = [name for name in unused if not name.endswith(checkpoint.COUNTER)]
-    record = {"pretrained": source, "layout": layout, "fresh": fresh, "left_out": unused}
-    return net, record | {"config": net.config}
-
-
-def load_except_head(net: SegmentationNetwork, state: dict[str, Tensor]) -> list[str]:
-    """Load weights into a network whose head may be absent from them or made for other classes.
-
-    The head is taken as a whole if every tensor of it is there and fits. Else it stays as it is,
-    and the names of its tensors are returned. Outside the head, a tensor that is missing, left over
-    or of another shape raises an InputError.
-    """
-    head = {n: value for n, value in net.state_dict().items() if net.is_head(n)}
-    head = {n: value for n, value in head.items() if not n.endswith(checkpoint.COUNTER)}
-    shapes = {net.canonical_name(name): value.shape for name, value in state.items()}
-    if all(shapes.get(name) == value.shape for name, value in head.items()):
-        head = {}
-    else:
-        state = {n: v for n, v in state.items() if not net.is_head(net.canonical_name(n))}
-    checkpoint.load_weights(net, {**state, **head})
-    return list(head)
+        config = network.config_of(state)
+        net = make(network, state, config, num_classes=num_classes, **chosen)
+        loaded = state
+        if config.get("num_classes") != num_classes:
+            fresh = "head"
+            loaded = {n: v for n, v in net.state_dict().items() if net.is_head(n)}
+            loaded |= {n: v for n, v in state.items() if not net.is_head(renamed(n, net.aliases))}
+        load_weights(net, loaded)
+        net.adapt(state)
+    return net, {"pretrained": source, "fresh": fresh}

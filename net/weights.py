@@ -22,11 +22,6 @@ Pretrained = str | Path | None  # a file, "imagenet", or "none" for random weigh
 CONFIG = {"width": int, "num_classes?": int, "blocks?": [int]}
 
 
-def source_of(pretrained: Pretrained) -> str | Path:
-    """Return ``"none"``, ``"imagenet"`` or a path."""
-    return "none" if pretrained is None else pretrained
-
-
 def read_pretrained(
     pretrained: Pretrained, architecture: str = "resnet50"
 ) -> dict[str, Tensor] | None:
@@ -41,10 +36,9 @@ def read_pretrained(
             of ImageNet are torchvision's; they are fetched once, and their checksum is verified.
         architecture: whose ImageNet weights, a key of ``IMAGENET_URLS``.
     """
-    source = source_of(pretrained)
-    if source == "none":
+    if pretrained in (None, "none"):
         return None
-    path = _fetch(architecture) if source == "imagenet" else Path(source)
+    path = _fetch(architecture) if pretrained == "imagenet" else Path(pretrained)
     if not mxnet_params.is_params(path):
         return checkpoint.load_state(path)
     with naming(path):
@@ -66,24 +60,39 @@ def restore(network: type[nn.Module], content: dict[str, Any], **options: Any) -
     Raises:
         InputError: there is no such network in it, or a tensor is missing or left over.
     """
-    with naming(getattr(content, "path", network.__name__)):
+    with naming(getattr(content, "path", "")):
         state = checkpoint.state_dict_of(content)
-        config = content.get("config")
-        if config is None:
-            config = network.config_of(state)
-        else:
-            with decoding("Its config", f"It does not make a {network.__name__}."):
-                check(config, CONFIG)
-                known = config.keys() <= inspect.signature(network).parameters.keys()
-                numbers = sum(value.numel() for value in state.values())
-                if not known or not fits(numbers, **{**config, **options}):
-                    raise Damaged(repr(config))
-        net = network(**config | options)
+        net = make(network, state, content.get("config"), **options)
         checkpoint.load_weights(net, state)
         return net.eval()
 
 
-def fits(numbers: int, width: int, num_classes: int = 1, blocks: Iterable[int] = (1,), **_) -> bool:
+def make(
+    network: type[nn.Module], state: dict[str, Tensor], config: Any = None, **options: Any
+) -> nn.Module:
+    """Return a network with random weights, of the size of those in a file.
+
+    Args:
+        network: class.
+        state: tensors of the file.
+        config: arguments of ``network``; None are what ``network.config_of`` makes of the tensors.
+        options: further ones, which go before those.
+
+    Raises:
+        InputError: these are no arguments of it, or such a network would be larger than the file.
+    """
+    config = network.config_of(state) if config is None else config
+    with decoding("Its config", f"It does not make a {network.__name__}."):
+        check(config, CONFIG)
+        known = config.keys() <= inspect.signature(network).parameters.keys()
+        if not known or not fits(sum(value.numel() for value in state.values()), **config):
+            raise Damaged(repr(config))
+    return network(**config | options)
+
+
+def fits(
+    numbers: int, width: int, num_classes: int = 1, blocks: Iterable[int] = (3, 4, 6, 3), **_: Any
+) -> bool:
     """Return whether so many numbers may be the weights of a network of residual blocks."""
     smallest = width * max(width * sum(blocks), num_classes)
     return min(width, num_classes, *blocks) > 0 and smallest <= numbers

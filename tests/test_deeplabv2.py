@@ -154,8 +154,7 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(narrow):
     assert [imagenet(None), imagenet([3, 4, 6, 3])] == ["resnet101", "resnet50"]
     net, record = build(DeepLabV2_ResNet101_MSC, 3, path)
     config = {"num_classes": 3, "width": 4, "blocks": [3, 4, 6, 3], "stride_on": "conv3x3"}
-    assert (record["layout"], record["config"]) == ("torchvision", config)
-    assert record["left_out"] == ["fc.weight", "fc.bias"]
+    assert (record["fresh"], net.config) == ("head", config)
     stages = [value for name, value in tensors(resnet).items() if name.startswith("layer")]
     for ours, theirs in zip(list(tensors(net).values())[5:-8], stages, strict=True):
         assert torch.equal(ours, theirs)  # between stem and head, in the same order

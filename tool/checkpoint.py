@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ GOES_ON = {
     "optimizer": {"state": dict, "param_groups": [{"params": [int]}]},
     "curves": [{str: object}],
 }
+# Patterns in published names of tensors, and what stands there in ours.
+Aliases = Iterable[tuple[str, str | Callable[[re.Match], str]]]
 LENGTH = 8  # bytes at the beginning of a safetensors file that say how long its header is
 
 
@@ -219,9 +221,9 @@ def same_values(one: Tensor, other: Tensor) -> bool:
 def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     """Copy ``state_dict`` into ``model``, under our names or the published ones.
 
-    The released files name the same tensor several times; a model that knows such aliases has a
-    method ``canonical_name(name, shape) -> str``, and ``ignored_name(name) -> bool`` for what its
-    file holds beside weights. What data parallel and compiled networks add to names is dropped, any
+    The released files name the same tensor several times. A model that knows such names has
+    ``aliases`` for :func:`renamed`, and ``ignored``, the beginnings of the names of what its file
+    holds beside weights. What data parallel and compiled networks add to names is dropped, any
     floating dtype is converted, and batch counters are taken where they fit.
 
     Raises:
@@ -229,17 +231,16 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
             two aliases disagree. The model is unchanged then.
     """
     own = model.state_dict()
-    rename = getattr(model, "canonical_name", lambda name, shape: name)
-    ignored = getattr(model, "ignored_name", lambda name: False)
+    aliases, ignored = getattr(model, "aliases", ()), getattr(model, "ignored", ())
     given: dict[str, Tensor] = {}
     misfits: dict[str, str] = {}
     left_over = []
     for published, value in state_dict.items():
         name = published if published in own else WRAPPERS.sub("", published)
-        if name not in own and ignored(name):
+        if name not in own and name.startswith(ignored):
             continue
         if name not in own:
-            name = rename(name, tuple(value.shape))
+            name = renamed(name, aliases)
         if fits(value, own.get(name)) and same_values(given.get(name, value), value):
             given[name] = value
         elif published.endswith(COUNTER):
@@ -261,6 +262,13 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
         name = type(model).__name__
         raise InputError(f"These weights do not fit {name}; {'; '.join(problems)}.")
     model.load_state_dict(given, strict=False)  # strict is ours above; counters may be missing
+
+
+def renamed(name: str, aliases: Aliases) -> str:
+    """Return our name of a tensor: every pattern that it holds is replaced, in their order."""
+    for pattern, ours in aliases:
+        name = re.sub(pattern, ours, name)
+    return name
 
 
 def fits(value: Tensor, place: Tensor | None) -> bool:
