@@ -82,7 +82,6 @@ def pack(folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Write the labels, and say how many of their pixels are unsure."""
     args = parse_arguments(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
     if os.path.lexists(args.out):
         raise InputError(f"{args.out} is there already. Name another --out, or move it away.")
     dataset = open_dataset(args)

@@ -125,7 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
         {"digest": content.digest},
     )
     if args.archive and distributed.is_main():
-        write_archive(args.archive, args.archive_comp, dataset, step.ids, folder)
+        files = [folder / f"{image_id}.png" for image_id in step.ids]
+        write_archive(args.archive, args.archive_comp, files)
         log.info("%s written, %d pictures", args.archive, len(step.ids))
 
 

@@ -112,10 +112,7 @@ def pictures_of(paths: Sequence[Path]) -> dict[str, Path]:
 def main(arguments: list[str] | None = None) -> None:
     """Write mask, drawings and JSON of every picture."""
     args = parse_arguments(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
     pictures = pictures_of(args.pictures)
-    if args.out_dir.resolve() in {path.resolve().parent for path in pictures.values()}:
-        raise InputError(f"--out_dir {args.out_dir} holds the pictures. Give another folder.")
     how = cli.deciding(args)
     ckpt = find_checkpoint(Path(args.session_name), args.ckpt)
     predictor = Predictor(ckpt, args.device, **how)

@@ -89,13 +89,9 @@ def fetch(archives: list[Archive], folder: Path) -> None:
     with claim(downloads / ".lock", f"fetching into {folder}"):
         wanted = [archive for archive in archives if not archive.is_there(folder)]
         log.info("%d of %d archives are to be fetched", len(wanted), len(archives))
-        before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(PATIENCE)
-        try:
-            for archive in wanted:
-                _fetch_one(archive, folder, downloads)
-        finally:
-            socket.setdefaulttimeout(before)
+        for archive in wanted:
+            _fetch_one(archive, folder, downloads)
         shutil.rmtree(downloads)
 
 

@@ -21,8 +21,6 @@ from tool.results import UNIT
 from tool.session import Session
 from tool.writer import write_json, write_own, write_table
 
-SPREAD = 16  # label pictures are looked at in steps of so many, until one holds a class
-
 Read = Callable[[Path], np.ndarray]  # a mask as uint8 (H, W) of class ids, 255 unknown
 Count = Callable[[np.ndarray], np.ndarray]  # what else is counted of a picture, from its mask
 # Of an id: the label, integer (H, W), and what counts further; None where it lacks what is counted.
@@ -141,14 +139,14 @@ def check_class_ids(files: Sequence[Path], num_classes: int, read: Read = read_m
     """Look whether label pictures hold class ids, until one does.
 
     Args:
-        files: looked at in an order that is spread over the list.
+        files: of the pictures.
         num_classes: with background, C.
         read: reads one.
 
     Raises:
         InputError: none of them has an id in 1..C-1.
     """
-    for file in (file for start in range(SPREAD) for file in files[start::SPREAD]):
+    for file in files:
         label = read(file)
         if ((label > 0) & (label < num_classes)).any():
             return

@@ -150,8 +150,7 @@ def write_coco(
         "images": images,
         "annotations": annotations,
     }
-    with open(out, "w", encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False)
+    out.write_text(json.dumps(content))
 
 
 def write_yolo(items: Iterable[Labelled], names: list[str], out: Path, epsilon: float) -> None:

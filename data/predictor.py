@@ -24,16 +24,17 @@ from tool.errors import InputError, naming
 from tool.maps import fuse
 from tool.memory import enough_memory
 from tool.pictures import heat, overlay, read_rgb, save_label, save_label_drawing, save_rgb
-from tool.reader import Between, Damaged, check, decoding
-from tool.writer import NOTE, own_folder, read_note, safe_name, write_json
+from tool.reader import Between, check, decoding
+from tool.writer import own_folder, read_note, safe_name, write_json
 
 REFINE = ("none", "crf")
+BAND = Between(1)
 # What a checkpoint of ours notes beside its weights.
 NOTED = {
     "input?": {
-        "bands?": (int, int, int),
+        "bands?": (BAND, BAND, BAND),
         "value_range?": (float, float),
-        "long_side?": (Between(1), Between(1)),
+        "long_side?": (BAND, BAND),
     },
     "settings?": {"network?": str},
 }
@@ -102,7 +103,6 @@ class Prediction:
         folder = Path(folder)
         if not read_note(folder):
             own_folder(folder, "predict")
-            write_json(folder / NOTE, {"program": "predict"})
         save_label(folder / f"{name}_mask.png", self.mask, self.size)
         names = dict(zip(self.keys.tolist(), self.names, strict=True))
         save_label_drawing(folder / f"{name}_overlay.png", self.picture, self.mask, names)
@@ -153,11 +153,9 @@ class Predictor:
         self.by_crf = (refine or ("crf" if self.model else "none")) == "crf"
         with decoding(ckpt, "Give another file."):
             check(content, NOTED)
-            about = content.get("input") or {}
-            self.bands, values = about.get("bands"), about.get("value_range")
-            if min(self.bands or (1,)) < 1 or (values and values[0] >= values[1]):
-                raise Damaged(f"it notes the bands {self.bands} and the value range {values}")
-        self.value_range, self.longest = values, (about.get("long_side") or (0, math.inf))[1]
+        about = content.get("input") or {}
+        self.bands, self.value_range = about.get("bands"), about.get("value_range")
+        self.longest = (about.get("long_side") or (0, math.inf))[1]
         if self.model:
             self.recipe = MODELS[self.model].test
             if scales:
@@ -266,16 +264,12 @@ def _names_of(
 
     They are those that the file has, or ``given`` ones, or those of the published files.
     """
-    own, ckpt = checkpoint.class_names_of(content), content.path
+    own = checkpoint.class_names_of(content)
     names = own[1:] if own else list(given or PUBLISHED.get(number, ()))
-    if given and list(given) != names:
+    if len(names) != number or (given and list(given) != names):
         raise InputError(
-            f"{ckpt} was trained for the classes {', '.join(names)}, not {', '.join(given)}. Leave "
-            "out --class_names."
-        )
-    if len(names) != number:
-        raise InputError(
-            f"{ckpt} tells {number} classes apart, and {len(names)} names are known. Give the "
-            "names with --class_names, in the order of training."
+            f"{content.path} is of {number} classes, with the names {', '.join(names) or 'unknown'}"
+            ". Give the names with --class_names, in the order of training, or leave it out where "
+            "the file has them."
         )
     return names

@@ -30,15 +30,14 @@ from tool.pictures import check_label, read_mask, save_label
 from tool.reader import Damaged, decoding, read_bytes, regular
 from tool.record import Outputs
 from tool.run import run
-from tool.writer import NOTE, own_folder, write_atomic, write_json, write_lines, write_own
+from tool.writer import own_folder, write_atomic, write_lines, write_own
 
 CLASS_NAMES = (
     "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, "
     "motorbike, person, pottedplant, sheep, sofa, train, tvmonitor"
 )
 LISTS = "ImageSets/Segmentation"
-# Number of ids in the published lists. Subsets are welcome, so a difference is only reported.
-PUBLISHED_COUNTS = {"train": 1464, "val": 1449, "trainaug": 10582}
+PUBLISHED_COUNTS = {"train": 1464, "val": 1449, "trainaug": 10582}  # subsets are welcome
 # Names under which trainaug circulates, below the root.
 TRAINAUG_FILES = (
     f"{LISTS}/trainaug.txt",
@@ -47,7 +46,6 @@ TRAINAUG_FILES = (
     "ImageSets/SegmentationAug/train_aug.txt",
 )
 QUALITY = 95  # of the JPEGs at half size
-LARGEST_ANNOTATION = 1 << 24  # bytes; the devkit's have some thousand
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +62,8 @@ class VOC(Dataset):
     def list_ids(self, list_name: str) -> list[str]:
         """Return the ids of train, val, trainaug, or any list in ImageSets/Segmentation."""
         if list_name == "trainaug":
-            ids = find_trainaug(self.root)
-        else:
-            ids = read_list(find_list(self.root / LISTS, list_name))
-        published = PUBLISHED_COUNTS.get(list_name)
-        if published and len(ids) != published:
-            log.warning("the list %s has %d ids, the published %d", list_name, len(ids), published)
-        return ids
+            return find_trainaug(self.root)
+        return read_list(find_list(self.root / LISTS, list_name))
 
     def image_path(self, image_id: str) -> Path:
         """Return JPEGImages/<id>.jpg."""
@@ -93,7 +86,7 @@ class VOC(Dataset):
 def _objects(path: Path) -> set[str]:
     """Return the names of all objects in one annotation file."""
     missing = f"There is no {path}. Complete the devkit, or take the picture off the list."
-    content = read_bytes(regular(path, missing), LARGEST_ANNOTATION)
+    content = read_bytes(regular(path, missing))
     with decoding(path, "Copy it again."):
         root = ElementTree.fromstring(content)
         names = {(element.text or "").strip() for element in root.findall("object/name")}
@@ -156,7 +149,6 @@ def halve(voc: VOC, lists: dict[str, list[str]], folder: Path, num_workers: int)
     if folder.resolve() == voc.root.resolve():
         raise InputError(f"--halve {folder} is the folder of the originals. Name another one.")
     own_folder(folder, "data.voc")
-    write_json(folder / NOTE, {"program": "data.voc"})
     ids = list(dict.fromkeys(image_id for ids in lists.values() for image_id in ids))
     notes = [voc.annotation_path(image_id) for image_id in ids]
     masks = [voc.mask_path(image_id) for image_id in ids]
@@ -200,7 +192,6 @@ def main(arguments: list[str] | None = None) -> None:
     add("--halve", type=Path, help="folder for all at half size")
     add("--num_workers", type=at_least(0), default=cores(), help="processes that halve")
     args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     if args.download:
         root = Path(args.dataset_root).absolute()
@@ -216,11 +207,12 @@ def main(arguments: list[str] | None = None) -> None:
         write_lines(path, ids)
         log.info("%s written", path)
     lists = {}
-    for list_name in PUBLISHED_COUNTS:
+    for list_name, published in PUBLISHED_COUNTS.items():
         lists[list_name] = ids = voc.ids(list_name)
         voc.check_pictures(ids)
         mean = voc.labels(ids).sum() / len(ids)
-        log.info("%-8s %6d pictures, %.2f classes a picture", list_name, len(ids), mean)
+        text = "%-8s %6d pictures (published: %d), %.2f classes a picture"
+        log.info(text, list_name, len(ids), published, mean)
     if args.halve:
         halve(voc, lists, args.halve, args.num_workers)
 

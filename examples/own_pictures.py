@@ -13,9 +13,8 @@ from pathlib import Path
 from data.demo import Demo
 from tool.cli import Parser
 from tool.run import run
-from tool.writer import NOTE, own_folder, write_json, write_lines
+from tool.writer import own_folder, write_lines
 
-PROGRAM = "examples.own_pictures"
 NUM_CLASSES = 3  # foreground classes of the example; few classes need little training
 
 
@@ -29,8 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     names = demo.class_names[:NUM_CLASSES]
     ids = [*demo.ids("train"), *demo.ids("val")]
     labels = demo.labels(ids)  # (len(ids), K) in {0, 1}
-    own_folder(out, PROGRAM)
-    write_json(out / NOTE, {"program": PROGRAM})
+    own_folder(out, "examples.own_pictures")
     for folder in ("images", "masks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows = ["image,labels"]

@@ -18,7 +18,6 @@ import eval_seg_labels
 import infer_seg
 import train_seg
 from data import inference
-from data.archive import write_archive
 from data.folder import Folder
 from data.loaders import Schedule, SegmentationPictures
 from data.transforms import VIEWS
@@ -424,23 +423,6 @@ def test_archive_has_the_servers_layout(trained, session, tiny, tmp_path):
         assert archive.namelist() == [name.replace("comp6", "comp5") for name in packed]
     with pytest.raises(SystemExit):
         infer_seg.main([*flags, "--archive", "voc.rar"])
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda path: path.unlink(),
-        lambda path: save_label(path, np.full((42, 48), 9, np.uint8)),
-        lambda path: Image.fromarray(np.zeros((42, 48), np.uint8)).save(path),
-        lambda path: Image.fromarray(np.zeros((42, 48), np.uint8), "P").save(path, bits=1),
-    ],
-)
-def test_archive_of_labels_that_are_not_in_order_is_refused(tiny, tmp_path, spoil):
-    """One is missing, has a class of its own, no palette, or one bit a pixel."""
-    spoil(tiny / "masks/c.png")
-    with pytest.raises(InputError, match=r"c\.png"):
-        write_archive(tmp_path / "voc.tgz", "comp6", Folder(tiny), list(KEYS), tiny / "masks")
-    assert not (tmp_path / "voc.tgz").exists()
 
 
 # ------------------------------------------------------------------------------ bad input

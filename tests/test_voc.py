@@ -119,8 +119,8 @@ def test_preparation_writes_the_list_once(root, sbd, caplog):
     (root / "away.jpg").rename(picture)
     main(arguments)
     assert path.read_text() == lines(TRAINAUG)
-    assert "trainaug      4 pictures, 1.50 classes a picture" in caplog.text
-    assert "train has 2 ids, the published 1464" in caplog.text
+    line = "trainaug      4 pictures (published: 10582), 1.50 classes a picture"
+    assert line in caplog.text
     before = path.stat().st_mtime_ns
     main(["--dataset_root", str(root)])  # SBD is not needed any more
     assert path.stat().st_mtime_ns == before
@@ -139,7 +139,6 @@ BOMB = f'<!DOCTYPE a [<!ENTITY e0 "cat">{NESTED}]>' + CAT.replace("cat", "&e9;")
         annotation([("cat", 0)])[:-9],
         BOMB,
         "<annotation/>",
-        CAT + " " * (1 << 24),
     ],
 )
 def test_annotation_that_is_none(root, content):

@@ -87,7 +87,7 @@ def test_a_folder_of_somebody_else_is_refused_and_stays(tmp_path):
 
 
 def test_an_empty_folder_may_become_ours_and_leftovers_go(tmp_path):
-    assert own_folder(tmp_path / "new", "make_cam")[0] == {}
+    assert own_folder(tmp_path / "new", "make_cam")[0] == read_note(tmp_path / "new")
     write_json(tmp_path / writer.NOTE, {"program": "make_cam"})
     ended = subprocess.Popen(["true"])
     ended.wait()

@@ -37,11 +37,11 @@ class Parser(argparse.ArgumentParser):
 
     Files of an earlier run are continued only where all deciding flags agree, see
     :class:`data.training.Training` and :class:`tool.record.Outputs`; ``deciding`` holds their names
-    and conditions. A word with a zero byte, which no path may hold, is refused.
+    and conditions.
     """
 
-    def __init__(self, description: str, **options: Any) -> None:
-        super().__init__(**{"description": description, "formatter_class": _Help, **options})
+    def __init__(self, description: str, prog: str | None = None) -> None:
+        super().__init__(prog, description=description, formatter_class=_Help)
         self.deciding: list[tuple[str, dict[str, Any]]] = []
         title = "settings that decide the result; a continued run must have the same"
         self._decisions = self.add_argument_group(title)
@@ -65,9 +65,6 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None) -> Settings:
         """Return the settings, which know their parser."""
-        for word in args or ():
-            if "\0" in word:
-                self.error(f"{word!r} holds a zero byte, which no name may hold")
         settings = super().parse_args(args, namespace or Settings())
         settings.parser = self
         return settings

@@ -78,6 +78,7 @@ def run(main: Callable[[], None]) -> None:
 
     A mistake of the program keeps its traceback.
     """
+    logging.basicConfig(format="%(message)s", level=logging.INFO)  # until there is a session
     threading.excepthook = _thread_ended  # TensorBoard writes in a thread
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that a terminal cannot show

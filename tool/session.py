@@ -122,7 +122,7 @@ class Session:
     def _start_log(self) -> None:
         root = logging.getLogger()
         for handler in root.handlers[:]:
-            if isinstance(handler, (_Console, _LogFile)):
+            if type(handler) in (_Console, _LogFile, logging.StreamHandler):
                 root.removeHandler(handler)
                 handler.close()
         console = _Console()

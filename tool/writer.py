@@ -165,7 +165,7 @@ def _percent_encoded(letter: re.Match) -> str:
 def own_folder(folder: str | Path, program: str) -> tuple[dict[str, Any], BinaryIO]:
     """Claim a folder that a program is to write; return what it noted there before, and the lock.
 
-    Nothing is noted in an empty one. Leftovers of killed programs are deleted.
+    An empty one is noted as the program's. Leftovers of killed programs are deleted.
 
     Raises:
         InputError: the folder holds files that the program did not make, or another process is
@@ -182,6 +182,8 @@ def own_folder(folder: str | Path, program: str) -> tuple[dict[str, Any], Binary
         )
     lock = claim(folder / ".lock", f"writing {folder}")
     clear_unfinished(folder)
+    if not there:
+        write_json(folder / NOTE, {"program": program})
     return read_note(folder), lock
 
 

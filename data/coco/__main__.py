@@ -120,7 +120,6 @@ def main(arguments: list[str] | None = None) -> None:
     add("--restart", action="store_true", help="draw all masks anew")
     add("--download", action="store_true", help="fetch what is missing of the 20 GB first")
     args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     if args.download:
         fetch(COCO_ARCHIVES, Path(args.dataset_root).absolute())

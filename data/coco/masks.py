@@ -1,6 +1,5 @@
 """Regions of MS COCO as run-length codes, and the masks that are drawn from them."""
 
-import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -15,8 +14,6 @@ from tool.pictures import UNSURE, save_label, upright
 from tool.reader import Damaged, check
 
 CROWD = ("keep", "ignore", "drop")
-# A number in compressed text: up to 7 characters, 35 bits; no picture has as many pixels.
-NUMBER = "(?:[P-o]{0,6}[0-O])"
 
 
 class Region(NamedTuple):
@@ -43,7 +40,7 @@ def encode(segmentation: Any, height: int, width: int, name: str = "it") -> byte
 
     Args:
         segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or a dict of ``size``
-            [height, width] and ``counts``, a list of run lengths or COCO's text for it.
+            [height, width] and ``counts``, a list of run lengths.
         height, width: of the picture in pixels.
         name: of the annotation, for messages.
 
@@ -53,8 +50,6 @@ def encode(segmentation: Any, height: int, width: int, name: str = "it") -> byte
     """
     if isinstance(segmentation, dict):
         counts = segmentation.get("counts")
-        if isinstance(counts, str):
-            counts = run_lengths(counts)
         check(counts, [int], f"counts of {name}")
         code = {"size": [height, width], "counts": counts}
         fits = min(counts, default=0) >= 0 and sum(counts) == height * width
@@ -72,26 +67,6 @@ def encode(segmentation: Any, height: int, width: int, name: str = "it") -> byte
     if not polygons:
         return None
     return rle_codes.merge(rle_codes.frPyObjects(polygons, height, width))["counts"]
-
-
-def run_lengths(text: str) -> list[int]:
-    """Return the run lengths in COCO's compressed text.
-
-    A character holds 5 bits and whether more follow; from the fourth on, numbers are differences to
-    the last but one.
-
-    Raises:
-        Damaged: the text is cut off, has other characters, or has a number of more than 7 of them.
-    """
-    if not re.fullmatch(f"{NUMBER}*", text):
-        raise Damaged("a compressed run-length code that is none")
-    counts: list[int] = []
-    for word in re.findall(NUMBER, text):
-        codes = [ord(character) - 48 for character in word]
-        number = sum((code & 31) << 5 * place for place, code in enumerate(codes))
-        number -= (codes[-1] & 16) << (5 * len(codes) - 4)  # the highest bit is a sign
-        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-    return counts
 
 
 def draw_mask(

@@ -32,7 +32,7 @@ class Demo(Folder):
 def generate(root: str | Path, num_train: int = 300, num_val: int = 80) -> None:
     """Write the demo: images/, masks/, labels.csv, classes.txt, splits/train.txt and val.txt.
 
-    It takes seconds. The folder's note claims it at first, and says at last that it is whole.
+    It takes seconds. The folder's note says at last that it is whole.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
@@ -40,7 +40,6 @@ def generate(root: str | Path, num_train: int = 300, num_val: int = 80) -> None:
     root = Path(root)
     _, lock = own_folder(root, PROGRAM)
     with lock:
-        write_json(root / NOTE, {"program": PROGRAM})
         rows = ["image,labels"]
         lists = {"train": range(num_train), "val": range(num_train, num_train + num_val)}
         for list_name, seeds in lists.items():

@@ -75,7 +75,6 @@ def draw_scenes(seeds: list[str]) -> tuple[Tensor, Tensor]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Draw the pictures, train, average the statistics, write the weights."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = Parser(__doc__)
     parser.add_argument("--out", default=Demo.pretrained, help="file to write")
     args = parser.parse_args(arguments)

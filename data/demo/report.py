@@ -72,7 +72,6 @@ def draw(rows: list[list[np.ndarray]], names: list[str]) -> Figure:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table and write both files."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = Parser(__doc__)
     parser.add_argument("session", type=Path, help="folder of the run")
     session, demo = parser.parse_args(arguments).session, Demo()

@@ -30,9 +30,9 @@ def show(checks: Checks) -> list[Finding]:
 
     An InputError that ends a check is a failure, and what is logged as a warning meanwhile is one.
     """
-    root, warnings = logging.getLogger(), BufferingHandler(MOST_WARNINGS)
+    warnings = BufferingHandler(MOST_WARNINGS)
     warnings.setLevel(logging.WARNING)
-    root.addHandler(warnings)
+    logging.basicConfig(handlers=[warnings], force=True)  # nothing is shown twice
     shown: dict[str, Finding] = {}
     try:
         for what, check in checks:
@@ -48,5 +48,5 @@ def show(checks: Checks) -> list[Finding]:
                     shown[text] = Finding(status, what, text)
                     print(shown[text], flush=True)
     finally:
-        root.removeHandler(warnings)
+        logging.getLogger().removeHandler(warnings)
     return list(shown.values())

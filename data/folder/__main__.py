@@ -16,22 +16,17 @@ from data.datasets import add_folder_flags, open_dataset
 from data.doctor import dataset as looks
 from data.doctor.finding import Checks, show
 from data.folder import Folder
-from data.lists import plain, visible
-from tool.checkpoint import some
+from data.lists import visible
 from tool.cli import Parser
 from tool.run import run
 
 
 def checks_of(folder: Folder, whole: bool = False) -> Checks:
-    """Yield the checks of all lists, their pictures and all masks in a folder."""
+    """Yield the checks of all lists, their pictures and their masks."""
     names = [path.stem for path in visible(folder.root / "splits") if path.suffix == ".txt"]
     yield "folder", [("ok", f"{len(folder.pictures)} pictures in {folder.root}")]
     ids = {name: [] for name in (folder.train_list, *names)}
     yield from looks.checks_of(folder, ids, whole=whole)
-    known = {plain(image_id) for image_id in folder.pictures}
-    strays = [name for name in folder.masks_there if name not in known]
-    if strays:
-        yield "masks", [("warn", f"{len(strays)} belong to no picture: {some(strays)}")]
 
 
 def main(arguments: list[str] | None = None) -> None:

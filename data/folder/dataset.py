@@ -70,8 +70,8 @@ class Folder(Dataset):
         return [n for n in names if n in self.class_names or n.casefold() not in none]
 
     @cached_property
-    def _files(self) -> dict[str, Path]:
-        """Id in Unicode's form NFC -> file, in images/ and folders there."""
+    def pictures(self) -> dict[str, Path]:
+        """Id, which is in Unicode's form NFC -> file, in images/ and folders there."""
         images = self.root / "images"
         files: dict[str, Path] = {}
         for path in (p for one in visible(images) for p in (visible(one) or [one])):
@@ -83,16 +83,10 @@ class Folder(Dataset):
             raise InputError(f"There are no pictures in {images}.")
         return files
 
-    @cached_property
-    def pictures(self) -> dict[str, Path]:
-        """Id -> file, for every picture."""
-        return {path.stem: path for path in self._files.values()}
-
     def id_of(self, name: str) -> str:
         """Return the id of the picture that is called ``name``; ``name`` itself where none is."""
         name = plain(name)
-        path = self._files.get(name) or self._files.get(strip_ending(name))
-        return path.stem if path else strip_ending(name)
+        return name if name in self.pictures else strip_ending(name)
 
     @cached_property
     def rows(self) -> dict[str, set[str]]:
@@ -165,10 +159,10 @@ class Folder(Dataset):
 
     def mask_path(self, image_id: str) -> Path:
         """Return masks/<id>.png; the ending may be in capitals, the id in any Unicode form."""
-        return self.masks_there.get(plain(image_id), self.root / "masks" / f"{image_id}.png")
+        return self._masks.get(image_id, self.root / "masks" / f"{image_id}.png")
 
     @cached_property
-    def masks_there(self) -> dict[str, Path]:
+    def _masks(self) -> dict[str, Path]:
         """Id in Unicode's form NFC -> mask."""
         masks = (path for path in visible(self.root / "masks") if path.suffix.lower() == ".png")
         return {plain(path.stem): path for path in masks}

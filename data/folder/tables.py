@@ -8,7 +8,7 @@ import numpy as np
 from data.lists import plain
 from tool.checkpoint import some
 from tool.errors import InputError, apart, naming
-from tool.picture_files import MASK_FORMATS, bits_of, open_picture, orientation_of
+from tool.picture_files import MASK_FORMATS, open_picture, orientation_of
 from tool.pictures import UNSURE, upright
 from tool.reader import read_table
 
@@ -109,8 +109,6 @@ class Colours:
             InputError: it is no such picture, or has a colour that is not in the table.
         """
         image = open_picture(path, MASK_FORMATS)
-        if bits_of(path, image) > 8:
-            raise InputError(f"{path} has more than 8 bits; colours of masks are of 8 bits.")
         rgb = np.asarray(upright(image, orientation_of(image)).convert("RGB"))
         ids, known = np.zeros(rgb.shape[:2], np.uint8), np.zeros(rgb.shape[:2], bool)
         for colour, number in self.ids.items():
