@@ -64,7 +64,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
 def top_left_windows(dataset: Dataset, size: int, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the top left windows of pictures, uint8 (B, 3, S, S), and the boxes, int64 (B, 4)."""
     pictures = [np.asarray(dataset.read(image_id)) for image_id in ids]
-    cut = [cut_window(picture, np.zeros(2), size, fill=0) for picture in pictures]
+    cut = [cut_window(picture, (0, 0), size, fill=0) for picture in pictures]
     windows, boxes = map(np.stack, zip(*cut, strict=True))
     return np.ascontiguousarray(windows.transpose(0, 3, 1, 2)), boxes
 

@@ -92,18 +92,17 @@ def mean_logits(
         how: scales, and whether to mirror.
         amp: of :func:`tool.cli.autocast`.
     """
-    total, number, size = 0.0, 0, picture.shape[:2]
+    total, size, turns = 0.0, picture.shape[:2], [False, True] if how.mirror else [False]
     device = next(net.parameters()).device
     for scale in how.scales:
         scaled = view(picture, scale)  # (3, h, w)
-        for mirrored in (False, True) if how.mirror else (False,):
+        for mirrored in turns:
             (x,) = to_device((scaled[None],), device)
             x = (x.flip(3) if mirrored else x).contiguous()
             with cli.autocast(amp, device):
                 logits = net.predict(x, size)[0].float()
             total = total + (logits.flip(2) if mirrored else logits)
-            number += 1
-    return total / number
+    return total / (len(how.scales) * len(turns))
 
 
 def enlarged_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:

@@ -82,39 +82,28 @@ def random_pair(
     turn = -1 if rng.random() < 0.5 else 1  # mirrored, or as it is
     place = rng.random(2)
     image = rescale(image, scale)
-    window, box = cut_window(np.asarray(image)[:, ::turn], place, size, fill=0)
+    slacks = [abs(size - side) for side in image.size[::-1]]
+    offsets = [min(int(at * (slack + 1)), slack) for at, slack in zip(place, slacks, strict=True)]
+    window, box = cut_window(np.asarray(image)[:, ::turn], offsets, size, fill=0)
     if label is not None:
         label = np.asarray(Image.fromarray(label).resize(image.size, Image.Resampling.NEAREST))
-        label, _ = cut_window(label[:, ::turn], place, size, fill=UNSURE)
+        label, _ = cut_window(label[:, ::turn], offsets, size, fill=UNSURE)
     return window.transpose(2, 0, 1), box, label
 
 
 def cut_window(
-    pixels: np.ndarray, place: np.ndarray, size: int, fill: int
+    pixels: np.ndarray, offsets: Sequence[int], size: int, fill: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a square out of a picture, or around it where the picture is smaller, and its box.
 
     Args:
         pixels: (H, W, ...).
-        place: two numbers in [0, 1), of the window in the picture or of the picture in the window,
-            vertically and horizontally; 0 is top left.
+        offsets: vertical and horizontal: where the picture is larger, of the first row or column
+            that is taken, and where it is smaller, of the one at which it is put.
         size: side of the window in pixels.
         fill: value outside the picture.
 
     The window is (size, size, ...) of the dtype of ``pixels``, the box that of :func:`random_pair`.
-    """
-    slacks = [abs(size - side) for side in pixels.shape[:2]]
-    offsets = [min(int(at * (slack + 1)), slack) for at, slack in zip(place, slacks, strict=True)]
-    return cut_at(pixels, offsets, size, fill)
-
-
-def cut_at(
-    pixels: np.ndarray, offsets: Sequence[int], size: int, fill: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what :func:`cut_window` does, for a known place.
-
-    ``offsets`` are vertical and horizontal: where the picture is larger, of the first row or column
-    that is taken, and where it is smaller, of the one at which it is put.
     """
     sides = pixels.shape[:2]
     # Where the picture begins in the window, or before it.
@@ -226,7 +215,7 @@ def window_of(
         picture: uint8 (H, W, 3) RGB.
         label: uint8 (H, W).
         scale: factor of both sides, see :func:`sides_of`.
-        place: of the window, see :func:`cut_at`; 0 along a side of v2 that is shorter than it.
+        place: of the window, see :func:`cut_window`; 0 along a side of v2 that is shorter than it.
         mirrored: from left to right.
         size: side S of the window in pixels.
         resample: filter of the picture, one of RESAMPLE.
@@ -242,13 +231,13 @@ def window_of(
         label = np.asarray(Image.fromarray(label).resize(sides, Image.Resampling.NEAREST))
     else:
         picture, label = picture[:, ::turn], label[:, ::turn]
-        turn = 1
         pixels = prepared(normalise, resize_opencv(picture, scale, RESAMPLE[resample]))
         label = resize_opencv(label, scale, cv2.INTER_NEAREST)
-    window, _ = cut_at(pixels, place, size, 0)
-    label, _ = cut_at(label, place, size, UNSURE)
-    window = window[:, ::turn].transpose(2, 0, 1)
-    return np.ascontiguousarray(window), np.ascontiguousarray(label[:, ::turn])
+    window, _ = cut_window(pixels, place, size, 0)
+    label, _ = cut_window(label, place, size, UNSURE)
+    if model == V2:
+        window, label = window[:, ::turn], label[:, ::turn]
+    return window.transpose(2, 0, 1), label
 
 
 def random_window(

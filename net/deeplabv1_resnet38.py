@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import normalise
-from net.segmentation import Blocks, SegmentationNetwork
+from net.segmentation import Blocks, SegmentationNetwork, activated, conv
 from tool.errors import InputError
 
 BLOCKS = (3, 3, 6, 3)  # of b2, b3, b4, b5; b6 and b7 are one bottleneck each
 HEAD_DILATION = 12
 HEAD_DROPOUT = 0.5
 BN_MOMENTUM = 3e-4  # share of a batch in the running statistics
-IMAGENET_FILE = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
 # Of the published MXNet file, where res2a is b2, res2b1 is b2_1, and gamma is the scale, and of
 # files of the backbone alone, which lack the first part.
 ALIASES = (
@@ -31,11 +30,6 @@ ALIASES = (
     (r"\.moving_", ".running_"),
     (r"^(?!backbone\.|conv_fov|bn_fov|cls_conv\.)", "backbone."),
 )
-
-
-def conv(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """Return a convolution without bias that keeps the size where its stride is 1."""
-    return nn.Conv2d(inputs, outputs, size, stride, dilation * (size // 2), dilation, bias=False)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -89,9 +83,9 @@ class Block(nn.Module):
             self.conv_branch1 = conv(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn_branch2a(x), inplace=True)
+        out = activated(x, self.bn_branch2a)
         shortcut = x if self.conv_branch1 is None else self.conv_branch1(out)
-        out = F.relu(self.bn_branch2b1(self.conv_branch2a(out)), inplace=True)
+        out = activated(self.conv_branch2a(out), self.bn_branch2b1)
         return self.conv_branch2b1(out) + shortcut
 
 
@@ -111,11 +105,11 @@ class WideBottleneck(nn.Module):
         self.conv_branch1 = conv(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn_branch2a(x), inplace=True)
+        out = activated(x, self.bn_branch2a)
         shortcut = self.conv_branch1(out)
-        out = F.relu(self.bn_branch2b1(self.conv_branch2a(out)), inplace=True)
+        out = activated(self.conv_branch2a(out), self.bn_branch2b1)
         out = self.conv_branch2b1(self.dropout_2b1(out))
-        out = F.relu(self.bn_branch2b2(out), inplace=True)
+        out = activated(out, self.bn_branch2b2)
         return self.conv_branch2b2(self.dropout_2b2(out)) + shortcut
 
 
@@ -177,8 +171,8 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits at pixels, (B, C, H, W), of (B, 3, H, W) from ``prepare``."""
         out = self.backbone(x)
-        out = F.relu(self.bn_fov(self.conv_fov(out)), inplace=True)
-        out = F.relu(self.bn_fov2(self.conv_fov2(out)), inplace=True)
+        out = activated(self.conv_fov(out), self.bn_fov)
+        out = activated(self.conv_fov2(out), self.bn_fov2)
         logits = self.cls_conv(self.dropout(out))  # (B, C, h, w)
         return self.resize(logits, x.shape[2:])
 
@@ -186,8 +180,9 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
     def architecture(blocks: Blocks | None) -> str:
         """Raise an InputError: there is no file of ImageNet's weights that a program can fetch."""
         raise InputError(
-            f"ResNet-38's ImageNet weights cannot be fetched by a program: get {IMAGENET_FILE} "
-            "from github.com/itijyou/ademxapp and give its path."
+            "ResNet-38's ImageNet weights cannot be fetched by a program: get "
+            "ilsvrc-cls_rna-a1_cls1000_ep-0001.params from github.com/itijyou/ademxapp and give "
+            "its path."
         )
 
     def share_batch(self, batch_size: int, rows: slice) -> None:

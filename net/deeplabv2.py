@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from net.inputs import IMAGENET_MEAN, IMAGENET_STD
 from net.resnet50 import BLOCKS as RESNET50
 from net.resnet50 import EXPANSION, FixedBatchNorm
-from net.segmentation import Blocks, SegmentationNetwork
+from net.segmentation import Blocks, SegmentationNetwork, conv
 from tool.constants import constant
 from tool.errors import InputError
 
@@ -34,14 +34,14 @@ STEM = "conv1.weight"  # in files of torchvision, and in no others
 
 
 class ConvBN(nn.Sequential):
-    """Convolution and batch normalisation by the stored statistics, named ``conv`` and ``bn``."""
+    """Convolution and batch normalisation by the stored statistics, which learns nothing."""
 
     def __init__(
         self, inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1
     ) -> None:
-        padding = dilation * (size // 2)
-        conv = nn.Conv2d(inputs, outputs, size, stride, padding, dilation, bias=False)
-        super().__init__(OrderedDict(conv=conv, bn=FixedBatchNorm(outputs)))
+        super().__init__()
+        self.conv = conv(inputs, outputs, size, stride, dilation)
+        self.bn = FixedBatchNorm(outputs).requires_grad_(False)
 
 
 class Bottleneck(nn.Module):
@@ -114,8 +114,7 @@ class DeepLabV2(nn.Sequential):
 class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
     """DeepLab v2 on the picture and two smaller copies of it, fused by the maximum.
 
-    Batch normalisation is frozen here and nowhere else: it always uses the stored statistics, and
-    its scale and shift have ``requires_grad`` off. Every convolution learns.
+    Every convolution learns; batch normalisation is frozen, see :class:`ConvBN`.
 
     Args:
         num_classes, width, blocks: see the base class; blocks (3, 4, 6, 3) make it a ResNet-50.
@@ -160,8 +159,6 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, FixedBatchNorm):
-                module.requires_grad_(False)
 
     @classmethod
     def config_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:

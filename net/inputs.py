@@ -36,21 +36,13 @@ def inside(box: Tensor, size: int, samples: int) -> Tensor:
     return (rows[:, None, :, None] & columns[:, None, None, :]).float()
 
 
-def within(img: Tensor, box: Tensor) -> Tensor:
-    """Return float (B, 3, S, S) windows with zeros outside of the pictures, see :func:`inside`.
-
-    After any preparation, zero is the mean colour.
-    """
-    return img * inside(box, img.shape[-1], img.shape[-1])
-
-
 def prepare(
     pictures: Tensor, box: Tensor | None = None, normalise: Callable[[Tensor], Tensor] = normalise
 ) -> Tensor:
     """Return what a network takes, float32 (B, 3, H, W), normalised as on ImageNet by default.
 
     The pictures are (B, 3, H, W) RGB of 0..255. Where ``box`` says how they fill square windows,
-    see :func:`within`, the padding is zero.
+    see :func:`inside`, the padding is zero, which is the mean colour.
     """
     img = normalise(pictures)
-    return img if box is None else within(img, box)
+    return img if box is None else img * inside(box, img.shape[-1], img.shape[-1])

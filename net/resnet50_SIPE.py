@@ -7,6 +7,7 @@ Letters in shapes: B pictures, K foreground classes, C = K + 1 classes with back
 D feature channels, h x w the map at stride 16, N = h * w positions.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import inside, prepare
-from net.resnet50 import ALIASES, EXPANSION, ResNet50, build_backbone
+from net.resnet50 import ALIASES, ResNet50, build_backbone
 from net.weights import Pretrained
 from tool.errors import InputError
 from tool.optimizer import parameter_group
@@ -24,8 +25,6 @@ COSINE_EPS = 1e-8  # smallest norm in a cosine
 BACKGROUND_WEIGHT = 0.5  # the released code halves the background's soft IoU before the argmax
 STRIDE = 16  # of the maps
 NEW_LAYER_LR = 10  # the heads start from random numbers and learn ten times faster
-SIDE_CHANNELS = (128, 128, 256, 256)  # of the projections of x1..x4; together the 768 of F_h
-HEADS = ("classifier.", "side1.", "side2.", "side3.", "side4.")  # beginnings of tensors' names
 SEED_FEATURES = ("hierarchical", "semantic")
 COMPETITORS = ("all", "present")
 BLOCK = 1024  # positions whose similarities with all others are held at once
@@ -73,12 +72,13 @@ def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, 
     """
     maps, feature = norm_cam.flatten(2), feature.flatten(2)  # (B, C, N), (B, D, N)
     feature = feature / (feature.norm(dim=1, keepdim=True) + CAM_EPS)
-    iou = maps.new_empty(maps.shape)
-    for some, part in zip(feature.split(BLOCK, 2), iou.split(BLOCK, 2), strict=True):
+    parts = []
+    for some in feature.split(BLOCK, 2):
         similarity = (feature.transpose(1, 2) @ some).relu_()  # (B, N, n)
         intersection = maps @ similarity  # (B, C, n)
         union = similarity.sum(1, keepdim=True) + maps.sum(2, keepdim=True) - intersection
-        torch.div(intersection, union.clamp_min(CAM_EPS), out=part)
+        parts.append(intersection / union.clamp_min(CAM_EPS))
+    iou = torch.cat(parts, 2)  # (B, C, N)
     iou[:, 0] *= BACKGROUND_WEIGHT
     seeds = torch.zeros_like(iou).scatter_(1, iou.argmax(1, keepdim=True), 1)
     return seeds.view_as(norm_cam) * label, iou.softmax(1).view_as(norm_cam)
@@ -142,20 +142,22 @@ class Net(nn.Module):
         self, num_classes: int = 21, pretrained: Pretrained = "imagenet", width: int | None = None
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
         # Only layer3, layer4 and the heads learn: stem, layer1 and layer2 are frozen.
         self.resnet50 = build_backbone(pretrained, width, frozen_stages=2)
         self.config = {"num_classes": num_classes, "width": self.resnet50.width}
-        widths = [self.resnet50.width * 2**i * EXPANSION for i in range(4)]
-        self.classifier = nn.Conv2d(widths[3], num_classes - 1, 1, bias=False)
-        for number, channels in enumerate(zip(widths, SIDE_CHANNELS, strict=True), start=1):
-            setattr(self, f"side{number}", nn.Conv2d(*channels, 1, bias=False))
+        conv, width = partial(nn.Conv2d, kernel_size=1, bias=False), self.resnet50.width
+        self.classifier = conv(32 * width, num_classes - 1)
+        self.side1 = conv(4 * width, 128)  # the projections of x1..x4, together the 768 of F_h
+        self.side2 = conv(8 * width, 128)
+        self.side3 = conv(16 * width, 256)
+        self.side4 = conv(32 * width, 256)
 
     prepare = staticmethod(prepare)
 
     def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: the backbone, and the heads at ten times its rate."""
-        heads = [weight for name, weight in self.named_parameters() if name.startswith(HEADS)]
+        named = self.named_parameters()
+        heads = [weight for name, weight in named if not name.startswith("resnet50.")]
         return [
             parameter_group("backbone", self.resnet50.parameters(), lr, 1, weight_decay),
             parameter_group("heads", heads, lr, NEW_LAYER_LR, weight_decay),
@@ -258,11 +260,6 @@ class CAM(Net):
         competitors: str = "all",
     ) -> None:
         super().__init__(num_classes, pretrained, width)
-        if seed_feature not in SEED_FEATURES or competitors not in COMPETITORS:
-            raise ValueError(
-                f"seed_feature is one of {SEED_FEATURES} and competitors one of {COMPETITORS}, "
-                f"not {seed_feature!r} and {competitors!r}"
-            )
         self.seed_feature, self.competitors = seed_feature, competitors
 
     def forward(self, pair: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -286,5 +283,5 @@ class CAM(Net):
             cam = general_cam(logits)
             if self.competitors == "present":
                 cam = cam * labels
-            seed_feature = feature if self.seed_feature == "hierarchical" else x4
+            seed_feature = {"hierarchical": feature, "semantic": x4}[self.seed_feature]
             return cam, self.explore(cam, labels, seed_feature, feature)["IS_cam"]

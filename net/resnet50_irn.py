@@ -20,12 +20,9 @@ from tool.optimizer import parameter_group
 
 DISPLACEMENT_LR = 10  # the displacement branches learn ten times faster than the edge branches
 MULTIPLE = 16  # the output stride of the backbone; larger pictures are padded to a multiple of it
-# Of every branch: input channels in widths of the backbone, output channels, groups, upsampling.
-EDGE_BRANCHES = ((1, 32, 4, 1), (4, 32, 4, 1), (8, 32, 4, 2), (16, 32, 4, 4), (32, 32, 4, 4))
-DP_BRANCHES = ((1, 64, 8, 1), (4, 128, 16, 1), (8, 256, 16, 1), (16, 256, 16, 2), (32, 256, 16, 2))
 
 
-def branch(in_channels: int, out_channels: int, groups: int, upsample: int) -> nn.Sequential:
+def branch(in_channels: int, out_channels: int, groups: int, upsample: int = 1) -> nn.Sequential:
     """Return 1x1 convolution, group normalisation, bilinear upsampling when above 1, ReLU."""
     conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
     layers = nn.Sequential(conv, nn.GroupNorm(groups, out_channels))
@@ -72,11 +69,20 @@ class Net(nn.Module):
         super().__init__()
         self.resnet50 = build_backbone(pretrained, width, frozen_stages=4)
         self.config = {"width": self.resnet50.width}
-        self._add_branches("fc_edge", EDGE_BRANCHES)
-        self.fc_edge6 = nn.Conv2d(5 * 32, 1, 1)  # of all edge branches
-        self._add_branches("fc_dp", DP_BRANCHES)
-        self.fc_dp6 = branch(3 * 256, 256, 16, 2)  # of branches 3 to 5
-        self.fc_dp7 = branch(64 + 128 + 256, 256, 16, 1)  # of branches 1, 2 and 6
+        width = self.resnet50.width
+        self.fc_edge1 = branch(width, 32, 4)
+        self.fc_edge2 = branch(4 * width, 32, 4)
+        self.fc_edge3 = branch(8 * width, 32, 4, upsample=2)
+        self.fc_edge4 = branch(16 * width, 32, 4, upsample=4)
+        self.fc_edge5 = branch(32 * width, 32, 4, upsample=4)
+        self.fc_edge6 = nn.Conv2d(5 * 32, 1, 1)  # of branches 1 to 5
+        self.fc_dp1 = branch(width, 64, 8)
+        self.fc_dp2 = branch(4 * width, 128, 16)
+        self.fc_dp3 = branch(8 * width, 256, 16)
+        self.fc_dp4 = branch(16 * width, 256, 16, upsample=2)
+        self.fc_dp5 = branch(32 * width, 256, 16, upsample=2)
+        self.fc_dp6 = branch(3 * 256, 256, 16, upsample=2)  # of branches 3 to 5
+        self.fc_dp7 = branch(64 + 128 + 256, 256, 16)  # of branches 1, 2 and 6
         self.fc_dp7.append(nn.Conv2d(256, 2, 1, bias=False))
         self.mean_shift = MeanShift(2)
 
@@ -85,10 +91,6 @@ class Net(nn.Module):
     def branch_parameters(self, prefix: str) -> list[nn.Parameter]:
         """Return the weights of all ``fc_edge`` or ``fc_dp`` branches."""
         return [weight for name, weight in self.named_parameters() if name.startswith(prefix)]
-
-    def _add_branches(self, prefix: str, shapes: tuple[tuple[int, ...], ...]) -> None:
-        for number, (times, *shape) in enumerate(shapes, start=1):
-            self.add_module(f"{prefix}{number}", branch(times * self.resnet50.width, *shape))
 
     def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: edges, and displacements at ten times their rate."""
@@ -157,28 +159,24 @@ class EdgeDisplacement(Net):
         super().__init__(pretrained, width)
         self.crop_size = crop_size
 
-    def features(self, pair: Tensor) -> list[Tensor]:
-        """Return the backbone's outputs for a padded pair."""
-        h, w = (max(self.crop_size, side + -side % MULTIPLE) for side in pair.shape[2:])
-        return self.resnet50(F.pad(pair, (0, w - pair.shape[3], 0, h - pair.shape[2])))
-
-    def map_of(self, pair: Tensor, x: Tensor) -> Tensor:
-        """Return the part of a padded map (.., h', w') that is picture, float32."""
-        h, w = ((side - 1) // STRIDE + 1 for side in pair.shape[2:])
-        return x[..., :h, :w].float()
-
-    def edge(self, pair: Tensor, features: list[Tensor] | None = None) -> Tensor:
+    def edge(self, pair: Tensor) -> Tensor:
         """Return the edge map alone, which is all that the walk needs: (1, h, w) in [0, 1]."""
-        features = self.features(pair) if features is None else features
-        logits = self.map_of(pair, self.edge_logits(features))
-        return torch.sigmoid(logits[0] / 2 + logits[1].flip(2) / 2)
+        return self(pair, edge_only=True)[0]
 
-    def forward(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pair: Tensor, edge_only: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return edges (1, h, w) in [0, 1], sigmoid of the mean logit, and displacements (2, h, w).
 
         The pair (2, 3, H, W) from :meth:`Net.prepare` is a picture and its mirror image; the
-        displacements are those of the picture; h = (H - 1) // 4 + 1.
+        displacements are those of the picture; h = (H - 1) // 4 + 1. Where only edges are asked
+        for, None stands for the displacements.
         """
-        features = self.features(pair)
+        height, width = (max(self.crop_size, side + -side % MULTIPLE) for side in pair.shape[2:])
+        padding = (0, width - pair.shape[3], 0, height - pair.shape[2])
+        features = self.resnet50(F.pad(pair, padding))
+        h, w = ((side - 1) // STRIDE + 1 for side in pair.shape[2:])
+        logits = self.edge_logits(features)[..., :h, :w].float()
+        edge = torch.sigmoid(logits[0] / 2 + logits[1].flip(2) / 2)
+        if edge_only:
+            return edge, None
         displacement = self.displacements([x[:1] for x in features])
-        return self.edge(pair, features), self.map_of(pair, displacement)[0]
+        return edge, displacement[0, :, :h, :w].float()

@@ -25,6 +25,16 @@ from tool.pictures import UNSURE
 Blocks = Iterable[int]  # how many blocks each of the four stages has
 
 
+def conv(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """Return a convolution without bias that keeps the size where its stride is 1."""
+    return nn.Conv2d(inputs, outputs, size, stride, dilation * (size // 2), dilation, bias=False)
+
+
+def activated(x: Tensor, norm: nn.Module) -> Tensor:
+    """Return the ReLU of a map after its normalisation."""
+    return F.relu(norm(x), inplace=True)
+
+
 class SegmentationNetwork(nn.Module):
     """A network with a head whose convolutions learn faster than the backbone.
 
@@ -148,8 +158,6 @@ def nearest_indices(source: int, target: int) -> np.ndarray:
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Return (B, *size) labels, picked from (B, H, W) by Pillow's nearest rule."""
-    if labels.shape[1:] == tuple(size):
-        return labels
     rows, columns = (
         torch.from_numpy(nearest_indices(source, target)).to(labels.device)
         for source, target in zip(labels.shape[1:], size, strict=True)
@@ -184,9 +192,9 @@ def build(
     """Return a network to train, on the CPU, and a record of what it starts from.
 
     The head is taken from weights that were trained for as many classes, and starts from random
-    numbers else. The record says for the log and ``args.json`` what it starts from, ``pretrained``,
-    and what is ``fresh``: "all", "head" or "nothing". Weights that are unreadable or do not fit
-    raise an InputError, which names their source.
+    numbers else. The record says for the log and ``args.json`` what is ``fresh``: "all", "head" or
+    "nothing". Weights that are unreadable or do not fit raise an InputError, which names their
+    source.
 
     Args:
         network: class.
@@ -196,21 +204,21 @@ def build(
         chosen: further arguments of ``network``; those that are None are read off the weights, or
             have their default where there are none.
     """
-    source = str(pretrained)
-    architecture = network.architecture(chosen.get("blocks")) if source == "imagenet" else ""
+    architecture = ""
+    if pretrained == "imagenet":
+        architecture = network.architecture(chosen.get("blocks"))
     state = read_pretrained(pretrained, architecture)
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if state is None:
-        return network(num_classes, **chosen), {"pretrained": source, "fresh": "all"}
+        return network(num_classes, **chosen), {"fresh": "all"}
     fresh = "nothing"
-    with naming(source):
+    with naming(pretrained):
         config = network.config_of(state)
         net = make(network, state, config, num_classes=num_classes, **chosen)
-        loaded = state
         if config.get("num_classes") != num_classes:
             fresh = "head"
-            loaded = {n: v for n, v in net.state_dict().items() if net.is_head(n)}
-            loaded |= {n: v for n, v in state.items() if not net.is_head(renamed(n, net.aliases))}
-        load_weights(net, loaded)
+            state = {n: v for n, v in state.items() if not net.is_head(renamed(n, net.aliases))}
+            state |= {n: v for n, v in net.state_dict().items() if net.is_head(n)}
+        load_weights(net, state)
         net.adapt(state)
-    return net, {"pretrained": source, "fresh": fresh}
+    return net, {"fresh": fresh}

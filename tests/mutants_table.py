@@ -161,7 +161,7 @@ FAULTS = {
     "data/inference.py": [
         ("[img, img.flip(3)]", "[img, img]", "maps of_the_network"),
         ("cams[i, keys[1:]]", "cams[i, keys[1:] - 1]", "maps of_the_network"),
-        ("total / number", "total / len(how.scales)", "seg library"),
+        ("(len(how.scales) * len(turns))", "len(how.scales)", "seg library"),
         ("            how.crf_iterations", "            10", "seg library"),
         ("ABSENT = 1e-4", "ABSENT = 0.5", "seg nowhere_likely"),
     ],
@@ -298,7 +298,7 @@ FAULTS = {
             "training without_new_values",
         ),
         ("cv2.INTER_NEAREST", "cv2.INTER_LINEAR", "training without_new_values"),
-        ("label[:, ::turn], place", "label, place", "refinement move_together"),
+        ("label[:, ::turn], offsets", "label, offsets", "refinement move_together"),
         ("fill=UNSURE", "fill=0", "refinement move_together"),
     ],
     "data/voc.py": [
@@ -356,7 +356,7 @@ FAULTS = {
             "self.resize(smaller, logits.shape[2:]).detach()",
             "deeplabv2 fused_maximum",
         ),
-        ("module.requires_grad_(False)", "pass", "deeplabs convolutions"),
+        ("(outputs).requires_grad_(False)", "(outputs)", "deeplabs convolutions"),
     ],
     "net/deeplabv1_resnet38.py": [
         ("kept[self.rows] / (1 - self.p)", "kept[self.rows]", "deeplabv1 dropout"),
