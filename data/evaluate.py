@@ -13,7 +13,7 @@ import numpy as np
 from data.base import Dataset, check_exist
 from data.loaders import Calls, one_by_one
 from tool.errors import InputError
-from tool.metrics import ConfusionMatrix, iou_of, iou_table, miou_of
+from tool.metrics import confusion, iou_of, iou_table, miou_of
 from tool.pictures import UNSURE, read_mask
 from tool.progress import progress
 from tool.record import digest_of, settings_of
@@ -92,12 +92,12 @@ def evaluate(
     count = partial(_count, predict, dataset.read_mask, len(names))
     loader = one_by_one(Calls(count, list(zip(ids, masks, strict=True))), args.num_workers)
     counted = progress(loader, len(ids), session.program)
-    matrix, further, table = ConfusionMatrix(len(names)), 0, [["id", "miou", *names]]
+    total, further, table = 0, 0, [["id", "miou", *names]]
     for image_id, (counts, more) in zip(ids, counted, strict=True):
-        matrix.counts += counts
+        total = total + counts
         further = None if further is None or more is None else further + more
         table.append([image_id, *map(_cell, [miou_of(counts), *iou_of(counts)])])
-    if not matrix.counts[1:].any():
+    if not total[1:].any():
         check_class_ids(masks, len(names), dataset.read_mask)
     if digests != {name: digest_of(session.path, paths) for name, paths in files.items()}:
         raise InputError(
@@ -110,13 +110,13 @@ def evaluate(
         **about,
         "images": len(ids),
         "source": str(folder),
-        "miou": matrix.miou(),
-        "iou": dict(zip(names, matrix.iou().tolist(), strict=True)),
+        "miou": miou_of(total),
+        "iou": dict(zip(names, iou_of(total).tolist(), strict=True)),
         "settings": settings,
         "digests": digests,
-        "confusion": [" ".join(map(str, row)) for row in matrix.counts.tolist()],
+        "confusion": [" ".join(map(str, row)) for row in total.tolist()],
     }
-    log.info("%s", iou_table(names, matrix.iou()))
+    log.info("%s", iou_table(names, iou_of(total)))
     return Evaluation(session, result, further, table)
 
 
@@ -126,9 +126,8 @@ def _count(
     """Return the counts of a picture, (C, C + 1), and what else is counted."""
     image_id, path = picture
     label, further = predict(image_id)
-    truth, matrix = read(path), ConfusionMatrix(num_classes)
-    matrix.update(truth, label, path)
-    return matrix.counts, further and further(truth)
+    truth = read(path)
+    return confusion(num_classes, truth, label, path), further and further(truth)
 
 
 def _cell(value: float) -> str:

@@ -33,7 +33,7 @@ from tool.pictures import (
     save_label,
     save_label_drawing,
     save_rgb,
-    stored_size,
+    stored,
 )
 from tool.progress import progress
 from tool.record import Outputs
@@ -125,7 +125,7 @@ class PictureStep:
         todo = outputs.open(args.restart, self.device)
         self.session.accept()
         if batch_size > 1:
-            todo.sort(key=lambda image_id: stored_size(self.dataset.image_path(image_id)))
+            todo.sort(key=lambda image_id: stored(self.dataset.image_path(image_id))[0])
         batches = batches_of(one_by_one(pictures(todo), args.num_workers), batch_size)
         reduced, written = 0, iter(())
         with torch.inference_mode(), ThreadPoolExecutor(WRITERS) as writers:

@@ -15,8 +15,8 @@ FAULTS = {
         ("    net.train()\n", "", "training validation_evaluates"),
         ("    net.eval()\n", "", "training validation_evaluates"),
         (
-            "distributed.total(torch.from_numpy(matrix.counts))",
-            "torch.from_numpy(matrix.counts)",
+            "distributed.total(counts)",
+            "counts",
             "distributed sipe_weights",
         ),
         ("    check_class_ids(masks", "    print(masks", "mask_values stop"),
@@ -243,7 +243,7 @@ FAULTS = {
         ),
         ('return "" if math.isnan(value)', 'return "0" if math.isnan(value)', "evaluate no_zero"),
         ("if digests != {", "if not {", "evaluate judged"),
-        ("*iou_of(counts)])", "*matrix.iou()])", "evaluate plain_loop"),
+        ("*iou_of(counts)])", "*iou_of(total)])", "evaluate plain_loop"),
         (
             "    settings = settings_of(folder, names)",
             "    settings = {}",

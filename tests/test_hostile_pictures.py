@@ -14,7 +14,7 @@ from PIL import Image
 from tests.tiny import orientation_tag
 from tool.errors import InputError
 from tool.picture_files import FORMATS
-from tool.pictures import read_mask, read_rgb, stored_size
+from tool.pictures import read_mask, read_rgb, stored
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 200, (40, 50), np.uint8)
@@ -152,7 +152,7 @@ def test_truncated_and_changed_files(tmp_path, format_name):
         for place in RNG.integers(0, min(len(content), 400), 3):
             changed[place] = RNG.integers(0, 256)
         path.write_bytes(changed)
-        for read in (read_rgb, read_mask, stored_size, lambda p: read_rgb(p, [3, 2, 1], (0, 99))):
+        for read in (read_rgb, read_mask, stored, lambda p: read_rgb(p, [3, 2, 1], (0, 99))):
             said(read, path)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tool.errors import InputError
-from tool.metrics import ConfusionMatrix, iou_of, iou_table, miou_of
+from tool.metrics import confusion, iou_of, iou_table, miou_of
 from tool.pictures import read_mask, save_label
 
 NAN = float("nan")
@@ -28,13 +28,12 @@ NAN = float("nan")
 )
 @pytest.mark.filterwarnings("error")
 def test_by_hand(truth, prediction, counts, iou):
-    matrix = ConfusionMatrix(len(counts))
     both = np.array(truth, int), np.array(prediction, int)
-    matrix.update(*both)
+    found = confusion(len(counts), *both)
     assert [one.tolist() for one in both] == [truth, prediction]  # they are left alone
-    assert matrix.counts.tolist() == counts
-    np.testing.assert_allclose(matrix.iou(), iou)
-    assert type(matrix.miou()) is float
+    assert found.tolist() == counts
+    np.testing.assert_allclose(iou_of(found), iou)
+    assert isinstance(miou_of(found), float)
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
@@ -48,25 +47,22 @@ def test_by_hand(truth, prediction, counts, iou):
 )
 def test_any_pictures_by_a_loop(c, h, w, dtype, unsure, seed):
     rng = np.random.default_rng(seed)
-    matrix, other = ConfusionMatrix(c), ConfusionMatrix(c)
     truth = rng.integers(0, c, (3, h, w)).astype(np.uint8)
     guess = np.where(rng.random(truth.shape) < 0.5, truth, rng.integers(-1, c + 2, truth.shape))
     guess = guess.astype(dtype)
     truth[rng.random(truth.shape) < unsure] = 255
-    matrix.update(truth[0], guess[0])
-    other.update(truth[1:], guess[1:])  # what another process counted
-    matrix.counts += other.counts
+    found = confusion(c, truth[0], guess[0]) + confusion(c, truth[1:], guess[1:])
     counts = np.zeros((c, c + 1), np.int64)
     for row, column in zip(truth.ravel().tolist(), guess.ravel().tolist(), strict=True):
         if row != 255:
             counts[row, column if 0 <= column < c else c] += 1
-    np.testing.assert_array_equal(matrix.counts, counts)
+    np.testing.assert_array_equal(found, counts)
     hits = counts.diagonal()
     union = counts.sum(1) + counts[:, :c].sum(0) - hits
     iou = np.where(union, hits / np.maximum(union, 1), NAN)
-    np.testing.assert_allclose(matrix.iou(), iou)
+    np.testing.assert_allclose(iou_of(found), iou)
     mean = np.nanmean(iou) if union.any() else NAN
-    assert matrix.miou() == pytest.approx(mean, nan_ok=True)
+    assert miou_of(found) == pytest.approx(mean, nan_ok=True)
 
 
 def test_stack_of_matrices_equals_one_by_one():
@@ -81,16 +77,15 @@ def test_stack_of_matrices_equals_one_by_one():
 
 
 def test_ground_truth_from_a_file(tmp_path):
-    path, matrix = tmp_path / "mask.png", ConfusionMatrix(2)
+    path = tmp_path / "mask.png"
     save_label(path, np.array([[0, 1, 255]], np.uint8))
-    matrix.update(read_mask(path), np.array([[0, 0, 0]]))
-    assert matrix.counts.tolist() == [[1, 0, 0], [1, 0, 0]]
+    found = confusion(2, read_mask(path), np.array([[0, 0, 0]]))
+    assert found.tolist() == [[1, 0, 0], [1, 0, 0]]
     save_label(tmp_path / "beyond.png", np.array([[2]]))
     for name, size in (("mask", (3, 1)), ("mask", (3,)), ("beyond", (1, 1))):
         path = tmp_path / f"{name}.png"
         with pytest.raises(InputError, match=rf"{name}\.png"):
-            matrix.update(read_mask(path), np.zeros(size, int), path)
-    assert matrix.counts.sum() == 2
+            confusion(2, read_mask(path), np.zeros(size, int), path)
 
 
 def test_table_names_every_class_and_leaves_absent_ones_blank():

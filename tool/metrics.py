@@ -1,9 +1,10 @@
-"""A confusion matrix that streams, and the IoU it gives.
+"""A confusion matrix, and the IoU it gives.
 
 The definition is that of the VOC devkit: 255 in the ground truth is ignored,
 IoU_c = M_cc / (row c + column c - M_cc), mIoU = mean over classes, NaN left out.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,49 +13,35 @@ from tool.errors import InputError
 from tool.pictures import UNSURE
 
 
-class ConfusionMatrix:
-    """Counts of (true class, predicted class) over any number of pictures.
+def confusion(
+    num_classes: int, truth: np.ndarray, prediction: np.ndarray, source: str | Path = "the mask"
+) -> np.ndarray:
+    """Count (true class, predicted class), int64 (C, C + 1), of class ids (H, W); sums add up.
 
-    ``counts`` is int64 (C, C + 1): the last column takes predictions outside 0..C-1, such as the
-    255 of an unsure label, which count as missed pixels of the true class.
+    Pixels whose truth is 255 are ignored. The last column takes predictions outside 0..C-1, such as
+    the 255 of an unsure label, which count as missed pixels of the true class.
+
+    Raises:
+        InputError: the shapes differ, or the truth, named by its ``source``, has ids that are no
+            class.
     """
-
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
-        self.counts = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
-
-    def update(
-        self, truth: np.ndarray, prediction: np.ndarray, source: str | Path = "the mask"
-    ) -> None:
-        """Add one picture, (H, W) class ids both; where the truth is 255 it is ignored.
-
-        An InputError that names the ``source`` of the truth says that the shapes differ, or that it
-        has ids that are no class.
-        """
-        known = truth != UNSURE
-        ids = truth[known].astype(np.int64)
-        if truth.shape != prediction.shape or ids.max(initial=0) >= self.num_classes:
-            raise InputError(
-                f"{source} does not fit: it is {truth.shape}, with classes up to "
-                f"{ids.max(initial=0)}, and the prediction {prediction.shape}, of "
-                f"{self.num_classes} classes. Check it, or --dataset and --gt_path."
-            )
-        prediction = prediction[known].astype(np.int64)
-        prediction[(prediction < 0) | (prediction >= self.num_classes)] = self.num_classes
-        joint = ids * (self.num_classes + 1) + prediction
-        self.counts += np.bincount(joint, minlength=self.counts.size).reshape(self.counts.shape)
-
-    def iou(self) -> np.ndarray:
-        """Return float64 (C,) IoU; NaN for a class in neither truth nor prediction."""
-        return iou_of(self.counts)
-
-    def miou(self) -> float:
-        """Return the mean IoU over the classes that occur; NaN where none does."""
-        return float(miou_of(self.counts))
+    known = truth != UNSURE
+    ids = truth[known].astype(np.int64)
+    if truth.shape != prediction.shape or ids.max(initial=0) >= num_classes:
+        raise InputError(
+            f"{source} does not fit: it is {truth.shape}, with classes up to {ids.max(initial=0)}, "
+            f"and the prediction {prediction.shape}, of {num_classes} classes. Check it, or "
+            "--dataset and --gt_path."
+        )
+    guesses = prediction[known].astype(np.int64)
+    guesses[(guesses < 0) | (guesses >= num_classes)] = num_classes
+    shape = num_classes, num_classes + 1
+    joint = ids * shape[1] + guesses
+    return np.bincount(joint, minlength=math.prod(shape)).reshape(shape)
 
 
 def iou_of(counts: np.ndarray) -> np.ndarray:
-    """Return IoU, (..., C), of counts (..., C, C + 1) as in :class:`ConfusionMatrix`."""
+    """Return IoU, (..., C), of counts (..., C, C + 1) as in :func:`confusion`."""
     c = counts.shape[-2]
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     union = counts.sum(-1) + counts[..., :c].sum(-2) - hits

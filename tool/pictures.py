@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -23,14 +24,6 @@ UNSURE = 255  # the label of a pixel that no one judges
 HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers are used to
     [[0, 0, 140], [0, 110, 255], [60, 235, 200], [255, 235, 60], [255, 80, 0], [150, 0, 0]]
 )
-HEAT_LEVELS = 1024  # colours of a map
-HEAT = np.stack(  # of levels from 0 to 1, uint8 (HEAT_LEVELS, 3)
-    [
-        np.interp(np.linspace(0, 1, HEAT_LEVELS), np.linspace(0, 1, len(HEAT_STOPS)), channel)
-        for channel in HEAT_STOPS.T
-    ],
-    -1,
-).astype(np.uint8)
 LIGHTER = 70  # what is added to the VOC colours, many of which are dark
 LEGEND = 13  # pixels of the letters of a legend, at least
 GREY = 140  # a white pixel without a label, beside regions in their colours
@@ -62,15 +55,20 @@ def read_rgb(
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
     """Return a picture turned as its EXIF orientation says."""
-    turn = TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
-def stored_size(path: str | Path) -> tuple[int, int]:
-    """Return (width, height) of a picture as stored, from its header alone; or an InputError."""
+def stored(path: str | Path) -> tuple[tuple[int, int], int, int]:
+    """Return (width, height) as stored, EXIF orientation and bits of a sample, by the header alone.
+
+    A file that is no picture raises an InputError.
+    """
     with picture_file(path):
         layout = tiff_layout(path)
-        return layout.size if layout else open_picture(path, decode=False).size
+        if layout:
+            return layout.size, layout.orientation, layout.bits
+        image = open_picture(path, decode=False)
+        return image.size, orientation_of(image), bits_of(path, image)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -121,13 +119,9 @@ def check_label(
 
 def voc_palette() -> np.ndarray:
     """Return the colour map of PASCAL VOC, uint8 (256, 3) RGB: bits of the id spread over RGB."""
-    ids = np.arange(256)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            bits = ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
-            palette[:, channel] |= bits.astype(np.uint8)
-    return palette
+    ids = np.arange(256, dtype=np.uint8)[:, None]
+    bits = np.unpackbits(ids, axis=1, count=9, bitorder="little")  # 0 is the last
+    return np.packbits(bits.reshape(256, 3, 3), axis=1)[:, 0]  # the first is the highest
 
 
 def reduced_size(size: Sequence[int], max_pixels: float) -> tuple[int, int]:
@@ -158,8 +152,9 @@ def save_rgb(path: str | Path, picture: np.ndarray, write: Callable = write_atom
 
 def heat(values: np.ndarray) -> np.ndarray:
     """Colour a map: float (H, W) in [0, 1] -> uint8 (H, W, 3), blue for 0 and red for 1."""
-    levels = (np.clip(np.asarray(values), 0, 1) * (HEAT_LEVELS - 1) + 0.5).astype(np.int16)
-    return HEAT[levels]
+    stops = np.linspace(0, 1, len(HEAT_STOPS))
+    channels = [np.interp(values, stops, channel) for channel in HEAT_STOPS.T]
+    return np.stack(channels, -1).astype(np.uint8)
 
 
 def overlay(picture: np.ndarray, colours: np.ndarray, strength: float = 0.6) -> np.ndarray:
@@ -217,6 +212,5 @@ def save_label_drawing(
 
 def border(label: np.ndarray) -> np.ndarray:
     """Return bool (H, W): pixels that have another label than one of their 4 neighbours."""
-    padded = np.pad(label, 1, mode="edge")
-    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    return np.any([label != neighbours for neighbours in around], axis=0)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return cv2.morphologyEx(label.astype(np.uint8), cv2.MORPH_GRADIENT, cross) > 0

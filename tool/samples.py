@@ -113,8 +113,7 @@ def tiff_layout(path: str | Path) -> Layout | None:
 class Samples(NamedTuple):
     """A picture as it is stored, before its samples become 8-bit colours."""
 
-    # (H, W, 3), or (H, W, 1) of grey, of the file's dtype; of 8 bits the RGB picture itself
-    values: np.ndarray | Image.Image
+    values: np.ndarray  # (H, W, 3), or (H, W, 1) of grey, of the file's dtype
     orientation: int  # of EXIF
     alpha: np.ndarray | None = None  # float64 (H, W, 1) in [0, 1]
     inverts: bool = False  # samples are dark where they are large
@@ -129,9 +128,7 @@ class Samples(NamedTuple):
         Raises:
             InputError: there is a NaN, or only a range could tell what is black and white.
         """
-        if isinstance(self.values, Image.Image) and value_range is None:
-            return self.values
-        values = np.asarray(self.values)
+        values = self.values
         if value_range is not None:
             if np.isnan(values).any():
                 raise InputError(f"{path} holds values that are no numbers (NaN). Fill them.")
@@ -170,7 +167,7 @@ def read_samples(
         if is_plain and (bands or (layout.is_deep and not by_pillow)):
             return _read_tiff(path, layout, bands)
     image = open_picture(path)
-    bits = bits_of(path, image)
+    bits, orientation = bits_of(path, image), orientation_of(image)
     is_scaled = image.format in ("JPEG2000", "PPM") and bits > 8  # by Pillow
     if is_scaled and (bands or value_range):
         raise InputError(
@@ -188,12 +185,14 @@ def read_samples(
         values = stored[..., 2::-1]  # OpenCV has blue first, and transparency last
         alpha = stored[..., 3:] / FULL_SCALE if stored.shape[2] == 4 else None
     else:
-        values = _on_white(image)
-        values = np.asarray(values) * np.uint16(257) if is_scaled else values
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        values = np.asarray(image.convert("RGB"))
+        values = values * np.uint16(257) if is_scaled else values
     if bands:
-        values, alpha = np.asarray(values), None
-        values = values[..., check_bands(path, bands, values.shape[2])]
-    return Samples(values, orientation_of(image), alpha, bool(layout and layout.inverts))
+        values, alpha = values[..., check_bands(path, bands, values.shape[2])], None
+    return Samples(values, orientation, alpha, bool(layout and layout.inverts))
 
 
 def _read_tiff(path: str | Path, layout: Layout, bands: tuple[int, ...] | None) -> Samples:
@@ -234,10 +233,3 @@ def check_bands(path: str | Path, bands: tuple[int, ...], number: int) -> list[i
     if max(bands) > number:
         raise InputError(f"{path} has {number} bands; --bands names band {max(bands)}.")
     return [band - 1 for band in bands]
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if "A" in image.getbands() or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")

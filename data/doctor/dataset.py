@@ -23,12 +23,11 @@ from tool import distributed
 from tool.checkpoint import some
 from tool.cores import cores
 from tool.errors import InputError, naming
-from tool.metrics import ConfusionMatrix
-from tool.picture_files import MASK_FORMATS, bits_of, open_picture, orientation_of, picture_file
-from tool.pictures import stored_size, voc_palette
+from tool.metrics import confusion
+from tool.picture_files import MASK_FORMATS, open_picture, picture_file
+from tool.pictures import stored, voc_palette
 from tool.progress import progress
 from tool.reader import file_digest
-from tool.samples import tiff_layout
 
 FEW = 10  # a class with fewer pictures is called rare
 SHARE = 50  # and so is one with less than the most frequent one's pictures by this
@@ -139,17 +138,12 @@ class Header(NamedTuple):
 def header_of(path: Path) -> Header:
     """Return what a picture's header says; an InputError where it is no picture."""
     with picture_file(path):
-        layout = tiff_layout(path)
-        if layout:
-            size, turned, bits = layout.size, layout.orientation, layout.bits
-        else:
-            image = open_picture(path, decode=False)
-            size, turned, bits = image.size, orientation_of(image), max(8, bits_of(path, image))
+        size, turned, bits = stored(path)
         content = np.memmap(path, mode="r")
         head, tail = content[:HEAD].tobytes(), content[-TAIL:].tobytes()
     whole = all(end in tail for begin, end in TAILS.items() if head.startswith(begin))
     height, width = size if turned in SIDEWAYS else size[::-1]
-    return Header(height, width, bits, len(content), whole)
+    return Header(height, width, max(8, bits), len(content), whole)
 
 
 def pictures(
@@ -186,10 +180,9 @@ def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: 
         return
 
     def judge(image_id: str) -> set[int]:
-        matrix = ConfusionMatrix(dataset.num_classes)
-        background = np.zeros(headers[image_id][:2], np.uint8)
-        matrix.update(dataset.read_mask(paths[image_id]), background, paths[image_id])
-        return set(matrix.counts.any(1).nonzero()[0].tolist())
+        path, background = paths[image_id], np.zeros(headers[image_id][:2], np.uint8)
+        counts = confusion(dataset.num_classes, dataset.read_mask(path), background, path)
+        return set(counts.any(1).nonzero()[0].tolist())
 
     read = list(paths) if whole else spread(list(paths), MASKS)
     shown = yield from _look("masks", read, judge)
@@ -302,7 +295,7 @@ def disk(dataset: Dataset, ids: list[str], session: str) -> Check:
 def bytes_to_write(dataset: Dataset, ids: list[str]) -> float:
     """Return what maps at four scales and label folders of a list take, from a sample of it."""
     sample = spread(ids, DECODED)
-    sizes = [stored_size(dataset.image_path(image_id)) for image_id in sample]
+    sizes = [stored(dataset.image_path(image_id))[0] for image_id in sample]
     pixels = np.minimum(np.prod(sizes, 1), MAX_PIXELS)
     present = dataset.labels(sample).sum(1) + 1  # with background
     maps = 7.5 * pixels / 256 * 4 * present  # float32 at stride 16; 1 + 1/4 + 9/4 + 4
