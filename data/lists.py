@@ -19,15 +19,6 @@ PICTURE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".
 FIRST_PICTURE = re.compile(rf".*?\.(?:{'|'.join(e[1:] for e in PICTURE_ENDINGS)})(?=\s|$)", re.I)
 
 
-def read_list(path: Path, id_of: Callable[[str], str] | None = None) -> list[str]:
-    """Return the ids in a text file, one a line, as :func:`picture_name` finds them.
-
-    ``id_of`` gives the id of a picture's name, and is :func:`strip_ending` by default. A missing
-    file, or one that is no text, raises an InputError.
-    """
-    return [(id_of or strip_ending)(picture_name(line)) for line in read_lines(path)]
-
-
 def picture_name(line: str) -> str:
     r"""Return the file name, without folders, that a line of a list means.
 
@@ -48,6 +39,15 @@ def strip_ending(file_name: str) -> str:
     """Return a picture's file name without its ending; ids themselves may hold dots."""
     stem, dot, ending = file_name.rpartition(".")
     return stem if dot + ending.lower() in PICTURE_ENDINGS else file_name
+
+
+def read_list(path: Path, id_of: Callable[[str], str] = strip_ending) -> list[str]:
+    """Return the ids in a text file, one a line, as :func:`picture_name` finds them.
+
+    ``id_of`` gives the id of a picture's name. A missing file, or one that is no text, raises an
+    InputError.
+    """
+    return [id_of(picture_name(line)) for line in read_lines(path)]
 
 
 def plain(name: str) -> str:

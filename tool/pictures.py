@@ -1,7 +1,7 @@
 """Reading pictures and masks of any kind, writing palette labels, drawing maps."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -142,12 +142,11 @@ def save_label(path: str | Path, label: np.ndarray, size: Sequence[int] | None =
     write_atomic(path, lambda file: image.save(file, "PNG"))
 
 
-def save_rgb(path: str | Path, picture: np.ndarray, write: Callable = write_atomic) -> None:
-    """Write uint8 (H, W, 3) RGB in the format of the name's ending by ``write``."""
-    kind = Image.registered_extensions()[Path(path).suffix]
+def save_rgb(path: str | Path, picture: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) RGB as PNG, atomically."""
     image = Image.fromarray(picture)
-    # Level 1 packs a photograph as PNG nearly as well as 6, in a fraction of the time.
-    write(path, lambda file: image.save(file, kind, compress_level=1))
+    # Level 1 packs a photograph nearly as well as 6, in a fraction of the time.
+    write_atomic(path, lambda file: image.save(file, "PNG", compress_level=1))
 
 
 def heat(values: np.ndarray) -> np.ndarray:

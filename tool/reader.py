@@ -60,7 +60,7 @@ LARGEST_WHOLE = 1 << 53  # beyond it, JSON of other languages rounds whole numbe
 # Exceptions that tell of a mistake in this project where one of its own lines raised them.
 MISTAKES = (TypeError, AttributeError, NameError, AssertionError, ImportError)
 PROJECT = Path(__file__).resolve().parent.parent
-KINDS = {"int": "iu", "float": "f", "str": "SU", "bool": "b", "whole": "biu"}  # of numpy's dtypes
+KINDS = {"int": "iu", "float": "f", "str": "SU"}  # of numpy's dtypes
 
 
 class Damaged(ValueError):
@@ -165,11 +165,7 @@ def file_digest(path: str | Path) -> str:
 
 def text_digest(*texts: str) -> str:
     """Return the digest of some texts in their order, as long as that of a file."""
-    digest = hashlib.sha256()
-    for text in texts:
-        part = text.encode(errors="surrogatepass")
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()[:DIGITS]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:DIGITS]
 
 
 def read_text(path: str | Path) -> str:

@@ -1,6 +1,7 @@
 """Pictures whose samples are not 8-bit colours: more bits, real numbers, many bands."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,12 @@ TIFF_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 COLOURS = {0: 1, 1: 1, 2: 3}
 WHITE_IS_ZERO = 0
 ALPHAS = ([1], [2])  # of TIFF's ExtraSamples; 0 is a band that is no transparency
-KINDS = {1: "unsigned", 2: "signed", 3: "float", 4: "unsigned", 5: "complex", 6: "complex"}
+SHALLOW = ("bool", "uint8")  # dtypes of whole numbers from 0 to 255
 ORIENTATION = 274  # a tag of TIFF
 FULL_SCALE = 65535  # white of a 16-bit picture
 DARK = 4112  # a 16-bit picture without a larger value holds 12 bits or fewer: it would be black
 BLACK_AND_WHITE = "say which values are black and white with --value_range LOW HIGH (or auto)"
-PILLOW_READS = (("unsigned", 16), ("signed", 16), ("signed", 32), ("float", 32))  # of one band
+PILLOW_READS = ("uint16", "int16", "int32", "float32")  # of one band
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a fault becomes one sentence of ours
 
@@ -36,7 +37,7 @@ class Layout:
     size: tuple[int, int]  # (width, height) as stored
     bands: int  # samples a pixel, transparency included
     extra: list[int]  # what bands that are no colours mean
-    sample_format: int
+    dtype: np.dtype  # of NumPy's, which holds a sample
     bits: int  # of a sample
     photometric: int
     orientation: int
@@ -53,14 +54,9 @@ class Layout:
         return self.extra[:1] in ALPHAS
 
     @property
-    def kind(self) -> str:
-        """What a sample is, one of KINDS."""
-        return KINDS.get(self.sample_format, "mixed")
-
-    @property
     def is_deep(self) -> bool:
         """Whether samples are anything but whole numbers from 0 to 255."""
-        return self.kind != "unsigned" or self.bits > 8
+        return self.dtype not in SHALLOW
 
     @property
     def inverts(self) -> bool:
@@ -68,13 +64,13 @@ class Layout:
         return self.is_deep and self.photometric == WHITE_IS_ZERO
 
     def __str__(self) -> str:
-        return f"a TIFF of {self.bits}-bit {self.kind} numbers, {self.bands} a pixel"
+        return f"a TIFF of {self.bits}-bit {self.dtype} numbers, {self.bands} a pixel"
 
     def check(self, path: str | Path, bands, value_range) -> None:
         """Raise an InputError where the colours of a picture cannot be told without flags."""
         check_pixels(path, *self.size)
         unclear = not bands and self.bands > self.colours + self.has_alpha
-        if unclear or (not value_range and (self.kind != "unsigned" or self.bits > 16)):
+        if unclear or (not value_range and self.dtype not in (*SHALLOW, "uint16")):
             raise InputError(
                 f"{path} is {self}; choose the bands of red, green and blue with --bands 3 2 1, or "
                 f"{BLACK_AND_WHITE}."
@@ -99,13 +95,14 @@ def tiff_layout(path: str | Path) -> Layout | None:
             "size": (page.imagewidth, page.imagelength),
             "bands": page.samplesperpixel,
             "extra": list(page.extrasamples),
-            "sample_format": page.sampleformat,
+            "dtype": page.dtype,
             "bits": page.bitspersample,
             "photometric": page.photometric,
             "orientation": turned.value if turned else 1,
             "pages": len(file.pages),
         }
-        check(found, {**dict.fromkeys(found, int), "size": (int, int), "extra": [int]})
+        special = {"size": (int, int), "extra": [int], "dtype": np.dtype}
+        check(found, {**dict.fromkeys(found, int), **special})
         return Layout(**found)
     return None
 
@@ -162,7 +159,7 @@ def read_samples(
     layout, alpha = tiff_layout(path), None
     if layout:
         layout.check(path, bands, value_range)
-        by_pillow = layout.bands == 1 and (layout.kind, layout.bits) in PILLOW_READS
+        by_pillow = layout.bands == 1 and layout.bits % 16 == 0 and layout.dtype in PILLOW_READS
         is_plain = layout.photometric in COLOURS  # brightnesses, not inks or indices
         if is_plain and (bands or (layout.is_deep and not by_pillow)):
             return _read_tiff(path, layout, bands)
@@ -202,10 +199,9 @@ def _read_tiff(path: str | Path, layout: Layout, bands: tuple[int, ...] | None) 
     """
     from tifffile import TiffFile  # slow to import, and only needed here
 
-    chosen, alpha = list(range(layout.colours)), None
-    by_page = layout.bands == 1 and layout.pages > 1 and bands is not None
-    if bands:
-        chosen = check_bands(path, bands, layout.pages if by_page else layout.bands)
+    shown, alpha = bands or range(1, layout.colours + 1), None
+    by_page = bands and layout.bands == 1 and layout.pages > 1
+    chosen = check_bands(path, shown, layout.pages if by_page else layout.bands)
     try:
         with TiffFile(path) as file:
             pages = [file.pages[page] for page in (chosen if by_page else [0])]
@@ -215,7 +211,7 @@ def _read_tiff(path: str | Path, layout: Layout, bands: tuple[int, ...] | None) 
             raise
         raise InputError(f"{path}: {error}. Call pip install imagecodecs.") from error
     if layout.has_alpha and not bands:
-        whole = 1 if layout.kind == "float" else 2**layout.bits - 1
+        whole = 1 if layout.dtype.kind == "f" else 2**layout.bits - 1
         alpha = (values[..., layout.colours, None] / whole).clip(0, 1)
     values = values if by_page else values[..., chosen]
     return Samples(values, layout.orientation, alpha, layout.inverts)
@@ -228,7 +224,7 @@ def _pixels(page, layout: Layout) -> np.ndarray:
     return np.moveaxis(values, 0, -1).reshape(height, width, layout.bands)
 
 
-def check_bands(path: str | Path, bands: tuple[int, ...], number: int) -> list[int]:
+def check_bands(path: str | Path, bands: Sequence[int], number: int) -> list[int]:
     """Return ``--bands`` counted from 0; an InputError says that a picture has fewer bands."""
     if max(bands) > number:
         raise InputError(f"{path} has {number} bands; --bands names band {max(bands)}.")

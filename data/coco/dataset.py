@@ -24,7 +24,7 @@ CLASS_NAMES = (
     "refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
 )
 
-PREPARED = {"ids": "str N", "labels": "whole N 80"}  # the arrays in <split>_labels.npz
+PREPARED = {"ids": "str N", "labels": "int N 80"}  # the arrays in <split>_labels.npz
 DIGITS = 12  # of an image number, with which an id ends
 
 
