@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tool import checkpoint, mxnet_params
+from tool import checkpoint
 from tool.errors import InputError, naming
 from tool.reader import Damaged, check, decoding, file_digest
 
@@ -39,11 +39,7 @@ def read_pretrained(
     if pretrained in (None, "none"):
         return None
     path = _fetch(architecture) if pretrained == "imagenet" else Path(pretrained)
-    if not mxnet_params.is_params(path):
-        return checkpoint.load_state(path)
-    with naming(path):
-        arrays = mxnet_params.load(path).items()
-        return checkpoint.state_dict_of({name: torch.from_numpy(a) for name, a in arrays})
+    return checkpoint.load_state(path)
 
 
 def restore(network: type[nn.Module], content: dict[str, Any], **options: Any) -> nn.Module:

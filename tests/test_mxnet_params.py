@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.mxnet import MAGIC, packed, packed_array, write_params
+from tool.checkpoint import load
 from tool.errors import InputError
-from tool.mxnet_params import BEGINNING, is_params, load
+from tool.mxnet_params import BEGINNING
 
 ARRAYS = {
     "arg:conv_weight": np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5),
@@ -23,12 +24,11 @@ ONE = packed_array(np.ones(3), 0)
 def test_arrays_come_back(tmp_path, version):
     path = tmp_path / "net.params"
     write_params(path, ARRAYS, version)
-    assert is_params(path)
     read = load(path)
     assert list(read) == list(ARRAYS)
     for name, array in ARRAYS.items():
-        assert read[name].dtype == array.dtype
-        assert np.array_equal(read[name], array)
+        assert read[name].numpy().dtype == array.dtype
+        assert np.array_equal(read[name].numpy(), array)
 
 
 def test_bytes_of_a_file_by_hand(tmp_path):
@@ -87,9 +87,3 @@ def test_hostile_files_cost_no_memory(tmp_path, kind):
     finally:
         tracemalloc.stop()
     assert peak < 1 << 20
-
-
-def test_other_files_are_none(tmp_path):
-    path = tmp_path / "net.params"
-    path.write_bytes(b"PK\3\4 a zip file, as torch writes it")
-    assert not is_params(path)

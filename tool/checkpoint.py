@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from tool import mxnet_params
 from tool.errors import InputError, naming, printable
 from tool.reader import DIGITS, Damaged, check, decoding, read_bytes, regular
 from tool.record import compare_classes
@@ -97,8 +98,8 @@ def _pack_safetensors(content: dict[str, Any]) -> bytes:
 def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint onto the CPU without executing anything in it.
 
-    The file is of PyTorch, or safetensors: such a one gives ``net`` and, by their names, the values
-    in its metadata.
+    The file is of PyTorch, MXNet, or safetensors: such a one gives ``net`` and, by their names, the
+    values in its metadata.
 
     Raises:
         InputError: the file is missing, damaged, or holds more than tensors and plain values.
@@ -106,8 +107,13 @@ def load(path: str | Path) -> Checkpoint:
     missing = f"There is no checkpoint {path}. Train first, or give another path."
     packed = read_bytes(regular(path, missing), math.inf)
     with decoding(path, "Copy it again, or delete it and train again."):
-        is_safetensors = packed[LENGTH : LENGTH + 1] == b"{"
-        content = _unpack_safetensors(packed) if is_safetensors else _unpack_torch(packed)
+        if packed.startswith(mxnet_params.BEGINNING):
+            arrays = mxnet_params.unpack(packed)
+            content = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        elif packed[LENGTH : LENGTH + 1] == b"{":
+            content = _unpack_safetensors(packed)
+        else:
+            content = _unpack_torch(packed)
         if not isinstance(content, dict):
             raise Damaged(f"it holds a {type(content).__name__}, not a dict of tensors")
     return Checkpoint(content, path, hashlib.sha256(packed).hexdigest()[:DIGITS])

@@ -20,12 +20,11 @@ compared with the bytes that are left.
 
 import io
 import math
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from tool.reader import Damaged, decoding, read_bytes, regular
+from tool.reader import Damaged
 
 BEGINNING = (0x112).to_bytes(16, "little")
 VERSIONS = (0xF993FAC8, 0xF993FAC9, 0xF993FACA)  # 1, 2 and 3
@@ -54,29 +53,21 @@ def _array(file: BinaryIO) -> np.ndarray:
     return _take(file, ELEMENT_TYPES[code], math.prod(shape)).reshape(shape).copy()
 
 
-def is_params(path: str | Path) -> bool:
-    """Return whether a file begins like an MXNet list."""
-    with decoding(path, "Give another file."), open(regular(path), "rb") as file:
-        return file.read(len(BEGINNING)) == BEGINNING
+def unpack(packed: bytes) -> dict[str, np.ndarray]:
+    """Return the named arrays in the bytes of an MXNet file, which begin with BEGINNING.
 
-
-def load(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the named arrays of an MXNet file, usually ``*.params``, float16 to float64.
-
-    They are in the order of the file, of the shapes and dtypes in it. MXNet puts ``arg:`` before
-    the names of weights and ``aux:`` before those of running statistics. A file that is missing,
-    cut off, or something else raises an InputError.
+    They are in the order of the file, of the shapes and dtypes in it, float16 to float64. MXNet
+    puts ``arg:`` before the names of weights and ``aux:`` before those of running statistics. Bytes
+    that are cut off, or something else, raise a ValueError.
     """
-    packed = read_bytes(path, math.inf)
-    with decoding(path, "Download it again."):
-        file = io.BytesIO(packed)
-        file.seek(len(BEGINNING))
-        arrays = [_array(file) for _ in range(_number(file, "<u8"))]
-        names = [
-            _take(file, "u1", _number(file, "<u8")).tobytes().decode()
-            for _ in range(_number(file, "<u8"))
-        ]
-        named = dict(zip(names, arrays, strict=True))
-        if len(named) != len(arrays) or file.read(1):
-            raise Damaged("names twice, or bytes behind the last of them")
+    file = io.BytesIO(packed)
+    file.seek(len(BEGINNING))
+    arrays = [_array(file) for _ in range(_number(file, "<u8"))]
+    names = [
+        _take(file, "u1", _number(file, "<u8")).tobytes().decode()
+        for _ in range(_number(file, "<u8"))
+    ]
+    named = dict(zip(names, arrays, strict=True))
+    if len(named) != len(arrays) or file.read(1):
+        raise Damaged("names twice, or bytes behind the last of them")
     return named
