@@ -1,5 +1,6 @@
 """Texts from templates: the page as HTML, the card as Markdown, what is printed as it is."""
 
+import html
 import re
 from typing import Any
 
@@ -15,8 +16,7 @@ def markdown_text(value: Any) -> str:
     """Return a value so that Markdown shows its letters; what is marked as safe stays."""
     if hasattr(value, "__html__"):
         return value
-    text = MARKS.sub(r"\\\1", printable(str(value)))
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return html.escape(MARKS.sub(r"\\\1", printable(str(value))), quote=False)
 
 
 def render(template: str, **values: Any) -> str:
