@@ -24,6 +24,10 @@ UNSURE = 255  # the label of a pixel that no one judges
 HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers are used to
     [[0, 0, 140], [0, 110, 255], [60, 235, 200], [255, 235, 60], [255, 80, 0], [150, 0, 0]]
 )
+SHARES, STOPS = np.linspace(0, 1, 1024), np.linspace(0, 1, len(HEAT_STOPS))
+HEAT = np.stack(  # colours of SHARES, uint8 (1024, 3)
+    [np.interp(SHARES, STOPS, channel).astype(np.uint8) for channel in HEAT_STOPS.T], -1
+)
 LIGHTER = 70  # what is added to the VOC colours, many of which are dark
 LEGEND = 13  # pixels of the letters of a legend, at least
 GREY = 140  # a white pixel without a label, beside regions in their colours
@@ -151,9 +155,8 @@ def save_rgb(path: str | Path, picture: np.ndarray) -> None:
 
 def heat(values: np.ndarray) -> np.ndarray:
     """Colour a map: float (H, W) in [0, 1] -> uint8 (H, W, 3), blue for 0 and red for 1."""
-    stops = np.linspace(0, 1, len(HEAT_STOPS))
-    channels = [np.interp(values, stops, channel) for channel in HEAT_STOPS.T]
-    return np.stack(channels, -1).astype(np.uint8)
+    levels = np.clip(values, 0, 1) * (len(HEAT) - 1) + 0.5
+    return HEAT[levels.astype(np.int16)]
 
 
 def overlay(picture: np.ndarray, colours: np.ndarray, strength: float = 0.6) -> np.ndarray:
