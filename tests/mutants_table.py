@@ -185,7 +185,11 @@ FAULTS = {
             "outputs list_of_its_own",
         ),
         ('key=lambda item: item["size"]', "key=lambda item: 0", "programs in_batches"),
-        ("note_of(self.session.path, self.dataset.all_names)", "{}", "outputs was_replaced"),
+        (
+            "note_of(self.session.path, self.dataset.all_names, **wanted)",
+            "{}",
+            "outputs was_replaced",
+        ),
         (
             "npy, args.allow_pickle, args.max_pixels",
             "npy, args.allow_pickle, 1e9",
