@@ -133,14 +133,14 @@ class SegmentationNetwork(nn.Module):
         The backbone learns at ``lr``, the weights of the head at ``head_lr`` times that, its biases
         at twice the rate of the weights and without decay. No convolution of a backbone has a bias.
         """
-        head = [(name, p) for name, p in self.named_parameters() if self.is_head(name)]
-        backbone = [p for name, p in self.named_parameters() if not self.is_head(name)]
-        weights = [p for name, p in head if not name.endswith(".bias")]
-        biases = [p for name, p in head if name.endswith(".bias")]
+        parts = {"backbone": [], "weight": [], "bias": []}
+        for name, parameter in self.named_parameters():
+            part = name.rpartition(".")[2] if self.is_head(name) else "backbone"
+            parts[part].append(parameter)
         return [
-            parameter_group("backbone", backbone, lr, 1, weight_decay),
-            parameter_group("head weights", weights, lr, head_lr, weight_decay),
-            parameter_group("head biases", biases, lr, 2 * head_lr, 0.0),
+            parameter_group("backbone", parts["backbone"], lr, 1, weight_decay),
+            parameter_group("head weights", parts["weight"], lr, head_lr, weight_decay),
+            parameter_group("head biases", parts["bias"], lr, 2 * head_lr, 0.0),
         ]
 
 
