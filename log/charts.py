@@ -9,13 +9,11 @@ from matplotlib.figure import Figure
 from log.curves import LOSS, Curves
 
 SMOOTH = 11  # rows in the running mean that is drawn over the raw losses
-FEW = 30  # rows that are drawn as they are
 TITLES = {
     "loss_cls": "classification loss",
     "loss_gsc": "general-specific consistency loss",
     "miou": "mIoU in validation (%)",
 }
-UNITS = {"miou": 100}  # what fractions are multiplied with
 COLOURS = ("#8a929b", "#2f7de1")  # theirs and ours; both show on white and on black
 INK = "#7c858e"
 LOOK = {
@@ -47,14 +45,16 @@ def draw(runs: dict[str, Curves], names: list[str], height: float = 4) -> Figure
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     colours = dict(zip(runs, COLOURS[-len(runs) :], strict=True))
     for axes, name in zip(panels, names, strict=True):
+        is_loss = name.startswith(LOSS)
         for label, run in runs.items():
             curve, colour = run.of(name), colours[label]
-            values = np.array([*curve.values()]) * UNITS.get(name, 1)
-            few = len(values) < FEW
-            axes.plot([*curve], values, "o" if few else "-", color=colour, alpha=0.3, linewidth=0.8)
-            axes.plot([*curve], values if few else smooth(values), color=colour, label=label)
+            values = np.array([*curve.values()]) * (1 if is_loss else 100)
+            if is_loss:
+                axes.plot([*curve], values, color=colour, alpha=0.3, linewidth=0.8)
+            shown = smooth(values) if is_loss else values
+            axes.plot([*curve], shown, color=colour, label=label)
         axes.set_title(TITLES.get(name, name), parse_math=False)
-        axes.set(xlabel="step", yscale="linear" if name == "miou" else "log")
+        axes.set(xlabel="step", yscale="log" if is_loss else "linear")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     return figure

@@ -12,6 +12,7 @@ from data.doctor.finding import Finding
 from log.curves import FOLDER, Curves, nearest, read_recorded
 from log.curves import PUBLISHED as RUNS
 from log.figures import PUBLISHED, TRAINER, Figure, Run, differences
+from log.render import render
 
 TOLERANCES = json.loads((FOLDER / "tolerances.json").read_text())
 STAGES = {"is_cam": "is_cam", "crf": "labels", "irn": "labels"}  # of figures
@@ -31,26 +32,23 @@ def check(path: Path, ours: Curves, against: str | None) -> tuple[str, int]:
         against: the published run; None is the one of the same length and the nearest first rate.
     """
     name = against or nearest(ours, RUNS)
-    if name is None:
-        why = f"no published run made {ours.total_steps} steps. Name one with --against"
-        return f"It cannot be decided whether the run follows: {why}.", 2
-    findings = list(examine(path if path.is_dir() else path.parent, ours, name))
-    text, status = conclusion(findings, ours)
-    return "\n".join([f"{path} beside {name}", *map(str, findings), "", text]), status
-
-
-def conclusion(findings: list[Finding], ours: Curves) -> tuple[str, int]:
-    """Return what findings mean together, and the exit status."""
-    for status, stage, text in findings:
-        if status == LEAVES:
-            causes = "".join(f"\n  * {cause}" for cause in TOLERANCES[stage]["causes"])
-            where = f"The run first leaves the published one in its {stage}: {text}."
-            return f"{where}\nWhat usually causes that:{causes}", 1
-    unknown = [f"{stage} ({text})" for status, stage, text in findings if status == OPEN]
-    if unknown:
-        return f"It cannot be decided whether the run follows: {'; '.join(unknown)}.", 2
-    done = ours.last_step + 10 >= ours.total_steps
-    return f"The run follows the published one{'' if done else ' so far'}.", 0
+    if name:
+        findings = list(examine(path if path.is_dir() else path.parent, ours, name))
+    else:
+        why = f"no published run made {ours.total_steps} steps; name one with --against"
+        findings = [Finding(OPEN, "list", why)]
+    left, unknown = ([f for f in findings if f.status == status] for status in (LEAVES, OPEN))
+    text = render(
+        "check.txt",
+        path=path,
+        name=name,
+        findings=findings,
+        left=left,
+        unknown=unknown,
+        about=TOLERANCES,
+        ours=ours,
+    )
+    return text, 1 if left else 2 if unknown else 0
 
 
 def examine(session: Path, ours: Curves, name: str) -> Iterator[Finding]:
@@ -96,8 +94,7 @@ def _settings(settings: dict[str, Any], of_run: dict[str, Any]) -> Finding:
         return Finding(SKIPPED, "settings", "no args.json beside the run has them")
     listed = Path(str(settings.get("train_list") or of_run["train_list"])).stem
     found, expected = settings | {"train_list": listed}, TOLERANCES["settings"]["expected"] | of_run
-    other = differences(found, {name: expected[name] for name in expected if name in found})
-    unknown = differences(found, expected)
+    other, unknown = (differences(one, expected) for one in (expected | found, found))
     status = LEAVES if other else OPEN if unknown else FOLLOWS
     return Finding(status, "settings", other or unknown or "as published")
 

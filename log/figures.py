@@ -103,7 +103,7 @@ class Run:
         named = [*self.results.values(), *self.settings.values()]
         self.dataset = next((one["dataset"] for one in named if one.get("dataset")), None)
         names = [name for name in curves.RECORDED if name.startswith(f"{self.dataset}_")]
-        alike = curves.nearest(self.curves, names) if self.curves else None
+        alike = curves.nearest(self.curves or curves.Curves(), names)
         self.beside = alike or next(iter(names), None)
 
     def part(self, read: Callable[[Path], Any], path: Path) -> Any:
@@ -122,11 +122,6 @@ class Run:
         """What heads the column of goals: who the figures are from."""
         return "recorded" if self.beside in curves.OWN else "published"
 
-    @property
-    def scope(self) -> str:
-        """Which classes the figures are means over, as a sentence; empty for all that occur."""
-        return f"These are means over {', '.join(self.classes)}." if self.classes else ""
-
     def figures(self) -> Iterator[Figure]:
         """Yield the figures of all steps; those that every run has are there if missing too.
 
@@ -138,7 +133,7 @@ class Run:
             by_kind[kind_of(name, result)][name] = result
         maps = self.results.get(PLAIN) or self.results.get("cam", {})
         if "cam" in maps:
-            by_kind["cam"][PLAIN] = maps
+            by_kind["cam"][PLAIN] = maps | maps["cam"]
         labels = "crf" if by_kind["crf"] else "irn"
         for kind in ("cam", "is_cam", labels, "seg"):
             by_kind[kind] = by_kind[kind] or {PLAIN: None}
@@ -146,7 +141,7 @@ class Run:
             for name, result in results.items():
                 where = "" if name in USUAL else f" in {Path(result['source']).name}"
                 goals, note = self.goals_of(kind, result)
-                miou = self._mean(kind, result)
+                miou = self._mean(result)
                 yield Figure(kind + where, TITLES[kind] + where, miou, goals, note, result)
 
     def goals_of(self, kind: str, result: dict[str, Any] | None) -> tuple[list[float], str]:
@@ -156,21 +151,18 @@ class Run:
         but for our seven, and beside a result only one of the same list; the text says why there is
         none.
         """
-        own = self.beside in curves.OWN
-        seven = own and set(self.classes or ()) == set(OWN["seven"])
-        if not self.beside or (self.classes and not seven):
-            return [], ""
-        dataset = self.beside.partition("_")[0]
-        if own:
-            seeds = OWN["miou_seven" if seven else "miou"].get(kind)
+        dataset, classes = str(self.beside).partition("_")[0], frozenset(self.classes or ())
+        if self.beside in curves.OWN:
+            tables = {frozenset(): OWN["miou"], frozenset(OWN["seven"]): OWN["miou_seven"]}
+            seeds, pictures = tables.get(classes, {}).get(kind), OWN["pictures"]
             goals = [float(np.mean(seeds))] if seeds else []
         else:
-            table = PUBLISHED["figures"].get(kind, {})
+            table = {} if classes else PUBLISHED["figures"].get(kind, {})
             goals = table.get(self.beside) or table.get(dataset, [])
+            pictures = PUBLISHED["pictures"].get(dataset)
         if not (goals and result):
             return goals, ""
         judged = "val" if kind in SEGMENTATION else "train"
-        pictures = OWN["pictures"] if own else PUBLISHED["pictures"][dataset]
         of = {"dataset": dataset, "list": judged, "images": pictures[judged]}
         found = {name: result[name] for name in of} | {"list": Path(result["list"]).stem}
         other = differences(of, found)
@@ -178,18 +170,15 @@ class Run:
             other = "the classifier without GSC"
         return ([], f"{in_words(goals)} is of {other}") if other else (goals, "")
 
-    def _mean(self, kind: str, result: dict[str, Any] | None) -> float | None:
+    def _mean(self, result: dict[str, Any] | None) -> float | None:
         """Return mIoU in percent, over the classes that are asked for and occur."""
-        if result is None:
-            return None
-        part = result["cam"] if kind == "cam" else result
-        if not self.classes:
-            return 100 * part["miou"]
+        if not (result and self.classes):
+            return 100 * result["miou"] if result else None
         unknown = [name for name in self.classes if name not in result["iou"]]
         if unknown:
             where = f"the evaluation of {result['source']} has no class '{unknown[0]}'"
             raise InputError(f"--classes: {where}. Give some of: {', '.join(result['iou'])}.")
-        iou = [part["iou"].get(name) for name in self.classes]
+        iou = [result["iou"][name] for name in self.classes]
         iou = [100 * value for value in iou if value is not None]
         return float(np.mean(iou)) if iou else None
 

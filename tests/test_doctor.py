@@ -175,8 +175,8 @@ def test_a_picture_that_is_damaged_inside_is_found_with_all(examine, tiny, monke
     ("flags", "named"),
     [
         (("--batch_size", "7"), "--batch_size 7"),
-        (("--seg_batch_size", "2", "--accumulate", "4"), "--batch_size 2 times --accumulate 4"),
-        (("--processes", "2"), "--batch_size 1 times --accumulate 2"),  # a part of DeepLab
+        (("--seg_batch_size", "2", "--accumulate", "4"), "--accumulate 4 --batch_size 2"),
+        (("--processes", "2"), "--accumulate 2 --batch_size 1"),  # a part of DeepLab
         (("--processes", "3", "--model", "none"), "--batch_size 2"),
     ],
 )

@@ -10,13 +10,14 @@ The exit status is 1 where something would stop a step, else 0.
 
 import sys
 
+from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from data.doctor import dataset as looks
 from data.doctor import machine
-from data.doctor.finding import Checks, show
+from data.doctor.finding import Check, Checks, show
 from net.recipes import MODELS
-from tool import cli
-from tool.errors import InputError
+from tool import cli, distributed
+from tool.errors import InputError, naming
 from tool.run import run
 
 
@@ -39,17 +40,21 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return parser.parse_args(arguments)
 
 
-def batches_of(args: cli.Settings) -> dict[str, tuple[int, int]]:
-    """Return by the flags of every training: pictures of a part, and parts of a step."""
-    sizes = {f"--batch_size {args.batch_size}": (args.batch_size, 1)}
+def batches(args: cli.Settings, dataset: Dataset, name: str) -> Check:
+    """Compare a list to learn from, and the processes, with what every training takes of it."""
+    sizes = {"--batch_size": (args.batch_size, 1)}
     if args.irn_batch_size:
-        sizes[f"--irn_batch_size {args.irn_batch_size}"] = (args.irn_batch_size, 1)
+        sizes["--irn_batch_size"] = (args.irn_batch_size, 1)
     if args.model != "none":
         recipe = MODELS[args.model].training
-        part = args.seg_batch_size or recipe.batch_size
         parts = args.accumulate or recipe.accumulate
-        sizes[f"{args.model}: --batch_size {part} times --accumulate {parts}"] = (part, parts)
-    return sizes
+        flags = f"{args.model}: --accumulate {parts} --batch_size"
+        sizes[flags] = (args.seg_batch_size or recipe.batch_size, parts)
+    for flags, (part, parts) in sizes.items():
+        dataset.training_ids(name, part * parts, f"{flags} {part}")
+        with naming(f"{flags} {part}"):
+            distributed.check_share(part, args.processes)
+    yield "ok", "enough pictures for every training and process"
 
 
 def checks_of(args: cli.Settings) -> Checks:
@@ -73,7 +78,7 @@ def checks_of(args: cli.Settings) -> Checks:
     ids = {name: [] for name in (learned, *judged)}
     yield from looks.checks_of(dataset, ids, judged, args.all)
     if ids[learned]:
-        yield "batches", looks.batches(dataset, learned, batches_of(args), args.processes)
+        yield "batches", batches(args, dataset, learned)
         yield "disk", looks.disk(dataset, ids[learned], args.session_name)
 
 

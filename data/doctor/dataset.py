@@ -7,7 +7,7 @@ their faults are found at once.
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, combinations
 from pathlib import Path
@@ -19,10 +19,9 @@ from data.base import Dataset, warn_constant_labels
 from data.doctor.finding import GIB, Check, Checks
 from data.evaluate import check_class_ids
 from net.weights import IMAGENET_URLS, cached, read_pretrained
-from tool import distributed
 from tool.checkpoint import some
 from tool.cores import cores
-from tool.errors import InputError, naming
+from tool.errors import InputError
 from tool.metrics import confusion
 from tool.picture_files import MASK_FORMATS, open_picture, picture_file
 from tool.pictures import stored, voc_palette
@@ -66,7 +65,7 @@ def checks_of(
     headers: dict[str, Header] = {}
     yield "pictures", pictures(dataset, {*chain(*ids.values())}, whole, headers)
     needed = {*chain(*(ids[name] for name in judged))}
-    shown = {i: header for i, header in headers.items() if not needed or i in needed}
+    shown = {i: headers[i] for i in sorted(needed or headers) if i in headers}
     if shown:
         yield "masks", masks(dataset, shown, bool(needed), whole)
     if whole or len(headers) <= COMPARED:
@@ -77,24 +76,6 @@ def list_of(dataset: Dataset, name: str, ids: list[str]) -> Check:
     """Look for a list and its pictures; put its ids into ``ids``."""
     ids += dataset.training_ids(name, 0, "")
     yield "ok", f"{name} has {len(ids)} pictures"
-
-
-def batches(
-    dataset: Dataset, name: str, sizes: Mapping[str, Sequence[int]], processes: int
-) -> Check:
-    """Compare a list to learn from, and the processes, with what a step takes of it.
-
-    Args:
-        dataset: that has the list.
-        name: of the list.
-        sizes: by the flags of a training: pictures of a part, and parts of a step.
-        processes: that share a part.
-    """
-    for flags, (part, parts) in sizes.items():
-        dataset.training_ids(name, part * parts, flags)
-        with naming(flags):
-            distributed.check_share(part, processes)
-    yield "ok", f"{', '.join(sizes)}: enough pictures, for every process"
 
 
 def labels(dataset: Dataset, ids: list[str]) -> Check:
@@ -203,16 +184,14 @@ def _palettes(dataset: Dataset, paths: list[Path]) -> Check:
     colours = map(tuple, voc_palette()[: dataset.num_classes].tolist())
     known = {colour: (number, "VOC's colours") for number, colour in enumerate(colours)}
     for path in paths:
-        image = open_picture(path, MASK_FORMATS)
-        numbers, places = np.unique(image, return_index=True)
-        shown = np.reshape(image.convert("RGB"), (-1, 3))[places].tolist()
-        own = dict(zip(map(tuple, shown), numbers.tolist(), strict=True))
-        # Where they are not the ids, colours.csv says what the colours are.
-        coloured = image.mode != "P" or not np.array_equal(image, dataset.read_mask(path))
-        if coloured or len(own) < len(numbers):
+        image, label = open_picture(path, MASK_FORMATS), dataset.read_mask(path)
+        # Where the numbers are not the ids, colours.csv says what the colours are.
+        if image.mode != "P" or not np.array_equal(image, label):
             continue
-        for colour, number in own.items():
-            other, where = known.setdefault(colour, (number, path))
+        for colour, number in image.palette.colors.items():
+            if number not in label:
+                continue
+            other, where = known.setdefault(colour[:3], (number, path))
             if other != number:
                 yield (
                     "warn",
@@ -226,12 +205,10 @@ def _palettes(dataset: Dataset, paths: list[Path]) -> Check:
 def _compare(dataset: Dataset, shown: Mapping[str, set[int]]) -> Check:
     """Compare the classes that masks show with the labels of their pictures."""
     try:
-        rows = dataset.labels(list(shown))
+        pairs = zip(shown, dataset.labels(list(shown)), strict=True)
     except InputError:
         return  # the check of the labels says so
-    labelled = [{0, *row.nonzero()[0] + 1} for row in rows]
-    pairs = zip(shown.items(), labelled, strict=True)
-    differ = [image_id for (image_id, numbers), names in pairs if {0, *numbers} != names]
+    differ = [i for i, row in pairs if shown[i] - {0} != {*row.nonzero()[0] + 1}]
     text = f"{len(differ)} of {len(shown)} masks show other classes than the labels: {some(differ)}"
     if len(differ) > DISAGREE * len(shown):
         yield "FAIL", f"{text}. Compare the order of the classes"

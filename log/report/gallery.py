@@ -20,9 +20,9 @@ from tool.writer import FORMULAS
 WIDTH = 200  # pixels of a drawing
 QUALITY = 80
 SEGMENTED = {"seg_deeplabv2_resnet101": "DeepLab v2", "seg_deeplabv1_resnet38": "DeepLab v1"}
-# Evaluations whose IoU sort the gallery, the first one that is there; and how many pictures each
-# are the best, the worst and others. Of the later ones, those that the earlier ones have not seen.
-GROUPS = {("pseudo_label", "crf_label", "cam"): 8} | {(name,): 3 for name in SEGMENTED}
+# Evaluations whose IoU sort the gallery, and how many pictures each are the best, the worst and
+# others, of those that no earlier one has judged.
+GROUPS = {"pseudo_label": 8, "crf_label": 8, "cam": 8, **dict.fromkeys(SEGMENTED, 3)}
 LABELS = {"ir_label": "confident", "pseudo_label": "label", **SEGMENTED}  # folder, title
 MAPS = {"CAM": "CAM", "IS_CAM": "IS-CAM"}  # array, title
 HARMLESS = tuple(f"'{letter}" for letter in FORMULAS)  # how ids of spreadsheets' formulas begin
@@ -37,10 +37,8 @@ def gallery(run: Run, dataset: Dataset) -> Iterator[tuple[str, str, float, list[
     What cannot be read is noted in the run.
     """
     seen: dict[str, float] = {}
-    for names, each in GROUPS.items():
-        tables = {n: run.part(read_mious, run.path / f"eval_{n}.csv") or {} for n in names}
-        name = next(filter(tables.get, names), names[0])
-        mious = tables[name]
+    for name, each in GROUPS.items():
+        mious = run.part(read_mious, run.path / f"eval_{name}.csv") or {}
         order = sorted(mious.keys() - seen, key=lambda image_id: (-mious[image_id], image_id))
         seen |= mious
         groups = {"best": order[:each], "worst": order[each:][-each:]}
