@@ -18,7 +18,6 @@ COLOURS = ("#8a929b", "#2f7de1")  # theirs and ours; both show on white and on b
 INK = "#7c858e"
 LOOK = {
     "svg.fonttype": "none",
-    "font.family": "sans-serif",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": INK,
@@ -35,8 +34,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def names_of(runs: dict[str, Curves]) -> list[str]:
     """Return the names of all curves that can be drawn: losses, and mIoU."""
-    names = [name for kind in (LOSS, "miou") for run in runs.values() for name in run.names(kind)]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(name for run in runs.values() for name in run.names(LOSS, "miou")))
 
 
 def draw(runs: dict[str, Curves], names: list[str], height: float = 4) -> Figure:

@@ -42,22 +42,6 @@ def table(runs: list[Curves], spacing: int) -> list[tuple]:
     return [(step, *(column.get(step) for column in columns)) for step in steps]
 
 
-def compare(path: Path, ours: Curves, name: str, classes: bool) -> str:
-    """Return the comparison with a recorded run as text, with a table of classes if wanted."""
-    runs = [ours, read_recorded(name)]
-    validated = ours.of("miou").keys() & runs[1].of("miou")
-    return render(
-        "compare.txt",
-        path=path,
-        name=name,
-        runs=runs,
-        own=name in OWN,
-        rows=table(runs, RECORDED[name].spacing),
-        classes=classes,
-        last=max(validated, default=None),
-    )
-
-
 def save(ours: Curves, name: Path) -> None:
     """Write the curves as tables ``name``_training.csv and ``name``_validation.csv.
 
@@ -123,7 +107,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(text)
         sys.exit(status)
     name = args.against or nearest(ours, RECORDED) or "voc_repository_run"
-    print(compare(args.run, ours, name, args.classes))
+    runs = [ours, read_recorded(name)]
+    rows, own = table(runs, RECORDED[name].spacing), name in OWN
+    last = max(ours.of("miou").keys() & runs[1].of("miou"), default=None)
+    print(render("compare.txt", args=args, name=name, runs=runs, own=own, rows=rows, last=last))
     if args.out:
         draw(ours, name, args.out)
         print(f"The curves are in {args.out}.")

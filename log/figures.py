@@ -31,7 +31,6 @@ TITLES = {  # of every kind of figure, in the order of the steps
     "seg": "segmentation, deeplabv2",
     "seg_v1": "segmentation, deeplabv1",
 }
-SEGMENTATION = ("seg", "seg_v1")  # measured on val, the others on train
 MADE = {  # the kind of what was made with a --refine or --model
     "crf": "crf",
     "irn": "irn",
@@ -39,9 +38,14 @@ MADE = {  # the kind of what was made with a --refine or --model
     "deeplabv1_resnet38": "seg_v1",
 }
 USUAL = (PLAIN, "cam", "pseudo_label", "seg_deeplabv2_resnet101", "seg_deeplabv1_resnet38")
-ABOUT = ("dataset", "list", "images")  # decide whether two figures can be compared
-TEXTS = ("dataset?", "dataset_root?", "negative_class?")
-SETTINGS = {str: {**dict.fromkeys(TEXTS, str), "versions?": {str: str}}}
+SETTINGS = {
+    str: {
+        "dataset?": str,
+        "dataset_root?": str,
+        "negative_class?": str,
+        "versions?": {str: str},
+    }
+}
 REMEDY = "Delete it, and run the steps again."
 
 
@@ -96,10 +100,11 @@ class Run:
         self.settings = self.part(read_settings, path / "args.json") or {}
         self.seconds = self.part(read_seconds, path / "seconds.txt") or {}
         self.curves = self.part(read_curves, path / curves.FILE)
-        files = {file.stem.removeprefix("eval_"): file for file in sorted(path.glob("eval_*.json"))}
-        results = {name: self.part(read_result, file) for name, file in files.items()}
-        results[PLAIN] = self.part(read_plain, path / PLAIN / "eval_cam.json")
-        self.results = {name: result for name, result in results.items() if result}
+        found = {}
+        for file in sorted(path.glob("eval_*.json")):
+            found[file.stem.removeprefix("eval_")] = self.part(read_result, file)
+        found[PLAIN] = self.part(read_plain, path / PLAIN / "eval_cam.json")
+        self.results = {name: result for name, result in found.items() if result}
         named = [*self.results.values(), *self.settings.values()]
         self.dataset = next((one["dataset"] for one in named if one.get("dataset")), None)
         names = [name for name in curves.RECORDED if name.startswith(f"{self.dataset}_")]
@@ -162,7 +167,7 @@ class Run:
             pictures = PUBLISHED["pictures"].get(dataset)
         if not (goals and result):
             return goals, ""
-        judged = "val" if kind in SEGMENTATION else "train"
+        judged = "val" if kind.startswith("seg") else "train"
         of = {"dataset": dataset, "list": judged, "images": pictures[judged]}
         found = {name: result[name] for name in of} | {"list": Path(result["list"]).stem}
         other = differences(of, found)

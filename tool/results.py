@@ -12,11 +12,10 @@ import numpy as np
 from tool.metrics import iou_of
 from tool.reader import Between, Damaged, decoding, read_json, read_lines
 
-PROGRAMS = ("eval_cam", "eval_seg_labels")
 UNIT = "fraction"
 SHARE, SHARE_OR_NONE = Between(0, 1), Between(0, 1, or_none=True)
 SCHEMA = {
-    "program": set(PROGRAMS),
+    "program": {"eval_cam", "eval_seg_labels"},
     "unit": {UNIT},
     "dataset": str,  # as in --dataset
     "list": str,

@@ -85,10 +85,8 @@ def checks_of(args: cli.Settings) -> Checks:
 def main(arguments: list[str] | None = None) -> None:
     """Print the findings; a failure ends in status 1."""
     findings = show(checks_of(parse_arguments(arguments)))
-    print("\nFor a bug report:\n```")
-    faults = [str(finding) for finding in findings if finding.status != "ok"]
-    print("\n".join([*machine.about_machine(), *faults]))
-    print("```")
+    faults = [finding for finding in findings if finding.status != "ok"]
+    print("\nFor a bug report:", "```", *machine.about_machine(), *faults, "```", sep="\n")
     failures = sum(finding.status == "FAIL" for finding in findings)
     if failures:
         sys.exit(f"error: {failures} of these would stop a run; DOCTOR=0 goes on all the same")

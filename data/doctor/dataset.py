@@ -80,30 +80,27 @@ def list_of(dataset: Dataset, name: str, ids: list[str]) -> Check:
 
 def labels(dataset: Dataset, ids: list[str]) -> Check:
     """Read the image-level labels of the training list, and compare the classes."""
-    positives = dataset.labels(ids)  # (n, K)
-    columns = dict(zip(dataset.class_names, positives.T.astype(bool), strict=True))
-    counts = {name: int(column.sum()) for name, column in columns.items()}
-    rarest = sorted(counts, key=counts.get)
-    most = counts[rarest[-1]]
+    positives, names = dataset.labels(ids), dataset.class_names  # (n, K)
+    counts = positives.sum(0)
+    rarest, most = counts.argsort(kind="stable"), counts.max()
     yield (
         "ok",
-        f"{dataset.source_names}: {len(counts)} classes, in pictures: "
-        f"{some([f'{name} ({counts[name]})' for name in rarest], LISTED)}; "
+        f"{dataset.source_names}: {len(names)} classes, in pictures: "
+        f"{some([f'{names[k]} ({counts[k]})' for k in rarest], LISTED)}; "
         f"{positives.sum() / len(ids):.2f} classes a picture, {(~positives.any(1)).sum()} of "
         f"{len(ids)} pictures without a class",
     )
-    rare = [name for name, count in counts.items() if count < FEW or count * SHARE < most]
+    rare = [names[k] for k in rarest if counts[k] < max(FEW, most / SHARE)]
     if rare:
         yield (
             "warn",
             f"these classes are rare: {some(rare, LISTED)}. A class needs at least {FEW} pictures, "
             f"and a {SHARE}th of the {most} of the most frequent one",
         )
-    warn_constant_labels(positives, dataset.class_names)
-    for one, other in combinations(columns, 2):
-        if counts[one] and np.array_equal(columns[one], columns[other]):
-            always = "always occur together, so they cannot be told apart"
-            yield "warn", f"{one} and {other} {always}"
+    warn_constant_labels(positives, names)
+    for (one, shows), (other, column) in combinations(zip(names, positives.T, strict=True), 2):
+        if shows.any() and np.array_equal(shows, column):
+            yield "warn", f"{one} and {other} always occur together, so they cannot be told apart"
 
 
 class Header(NamedTuple):
@@ -133,7 +130,7 @@ def pictures(
     """Read the headers of all pictures, put them into ``headers`` by id, and decode some."""
     headers |= yield from _look("headers", ids, lambda i: header_of(dataset.image_path(i)))
     decoded = {i for i, header in headers.items() if whole or not header.whole}
-    decoded |= {*spread(list(headers), DECODED)}
+    decoded |= {*spread(headers, DECODED)}
     yield from _look("pictures", decoded, lambda i: dataset.read(i).size)
     sizes = sorted((h.height * h.width, f"{h.width} x {h.height}") for h in headers.values())
     if sizes:
@@ -165,7 +162,7 @@ def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: 
         counts = confusion(dataset.num_classes, dataset.read_mask(path), background, path)
         return set(counts.any(1).nonzero()[0].tolist())
 
-    read = list(paths) if whole else spread(list(paths), MASKS)
+    read = list(paths) if whole else spread(paths, MASKS)
     shown = yield from _look("masks", read, judge)
     classes = some(sorted(set().union(*shown.values())), LISTED)
     text = f"{len(paths)} of {len(headers)} there, {len(read)} read, with the classes {classes}"
@@ -279,6 +276,7 @@ def bytes_to_write(dataset: Dataset, ids: list[str]) -> float:
     return (maps + LABELS * pixels / PIXELS_A_BYTE).mean() * len(ids)
 
 
-def spread(items: list, most: int) -> list:
+def spread(items: Iterable, most: int) -> list:
     """Return up to so many of some items, evenly spread."""
+    items = list(items)
     return items[:: max(1, -(-len(items) // most))]

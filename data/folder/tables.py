@@ -17,6 +17,7 @@ BACKGROUND = ("background", "bg", "__ignore__")
 VOID = ("void", "ignore", "unlabeled")  # 255 in colours.csv
 NAME_SEPARATORS = ";,|"
 REMEDY = "Correct it, see docs/own_pictures.md."
+CHANNELS = ("r", "g", "b")  # columns of colours.csv beside the name
 LEVELS = frozenset(map(str, range(256)))
 
 
@@ -80,15 +81,13 @@ class Colours:
         InputError: it is no such table, names an unknown class, or a colour stands there twice.
     """
 
-    columns = ("name", "r", "g", "b")
-
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path = path
         self.ids: dict[tuple[int, ...], int] = {}  # red, green, blue -> class id
         known = dict.fromkeys(VOID, UNSURE) | dict.fromkeys(BACKGROUND, 0)
         known |= {name: number for number, name in enumerate(classes, 1)}
-        for row in read_table(path, REMEDY, self.columns, whole=True):
-            name, *levels = (plain(row[column]) for column in self.columns)
+        for row in read_table(path, REMEDY, ("name", *CHANNELS), whole=True):
+            name, levels = plain(row["name"]), [row[channel] for channel in CHANNELS]
             with naming(row.where):
                 if not LEVELS.issuperset(levels):
                     raise InputError(f"{','.join(levels)} is no red,green,blue of 0 to 255.")

@@ -32,8 +32,7 @@ from tool.writer import write_own
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.Parser(__doc__)
-    parser.prog = "python -m tool.report"
+    parser = cli.Parser(__doc__, prog="python -m tool.report")
     parser.add_argument("sessions", nargs="+", type=Path, help="folders of runs")
     parser.add_argument(
         "--classes", nargs="+", help="figures are means over these; None is all that occur"
@@ -45,12 +44,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         if not session.is_dir():
             raise InputError(f"There is no session {session}.")
     return args
-
-
-def facts_of(session: Run) -> dict[str, str]:
-    """Return versions, by name: of the programs that ran, and of the code that stands here."""
-    versions = next((s["versions"] for s in session.settings.values() if s.get("versions")), {})
-    return {"commit here": commit(), **versions, "system": platform.platform()}
 
 
 def dataset_of(session: Run, args: cli.Settings) -> Dataset:
@@ -78,11 +71,12 @@ def charts_of(session: Run) -> list[str]:
 
 def write_report(session: Run, args: cli.Settings) -> None:
     """Write the page and the card of one session, and print the summary."""
+    versions = next((s["versions"] for s in session.settings.values() if s.get("versions")), {})
     judged = session.results.get("pseudo_label") or session.results.get("cam")
     values: dict[str, Any] = {
         "run": session,
         "figures": list(session.figures()),
-        "facts": facts_of(session),
+        "facts": {"commit here": commit(), **versions, "system": platform.platform()},
         "commands": commands(session),
         "charts": charts_of(session),
         "mistakes": mistakes(judged) if judged else [],

@@ -37,7 +37,7 @@ def defaults_of(program: str) -> Settings:
 def commands(run: Run) -> list[str]:
     """Return a command for everything that was made, in the order of the steps."""
     lines = []
-    for program in (program for program in PROGRAMS if program in run.settings):
+    for program in filter(run.settings.get, PROGRAMS):
         parser, last = defaults_of(program).parser, run.settings[program]
         for values in _calls(run, program):
             words = words_of(parser, last | values)

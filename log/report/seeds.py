@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from log.figures import ABOUT, TRAINER, Run, differences
+from log.figures import TRAINER, Run, differences
 from log.render import render
 from log.report.commands import defaults_of
 from tool.errors import InputError
 from tool.writer import write_json, write_own
 
 TRAINERS = ("train_resnet50_SIPE", "train_irn", "train_seg")
+ABOUT = ("dataset", "list", "images", "settings")  # decide whether figures can be compared
 WEIGHTS = ("digest", "ckpt", "irn_ckpt")  # in the notes of folders; every seed has its own
 
 
@@ -32,7 +33,7 @@ def check_together(runs: Sequence[Run]) -> None:
         if same:
             raise InputError(f"{names} have the same {same[0]}. Name one of them.")
         ours, theirs = shared_of(one), shared_of(other)
-        words = differences(theirs, {what: ours[what] for what in ours if what in theirs})
+        words = differences(ours | theirs, ours)
         if words:
             raise InputError(
                 f"{names} differ: {words[:200]}. Means are over sessions that differ in their seed "
@@ -60,7 +61,7 @@ def shared_of(run: Run) -> dict[str, Any]:
             shared[f"--{name} of {program}.py"] = str(settings.get(name)).removeprefix(session)
         del shared[f"--seed of {program}.py"]
     for figure in run.figures():
-        for name in (*ABOUT, "settings") if figure.result else ():
+        for name in ABOUT if figure.result else ():
             shared[f"{name} of {figure.title}"] = _without_weights(figure.result[name])
     return shared
 
