@@ -85,11 +85,11 @@ def main(arguments: list[str] | None = None) -> None:
     if os.path.lexists(args.out):
         raise InputError(f"{args.out} is there already. Name another --out, or move it away.")
     dataset = open_dataset(args)
-    names = list(dataset.all_names)
+    names = dataset.all_names
     check_names(args.format, names)
     ids = dataset.ids(args.list or dataset.train_list)
     dataset.check_pictures(ids)
-    settings_of(args.label_dir, dataset.all_names)  # of these classes, and in this order
+    settings_of(args.label_dir, names)  # of these classes, and in this order
     remedy = "Make them, or name their list with --list"
     check_exist([args.label_dir / f"{image_id}.png" for image_id in ids], "labels", remedy)
 

@@ -45,13 +45,11 @@ class Dataset:
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or self.default_root)
-        try:
-            os.stat(f"{self.root}/.")  # asks for a folder that may be entered
-        except OSError as error:
+        if not os.path.isdir(self.root):
             raise InputError(
-                f"--dataset {self.name} has no folder {self.root} ({error.strerror}). Name the "
-                "right one with --dataset_root."
-            ) from error
+                f"--dataset {self.name} has no folder {self.root}. Name the right one with "
+                "--dataset_root."
+            )
 
     @property
     def num_classes(self) -> int:

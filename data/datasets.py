@@ -90,16 +90,12 @@ def dataset_class(name: str) -> type[Dataset]:
     """
     if name in DATASETS:
         return DATASETS[name]
-    module_name, _, class_name = name.partition(":")
-    if not class_name:
-        raise InputError(
-            f"There is no dataset {name!r}. Choose one of {', '.join(sorted(DATASETS))}, or name a "
-            "class of your own as module:Class, such as examples.own_dataset:ClassFolders."
-        )
-    found = getattr(import_named("--dataset", module_name), class_name, None)
+    module_name, colon, class_name = name.partition(":")
+    found = getattr(import_named("--dataset", module_name), class_name, None) if colon else None
     if not (isinstance(found, type) and issubclass(found, Dataset)):
         raise InputError(
-            f"The module {module_name!r} of --dataset {name} has no subclass {class_name!r} of "
-            "data.base.Dataset."
+            f"There is no --dataset {name}. Choose one of {', '.join(sorted(DATASETS))}, or name a "
+            "subclass of data.base.Dataset as module:Class, such as "
+            "examples.own_dataset:ClassFolders."
         )
     return found

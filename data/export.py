@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +55,7 @@ class Labelled(NamedTuple):
                 yield key, points
 
 
-def check_names(file_format: str, names: list[str]) -> None:
+def check_names(file_format: str, names: Sequence[str]) -> None:
     """Raise an InputError of a class name, of those with background, that a format cannot hold."""
     unfit = UNFIT_FOR_LABELMAP if file_format in ("cvat", "voc") else UNWRITABLE
     for name in names:
@@ -115,7 +115,7 @@ def _joined(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def write_coco(
-    items: Iterable[Labelled], names: list[str], out: Path, epsilon: float | None
+    items: Iterable[Labelled], names: Sequence[str], out: Path, epsilon: float | None
 ) -> None:
     """Write COCO's JSON: an annotation for each class of a picture.
 
@@ -153,7 +153,7 @@ def write_coco(
     out.write_text(json.dumps(content))
 
 
-def write_yolo(items: Iterable[Labelled], names: list[str], out: Path, epsilon: float) -> None:
+def write_yolo(items: Iterable[Labelled], names: Sequence[str], out: Path, epsilon: float) -> None:
     """Write Ultralytics' segmentation layout: data.yaml, links to pictures, a text a picture.
 
     A line is a class id from 0 and an outline, x and y as shares of width and height.
@@ -173,7 +173,9 @@ def write_yolo(items: Iterable[Labelled], names: list[str], out: Path, epsilon: 
     write_lines(out / "data.yaml", header)
 
 
-def write_labelme(items: Iterable[Labelled], names: list[str], out: Path, epsilon: float) -> None:
+def write_labelme(
+    items: Iterable[Labelled], names: Sequence[str], out: Path, epsilon: float
+) -> None:
     """Write labelme's JSON, one a picture, with polygons; pictures are named by relative paths."""
     for item in items:
         height, width = item.label.shape
@@ -200,7 +202,7 @@ def write_labelme(items: Iterable[Labelled], names: list[str], out: Path, epsilo
 
 
 def write_masks(
-    items: Iterable[Labelled], names: list[str], out: Path, epsilon: float, coloured: bool
+    items: Iterable[Labelled], names: Sequence[str], out: Path, epsilon: float, coloured: bool
 ) -> None:
     """Write the devkit's layout: PNGs, a list, and the colours of the classes in labelmap.txt.
 

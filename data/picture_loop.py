@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ WRITERS = 2  # threads that write files
 
 log = logging.getLogger(__name__)
 
-Compute = Callable[[list[dict]], list[tuple]]
+Compute = Callable[[list[dict]], Iterable[tuple]]
 
 
 def plain_picture(dataset: Dataset, max_pixels: float, image_id: str) -> dict:
@@ -170,7 +171,8 @@ class PictureStep:
             settings["digest"] = digest
         elif self.device.type == "cpu":
             # Processes compute the CRF, one a core; a GPU has work from this one alone.
-            item_of, compute = partial(_computed, item_of, compute), _results
+            item_of = partial(_computed, item_of, compute)
+            compute = partial(map, itemgetter("result"))
         self.write(folder, partial(Calls, item_of), compute, settings, maps=maps)
 
     def _outputs(self, folder: Path, settings: dict[str, Any], ending: str, **sources) -> Outputs:
@@ -229,10 +231,6 @@ def _computed(item_of: Callable[[str], dict], compute: Compute, image_id: str) -
     """Return what is computed of a picture, in the process of a loader."""
     item = item_of(image_id)
     return {**item, "picture": None, "is_cam": None, "result": _named(compute, [item])[0]}
-
-
-def _results(items: list[dict]) -> list[tuple]:
-    return [item["result"] for item in items]
 
 
 def _named(compute: Compute, items: list[dict]) -> list[tuple]:

@@ -23,7 +23,7 @@ from data.base import Dataset, labels_from_names
 from data.download import fetch, voc_archives
 from data.lists import find_list, read_list, visible
 from data.loaders import for_each
-from tool.cli import Parser, at_least
+from tool.cli import Parser
 from tool.cores import cores
 from tool.errors import InputError
 from tool.pictures import check_label, read_mask, save_label
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--sbd_root", type=Path, help="the folder of SBD that holds dataset/")
     add("--download", action="store_true", help="fetch what is missing: the devkit, SBD's lists")
     add("--halve", type=Path, help="folder for all at half size")
-    add("--num_workers", type=at_least(0), default=cores(), help="processes that halve")
+    parser.add_shared("num_workers", default=cores())
     args = parser.parse_args(arguments)
 
     if args.download:

@@ -21,16 +21,13 @@ def test_rows_and_classes_of_the_users_own():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vok", "no dataset 'vok'. Choose one of coco, demo, folder, voc, or"),
-        ("data.folder", "no dataset 'data.folder'"),
+        ("vok", "no --dataset vok. Choose one of coco, demo, folder, voc, or"),
+        ("data.folder", "no --dataset data.folder."),
         (".folder:Folder", "--dataset .folder:"),
         ("examples/own_dataset.py:ClassFolders", "--dataset examples/own_dataset.py:"),
         ("data.no_such:Folder", "--dataset data.no_such:"),
-        (
-            "data.folder:Foldr",
-            "module 'data.folder' of --dataset data.folder:Foldr has no subclass",
-        ),
-        ("pathlib:Path", "has no subclass 'Path' of data.base.Dataset"),
+        ("data.folder:Foldr", "no --dataset data.folder:Foldr."),
+        ("pathlib:Path", "no --dataset pathlib:Path."),
     ],
 )
 def test_what_is_no_dataset_is_said(name, message):

@@ -8,7 +8,7 @@ import torch
 from conftest import play
 from tiny import LABELS, command_lines
 
-from data.folder import MOST_CLASSES
+from data.folder.tables import MOST_CLASSES
 from eval_cam import THRESHOLDS, sweep_counts
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_SIPE import Net, valid_mask

@@ -63,9 +63,9 @@ class Parser(argparse.ArgumentParser):
             add = self.add_deciding if given.pop("decides") else self.add_argument
             add(f"--{name}", **given)
 
-    def parse_args(self, args=None, namespace=None) -> Settings:
+    def parse_args(self, args=None) -> Settings:
         """Return the settings, which know their parser."""
-        settings = super().parse_args(args, namespace or Settings())
+        settings = super().parse_args(args, Settings())
         settings.parser = self
         return settings
 
@@ -106,10 +106,9 @@ def import_network(name: str) -> ModuleType:
         InputError: there is no such module, or it lacks the classes Net and CAM.
     """
     module = import_named("--network", name)
-    missing = [needed for needed in ("Net", "CAM") if not hasattr(module, needed)]
-    if missing:
+    if not (hasattr(module, "Net") and hasattr(module, "CAM")):
         raise InputError(
-            f"--network {name}: the module has no class {' and no class '.join(missing)}; see "
+            f"--network {name}: the module has not both classes Net and CAM; see "
             "docs/own_method.md."
         )
     return module

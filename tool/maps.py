@@ -72,7 +72,6 @@ def write_maps(
         size: (H, W) of the picture.
         with_cam: write plain CAM too.
     """
-    maps = maps if with_cam else [one[: len(keys)] for one in maps]
     of_scales = path.suffix == ".npz"
     both = torch.cat([one.flatten(1) for one in maps], 1).float() if of_scales else fuse(maps, size)
     both = both.cpu().numpy()
@@ -165,8 +164,8 @@ def read_maps(
                 f"it has maps of the classes {', '.join(map(str, keys[:10]))}, which do not begin "
                 f"with 0, ascend and stay below {num_classes}"
             )
-        kinds = [stored[name] for name in ("IS_CAM", "CAM") if name in stored]
-        maps = torch.from_numpy(np.concatenate(kinds)).float()
+        kinds = [name for name in ("IS_CAM", "CAM") if name in stored]
+        maps = torch.from_numpy(np.concatenate([stored[name] for name in kinds])).float()
         if not ((maps >= -SLACK) & (maps <= LARGEST)).all():
             raise Damaged(f"it has NaN or values outside [0, {LARGEST:g}]")
         if "shapes" in stored:
@@ -174,10 +173,8 @@ def read_maps(
         else:
             size = reduced_size(maps.shape[1:], max_pixels)
             large = F.interpolate(maps[None], size, mode="bilinear")[0]
-    found = {"keys": keys, "IS_CAM": large[: len(keys)].numpy()}
-    if len(kinds) > 1:
-        found["CAM"] = large[len(keys) :].numpy()
-    return found
+    parts = np.split(large.numpy(), [len(keys)])  # the second one is empty without CAM
+    return {"keys": keys, **dict(zip(kinds, parts, strict=False))}
 
 
 def _fused(maps: Tensor, shapes: list[list[int]], size: list[int], max_pixels: float) -> Tensor:

@@ -31,7 +31,7 @@ from data.coco.dataset import COCO, SPLITS
 from data.coco.masks import CROWD, Picture, draw_file
 from data.download import COCO_ARCHIVES, fetch
 from data.loaders import for_each
-from tool.cli import Parser, at_least
+from tool.cli import Parser
 from tool.cores import cores
 from tool.record import Outputs
 from tool.run import run
@@ -46,7 +46,7 @@ def link(root: Path, target: Path) -> Path:
     """Make a root of links to those folders of one that cannot be written; or an InputError."""
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
-        for name in ("annotations", "images", *(f"{split}2014" for split in SPLITS)):
+        for name in ("annotations", "images", "train2014", "val2014"):
             if (root / name).exists() and not (target / name).exists():
                 (target / name).symlink_to((root / name).resolve(), target_is_directory=True)
     return target
@@ -115,9 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("--splits", nargs="+", choices=SPLITS, default=SPLITS)
     add("--crowd", choices=CROWD, default=CROWD[0], help="what crowds become, see above (keep)")
     add("--allow_missing", action="store_true", help="leave out pictures that are not there")
-    workers = "processes that draw; 0 draws in this one"
-    add("--num_workers", type=at_least(0), default=min(8, cores()), help=workers)
-    add("--restart", action="store_true", help="draw all masks anew")
+    parser.add_shared("num_workers", default=min(8, cores()))
+    parser.add_shared("restart")
     add("--download", action="store_true", help="fetch what is missing of the 20 GB first")
     args = parser.parse_args(arguments)
 

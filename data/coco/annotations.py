@@ -80,7 +80,14 @@ def read_annotations(path: Path, split: str) -> list[Picture]:
         if tuple(names[number] for number in sorted(names)) != COCO.class_names:
             raise Damaged("not the 80 categories of MS COCO; is it an instances_*.json of 2014?")
         classes = {number: class_id for class_id, number in enumerate(sorted(names), 1)}
-        pictures = _read_pictures(path, split)
+        pictures: dict[int, Picture] = {}
+        for entry in read_items(path, "images"):
+            number, name = entry["id"], entry["file_name"]
+            image_id = f"COCO_{split}2014_{number:012d}"
+            if name != f"{image_id}.jpg":
+                raise Damaged(f"{name!r:.60} is no picture of {split}2014; is it the right file?")
+            check(entry, {"height": SIDE, "width": SIDE}, name)
+            pictures[number] = Picture(image_id, entry["height"], entry["width"], regions=[])
         for entry in read_links(path, pictures, classes):
             picture, class_id = pictures[entry["image_id"]], classes[entry["category_id"]]
             name = f"annotation {entry['id']} of {picture.image_id}"
@@ -109,16 +116,3 @@ def read_links(
                     "which are not both listed"
                 )
             yield entry
-
-
-def _read_pictures(path: Path, split: str) -> dict[int, Picture]:
-    """Return image number -> picture without regions."""
-    pictures: dict[int, Picture] = {}
-    for entry in read_items(path, "images"):
-        number, name = entry["id"], entry["file_name"]
-        image_id = f"COCO_{split}2014_{number:012d}"
-        if name != f"{image_id}.jpg":
-            raise Damaged(f"{name!r:.60} is no picture of {split}2014; is it the right file?")
-        check(entry, {"height": SIDE, "width": SIDE}, name)
-        pictures[number] = Picture(image_id, entry["height"], entry["width"], regions=[])
-    return pictures

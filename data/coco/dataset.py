@@ -41,9 +41,10 @@ class COCO(Dataset):
     masks_are_optional = False
     class_names = tuple(CLASS_NAMES.split(", "))
 
-    def __init__(self, root: str | Path | None = None) -> None:
-        super().__init__(root)
-        self.prepared = self.root / "prepared"
+    @property
+    def prepared(self) -> Path:
+        """The folder of what the preparation makes."""
+        return self.root / "prepared"
 
     @property
     def command(self) -> str:

@@ -29,7 +29,7 @@ class Demo(Folder):
         super().__init__(root)
 
 
-def generate(root: str | Path, num_train: int = 300, num_val: int = 80) -> None:
+def generate(root: Path, num_train: int = 300, num_val: int = 80) -> None:
     """Write the demo: images/, masks/, labels.csv, classes.txt, splits/train.txt and val.txt.
 
     It takes seconds. The folder's note says at last that it is whole.
@@ -37,7 +37,6 @@ def generate(root: str | Path, num_train: int = 300, num_val: int = 80) -> None:
     Raises:
         InputError: the folder holds something else, or cannot be written.
     """
-    root = Path(root)
     _, lock = own_folder(root, PROGRAM)
     with lock:
         rows = ["image,labels"]

@@ -11,6 +11,5 @@ root/splits/<list>.txt      lists of ids; without the folder, "train" is every p
 """
 
 from data.folder.dataset import Folder
-from data.folder.tables import MOST_CLASSES
 
-__all__ = ["MOST_CLASSES", "Folder"]
+__all__ = ["Folder"]

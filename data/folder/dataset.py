@@ -20,7 +20,6 @@ from data.lists import (
     strip_ending,
     visible,
 )
-from tool import distributed
 from tool.checkpoint import some
 from tool.errors import InputError, naming
 from tool.pictures import read_mask
@@ -124,15 +123,14 @@ class Folder(Dataset):
                 "picture, no annotations.json, and no folder of a class in images."
             )
         self.source_names = " and ".join(source.name for source in self._sources)
-        if distributed.is_main():
-            log.info(
-                "labels of %s: %d pictures, %d of them without a class; %d classes: %s",
-                self.source_names,
-                len(rows),
-                sum(not classes for classes in rows.values()),
-                len(self.class_names),
-                some(self.class_names),
-            )
+        log.info(
+            "labels of %s: %d pictures, %d of them without a class; %d classes: %s",
+            self.source_names,
+            len(rows),
+            sum(not classes for classes in rows.values()),
+            len(self.class_names),
+            some(self.class_names),
+        )
         return rows
 
     def _check_classes(self, source: Source) -> None:
