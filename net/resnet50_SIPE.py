@@ -281,7 +281,6 @@ class CAM(Net):
         logits, feature, x4 = (x[::2] + x[1::2].flip(3) for x in features)
         with torch.autocast(pairs.device.type, enabled=False):  # argmax and maxima want float32
             cam = general_cam(logits)
-            if self.competitors == "present":
-                cam = cam * labels
+            cam = {"all": cam, "present": cam * labels}[self.competitors]
             seed_feature = {"hierarchical": feature, "semantic": x4}[self.seed_feature]
             return cam, self.explore(cam, labels, seed_feature, feature)["IS_cam"]
