@@ -340,7 +340,7 @@ FAULTS = {
     "net/resnet50_SIPE.py": [
         ("x = side(x.detach()).float()", "x = side(x).float()", "sipe do_not_teach"),
         ("frozen_stages=2", "frozen_stages=3", "sipe layer3"),
-        ("cam = cam * labels", "pass", "sipe other_readings"),
+        ('"present": cam * labels', '"present": cam', "sipe other_readings"),
         ("x[::2] + x[1::2].flip(3)", "x[::2] + x[1::2]", "sipe parity_inference"),
     ],
     "net/irn_loss.py": [
