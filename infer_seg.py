@@ -25,8 +25,8 @@ from torch import nn
 from data.archive import ENDINGS, write_archive
 from data.datasets import add_dataset_flags
 from data.inference import CRF_PICTURES, enlarged_argmax, mean_logits, refine
-from data.loaders import Calls
-from data.picture_loop import PictureStep, plain_picture
+from data.loaders import Calls, plain_picture
+from data.picture_loop import PictureStep
 from data.transforms import VIEWS
 from net.weights import restore
 from net.recipes import MODELS, TestFlags, defaults, fill_in
@@ -89,7 +89,7 @@ def segment(
         net, how, amp: of :func:`data.inference.mean_logits`.
         model: whose recipe it is.
         crf: refine by a dense CRF.
-        items: of :func:`data.picture_loop.plain_picture`.
+        items: of :func:`data.loaders.plain_picture`.
     """
     labels = []
     for item in items:

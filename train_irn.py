@@ -26,8 +26,7 @@ from data.training import Training
 from data.transforms import cut_window
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_irn import AffinityDisplacementLoss
-from net.weights import restore
-from tool import checkpoint, cli, distributed
+from tool import cli, distributed
 from tool.indexing import STRIDE, sources
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate
 from tool.progress import progress
@@ -95,17 +94,6 @@ def store_mean_displacement(
     mean.copy_(sums[:2] / sums[2])
 
 
-def build(args: cli.Settings, begun: checkpoint.Checkpoint | None) -> AffinityDisplacementLoss:
-    """Return the network with the weights that a training starts from; ``begun`` has its own."""
-    side = -(-args.irn_crop_size // STRIDE)
-    sources(side, side, RADIUS)  # refuses a window without any pair
-    torch.manual_seed(args.seed)  # of the branches; nothing else here draws from torch
-    options = {"edge_only": args.edge_only}
-    if begun:
-        return restore(AffinityDisplacementLoss, begun, pretrained=None, **options).train()
-    return AffinityDisplacementLoss(args.pretrained, **options)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Train, measure the mean displacement, and write the checkpoint."""
     args = parse_arguments(arguments)
@@ -113,7 +101,6 @@ def main(arguments: list[str] | None = None) -> None:
     views = partial(
         AffinityPictures,
         size=args.irn_crop_size,
-        seed=args.seed,
         folder=Path(args.session_name, "ir_label"),
     )
     flag = f"--irn_batch_size {batch_size}"
@@ -124,7 +111,9 @@ def main(arguments: list[str] | None = None) -> None:
     infer_ids = dataset.ids(args.infer_list or args.train_list)
     dataset.check_pictures(infer_ids)
 
-    net = build(args, training.begun)
+    side = -(-args.irn_crop_size // STRIDE)
+    sources(side, side, RADIUS)  # refuses a window without any pair
+    net = AffinityDisplacementLoss(args.pretrained, edge_only=args.edge_only)
     groups = net.trainable_groups(args.irn_learning_rate, args.irn_weight_decay)
     rate = partial(learning_rate, args.irn_learning_rate)
     model = training.begin(net, groups, rate)

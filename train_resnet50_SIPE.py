@@ -31,9 +31,8 @@ from data.loaders import (
 )
 from data.training import Training
 from net.resnet50_SIPE import CAM_EPS, valid_mask
-from net.weights import restore
-from tool import checkpoint, cli, distributed
-from tool.metrics import confusion, iou_of, miou_of
+from tool import cli, distributed
+from tool.metrics import confusion
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate
 from tool.pictures import heat, overlay
 from tool.progress import progress
@@ -143,24 +142,10 @@ def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[st
     return {name: torch.stack(pictures) for name, pictures in drawn.items()}
 
 
-def build(args: cli.Settings, num_classes: int, begun: checkpoint.Checkpoint | None) -> nn.Module:
-    """Return the network of ``--network`` with the weights that a training starts from.
-
-    Those are of ``begun``, the checkpoint to continue from, if there is one. ``num_classes`` counts
-    background.
-    """
-    network = cli.import_network(args.network)
-    torch.manual_seed(args.seed)  # of the heads; nothing else here draws from torch
-    if begun:
-        return restore(network.Net, begun, pretrained=None).train()
-    return network.Net(num_classes, args.pretrained)
-
-
 def total_loss(terms: dict[str, Tensor], gsc_weight: float) -> Tensor:
     """Return the sum of the losses, that of GSC weighed; without weight it is left out."""
-    weights = {"GSC": gsc_weight}
-    kept = [name for name in terms if weights.get(name, 1)]
-    return sum(weights.get(name, 1) * terms[name] for name in kept)
+    weights = {**dict.fromkeys(terms, 1), "GSC": gsc_weight}
+    return sum(weights[name] * term for name, term in terms.items() if weights[name])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -170,7 +155,6 @@ def main(arguments: list[str] | None = None) -> None:
     views = partial(
         ClassificationPictures,
         size=args.crop_size,
-        seed=args.seed,
         smallest=args.resize_min,
         largest=args.resize_max,
     )
@@ -183,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     warn_constant_labels(training.pictures.labels, dataset.class_names)
     validation = validation_pictures(args, dataset) if args.val_freq else None
 
-    net = build(args, dataset.num_classes, training.begun)
+    net = cli.import_network(args.network).Net(dataset.num_classes, args.pretrained)
     groups = net.trainable_groups(args.lr, args.wt_dec)
     learning = [parameter for group in groups for parameter in group["params"]]
     rate = partial(learning_rate, args.lr)
@@ -205,8 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
             training.draw(draw_maps(window, label, out))
         if validates:
             counts = validate(net, validation, args.num_workers, device, args.amp)
-            iou = dict(zip(dataset.all_names, iou_of(counts).tolist(), strict=True))
-            training.note_validation(miou_of(counts), iou)
+            training.note_validation(counts)
     training.finish()
 
 

@@ -35,8 +35,7 @@ from net.deeplabv2 import STRIDE_ON
 from net.recipes import MODELS, TrainingFlags, defaults, fill_in
 from net.segmentation import build as start_network
 from net.segmentation import mean_loss
-from net.weights import restore
-from tool import checkpoint, cli, distributed
+from tool import cli, distributed
 from tool.errors import InputError
 from data.evaluate import check_class_ids
 from tool.optimizer import OPTIMIZERS, learning_rate
@@ -91,19 +90,16 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return args
 
 
-def build(
-    args: cli.Settings, num_classes: int, begun: checkpoint.Checkpoint | None
-) -> tuple[nn.Module, dict]:
+def build(args: cli.Settings, num_classes: int) -> tuple[nn.Module, dict]:
     """Return the network in training mode, and the record of what it started from."""
-    network = MODELS[args.model].network
-    options = {"width": args.width, "blocks": args.blocks}
-    if args.stride_on:
-        options["stride_on"] = args.stride_on
-    torch.manual_seed(args.seed)  # of the head
-    if begun:
-        return restore(network, begun).train(), begun["record"]
-    net, record = start_network(network, num_classes, args.pretrained, **options)
-    return net.train(), record
+    return start_network(
+        MODELS[args.model].network,
+        num_classes,
+        args.pretrained,
+        width=args.width,
+        blocks=args.blocks,
+        stride_on=args.stride_on,
+    )
 
 
 def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn.Module:
@@ -118,12 +114,12 @@ def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn
             module.momentum = args.bn_momentum
     if args.freeze_bn:
         net.freeze_statistics()
-    elif distributed.world_size() > 1 and device.type == "cpu":
-        raise InputError(
-            f"{args.model} normalises by statistics of the whole batch, which several processes "
-            "can compute on GPUs only. Take one process, or --freeze_bn."
-        )
     elif distributed.world_size() > 1:
+        if device.type == "cpu":
+            raise InputError(
+                f"{args.model} normalises by statistics of the whole batch, which several "
+                "processes can compute on GPUs only. Take one process, or --freeze_bn."
+            )
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     net.share_batch(args.batch_size, distributed.rows(args.batch_size))
     return net
@@ -172,7 +168,6 @@ def main(arguments: list[str] | None = None) -> None:
     views = partial(
         SegmentationPictures,
         size=args.crop_size,
-        seed=args.seed,
         folder=Path(args.label_dir),
         model=args.model,
         how=TrainingFlags(**{name: getattr(args, name) for name in vars(recipe)}),
@@ -192,16 +187,12 @@ def main(arguments: list[str] | None = None) -> None:
     num_classes, device = training.dataset.num_classes, training.device
     check_class_ids(training.pictures.label_files, num_classes)
 
-    net, record = build(args, num_classes, training.begun)
+    net, record = build(args, num_classes)
     training.about |= {"model": args.model, "record": record}
     log.info("starting from %s, fresh: %s; %s", args.pretrained, record["fresh"], net.config)
     net = synchronised(args, net, device)
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
-
-    def rate(step: int, total: int) -> float:
-        changed = step // args.lr_every * args.lr_every
-        return learning_rate(args.lr, changed, total + args.lr_past)
-
+    rate = partial(learning_rate, args.lr, every=args.lr_every, past=args.lr_past)
     model = training.begin(net, groups, rate)
     for step, batch in training.steps():
         # Dropout is a function of (seed, step) alone: a continued run draws what a whole one draws.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from tool.pictures import check_label, read_mask
 from tool.progress import progress
 from tool.record import settings_of
 
+MAKE = "Make them of the same list by the steps before, or name their folder to train_seg.py"
+
 
 @dataclass
 class RandomViews(TorchDataset):
@@ -51,7 +53,7 @@ class RandomViews(TorchDataset):
     seed: int
 
     label_files = ()  # of the labels of every pixel, where they are learnt from
-    labels = None  # image-level ones, uint8 (n, K), where they are learnt from
+    labels = np.empty(0, np.uint8)  # image-level ones, (n, K), where they are learnt from
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,17 +67,15 @@ class RandomViews(TorchDataset):
 class LabelledPictures(RandomViews):
     """Random views of pictures with the label of every pixel.
 
-    ``folder`` holds label PNGs, 0..C-1, 255 unsure; ``makers`` are the programs that make them. One
-    that is missing, or a note in the folder that they are of other classes, raises an InputError.
+    ``folder`` holds label PNGs, 0..C-1, 255 unsure. One that is missing, or a note in the folder
+    that they are of other classes, raises an InputError.
     """
 
     folder: Path
 
-    makers: ClassVar[str]
-
     def __post_init__(self) -> None:
         self.label_files = [self.folder / f"{image_id}.png" for image_id in self.ids]
-        check_exist(self.label_files, "labels", f"Make them of the same list: {self.makers}")
+        check_exist(self.label_files, "labels", MAKE)
         settings_of(self.folder, self.dataset.all_names)  # of these classes, and in this order
 
     def read_pair(self, index: int) -> tuple[Image.Image, np.ndarray]:
@@ -117,7 +117,6 @@ class ClassificationPictures(RandomViews):
 class AffinityPictures(LabelledPictures):
     """Random views of pictures with their confident areas, for IRN; see :class:`RandomViews`."""
 
-    makers = "make_cam.py and cam2ir.py"
     scales = (0.5, 1.5)
 
     def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -145,8 +144,6 @@ class SegmentationPictures(LabelledPictures):
     model: str
     how: TrainingFlags
 
-    makers = "make_seg_labels.py, or name another --label_dir"
-
     def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return window float32 (3, S, S), as the network takes it, and label uint8 (S, S).
 
@@ -164,6 +161,7 @@ class SegmentationPictures(LabelledPictures):
         return {"window": window, "label": label}
 
 
+@dataclass
 class Schedule(Sampler):
     """Which pictures make which training step: a batch sampler of (epoch, index) pairs.
 
@@ -180,32 +178,42 @@ class Schedule(Sampler):
         total: steps, through as many epochs as they take.
     """
 
-    def __init__(
-        self,
-        pictures: int,
-        batch_size: int,
-        epochs: int | None,
-        seed: int,
-        start: int = 0,
-        parts: int = 1,
-        total: int | None = None,
-    ) -> None:
-        self.pictures, self.seed, self.start = pictures, seed, start
-        self.step_size = batch_size * parts
-        self.rows = np.arange(self.step_size).reshape(parts, batch_size)
-        self.rows = self.rows[:, distributed.rows(batch_size)].ravel()
-        self.steps_per_epoch = pictures // self.step_size
-        self.total = self.steps_per_epoch * epochs if total is None else total
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+    pictures: int
+    batch_size: int
+    epochs: int | None
+    seed: int
+    start: int = 0
+    parts: int = 1
+    total: int | None = None
+
+    def __post_init__(self) -> None:
+        self.step_size = self.batch_size * self.parts
+        rows = np.arange(self.step_size).reshape(self.parts, self.batch_size)
+        self.rows = rows[:, distributed.rows(self.batch_size)].ravel()
+        self.steps_per_epoch = self.pictures // self.step_size
+        if self.total is None:
+            self.total = self.steps_per_epoch * self.epochs
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.total):
             epoch, position = divmod(step, self.steps_per_epoch)
-            if epoch != self._epoch:
-                self._epoch = epoch
-                self._order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
             rows = position * self.step_size + self.rows
-            yield [(epoch, int(index)) for index in self._order[rows]]
+            yield [(epoch, int(index)) for index in order[rows]]
+
+
+def plain_picture(dataset: Dataset, max_pixels: float, image_id: str) -> dict:
+    """Return a picture: ``id``, ``path``, ``size`` (H, W), ``picture``: uint8 (h, w, 3), reduced.
+
+    Only pictures of more than ``max_pixels`` are reduced, to so many.
+    """
+    image = dataset.read(image_id)
+    return {
+        "id": image_id,
+        "path": dataset.image_path(image_id),
+        "size": (image.height, image.width),
+        "picture": np.array(reduce(image, max_pixels)),
+    }
 
 
 @dataclass
@@ -231,21 +239,15 @@ class ScaledPictures(TorchDataset):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
-        """Return id, path, size (H, W) of the picture as it is, ``label``: uint8 (K,), and
+        """Return what :func:`plain_picture` does, but ``pictures``, one uint8 (3, h, w) a scale.
 
-        ``pictures``: one uint8 (3, h, w) a scale.
+        And ``label``: uint8 (K,).
         """
-        image_id = self.ids[index]
-        image = self.dataset.read(image_id)
-        small = reduce(image, self.max_pixels)
-        resized = [np.array(rescale(small, scale)) for scale in self.scales]
-        return {
-            "id": image_id,
-            "path": self.dataset.image_path(image_id),
-            "size": (image.height, image.width),
-            "label": self.labels[index],
-            "pictures": [pixels.transpose(2, 0, 1) for pixels in resized],
-        }
+        item = plain_picture(self.dataset, self.max_pixels, self.ids[index])
+        image = Image.fromarray(item.pop("picture"))
+        resized = (np.array(rescale(image, scale)) for scale in self.scales)
+        pictures = [pixels.transpose(2, 0, 1) for pixels in resized]
+        return {**item, "label": self.labels[index], "pictures": pictures}
 
 
 def to_device(arrays: Iterable[np.ndarray], device: torch.device) -> list[Tensor]:

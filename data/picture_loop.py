@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset, check_exist
-from data.loaders import Calls, for_each, one_by_one
+from data.loaders import Calls, for_each, one_by_one, plain_picture
 from data.steps import open_session
 from data.transforms import reduce
 from tool import cli
@@ -48,24 +48,10 @@ log = logging.getLogger(__name__)
 Compute = Callable[[list[dict]], Iterable[tuple]]
 
 
-def plain_picture(dataset: Dataset, max_pixels: float, image_id: str) -> dict:
-    """Return a picture: ``id``, ``path``, ``size`` (H, W), ``picture``: uint8 (h, w, 3), reduced.
-
-    Only pictures of more than ``max_pixels`` are reduced, to so many.
-    """
-    image = dataset.read(image_id)
-    return {
-        "id": image_id,
-        "path": dataset.image_path(image_id),
-        "size": (image.height, image.width),
-        "picture": np.array(reduce(image, max_pixels)),
-    }
-
-
 def mapped_picture(
     dataset: Dataset, npy: Path, allow_pickle: bool, max_pixels: float, image_id: str
 ) -> dict:
-    """Return what :func:`plain_picture` does, with localization maps that are reduced like it.
+    """Return what :func:`data.loaders.plain_picture` does, with localization maps reduced like it.
 
     They are ``keys``: int64 (P,) and ``is_cam``: float32 (P, h, w). For the arguments see
     :func:`tool.maps.read_maps`. Maps of another size raise an InputError.

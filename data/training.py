@@ -8,14 +8,14 @@ A trainer keeps its data, network and loss, and asks for the rest in this order:
     model = training.begin(net, groups, rate)
     for step, batch in training.steps():
         ...                              # compute gradients
-        training.update({"pos": ..., "neg": ...})
+        training.update({"CLS": ..., "GSC": ...})
     training.finish()
 
 The table ``<session>/curves.csv`` (``curves_irn.csv``, ``curves_seg_<model>.csv``) has a row for
-every log line: ``step`` (from 0) and ``total`` steps, the mean of each loss since the row before by
-its name, ``learning_rate``, ``images_per_second``, and of validations ``miou`` and ``iou <class>``
-(fractions; empty where the step was not validated or a class did not occur). What a continued
-training computes anew stands there once.
+every log line: ``step`` (from 0) and ``total`` steps, the mean of each loss since the row before as
+``loss_<name>``, ``learning_rate``, ``images_per_second``, and of validations ``miou`` and
+``iou <class>`` (fractions; empty where the step was not validated or a class did not occur). What a
+continued training computes anew stands there once.
 """
 
 import logging
@@ -30,11 +30,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from data.base import Dataset
 from data.loaders import RandomViews, Schedule, training_loader
 from data.steps import open_session
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError, naming
+from tool.metrics import iou_of, miou_of
 from tool.optimizer import OPTIMIZERS, load_optimizer, make_optimizer, set_learning_rate
 from tool.reader import read_table, text_digest
 from tool.record import digest_of, first_change
@@ -53,14 +53,13 @@ class Training:
         program: name of the trainer.
         name: of the files, ``ckpt/<name>.pth``, ``ckpt/<name>_last.pth``, ``runs_<name>/``;
             without it ``ckpt/final.pth``, ``ckpt/last.pth`` and ``runs/``.
-        views: makes the pictures to learn from, of a dataset and a list.
+        views: makes the pictures to learn from, of a dataset, a list and ``seed``.
         flag: that says how many pictures a step takes, with its value.
         batch_size, epochs, parts, total: see :class:`data.loaders.Schedule`.
 
     Attributes:
         dataset, pictures: what is learnt from.
         device: of this process.
-        begun: the checkpoint to continue from; None where there is none.
         is_finished: there is nothing left to train.
         about: what the checkpoints note besides; a trainer adds what it wants.
         total: steps.
@@ -75,7 +74,7 @@ class Training:
         args: cli.Settings,
         program: str,
         name: str,
-        views: Callable[[Dataset, list[str]], RandomViews],
+        views: Callable[..., RandomViews],
         flag: str,
         batch_size: int,
         epochs: int | None = None,
@@ -87,7 +86,7 @@ class Training:
         args.train_list = args.train_list or self.dataset.train_list
         args.pretrained = args.pretrained or self.dataset.pretrained
         ids = self.dataset.training_ids(args.train_list, batch_size * parts, flag)
-        self.pictures = views(self.dataset, ids)
+        self.pictures = views(self.dataset, ids, seed=args.seed)
         path, ending = self.session.path, f"_{name}" if name else ""
         self.final = path / "ckpt" / f"{name or 'final'}.pth"
         self.last = self.final.with_name(f"{name}_last.pth" if name else "last.pth")
@@ -113,11 +112,12 @@ class Training:
             len(ids), batch_size, epochs, args.seed, self.start, parts=parts, total=total
         )
         self.total = self.schedule.total
+        torch.manual_seed(args.seed)  # of a network's first weights
 
     def _sources(self) -> dict[str, str]:
         """Return a digest of everything that the training learns from, by name."""
         pictures, pretrained = self.pictures, self.args.pretrained
-        labels = "" if pictures.labels is None else pictures.labels.tobytes().hex()
+        labels = pictures.labels.tobytes().hex()
         if os.path.isfile(pretrained):
             pretrained = digest_of(self.session.path, [Path(pretrained)])
         return {
@@ -164,8 +164,8 @@ class Training:
         Only now something is written, after the program has refused nothing.
 
         Args:
-            net: in training mode, with the weights of ``begun`` if there is one; ``config`` holds
-                the arguments that make it again. It is moved to the device.
+            net: in training mode; ``config`` holds the arguments that make it again. It is moved
+                to the device, and an earlier run's weights replace its own.
             groups: of its parameters, for the optimiser.
             rate: the learning rate of a step of so many.
             some_unused: parameters may have no gradient in a step.
@@ -184,6 +184,7 @@ class Training:
         self.about["config"] = net.config
         if self.begun:
             with naming(self.begun.path):
+                checkpoint.load_weights(net, self.begun["net"])
                 load_optimizer(self.optimizer, self.begun["optimizer"])
             log.info("continuing %s at step %d", self.last, self.start)
         distributed.agree(self.start)
@@ -212,12 +213,11 @@ class Training:
         self.losses: list[Tensor] = []
         self.logged = self.start
         self.began = self.logged_at = time.time()
-        sizes = f"{self.schedule.step_size}, {len(self.pictures)} pictures"
-        log.info("%d steps of %s", self.total, sizes)
+        size, pictures = self.schedule.step_size, len(self.pictures)
+        log.info("%d steps of %d, %d pictures", self.total, size, pictures)
         loader = training_loader(self.pictures, self.schedule, args.num_workers)
         for step, batch in enumerate(loader, self.start):
             self.step, self.row = step, {}
-            self.is_due = step % args.print_freq == 0
             set_learning_rate(self.optimizer, self.rate(step, self.total))
             self.optimizer.zero_grad()
             yield step, batch
@@ -226,8 +226,8 @@ class Training:
             saves = (step + 1) % args.save_freq == 0 or step + 1 == self.total
             if saves and distributed.is_main():
                 check_finite(dict(self.net.named_parameters()), step)
-                now = {"net": self.net.state_dict(), "step": step + 1, "curves": self.rows}
-                now["optimizer"] = self.optimizer.state_dict()
+                weights, momenta = self.net.state_dict(), self.optimizer.state_dict()
+                now = {"net": weights, "optimizer": momenta, "step": step + 1, "curves": self.rows}
                 checkpoint.save(self.last, {**self.about, **now})
 
     def update(self, losses: dict[str, Tensor], due: bool = False) -> None:
@@ -242,7 +242,7 @@ class Training:
         """
         self.optimizer.step()
         self.losses.append(torch.stack([loss.detach() for loss in losses.values()]))
-        if self.is_due or due:
+        if due or self.step % self.args.print_freq == 0:
             together = distributed.total(torch.stack(self.losses))  # (steps, n)
             self.losses = []
             check_finite(dict(zip(losses, together.T, strict=True)), self.step)
@@ -259,22 +259,25 @@ class Training:
         form = ".4f" if rate >= 1e-3 else ".2e"
         log.info("%s %s imps:%.1f lr: %s etc:%s", where, written, speed, f"{rate:{form}}", end)
         pace = {"learning_rate": rate, "images_per_second": speed}
-        self.row = {"step": self.step, "total": self.total, **means, **pace}
+        losses = {f"loss_{name.lower()}": mean for name, mean in means.items()}
+        self.row = {"step": self.step, "total": self.total, **losses, **pace}
 
-    def note_validation(self, miou: float, iou: Mapping[str, float]) -> None:
-        """Take mIoU and the classes' IoU, fractions, in a step that has a log line."""
-        log.info("validation step:%5d miou: %.4f", self.step, miou)
-        self.row["miou"] = float(miou)
-        for name, value in iou.items():
+    def note_validation(self, counts: np.ndarray) -> None:
+        """Take mIoU and the classes' IoU, fractions, in a step that has a log line.
+
+        The counts, (C, C + 1), are those of :func:`tool.metrics.confusion`.
+        """
+        self.row["miou"] = float(miou_of(counts))
+        log.info("validation step:%5d miou: %.4f", self.step, self.row["miou"])
+        for name, value in zip(self.dataset.all_names, iou_of(counts).tolist(), strict=True):
             log.info("  iou %s: %.4f", name, value)
             self.row[f"iou {name}"] = "" if np.isnan(value) else value
 
     def draw(self, drawings: Mapping[str, Tensor]) -> None:
         """Show pictures of the step in TensorBoard: uint8 (n, H, W, 3) by their name."""
         if distributed.is_main():
-            with writing(self.board_folder):
-                for name, pictures in drawings.items():
-                    self.board.add_images(name, pictures, self.step, dataformats="NHWC")
+            for name, pictures in drawings.items():
+                self.board.add_images(name, pictures, self.step, dataformats="NHWC")
 
     def _write_row(self) -> None:
         """Write the row of the step into the table and into TensorBoard."""
@@ -282,10 +285,9 @@ class Training:
         columns = dict.fromkeys(name for row in self.rows for name in row)
         cells = [[row.get(name, "") for name in columns] for row in self.rows]
         write_table(self.curves, [list(columns), *cells], write_atomic)
-        with writing(self.board_folder):
-            for name, value in self.row.items():
-                if isinstance(value, float):
-                    self.board.add_scalar(name, value, self.step)
+        for name, value in self.row.items():
+            if isinstance(value, float):
+                self.board.add_scalar(name, value, self.step)
 
     def finish(self) -> None:
         """Write the weights."""

@@ -42,7 +42,6 @@ TRAINING_LINE = re.compile(
 )
 VALIDATION = re.compile(rf"['\"]miou['\"]:\s*(?:np\.float\d+\()?{NUMBER}")
 VALIDATED = 500  # steps between two validations of the released code
-SHARED = ("learning_rate", "images_per_second", "miou")  # columns of every training
 LOSS, IOU = "loss_", "iou "  # begin the names of losses, and of the IoU of a class
 
 Entry = tuple[int, int, dict[str, float]]  # step, total steps, values by name
@@ -135,13 +134,7 @@ def entries_of_table(path: Path, total: int = 0) -> Iterator[Entry]:
         step, steps = (int(row.pop(name, total)) for name in ("step", "total"))
         if not 0 <= step <= LARGEST_STEP:
             raise Damaged(f"{step} is no step")
-        yield step, steps, {_name_of(name): float(text) for name, text in row.items() if text}
-
-
-def _name_of(column: str) -> str:
-    """Return the name of a curve: what is none of all trainings is a loss."""
-    known = column in SHARED or column.startswith((LOSS, IOU))
-    return column if known else f"{LOSS}{column.lower()}"
+        yield step, steps, {name: float(text) for name, text in row.items() if text}
 
 
 def entries_of_log(path: Path) -> Iterator[Entry]:

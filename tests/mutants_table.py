@@ -6,7 +6,6 @@ A piece occurs once in its file. Tests are NAME of tests/test_NAME.py and pytest
 FAULTS = {
     "train_resnet50_SIPE.py": [
         ("args.val_list or dataset.eval_list", "dataset.train_list", "training not_named"),
-        ("torch.manual_seed(args.seed)", "torch.manual_seed(15)", "training flags_reach"),
         ("partial(learning_rate, args.lr)", "partial(learning_rate, 0.1)", "training every_update"),
         ("terms, args.gsc_weight)", "terms, 1)", "programs gsc_weight"),
         (" * share).backward()", ").backward()", "distributed sipe_weights"),
@@ -36,7 +35,7 @@ FAULTS = {
         ("distributed.total(sums[1])", "sums[1]", "distributed irn_weights"),
         ("    net.eval()\n", "", "training mean_displacement"),
         ("sums[:2] / sums[2]", "sums[:2]", "refinement mean_displacement"),
-        ("(args.pretrained, **options)", "(args.pretrained)", "refinement edge_only"),
+        (", edge_only=args.edge_only)", ")", "refinement edge_only"),
     ],
     "train_seg.py": [
         (
@@ -45,7 +44,7 @@ FAULTS = {
             "seg presets",
         ),
         ("args.weight_decay, args.head_lr)", "args.weight_decay)", "training flags_reach"),
-        ("step // args.lr_every * args.lr_every", "step", "training every_update"),
+        ("every=args.lr_every", "every=1", "training every_update"),
         ("(args.seed << 32) + step", "(args.seed << 32)", "training own_seed"),
         (
             "getattr(args, name) for name in",
@@ -61,9 +60,10 @@ FAULTS = {
         ),
         ("        net.freeze_statistics()", "        pass", "seg number_of_processes"),
         ("    net.share_batch(", "    print(", "seg number_of_processes"),
-        ('"blocks": args.blocks', '"blocks": None', "seg labels_to_miou"),
+        ("blocks=args.blocks", "blocks=None", "seg labels_to_miou"),
     ],
     "data/training.py": [
+        ("torch.manual_seed(args.seed)", "torch.manual_seed(15)", "training flags_reach"),
         (
             "args.train_list or self.dataset.train_list",
             "self.dataset.eval_list",
@@ -114,6 +114,7 @@ FAULTS = {
             "pass",
             "training every_update",
         ),
+        ('checkpoint.load_weights(net, self.begun["net"])', "pass", "seg continued"),
         ('load_optimizer(self.optimizer, self.begun["optimizer"])', "pass", "seg continued"),
         ("first_change(noted, now)", "first_change(noted, {})", "training something_else"),
         ("self.optimizer.zero_grad()", "pass", "restart sipe"),
@@ -225,7 +226,7 @@ FAULTS = {
         ("weights_only=True", "weights_only=False", "checkpoint executed"),
         ("or value.shape != place.shape", "", "checkpoint do_not_fit"),
         (
-            "missing = [name for name in own if name not in met and",
+            "missing = [name for name in own if name not in given and",
             "missing = [name for name in own if False and",
             "deeplabs first_weights",
         ),
@@ -282,16 +283,16 @@ FAULTS = {
     "data/loaders.py": [
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
         (
-            '"label": self.labels[index],\n            "pictures"',
-            '"label": self.labels[index - 1],\n            "pictures"',
+            '"label": self.labels[index], "pictures"',
+            '"label": self.labels[index - 1], "pictures"',
             "loaders scaled_pictures",
         ),
         ("rng.integers(-how.hsv_shift", "rng.integers(0", "loaders shifts"),
         ("        check_label(path", "        print(path", "seg labels_that_do_not_fit"),
-        ("self.rows[:, distributed.rows(batch_size)]", "self.rows", "distributed sipe_weights"),
+        ("rows[:, distributed.rows(self.batch_size)]", "rows", "distributed sipe_weights"),
         (
             "settings_of(self.folder, self.dataset.all_names)",
-            "len(self.makers)",
+            "len(self.folder.name)",
             "outputs other_classes and train_seg",
         ),
     ],

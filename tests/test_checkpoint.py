@@ -49,7 +49,7 @@ def test_published_layout_loads_whole_and_by_one_set_of_aliases(kept):
         ("side2.weight", None, "missing: side2.weight"),
         ("a\nb", torch.zeros(1), "left over: ab"),
         ("classifier.weight", torch.zeros(8, 128, 1, 1), "classifier.weight"),
-        ("stage0.0.weight", torch.zeros(4, 3, 7, 7), "contradicting: stage0.0.weight"),
+        ("stage0.0.weight", torch.zeros(4, 3, 7, 7), "stage0.0.weight"),
     ],
 )
 def test_weights_that_do_not_fit_are_named_and_change_nothing(name, value, message):

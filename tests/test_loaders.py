@@ -17,9 +17,9 @@ from data.loaders import (
     Schedule,
     SegmentationPictures,
     one_by_one,
+    plain_picture,
     training_loader,
 )
-from data.picture_loop import plain_picture
 from data.transforms import rescale
 from net.recipes import MODELS
 from tool import distributed

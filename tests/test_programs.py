@@ -59,7 +59,7 @@ def test_step_1_from_labels_to_miou(flags, session):
 
     board = EventAccumulator(str(session / "runs"))
     board.Reload()
-    for name, count in (("CLS", 6), ("GSC", 6), ("miou", 2)):
+    for name, count in (("loss_cls", 6), ("loss_gsc", 6), ("miou", 2)):
         assert len(board.Scalars(name)) == count
 
 

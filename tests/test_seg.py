@@ -64,8 +64,8 @@ def weights_of(session: Path, model: str = V2) -> dict[str, torch.Tensor]:
 
 
 def losses_of(session: Path, model: str = V2) -> list[float]:
-    rows = read_table(session / f"curves_seg_{model}.csv", "", ["CE"])
-    return [float(row["CE"]) for row in rows]
+    rows = read_table(session / f"curves_seg_{model}.csv", "", ["loss_ce"])
+    return [float(row["loss_ce"]) for row in rows]
 
 
 # ------------------------------------------------------------------------------ the whole chain
@@ -131,7 +131,7 @@ def test_weights_do_not_depend_on_the_number_of_processes(run, model, tiny, tmp_
 def test_batch_statistics_of_several_processes_need_gpus(run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     args = train_seg.parse_arguments([*run["train"], "--model", V1])
-    net, _ = train_seg.build(args, 4, None)
+    net, _ = train_seg.build(args, 4)
     with pytest.raises(InputError, match="--freeze_bn"):
         train_seg.synchronised(args, net, CPU)
 
@@ -148,7 +148,8 @@ def test_an_update_is_the_plain_formula(run, session, model, tiny):
     updated = weights_of(session, model)
 
     args = train_seg.parse_arguments(flags)
-    net, _ = train_seg.build(args, 4, None)
+    torch.manual_seed(args.seed)
+    net, _ = train_seg.build(args, 4)
     train_seg.synchronised(args, net, CPU)
     fields = ("scales", "scale_draw", "resample", "hsv_shift")
     how = replace(MODELS[model].training, **{name: getattr(args, name) for name in fields})
@@ -202,7 +203,7 @@ def test_how_fast_batch_statistics_are_stored_is_a_flag(run, session):
 @pytest.mark.parametrize("model", MODELS)
 def test_logits_are_resized_in_float32_under_autocast(run, model):
     args = train_seg.parse_arguments([*run["train"], "--model", model])
-    net = train_seg.build(args, 4, None)[0].eval()
+    net = train_seg.build(args, 4)[0].eval()
     coarse = []
     last = net.cls_conv if model == V1 else net.base
     last.register_forward_hook(lambda module, given, out: coarse.append(out))

@@ -309,19 +309,20 @@ def test_curves_have_a_row_for_every_log_line(lines, session):
     flags = [*lines[SIPE], "--val_freq", "2", "--val_list", "train"]
     train_sipe.main([*flags, "--print_freq", "3"])
     whole = curves_of(session)
-    columns = ["step", "total", "CLS", "GSC", "learning_rate", "images_per_second", "miou"]
-    assert list(whole[0])[:7] == columns
+    losses, pace = ["loss_cls", "loss_gsc"], ["learning_rate", "images_per_second"]
+    assert list(whole[0])[:7] == ["step", "total", *losses, *pace, "miou"]
     rows = [(row["step"], bool(row["miou"])) for row in whole]  # printed, or validated
     assert rows == [("0", False), ("2", True), ("3", False), ("4", True)]
     log = (session / "run.log").read_text().splitlines()
     printed = [line for line in log if line.startswith("step:")]
     for line, row in zip(printed, whole, strict=True):
-        assert f" lossCLS:{float(row['CLS']):.4f} lossGSC:{float(row['GSC']):.4f} " in line
+        cls, gsc = (float(row[name]) for name in losses)
+        assert f" lossCLS:{cls:.4f} lossGSC:{gsc:.4f} " in line
     validated = [line.split()[-1] for line in log if line.startswith("validation step:")]
     assert validated == [f"{float(row['miou']):.4f}" for row in whole if row["miou"]]
     train_sipe.main([*lines[SIPE], "--restart"])
-    mean = np.mean([float(row["CLS"]) for row in curves_of(session)[1:3]])
-    assert float(whole[1]["CLS"]) == pytest.approx(mean)
+    mean = np.mean([float(row["loss_cls"]) for row in curves_of(session)[1:3]])
+    assert float(whole[1]["loss_cls"]) == pytest.approx(mean)
 
 
 def test_maps_of_some_steps_are_drawn_for_tensorboard(lines, session):

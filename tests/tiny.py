@@ -134,10 +134,9 @@ def log_of(curves) -> str:
 
 def table_of(curves) -> str:
     """Return :class:`log.curves.Curves` as a trainer notes them in curves.csv."""
-    names = {"CLS": "loss_cls", "GSC": "loss_gsc", "learning_rate": "learning_rate"}
-    names |= {name: name for name in curves.names("miou", "iou ")}
+    names = curves.names("loss_", "learning_rate", "miou", "iou ")
     lines = [",".join(["step", "total", *names])]
     for step, row in sorted(curves.rows.items()):
-        values = [row.get(name, "") for name in names.values()]
+        values = [row.get(name, "") for name in names]
         lines.append(",".join(map(str, [step, curves.total_steps, *values])))
     return "\n".join(lines) + "\n"

@@ -31,15 +31,12 @@ CONTAINERS = (
     *("teacher", "student", "ema", "model_ema", "state_dict_ema", "module"),
 )
 DEEPEST = 3  # containers within containers
-# What data parallel, compiled, sharded and checkpointed modules put between the parts of a name.
-WITHIN = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
-WRAPPERS = re.compile(rf"^(?:(?:module|{WITHIN})\.)+|(?<=\.)(?:{WITHIN})\.")
+# What data parallel and compiled modules put before and between the parts of a name.
+WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
 # Batch normalisation and averaged models count here; nothing of ours reads it.
 COUNTER = ("num_batches_tracked", "n_averaged")
 WEIGHTS = ("weight", "bias", "mean", "var", "gamma", "beta")  # endings of what must be a number
 VARIANCES = ("running_var", "moving_var")  # ends of the names of stored variances
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 SHOWN = 5  # names that a message lists before it says "and N more"
 # What a training of ours writes, and what it continues with.
 BEGUN = {
@@ -78,21 +75,17 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     entries, which must be plain values then, as JSON in the metadata of the file.
     """
     if Path(path).suffix == ".safetensors":
-        packed = _pack_safetensors(content)
+        tensors = {  # a copy each, because the format has neither strides nor shared memory
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in content["net"].items()
+        }
+        plain = {name: json.dumps(value) for name, value in content.items() if name != "net"}
+        packed = safetensors.torch.save(tensors, {"format": "pt", **plain})
     else:
         buffer = io.BytesIO()
         torch.save(dict(content), buffer)
         packed = buffer.getbuffer()
     write_atomic(path, lambda file: file.write(packed))
-
-
-def _pack_safetensors(content: dict[str, Any]) -> bytes:
-    tensors = {  # a copy each, because the format has neither strides nor shared memory
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in content["net"].items()
-    }
-    plain = {name: json.dumps(value) for name, value in content.items() if name != "net"}
-    return safetensors.torch.save(tensors, {"format": "pt", **plain})
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -204,12 +197,12 @@ def check_weights(state: dict[str, Tensor]) -> None:
 
 
 def _is_weight(name: str, value: Tensor) -> bool:
-    if value.is_meta or value.layout != torch.strided:
+    if value.is_meta or value.is_quantized or value.is_complex() or value.layout != torch.strided:
         return False
-    if value.dtype in WHOLE:
+    if not value.is_floating_point():
         return not name.endswith(WEIGHTS)
     # A tensor of repetitions would take more memory than its file.
-    if value.dtype not in FLOATS or value.nbytes > value.untyped_storage().nbytes():
+    if value.itemsize < 2 or value.nbytes > value.untyped_storage().nbytes():
         return False
     if name.endswith(VARIANCES):
         # Half precision holds variances up to 65,504; an infinite one switches its channel off.
@@ -239,8 +232,7 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     own = model.state_dict()
     aliases, ignored = getattr(model, "aliases", ()), getattr(model, "ignored", ())
     given: dict[str, Tensor] = {}
-    misfits: dict[str, str] = {}
-    left_over = []
+    unfit = []
     for published, value in state_dict.items():
         name = published if published in own else WRAPPERS.sub("", published)
         if name not in own and name.startswith(ignored):
@@ -249,24 +241,14 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
             name = renamed(name, aliases)
         if fits(value, own.get(name)) and same_values(given.get(name, value), value):
             given[name] = value
-        elif published.endswith(COUNTER):
-            continue
-        elif name in own:
-            form = f"{value.dtype} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
-            misfits[name] = f"{published} {form}"
-        else:
-            left_over.append(published)
-    met = given | misfits
-    missing = [name for name in own if name not in met and not name.endswith(COUNTER)]
-    faults = {
-        "missing": missing,
-        "left over": left_over,
-        "unfit or contradicting": misfits.values(),
-    }
-    problems = [f"{what}: {some(names)}" for what, names in faults.items() if names]
-    if problems:
-        name = type(model).__name__
-        raise InputError(f"These weights do not fit {name}; {'; '.join(problems)}.")
+        elif not published.endswith(COUNTER):
+            unfit.append(f"{published} {value.dtype} {tuple(value.shape)}")
+    missing = [name for name in own if name not in given and not name.endswith(COUNTER)]
+    if missing or unfit:
+        raise InputError(
+            f"These weights do not fit {type(model).__name__}; missing: {some(missing)}; unfit, "
+            f"contradicting or left over: {some(unfit)}."
+        )
     model.load_state_dict(given, strict=False)  # strict is ours above; counters may be missing
 
 
@@ -315,7 +297,7 @@ def check_begun(content: Checkpoint, program: str, finished: bool = True) -> Non
 
 
 def some(names: Any, most: int = SHOWN) -> str:
-    """Return the first of some names, and how many more there are."""
+    """Return the first of some names, and how many more there are; "none" where there is none."""
     names = [printable(str(name))[:100] for name in names]
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return f"{', '.join(names[:most])}{more}" or "none"

@@ -83,7 +83,7 @@ def make_parser(docstring: str, *names: str) -> Parser:
     """Return a parser with what all step scripts have but for the dataset, and flags of SHARED."""
     parser = Parser(docstring)
     parser.add_shared("session_name", "device", *names)
-    workers = max(1, min(MOST_WORKERS, cores() // distributed.local_world_size()))
+    workers = max(1, min(MOST_WORKERS, cores() // distributed.number("LOCAL_WORLD_SIZE", 1)))
     parser.add_shared("num_workers", default=workers)
     return parser
 
@@ -250,7 +250,7 @@ def pick_device(name: str, tf32: bool = True) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and distributed.world_size() > 1:
-        name = f"cuda:{distributed.local_rank()}"
+        name = f"cuda:{distributed.number('LOCAL_RANK', 0)}"
     try:
         if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
             raise RuntimeError("not known")

@@ -60,22 +60,8 @@ def _divide(values: Tensor, by: float) -> Tensor:
 
 @lru_cache(CACHED_SIZES)
 def gaussian_kernel(height: int, width: int, sxy: float, device: torch.device) -> Lattice:
-    """Return K of (x, y) / sxy from a cache; units and errors as in :func:`bilateral_kernel`."""
+    """Return K of (x, y) / sxy from a cache."""
     return normalise(build_lattice(_grid(height, width, sxy, device)))
-
-
-@torch.no_grad()
-def bilateral_kernel(img: np.ndarray, sxy: float, srgb: float, device: torch.device) -> Lattice:
-    """Return K of the features (x / sxy, y / sxy, R / srgb, G / srgb, B / srgb), on the device.
-
-    The picture is (H, W, 3) uint8 RGB, the standard deviations are in pixels and in grey levels.
-    One that is not positive raises a ValueError, and so does what
-    :func:`tool.lattice.build_lattice` refuses.
-    """
-    height, width, _ = img.shape
-    pixels = torch.tensor(np.ascontiguousarray(img), device=device)
-    colour = _divide(pixels.view(-1, 3).t().float(), srgb)
-    return normalise(build_lattice(torch.cat([_grid(height, width, sxy, device), colour])))
 
 
 @torch.no_grad()
@@ -160,22 +146,23 @@ def crf_inference(
     return _refine(img, unary[None], t, kernels)[0]
 
 
-def _refine(
-    img: np.ndarray,
-    unary: Tensor,
-    t: int,
-    how: Kernels,
-) -> Tensor:
-    """Return Q of energies (V, C, H, W) on the device where they lie."""
+@torch.no_grad()
+def _refine(img: np.ndarray, unary: Tensor, t: int, how: Kernels) -> Tensor:
+    """Return Q of energies (V, C, H, W) on the device where they lie.
+
+    The features of the bilateral kernel are x / sxy, y / sxy, R / srgb, G / srgb and B / srgb. A
+    standard deviation that is not positive raises a ValueError, and so does what
+    :func:`tool.lattice.build_lattice` refuses.
+    """
     size, device = tuple(unary.shape[2:]), unary.device
     if img.shape != (*size, 3) or img.dtype != np.uint8 or t < 0:
         got = f"{img.shape} {img.dtype} and {t}"
         raise ValueError(f"Expected a picture ({size}, 3) uint8 and t of 0 or more, got {got}.")
+    pixels = torch.tensor(np.ascontiguousarray(img), device=device)
+    colour = _divide(pixels.view(-1, 3).t().float(), how.bilateral_srgb)
+    features = torch.cat([_grid(*size, how.bilateral_sxy, device), colour])
     kernels = (
         (how.gaussian_weight, gaussian_kernel(*size, how.gaussian_sxy, device)),
-        (
-            how.bilateral_weight,
-            bilateral_kernel(img, how.bilateral_sxy, how.bilateral_srgb, device),
-        ),
+        (how.bilateral_weight, normalise(build_lattice(features))),
     )
     return mean_field(unary.flatten(2), kernels, t).view(unary.shape)

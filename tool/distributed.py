@@ -29,7 +29,8 @@ Item = TypeVar("Item")
 PATIENCE = timedelta(days=2)
 
 
-def _number(name: str, default: int) -> int:
+def number(name: str, default: int) -> int:
+    """Return a variable of torchrun's environment; what is no number raises an InputError."""
     text = os.environ.get(name, "")
     if text and not text.isdecimal():
         raise InputError(
@@ -40,22 +41,12 @@ def _number(name: str, default: int) -> int:
 
 def rank() -> int:
     """Return the number of this process among all, from 0."""
-    return _number("RANK", 0)
+    return number("RANK", 0)
 
 
 def world_size() -> int:
     """Return the number of processes on all machines."""
-    return _number("WORLD_SIZE", 1)
-
-
-def local_rank() -> int:
-    """Return the number of this process on its machine, which is that of its GPU."""
-    return _number("LOCAL_RANK", 0)
-
-
-def local_world_size() -> int:
-    """Return the number of processes on this machine."""
-    return _number("LOCAL_WORLD_SIZE", 1)
+    return number("WORLD_SIZE", 1)
 
 
 def is_main() -> bool:

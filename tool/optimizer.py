@@ -15,9 +15,12 @@ RELEASED_MOMENTUM = 1e-4
 OPTIMIZERS = ("sgd", "adamw")
 
 
-def learning_rate(start: float, step: int, total: int) -> float:
-    """Return the rate after ``step`` updates: start * (1 - step / total) ** 0.9."""
-    return start * (1 - step / total) ** POWER
+def learning_rate(start: float, step: int, total: int, every: int = 1, past: int = 0) -> float:
+    """Return the rate after ``step`` updates: start * (1 - step / (total + past)) ** 0.9.
+
+    It changes once in ``every`` updates, and would reach 0 ``past`` updates after all.
+    """
+    return start * (1 - step // every * every / (total + past)) ** POWER
 
 
 def parameter_group(
