@@ -131,15 +131,17 @@ def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[st
 
     Of a picture without class they are those of background.
     """
-    drawn: dict[str, list[Tensor]] = {"CAM": [], "IS-CAM": []}
-    for i in range(min(PICTURES_SHOWN, len(windows))):
-        picture = windows[i].permute(1, 2, 0).cpu().numpy()
-        k = int(label[i].argmax() + 1) if label[i].any() else 0
-        for name, maps in (("CAM", out["cam"]), ("IS-CAM", out["IS_cam"])):
-            one = F.interpolate(maps[i : i + 1, k : k + 1].detach(), windows.shape[2:])[0, 0]
-            shares = one / (one.max() + CAM_EPS)
-            drawn[name].append(torch.from_numpy(overlay(picture, heat(shares.cpu().numpy()))))
-    return {name: torch.stack(pictures) for name, pictures in drawn.items()}
+    shown = windows[:PICTURES_SHOWN].permute(0, 2, 3, 1).cpu().numpy()
+    keys = (label.argmax(1) + 1) * label.any(1)
+    drawn = {}
+    for name, maps in (("CAM", out["cam"]), ("IS-CAM", out["IS_cam"])):
+        chosen = maps.detach()[torch.arange(len(keys)), keys]  # (B, h, w)
+        large = F.interpolate(chosen[:, None], windows.shape[2:])[:, 0]
+        shares = (large / (large.amax((1, 2), keepdim=True) + CAM_EPS)).cpu().numpy()
+        pairs = zip(shown, shares, strict=False)
+        drawings = [overlay(picture, heat(share)) for picture, share in pairs]
+        drawn[name] = torch.from_numpy(np.stack(drawings))
+    return drawn
 
 
 def total_loss(terms: dict[str, Tensor], gsc_weight: float) -> Tensor:

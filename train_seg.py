@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from data.datasets import add_dataset_flags
+from data.evaluate import check_class_ids
 from data.loaders import SegmentationPictures, to_device
 from data.training import Training
 from data.transforms import RESAMPLE
@@ -37,7 +38,6 @@ from net.segmentation import build as start_network
 from net.segmentation import mean_loss
 from tool import cli, distributed
 from tool.errors import InputError
-from data.evaluate import check_class_ids
 from tool.optimizer import OPTIMIZERS, learning_rate
 from tool.run import run
 

@@ -303,6 +303,7 @@ def _itself(item):
 
 
 def _stacked(items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    stacked = {name: np.stack([item[name] for item in items]) for name in items[0]}
     # Channel by channel, since the weights alone decide the layout that convolutions take.
-    return {name: np.ascontiguousarray(array) for name, array in stacked.items()}
+    return {
+        name: np.ascontiguousarray(np.stack([item[name] for item in items])) for name in items[0]
+    }

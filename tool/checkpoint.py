@@ -235,9 +235,9 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     unfit = []
     for published, value in state_dict.items():
         name = published if published in own else WRAPPERS.sub("", published)
-        if name not in own and name.startswith(ignored):
-            continue
         if name not in own:
+            if name.startswith(ignored):
+                continue
             name = renamed(name, aliases)
         if fits(value, own.get(name)) and same_values(given.get(name, value), value):
             given[name] = value

@@ -81,10 +81,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     own = optimizer.state_dict()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     places = [[group["params"] for group in one["param_groups"]] for one in (own, state)]
-    held = [(place, v) for place, values in state["state"].items() for v in values.values()]
-    # Momenta have the shape of their parameter, and AdamW's step is one number.
-    fits = (v.shape in ((), parameters[n].shape) and v.isfinite().all() for n, v in held)
-    if places[0] != places[1] or not all(fits):
+    fits = places[0] == places[1]
+    for number, values in state["state"].items() if fits else ():
+        for value in values.values():  # of the parameter's shape, and AdamW's step is one number
+            fits &= value.shape in ((), parameters[number].shape) and bool(value.isfinite().all())
+    if not fits:
         raise InputError(
             "Its optimizer is of another network, or not finite. --restart begins anew."
         )
