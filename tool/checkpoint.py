@@ -239,10 +239,12 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
             if name.startswith(ignored):
                 continue
             name = renamed(name, aliases)
-        if fits(value, own.get(name)) and same_values(given.get(name, value), value):
+        place = own.get(name)
+        if fits(value, place) and same_values(given.get(name, value), value):
             given[name] = value
         elif not published.endswith(COUNTER):
-            unfit.append(f"{published} {value.dtype} {tuple(value.shape)}")
+            expected = "nothing" if place is None else tuple(place.shape)
+            unfit.append(f"{published} {value.dtype} {tuple(value.shape)} instead of {expected}")
     missing = [name for name in own if name not in given and not name.endswith(COUNTER)]
     if missing or unfit:
         raise InputError(
