@@ -29,7 +29,7 @@ from tool.pictures import check_label, read_mask
 from tool.progress import progress
 from tool.record import settings_of
 
-MAKE = "Make them of the same list by the steps before, or name their folder to train_seg.py"
+MAKE = "Make them of the same list by cam2ir.py or make_seg_labels.py, or give another --label_dir"
 
 
 @dataclass
