@@ -1,6 +1,7 @@
 """Drawings of curves by matplotlib."""
 
 import io
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -26,10 +27,11 @@ LOOK = {
 }
 
 
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Return the mean of up to ``SMOOTH`` values centred on each of at least as many."""
+def smooth(values: Sequence[float]) -> np.ndarray:
+    """Return the mean of up to ``SMOOTH`` values centred on each."""
+    inside = slice(SMOOTH // 2, SMOOTH // 2 + len(values))
     window = np.ones(SMOOTH)
-    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+    return (np.convolve(values, window) / np.convolve(np.ones(len(values)), window))[inside]
 
 
 def names_of(runs: dict[str, Curves]) -> list[str]:
@@ -50,7 +52,7 @@ def draw(runs: dict[str, Curves], names: list[str], height: float = 4) -> Figure
             if is_loss:
                 axes.plot([*curve], values, color=colour, alpha=0.3, linewidth=0.8)
             shown = smooth(values) if is_loss else values
-            axes.plot([*curve], shown, color=colour, label=label)
+            axes.plot([*curve], shown, "-" if is_loss else "o-", color=colour, label=label)
         axes.set_title(TITLES.get(name, name), parse_math=False)
         axes.set(xlabel="step", yscale="log" if is_loss else "linear")
         axes.grid(alpha=0.3)

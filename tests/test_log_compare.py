@@ -62,6 +62,7 @@ def test_running_mean_shrinks_at_the_ends():
     values = smooth([float(step) for step in range(20)])
     assert values[0] == 2.5  # 0..5
     assert values[10] == pytest.approx(10)
+    assert smooth([1.0, 2.0, 6.0]) == pytest.approx([3, 3, 3])  # fewer than it spans
 
 
 def test_notes_on_what_cannot_be_compared(tmp_path, capsys):
