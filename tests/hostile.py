@@ -318,7 +318,8 @@ def lost(before: dict[str, str], after: dict[str, str], own: Iterable[str] = ())
         own: beginnings of the names of what it may change.
     """
     changed = [name for name, digest in before.items() if after.get(name) != digest]
-    kept = [name for name in changed if not name.startswith(tuple(own))]
+    cleared = [name for name in changed if name.endswith(".tmp") and name not in after]
+    kept = [name for name in changed if not name.startswith((*own, *cleared))]
     return kept + [name for name in after if name.endswith(".tmp")]
 
 
