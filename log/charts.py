@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from log.curves import LOSS, Curves
 
+FEW = 30  # rows that are drawn as they are: a mean over most of them shows nothing
 SMOOTH = 11  # rows in the running mean that is drawn over the raw losses
 TITLES = {
     "loss_cls": "classification loss",
@@ -49,10 +50,11 @@ def draw(runs: dict[str, Curves], names: list[str], height: float = 4) -> Figure
         for label, run in runs.items():
             curve, colour = run.of(name), colours[label]
             values = np.array([*curve.values()]) * (1 if is_loss else 100)
-            if is_loss:
+            if is_loss and len(values) >= FEW:
                 axes.plot([*curve], values, color=colour, alpha=0.3, linewidth=0.8)
-            shown = smooth(values) if is_loss else values
-            axes.plot([*curve], shown, "-" if is_loss else "o-", color=colour, label=label)
+                axes.plot([*curve], smooth(values), color=colour, label=label)
+            else:
+                axes.plot([*curve], values, "o-", color=colour, label=label)
         axes.set_title(TITLES.get(name, name), parse_math=False)
         axes.set(xlabel="step", yscale="log" if is_loss else "linear")
         axes.grid(alpha=0.3)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from log import compare
-from log.charts import smooth
-from log.curves import FOLDER, OWN, RECORDED, read_curves, read_recorded
+from log.charts import draw, smooth
+from log.curves import FOLDER, OWN, RECORDED, Curves, read_curves, read_recorded
 from tests.tiny import log_of, table_of
 from tool.errors import InputError
 
@@ -63,6 +63,15 @@ def test_running_mean_shrinks_at_the_ends():
     assert values[0] == 2.5  # 0..5
     assert values[10] == pytest.approx(10)
     assert smooth([1.0, 2.0, 6.0]) == pytest.approx([3, 3, 3])  # fewer than it spans
+
+
+def test_a_curve_of_few_rows_is_drawn_as_it_is():
+    for number, drawn in ((6, 1), (60, 2)):
+        rows = {step: {"loss_cls": 1 / (step + 1)} for step in range(number)}
+        run = Curves(number, rows)
+        lines = draw({"ours": run}, ["loss_cls"]).axes[0].lines
+        assert len(lines) == drawn
+        assert list(lines[0].get_ydata()) == list(run.of("loss_cls").values())
 
 
 def test_notes_on_what_cannot_be_compared(tmp_path, capsys):
