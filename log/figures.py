@@ -14,8 +14,8 @@ import numpy as np
 from log import curves
 from log.curves import FOLDER, read_curves
 from tool.errors import InputError
-from tool.reader import read_json
 from tool.results import counts_of, read_result, read_seconds
+from tool.session import read_settings
 
 PUBLISHED = json.loads((FOLDER / "published_results.json").read_text())
 OWN = json.loads((FOLDER / "own_voc_half_results.json").read_text())
@@ -38,15 +38,6 @@ MADE = {  # the kind of what was made with a --refine or --model
     "deeplabv1_resnet38": "seg_v1",
 }
 USUAL = (PLAIN, "cam", "pseudo_label", "seg_deeplabv2_resnet101", "seg_deeplabv1_resnet38")
-SETTINGS = {
-    str: {
-        "dataset?": str,
-        "dataset_root?": str,
-        "negative_class?": str,
-        "versions?": {str: str},
-    }
-}
-REMEDY = "Delete it, and run the steps again."
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
@@ -194,11 +185,6 @@ def kind_of(name: str, result: dict[str, Any]) -> str:
         return "cam_ipe" if name == PLAIN else "is_cam"
     settings = result["settings"]
     return MADE.get(str(settings.get("refine") or settings.get("model")), "labels")
-
-
-def read_settings(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the settings in an ``args.json``, by the names of the programs that ran."""
-    return read_json(path, REMEDY, SETTINGS)
 
 
 def read_plain(path: Path) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import os
 import socket
 from pathlib import Path
 
-from log.report.commands import PROGRAMS
-
+STEPS = ("train_resnet50_SIPE", "make_cam", "eval_cam", "cam2ir", "train_irn", "make_seg_labels")
+STEPS += ("train_seg", "infer_seg", "eval_seg_labels")
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([*PROGRAMS, __name__])
+CONTEXT.set_forkserver_preload([*STEPS, __name__])
 
 
 def run(program: str, flags: list[str], output: str, environment: dict[str, str]) -> None:

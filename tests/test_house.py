@@ -14,8 +14,7 @@ STEPS = 3
 FREE = ("tests", "benchmarks", "examples", "log")
 # Where a promise is kept: what else would keep it, and the files that may.
 BROAD = {"tool/reader.py", "tool/run.py"}  # catch whatever broken bytes raise; end a program
-# What imports by name: a flag of the user, or a fixed table of this project's programs.
-IMPORTS = {"tool/cli.py", "log/report/commands.py"}
+IMPORTS = {"tool/cli.py"}  # import what a flag of the user names
 PICKLES = {"tool/maps.py"}  # read a pickle, where --allow_pickle is given
 
 

@@ -1,6 +1,5 @@
 """How programs end: sentences, statuses, and terminals that cannot take what is printed."""
 
-import argparse
 import errno
 import logging
 import os
@@ -15,6 +14,7 @@ import pytest
 from data.folder import Folder
 from data.loaders import ScaledPictures, one_by_one
 from tool import distributed
+from tool.cli import Parser
 from tool.errors import InputError
 from tool.run import run, sentence_of
 from tool.session import Session, _LogFile
@@ -68,12 +68,12 @@ def program(tmp_path: Path, body: str) -> list[str]:
     """Return the command of a program that opens a session and does something."""
     path = tmp_path / "program.py"
     path.write_text(
-        "import argparse, logging, sys\n"
+        "import logging, sys\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from tool.run import run\nfrom tool.session import Session\n"
+        "from tool.cli import Parser\nfrom tool.run import run\nfrom tool.session import Session\n"
         "log = logging.getLogger('tool.test')\n"
         "def main():\n"
-        f"    Session({str(tmp_path / 's')!r}, 'program', argparse.Namespace()).accept()\n"
+        f"    Session({str(tmp_path / 's')!r}, 'program', Parser('').parse_args([])).accept()\n"
         f"    {body}\n"
         "run(main)\n"
     )
@@ -108,7 +108,7 @@ def test_an_ascii_terminal_shows_what_it_can_and_a_thread_what_it_cannot_write(t
 def test_a_log_that_cannot_be_written_ends_the_program(tmp_path, monkeypatch):
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", root.handlers[:])
-    Session(tmp_path / "s", "program", argparse.Namespace()).accept()
+    Session(tmp_path / "s", "program", Parser("").parse_args([])).accept()
     (file,) = (h for h in root.handlers if isinstance(h, _LogFile))
     full = OSError(errno.ENOSPC, "No space left on device")
     file.stream = Mock(write=Mock(side_effect=full))

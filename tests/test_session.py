@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -30,8 +31,10 @@ def loggers():
     logging.captureWarnings(False)
 
 
-def settings(**values) -> argparse.Namespace:
-    return argparse.Namespace(**values)
+def settings(*words: str, **values) -> cli.Settings:
+    args = cli.Settings(**values)
+    args.words = words
+    return args
 
 
 # --- the session folder
@@ -63,18 +66,30 @@ def test_log_of_a_continued_run_is_appended_and_another_session_ends_it(tmp_path
 
 def test_settings_are_written_when_accepted_and_those_of_other_programs_are_kept(tmp_path):
     Session(tmp_path, "make_cam", settings(scales=(1.0, 0.5), ckpt=Path("a/final.pth"))).accept()
-    args = settings(lr=0.2, train_list=None)
+    args = settings("--lr", "0.2", lr=0.2, train_list=None)
     session = Session(tmp_path, "train", args)
     assert json.loads((tmp_path / "args.json").read_text()).keys() == {"make_cam"}
     args.train_list = "train"  # what a program finds while it looks around
     session.accept(fresh="all")
     everything = json.loads((tmp_path / "args.json").read_text())
     assert everything["train"].pop("versions")["torch"] == torch.__version__
+    assert everything["train"].pop("commands") == ["python train.py --lr 0.2"]
     assert everything["make_cam"].pop("versions")
+    assert everything["make_cam"].pop("commands") == ["python make_cam.py"]
     assert everything == {
         "train": {"lr": 0.2, "train_list": "train", "fresh": "all"},
         "make_cam": {"scales": [1.0, 0.5], "ckpt": str(Path("a/final.pth"))},
     }
+
+
+def test_commands_of_a_program_are_kept_once_and_the_latest_is_last(tmp_path):
+    for words in ("--refine crf", "--out 'a b'", "--refine crf", "--restart"):
+        session = Session(tmp_path, "make_seg_labels", settings(*shlex.split(words)))
+        if words != "--restart":  # which is refused
+            session.accept()
+    noted = json.loads((tmp_path / "args.json").read_text())["make_seg_labels"]["commands"]
+    expected = ("--out 'a b'", "--refine crf")
+    assert noted == [f"python make_seg_labels.py {flags}" for flags in expected]
 
 
 def test_a_folder_of_somebody_else_is_no_session(tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -27,9 +28,9 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
 
 class Settings(argparse.Namespace):
-    """Values of flags, and the parser that they come from."""
+    """Values of flags, the words that were given, and the parser that read them."""
 
-    __slots__ = ("parser",)
+    __slots__ = ("parser", "words")
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,10 +65,10 @@ class Parser(argparse.ArgumentParser):
             add(f"--{name}", **given)
 
     def parse_args(self, args=None) -> Settings:
-        """Return the settings, which know their parser."""
-        settings = super().parse_args(args, Settings())
-        settings.parser = self
-        return settings
+        """Return the settings, which know their parser and what it was given."""
+        settings = Settings()
+        settings.parser, settings.words = self, sys.argv[1:] if args is None else args
+        return super().parse_args(args, settings)
 
 
 def deciding(settings: Settings) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The session folder: the log, the settings, and where things lie."""
 
-import argparse
 import logging
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,11 +15,22 @@ import torch
 from tqdm import tqdm
 
 from tool import distributed
+from tool.cli import Settings
 from tool.errors import InputError
 from tool.reader import read_json, regular
 from tool.writer import clear_unfinished, write_json
 
 MARKS = ("args.json", ".digests.json", "seconds.txt", "value_range.json")  # of a session
+
+SETTINGS = {  # in args.json
+    str: {
+        "dataset?": str,
+        "dataset_root?": str,
+        "negative_class?": str,
+        "versions?": {str: str},
+        "commands?": [str],
+    }
+}
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +73,7 @@ class Session:
         InputError: the folder cannot be made or written, or is somebody else's.
     """
 
-    def __init__(self, name: str | Path, program: str, args: argparse.Namespace) -> None:
+    def __init__(self, name: str | Path, program: str, args: Settings) -> None:
         self.path, self.program, self.args = Path(name), program, args
         self.file = self.path / "args.json"
         self.log_file = self.path / f"{self.path.resolve().name}.log"
@@ -83,17 +94,22 @@ class Session:
     def accept(self, **found: Any) -> None:
         """Write the settings of the program, as they are now, into ``args.json``.
 
-        ``found`` is what the program found out besides: plain values or paths.
+        ``found`` is what the program found out besides: plain values or paths. With them stand the
+        program's ``commands`` in this session, each once, the latest last.
         """
         if not distributed.is_main():  # the first process writes for all
             return
         versions = {"python": platform.python_version()}
         versions |= {"torch": torch.__version__, "numpy": np.__version__}
-        settings = self._settings(**found, versions=versions)
+        noted = self._noted()
+        command = shlex.join(["python", f"{self.program}.py", *map(str, self.args.words)])
+        before = noted.get(self.program, {}).get("commands", [])
+        commands = [*(other for other in before if other != command), command]
+        settings = self._settings(**found, versions=versions, commands=commands)
         clear_unfinished(self.path)
         for note in self.notes:
             note()
-        write_json(self.file, {**self._noted(), self.program: settings})
+        write_json(self.file, {**noted, self.program: settings})
 
     def checkpoint(self, name: str) -> Path:
         """Return what :func:`find_checkpoint` finds in this session."""
@@ -103,8 +119,8 @@ class Session:
         values = {**vars(self.args), **found}
         return {name: str(v) if isinstance(v, Path) else v for name, v in sorted(values.items())}
 
-    def _noted(self) -> dict[str, Any]:
-        return read_json(self.file, "Delete it.") if self.file.exists() else {}
+    def _noted(self) -> dict[str, dict[str, Any]]:
+        return read_settings(self.file) if self.file.exists() else {}
 
     def _check_owner(self) -> None:
         """Refuse a folder of files that has nothing by which a session is known."""
@@ -137,6 +153,11 @@ class Session:
             # Every record is flushed, so the file is complete at any moment.
             root.addHandler(_LogFile(self.log_file, encoding="utf-8", errors="backslashreplace"))
         logging.captureWarnings(True)
+
+
+def read_settings(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the settings in an ``args.json``, by the names of the programs that ran."""
+    return read_json(path, "Delete it, and run the steps again.", SETTINGS)
 
 
 def find_checkpoint(session: Path, name: str) -> Path:

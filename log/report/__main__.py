@@ -20,7 +20,6 @@ from log import charts
 from log.curves import read_recorded
 from log.figures import Run, mistakes
 from log.render import render
-from log.report.commands import commands
 from log.report.gallery import gallery
 from log.report.seeds import summarise
 from tool import cli
@@ -73,11 +72,12 @@ def write_report(session: Run, args: cli.Settings) -> None:
     """Write the page and the card of one session, and print the summary."""
     versions = next((s["versions"] for s in session.settings.values() if s.get("versions")), {})
     judged = session.results.get("pseudo_label") or session.results.get("cam")
+    commands = [line for s in session.settings.values() for line in s.get("commands") or ()]
     values: dict[str, Any] = {
         "run": session,
         "figures": list(session.figures()),
         "facts": {"commit here": commit(), **versions, "system": platform.platform()},
-        "commands": commands(session),
+        "commands": [line for line in commands if line.isprintable()],
         "charts": charts_of(session),
         "mistakes": mistakes(judged) if judged else [],
         "tints": label_colours().astype(int).tolist(),

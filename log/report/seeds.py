@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+import train_irn
+import train_resnet50_SIPE
+import train_seg
 from log.figures import TRAINER, Run, differences
 from log.render import render
-from log.report.commands import defaults_of
 from tool.errors import InputError
 from tool.writer import write_json, write_own
 
-TRAINERS = ("train_resnet50_SIPE", "train_irn", "train_seg")
+TRAINERS = (train_resnet50_SIPE, train_irn, train_seg)
 ABOUT = ("dataset", "list", "images", "settings")  # decide whether figures can be compared
 WEIGHTS = ("digest", "ckpt", "irn_ckpt")  # in the notes of folders; every seed has its own
 
@@ -54,10 +56,13 @@ def own_of(run: Run) -> dict[str, Any]:
 def shared_of(run: Run) -> dict[str, Any]:
     """Return what all sessions must have in common, by what it is."""
     shared = {}
-    for program in set(TRAINERS) & set(run.settings):
+    for trainer in TRAINERS:
+        program = trainer.__name__
+        if program not in run.settings:
+            continue
         settings = run.settings[program]
         session = f"{settings.get('session_name')}/"
-        for name, _ in defaults_of(program).parser.deciding:
+        for name, _ in trainer.parse_arguments([]).parser.deciding:
             shared[f"--{name} of {program}.py"] = str(settings.get(name)).removeprefix(session)
         del shared[f"--seed of {program}.py"]
     for figure in run.figures():
