@@ -24,6 +24,7 @@ from data.transforms import (
 )
 from net.recipes import TrainingFlags
 from tool import distributed
+from tool.cli import LARGEST
 from tool.indexing import STRIDE
 from tool.pictures import check_label, read_mask
 from tool.progress import progress
@@ -36,9 +37,11 @@ MAKE = "Make them of the same list by cam2ir.py or make_seg_labels.py, or give a
 class RandomViews(TorchDataset):
     """Random views of the pictures of a list.
 
-    An item is asked for by (epoch, index), and its augmentation is a function of (seed, epoch,
-    index) alone: workers, processes and restarts do not change it. Subclasses have a method
-    ``view(index, rng)``, which returns the item and has no other source of chance.
+    The trainers ask for an item by (epoch, index), and its augmentation is a function of (seed,
+    epoch, index) alone: workers, processes and restarts do not change it. A plain ``DataLoader``
+    asks by the index, and a number of torch's generator, which every worker has of its own in every
+    epoch, stands for the epoch. Subclasses have a method ``view(index, rng)``, which returns the
+    item and has no other source of chance.
 
     Args:
         dataset: where pictures and labels come from.
@@ -58,8 +61,8 @@ class RandomViews(TorchDataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, np.ndarray]:
+        epoch, index = key if isinstance(key, tuple) else (torch.randint(LARGEST, ()).item(), key)
         return self.view(index, np.random.default_rng([self.seed, epoch, index]))
 
 

@@ -282,6 +282,7 @@ FAULTS = {
     ],
     "data/loaders.py": [
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
+        ("torch.randint(LARGEST, ()).item()", "0", "loaders plain_loader"),
         (
             '"label": self.labels[index], "pictures"',
             '"label": self.labels[index - 1], "pictures"',

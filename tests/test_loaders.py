@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from data import loaders
 from data.folder import Folder
@@ -90,6 +91,31 @@ def test_samples_are_functions_of_seed_epoch_and_index(folder, kind, form):
     keys = [(epoch, index) for epoch in range(3) for index in range(3)]
     windows = [pictures(seed)[key]["window"].tobytes() for seed in (15, 16) for key in keys]
     assert len(set(windows)) == len(windows)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_plain_loader_draws_other_views_in_every_epoch(folder, workers):
+    """They depend on torch's seed, as its order does."""
+
+    def epochs(seed: int) -> list[list[bytes]]:
+        torch.manual_seed(seed)
+        loader = DataLoader(pictures_of(folder), batch_size=3, shuffle=True, num_workers=workers)
+        found = []
+        for _ in range(2):
+            batch, rest = loader
+            windows = torch.cat([batch["window"], rest["window"]])
+            labels = torch.cat([batch["label"], rest["label"]])
+            assert windows.shape == (6, 3, SIZE, SIZE)
+            assert sorted(labels.tolist()) == sorted(folder.labels(folder.ids("train")).tolist())
+            found.append([window.numpy().tobytes() for window in windows])
+        return found
+
+    first, second = epochs(1)
+    assert not set(first) & set(second)
+    assert len(set(first)) == 6
+    assert epochs(1) == [first, second]
+    assert epochs(2) != [first, second]
 
 
 def test_label_and_picture_belong_to_the_same_id(folder):
