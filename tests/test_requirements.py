@@ -5,6 +5,8 @@ import re
 import sys
 from pathlib import Path
 
+import hubconf
+
 REPOSITORY = Path(__file__).parent.parent
 MODULES = {  # of a package that is imported under another name
     "pillow": "PIL",
@@ -57,6 +59,10 @@ def test_files_import_what_requirements_name():
     assert development <= imported(tests) <= development | modules_of(needed)
     commands = (REPOSITORY / ".ci/run").read_text()
     assert all(command in commands for command in TOOLS.values())
+
+
+def test_torch_hub_asks_for_what_requirements_name():
+    assert set(hubconf.dependencies) == modules_of(listed("requirements.txt"))
 
 
 def test_the_package_needs_the_same_python_everywhere():
