@@ -112,7 +112,7 @@ class PictureStep:
         todo = outputs.open(args.restart, self.device)
         self.session.accept()
         if batch_size > 1:
-            todo.sort(key=lambda image_id: stored(self.dataset.image_path(image_id))[0])
+            todo.sort(key=lambda image_id: stored(self.dataset.image_path(image_id)).size)
         batches = batches_of(one_by_one(pictures(todo), args.num_workers), batch_size)
         reduced, written = 0, iter(())
         with torch.inference_mode(), ThreadPoolExecutor(WRITERS) as writers:

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tool.errors import InputError
-from tool.picture_files import picture_file
+from tool.picture_files import PictureFile, picture_file
 from tool.reader import read_json
-from tool.samples import read_samples
 from tool.writer import write_json
 
 FILE = "value_range.json"
@@ -62,7 +61,7 @@ def find_range(dataset, ids: list[str]) -> list[float]:
     for image_id in ids[:: -(-len(ids) // MOST_PICTURES)]:
         path = dataset.image_path(image_id)
         with picture_file(path):
-            values = np.ravel(read_samples(path, dataset.bands, AUTO).values)
+            values = PictureFile(path).samples(dataset.bands, AUTO)[0].ravel()
         found.append(values[:: -(-len(values) // MOST_VALUES)].astype(np.float64))
     low, high = np.percentile(np.concatenate(found), PERCENTILES).tolist()
     if not low < high:

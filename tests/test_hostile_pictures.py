@@ -234,8 +234,6 @@ DEEP_JP2 = encoded("JPEG2000", GREYS.astype(np.uint16) * 257)
     ("content", "flags", "words"),
     [
         (tiff(BANDS, planarconfig="contig"), [(6, 1, 1)], "5 bands; --bands names band 6"),
-        (DEEP_JP2, [None, (0, 4095)], "JPEG2000 of 16 bits"),
-        (deep(".pgm", GREYS * np.uint16(16), b"4080"), [None, (0, 4095)], "PPM of 12 bits"),
         (deep(".pgm", GREYS * np.uint16(16)), [], RANGE),
     ],
 )
@@ -245,8 +243,10 @@ def test_flags_that_do_not_suffice(rgb, content, flags, words):
 
 def test_deep_pictures_without_a_range_are_scaled_by_their_own(rgb):
     values = np.stack([GREYS * np.uint16(16)] * 3, -1)
-    for content in (DEEP_JP2, deep(".ppm", values, b"4080")):
+    for content, white in ((DEEP_JP2, 65535), (deep(".ppm", values, b"4080"), 4080)):
         np.testing.assert_array_equal(rgb(content)[..., 0], GREYS)
+        found = rgb(content, None, (0, white / 2))
+        np.testing.assert_array_equal(found[..., 0], np.minimum(GREYS * 2.0, 255))
     content = tiff(BANDS.astype(np.uint16) * 257, planarconfig="contig")
     np.testing.assert_array_equal(rgb(content, (3, 2, 1)), BANDS[..., 2::-1])
 

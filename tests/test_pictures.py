@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from tests.tiny import orientation_tag
-from tool.picture_files import orientation_of
 from tool.pictures import (
     border,
     heat,
@@ -14,6 +13,7 @@ from tool.pictures import (
     read_mask,
     read_rgb,
     save_label,
+    stored,
     voc_palette,
     with_legend,
 )
@@ -84,8 +84,7 @@ def test_exif_orientation_is_applied_once(tmp_path, orientation, ending):
     Image.fromarray(PIXELS).save(path, exif=tag, lossless=True)
     expected = UPRIGHT.get(orientation, UPRIGHT[1])(PIXELS)  # others do not exist
     np.testing.assert_array_equal(rgb(path), expected)
-    with Image.open(path) as image:
-        assert orientation_of(image) == (orientation if orientation in UPRIGHT else 1)
+    assert stored(path).orientation == orientation
     Image.fromarray(PIXELS[..., 0]).save(tmp_path / "mask.png", exif=tag)
     mask = read_mask(tmp_path / "mask.png")
     np.testing.assert_array_equal(mask, expected[..., 0])  # it stands as its picture

@@ -112,8 +112,8 @@ def test_auto_is_found_once(deep, tmp_path):
 def test_auto_without_a_session_looks_at_a_sample(deep, monkeypatch):
     monkeypatch.setattr(reading, "MOST_PICTURES", 3)
     monkeypatch.setattr(reading, "MOST_VALUES", 100)
-    seen, read = [], reading.read_samples
-    monkeypatch.setattr(reading, "read_samples", lambda *a: seen.append(a[0].stem) or read(*a))
+    seen, read = [], reading.PictureFile
+    monkeypatch.setattr(reading, "PictureFile", lambda path: seen.append(path.stem) or read(path))
     dataset = Folder(deep)
     dataset.bands, dataset.value_range = [3, 2, 1], "auto"
     dataset.check_pictures(list("abcdef"))

@@ -1,15 +1,23 @@
-"""Opening picture files that may be anything: of which format, how large, damaged or not."""
+"""Picture files, which may be anything: of which format, how large, of how many bits, damaged.
 
+Pillow reads 8-bit colours, OpenCV more bits of PNG, PPM and JPEG 2000, and tifffile more bits, real
+numbers and many bands of TIFFs.
+"""
+
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
+import cv2
+import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from tool.errors import InputError
-from tool.reader import decoding, regular
+from tool.reader import Damaged, check, decoding, regular
 
 Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS counts instead, whose message names the file
 MOST_PIXELS = 1 << 28  # a picture whose header announces more is not decoded
@@ -30,8 +38,28 @@ TURNS = {  # EXIF orientation -> what makes the picture upright
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-HEADER = 4096  # bytes in which PNG, BMP, PPM and JPEG 2000 say how many bits a sample has
+HEADER = 4096  # bytes in which PNG, BMP, PPM and JPEG 2000 say how large a sample may be
 CODESTREAM, BITS_AT = b"\xff\x4f\xff\x51", 42  # of JPEG 2000: its begin, and bytes to the bits
+TIFF_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TAGS = {  # of a TIFF's page, as tifffile calls them
+    "imagewidth": int,
+    "imagelength": int,
+    "samplesperpixel": int,
+    "extrasamples": [int],
+    "bitspersample": int,
+    "photometric": int,
+    "dtype": np.dtype,
+}
+# TIFF's PhotometricInterpretation -> colours; all others are inks, indices, or of a camera.
+COLOURS = {0: 1, 1: 1, 2: 3}
+WHITE_IS_ZERO = 0
+ALPHAS = ((1,), (2,))  # of TIFF's ExtraSamples; 0 is a band that is no transparency
+SHALLOW = ("bool", "uint8")  # dtypes of whole numbers from 0 to 255
+PILLOW_READS = ("uint16", "int16", "int32", "float32")  # of TIFFs of one band
+DARK = 16  # of 255: a deep picture without a lighter sample was scaled otherwise
+BLACK_AND_WHITE = "say which values are black and white with --value_range LOW HIGH (or auto)"
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a fault becomes one sentence of ours
 
 
 @contextmanager
@@ -42,62 +70,231 @@ def picture_file(path: str | Path) -> Iterator[None]:
         yield
 
 
-def open_picture(
-    path: str | Path, formats: tuple[str, ...] = FORMATS, decode: bool = True
-) -> Image.Image:
-    """Open a picture, and decode its first frame.
+class PictureFile:
+    """A picture file, of which the header is read. All of it runs inside :func:`picture_file`.
 
-    An InputError says that the file is missing, may not be read, is of no format in ``formats``,
-    has more than MOST_PIXELS or none, or is damaged.
+    Attributes:
+        path: of the file.
+        formats: those that it may have.
+        page: the first one of a TIFF, as tifffile reads it; None of other formats.
+        size: (width, height) as stored.
+        white: the largest value of a whole number of its samples.
+
+    Raises:
+        InputError: it is of another format, has more than MOST_PIXELS or none, or is damaged.
     """
-    with picture_file(path):
+
+    def __init__(self, path: str | Path, formats: tuple[str, ...] = FORMATS) -> None:
+        self.path, self.formats, self.page = path, formats, None
+        with open(path, "rb") as file:
+            header = file.read(HEADER)
+        if header.startswith(TIFF_BEGINS):
+            from tifffile import TiffFile  # slow to import, and only needed here
+
+            with TiffFile(path) as tiff:
+                page = self.page = tiff.pages[0]
+            check({name: getattr(page, name) for name in TAGS}, TAGS)
+            self.size = page.imagewidth, page.imagelength
+            self.orientation = page.tags.valueof(ExifTags.Base.Orientation, 1)
+            self.white = 2**page.bitspersample - 1
+            self._check_size(self.size)
+        else:
+            self.size = self.image.size
+            self.white = _white_of(header, self.image.format)
+            if (self.image.format, self.image.mode, self.bits) == ("BMP", "L", 4):
+                raise InputError(
+                    f"{path} is a grey BMP of 4 bits, which is misread. Save it as PNG."
+                )
+
+    @property
+    def bits(self) -> int:
+        """Bits of a sample."""
+        return self.white.bit_length()
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The picture as Pillow opens it; but for TIFFs, pixels are decoded when asked for."""
         try:
-            image = Image.open(path, formats=formats)
+            image = Image.open(self.path, formats=self.formats)
         except UnidentifiedImageError as error:
-            kinds = ", ".join(formats)
+            kinds = ", ".join(self.formats)
             raise InputError(
-                f"{path} is not a picture of the kinds {kinds}. Replace it."
+                f"{self.path} is not a picture of the kinds {kinds}. Replace it."
             ) from error
         image.filename = ""  # makes Pillow read the file: it maps turned TIFFs at the wrong size
-        check_pixels(path, *image.size)
-        if image.format == "BMP" and image.mode == "L" and bits_of(path, image) == 4:
-            raise InputError(f"{path} is a grey BMP of 4 bits, which is misread. Save it as PNG.")
-        if decode:
-            image.load()
+        self._check_size(image.size)
+        if self.page:
+            image.load()  # which turns it
+            del self.orientation
         return image
 
+    @cached_property
+    def orientation(self) -> int:
+        """Of EXIF; 1 (upright) where it is missing or the tags are broken."""
+        with suppress(InputError), decoding("EXIF", "Remove it."):
+            return self.image.getexif().get(ExifTags.Base.Orientation, 1)
+        return 1
 
-def check_pixels(path: str | Path, width: int, height: int) -> None:
-    """Raise an InputError of a picture without pixels, or with too many for any memory."""
-    if not 0 < width * height <= MOST_PIXELS:
-        raise InputError(
-            f"{path} has {width} x {height} pixels; from 1 to {MOST_PIXELS:,} can be read. Replace "
-            "or reduce it."
+    def _check_size(self, size: tuple[int, int]) -> None:
+        width, height = size
+        if not 0 < width * height <= MOST_PIXELS:
+            raise InputError(
+                f"{self.path} has {width} x {height} pixels; from 1 to {MOST_PIXELS:,} can be "
+                "read. Replace or reduce it."
+            )
+
+    def upright(self, image: Image.Image) -> Image.Image:
+        """Return an image of the stored size turned as viewers turn the picture."""
+        return image.transpose(TURNS[self.orientation]) if self.orientation in TURNS else image
+
+    def ids(self) -> Image.Image:
+        """Return a label picture, whose values are class ids; others raise an InputError."""
+        page = self.page
+        keeps_ids = page is None or (
+            page.samplesperpixel == 1 and self.bits <= 8 and page.photometric != WHITE_IS_ZERO
         )
+        if keeps_ids:  # grey levels of fewer bits are stretched to 8
+            keeps_ids = (self.image.mode, self.bits) == ("L", 8) or self.image.mode in ("P", "1")
+        if not keeps_ids:
+            raise InputError(
+                f"{self.path} has colours, or numbers of {self.bits} bits; a mask is an 8-bit "
+                "palette or grey PNG whose pixel values are class ids."
+            )
+        self.image.load()  # of a damaged one, EXIF would hide the error
+        return self.upright(self.image)
+
+    def rgb(
+        self, bands: Sequence[int] | None, value_range: tuple[float, float] | None
+    ) -> Image.Image:
+        """Return the upright RGB of :func:`tool.pictures.read_rgb`."""
+        values, alpha = self.samples(bands, value_range)
+        if value_range is not None:
+            if np.isnan(values).any():
+                raise InputError(f"{self.path} holds values that are no numbers (NaN). Fill them.")
+            low, high = value_range
+            shares = ((values.astype(np.float64) - low) / (high - low)).clip(0, 1)
+            values = np.rint(shares * 255)
+        elif values.dtype == np.uint16 and int(values.max()) * 255 > DARK * self.white:
+            values = values.astype(np.float64) / self.white * 255
+        elif values.dtype != np.uint8:
+            largest = f"{values.dtype} numbers up to {values.max()}"
+            raise InputError(f"{self.path} holds {largest}, which may be black; {BLACK_AND_WHITE}.")
+        colours = values.astype(np.uint8, copy=False)
+        if self.page and self.page.photometric == WHITE_IS_ZERO and self.page.dtype not in SHALLOW:
+            colours = 255 - colours  # Pillow turns 8-bit ones itself
+        if alpha is not None:
+            colours = np.rint(colours * alpha + 255 * (1 - alpha)).astype(np.uint8)
+        colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
+        return self.upright(Image.fromarray(colours))
+
+    def samples(
+        self, bands: Sequence[int] | None, value_range: tuple[float, float] | str | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return samples, (H, W, 3) or of grey (H, W, 1), and transparency, (H, W, 1) in [0, 1].
+
+        Samples are of the file's dtype, or those of its RGB, laid on white.
+
+        Args:
+            bands: counted from 1, those that are red, green and blue; None are the colours.
+            value_range: says that samples are to be as they are stored.
+
+        Raises:
+            InputError: the flags do not suffice to tell colours.
+        """
+        alpha = None
+        if self.page and self._is_scientific(bands, value_range):
+            return self._read_tiff(bands)
+        if self.bits > 8 and not self.page:
+            values = cv2.imread(str(self.path), cv2.IMREAD_UNCHANGED)
+            if values is None:
+                raise Damaged(f"its {self.bits} bits cannot be read")
+            values = np.atleast_3d(values)  # (H, W, 1, 3 or 4)
+            alpha = values[..., 3:] / self.white if values.shape[2] == 4 else None
+            values = values[..., 2::-1]  # OpenCV has blue first, and transparency last
+        elif self.image.mode == "F":
+            values = np.asarray(self.image)[..., None]
+        else:
+            image = self.image
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+            values = np.asarray(image.convert("RGB"))
+        if bands:
+            values, alpha = values[..., self._places(bands, values.shape[2])], None
+        return values, alpha
+
+    def _is_scientific(self, bands, value_range) -> bool:
+        """Tell whether a TIFF has more than 8-bit colours, or other bands are asked for.
+
+        Raises:
+            InputError: its colours cannot be told without flags.
+        """
+        page = self.page
+        number, kind = page.samplesperpixel, page.photometric
+        has_alpha = page.extrasamples[:1] in ALPHAS
+        unclear = not bands and number > COLOURS.get(kind, number) + has_alpha
+        if unclear or (not value_range and page.dtype not in (*SHALLOW, "uint16")):
+            raise InputError(
+                f"{self.path} is a TIFF of {page.dtype} numbers, {number} a pixel; choose the "
+                f"bands of red, green and blue with --bands 3 2 1, or {BLACK_AND_WHITE}."
+            )
+        return kind in COLOURS and bool(bands or page.dtype not in SHALLOW)
+
+    def _read_tiff(self, bands: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return samples of the first page; where that has one band, the pages are the bands.
+
+        Fewer bands, or a missing package that decompresses the file, raise an InputError.
+        """
+        from tifffile import TiffFile  # slow to import, and only needed here
+
+        page, alpha = self.page, None
+        number, colours = page.samplesperpixel, COLOURS[page.photometric]
+        with TiffFile(self.path) as tiff:
+            by_page = bands and number == 1 and len(tiff.pages) > 1
+            chosen = self._places(
+                bands or range(1, colours + 1), len(tiff.pages) if by_page else number
+            )
+            try:
+                pages = [_pixels(tiff.pages[place]) for place in (chosen if by_page else [0])]
+                values = np.concatenate(pages, -1)
+            except ValueError as error:
+                if "imagecodecs" not in str(error):
+                    raise
+                if bands or number > 1 or page.dtype not in PILLOW_READS:
+                    raise InputError(
+                        f"{self.path}: {error}. Call pip install imagecodecs."
+                    ) from error
+                values = np.asarray(self.image).astype(page.dtype)[..., None]
+        if page.extrasamples[:1] in ALPHAS and not bands:
+            whole = 1 if page.dtype.kind == "f" else self.white
+            alpha = (values[..., colours, None] / whole).clip(0, 1)
+        return values if by_page else values[..., chosen], alpha
+
+    def _places(self, bands: Sequence[int], number: int) -> list[int]:
+        """Return bands counted from 0; an InputError says that the picture has fewer."""
+        if max(bands) > number:
+            raise InputError(f"{self.path} has {number} bands; --bands names band {max(bands)}.")
+        return [band - 1 for band in bands]
 
 
-def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1..8; 1 (upright) where it is missing or the tags are broken."""
-    with suppress(InputError), decoding("EXIF", "Remove it."):
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-        if orientation in TURNS:
-            return orientation
-    return 1
+def _pixels(page) -> np.ndarray:
+    """Return the samples of a TIFF's page, (H, W, S) of its dtype."""
+    values = page.asarray(squeeze=False)  # (bands or 1, 1, H, W, 1 or bands)
+    shape = page.imagelength, page.imagewidth, page.samplesperpixel
+    return np.moveaxis(values, 0, -1).reshape(shape)
 
 
-def bits_of(path: str | Path, image: Image.Image) -> int:
-    """Return the bits of a stored sample of PNG, BMP, PPM and JPEG 2000; of other formats 8."""
-    if image.format not in ("PNG", "BMP", "PPM", "JPEG2000"):
-        return 8
-    with open(path, "rb") as file:
-        header = file.read(HEADER)
-    if image.format == "PNG":
-        return header[24]
-    if image.format == "BMP":
+def _white_of(header: bytes, kind: str) -> int:
+    """Return the largest value that a sample of PNG, BMP, PPM or JPEG 2000 may have; else 255."""
+    bits = 8
+    if kind == "PNG":
+        bits = header[24]
+    elif kind == "BMP":
         pixel = header[24 if header[14] == 12 else 28]  # the older and shorter kind, and the other
-        return min(pixel, 8)
-    if image.format == "PPM":  # of which only four kinds say their largest value
+        bits = min(pixel, 8)
+    elif kind == "PPM":  # of which only four kinds say their largest value
         words = re.sub(rb"#[^\n]*", b"", header).split(maxsplit=4)
-        return int(words[3]).bit_length() if words[0] in (b"P2", b"P3", b"P5", b"P6") else 8
-    begin = header.find(CODESTREAM)
-    return (header[begin + BITS_AT] & 127) + 1 if begin >= 0 else 8
+        return int(words[3]) if words[0] in (b"P2", b"P3", b"P5", b"P6") else 255
+    elif kind == "JPEG2000" and CODESTREAM in header:
+        bits = (header[header.find(CODESTREAM) + BITS_AT] & 127) + 1
+    return 2**bits - 1

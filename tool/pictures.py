@@ -9,15 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tool.errors import InputError
-from tool.picture_files import (
-    MASK_FORMATS,
-    TURNS,
-    bits_of,
-    open_picture,
-    orientation_of,
-    picture_file,
-)
-from tool.samples import WHITE_IS_ZERO, read_samples, tiff_layout
+from tool.picture_files import MASK_FORMATS, PictureFile, picture_file
 from tool.writer import write_atomic
 
 UNSURE = 255  # the label of a pixel that no one judges
@@ -35,44 +27,30 @@ GREY = 140  # a white pixel without a label, beside regions in their colours
 
 def read_rgb(
     path: str | Path,
-    bands: tuple[int, ...] | None = None,
+    bands: Sequence[int] | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Read the first frame of a picture in one of FORMATS as RGB, upright as viewers show it.
 
-    Grey, 16-bit, palette and CMYK pictures are converted, transparent ones laid on white, and the
-    EXIF orientation is applied. An InputError says that the file is missing, is not a whole
-    picture, or has more than MOST_PIXELS, or that its samples are no colours and no argument says
-    how to make some.
+    Grey, palette and CMYK pictures are converted, transparent ones laid on white, and more bits
+    reduced to 8. An InputError says that the file is missing, is not a whole picture, or has more
+    than MOST_PIXELS, or that its samples are no colours and no argument says how to make some.
 
     Args:
         path: of the file.
         bands: the three bands of a TIFF, counted from 1, that are red, green and blue; of another
             picture those of its RGB. Where a page has one band, the pages are the bands.
-        value_range: (low, high), samples that become 0 and 255, linearly; others are cut off. None
-            takes 8 bits as they are and 16 bits from 0 to 65535.
+        value_range: (low, high), samples that become 0 and 255, linearly, rounded to the nearest;
+            others are cut off. None takes what their bits can hold.
     """
     with picture_file(path):
-        samples = read_samples(path, bands, value_range)
-        return upright(samples.to_rgb(path, value_range), samples.orientation)
+        return PictureFile(path).rgb(bands, value_range)
 
 
-def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Return a picture turned as its EXIF orientation says."""
-    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
-
-
-def stored(path: str | Path) -> tuple[tuple[int, int], int, int]:
-    """Return (width, height) as stored, EXIF orientation and bits of a sample, by the header alone.
-
-    A file that is no picture raises an InputError.
-    """
+def stored(path: str | Path) -> PictureFile:
+    """Return what the header of a picture says; a file that is none raises an InputError."""
     with picture_file(path):
-        layout = tiff_layout(path)
-        if layout:
-            return layout.size, layout.orientation, layout.bits
-        image = open_picture(path, decode=False)
-        return image.size, orientation_of(image), bits_of(path, image)
+        return PictureFile(path)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -82,22 +60,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     broken, or holds colours or other numbers instead of ids, raises an InputError.
     """
     with picture_file(path):
-        what = layout = tiff_layout(path)
-        keeps_ids = layout is None or (
-            layout.bits <= 8 and layout.bands == 1 and layout.photometric != WHITE_IS_ZERO
-        )
-        if keeps_ids:
-            image = open_picture(path, MASK_FORMATS)
-            bits = layout.bits if layout else bits_of(path, image)
-            what = f"a picture of {bits} bits and mode {image.mode}"
-            # Grey levels of fewer bits are stretched to 8.
-            keeps_ids = image.mode in ("P", "1") or (image.mode == "L" and bits == 8)
-        if not keeps_ids:
-            raise InputError(
-                f"{path} is {what}; a mask is an 8-bit palette or grey PNG whose pixel values are "
-                "class ids."
-            )
-        return np.array(upright(image, orientation_of(image)), dtype=np.uint8)
+        return np.array(PictureFile(path, MASK_FORMATS).ids(), np.uint8)
 
 
 def check_label(

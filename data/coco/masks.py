@@ -9,8 +9,7 @@ from pycocotools import mask as rle_codes
 
 from data.coco.dataset import COCO
 from tool.errors import InputError
-from tool.picture_files import open_picture, orientation_of
-from tool.pictures import UNSURE, save_label, upright
+from tool.pictures import UNSURE, save_label, stored
 from tool.reader import Damaged, check
 
 CROWD = ("keep", "ignore", "drop")
@@ -97,13 +96,12 @@ def draw_file(coco: COCO, crowd: str, picture: Picture) -> None:
     A picture that is damaged, or whose size is not the annotated one, raises an InputError.
     """
     path = coco.image_path(picture.image_id)
-    with open_picture(path, decode=False) as image:
-        width, height = image.size  # as stored; only the header is read
-        orientation = orientation_of(image)
+    header = stored(path)
+    width, height = header.size
     if (height, width) != (picture.height, picture.width):
         raise InputError(
             f"{path} is {width}x{height}, its annotation says {picture.width}x{picture.height}. "
             "Replace it with the original."
         )
     mask = Image.fromarray(draw_mask(picture.regions, height, width, crowd))
-    save_label(coco.mask_path(picture.image_id), np.asarray(upright(mask, orientation)))
+    save_label(coco.mask_path(picture.image_id), np.asarray(header.upright(mask)))

@@ -23,7 +23,7 @@ from tool.checkpoint import some
 from tool.cores import cores
 from tool.errors import InputError
 from tool.metrics import confusion
-from tool.picture_files import MASK_FORMATS, open_picture, picture_file
+from tool.picture_files import picture_file
 from tool.pictures import stored, voc_palette
 from tool.progress import progress
 from tool.reader import file_digest
@@ -116,12 +116,12 @@ class Header(NamedTuple):
 def header_of(path: Path) -> Header:
     """Return what a picture's header says; an InputError where it is no picture."""
     with picture_file(path):
-        size, turned, bits = stored(path)
+        file = stored(path)
         content = np.memmap(path, mode="r")
         head, tail = content[:HEAD].tobytes(), content[-TAIL:].tobytes()
     whole = all(end in tail for begin, end in TAILS.items() if head.startswith(begin))
-    height, width = size if turned in SIDEWAYS else size[::-1]
-    return Header(height, width, max(8, bits), len(content), whole)
+    height, width = file.size if file.orientation in SIDEWAYS else file.size[::-1]
+    return Header(height, width, max(8, file.bits), len(content), whole)
 
 
 def pictures(
@@ -181,7 +181,7 @@ def _palettes(dataset: Dataset, paths: list[Path]) -> Check:
     colours = map(tuple, voc_palette()[: dataset.num_classes].tolist())
     known = {colour: (number, "VOC's colours") for number, colour in enumerate(colours)}
     for path in paths:
-        image, label = open_picture(path, MASK_FORMATS), dataset.read_mask(path)
+        label, image = dataset.read_mask(path), stored(path).image
         # Where the numbers are not the ids, colours.csv says what the colours are.
         if image.mode != "P" or not np.array_equal(image, label):
             continue
@@ -269,7 +269,7 @@ def disk(dataset: Dataset, ids: list[str], session: str) -> Check:
 def bytes_to_write(dataset: Dataset, ids: list[str]) -> float:
     """Return what maps at four scales and label folders of a list take, from a sample of it."""
     sample = spread(ids, DECODED)
-    sizes = [stored(dataset.image_path(image_id))[0] for image_id in sample]
+    sizes = [stored(dataset.image_path(image_id)).size for image_id in sample]
     pixels = np.minimum(np.prod(sizes, 1), MAX_PIXELS)
     present = dataset.labels(sample).sum(1) + 1  # with background
     maps = 7.5 * pixels / 256 * 4 * present  # float32 at stride 16; 1 + 1/4 + 9/4 + 4

@@ -8,8 +8,8 @@ import numpy as np
 from data.lists import plain
 from tool.checkpoint import some
 from tool.errors import InputError, apart, naming
-from tool.picture_files import MASK_FORMATS, open_picture, orientation_of
-from tool.pictures import UNSURE, upright
+from tool.picture_files import MASK_FORMATS, PictureFile, picture_file
+from tool.pictures import UNSURE
 from tool.reader import read_table
 
 MOST_CLASSES = 254  # 255 is "unsure" in an 8-bit mask, 0 is background
@@ -107,8 +107,9 @@ class Colours:
         Raises:
             InputError: it is no such picture, or has a colour that is not in the table.
         """
-        image = open_picture(path, MASK_FORMATS)
-        rgb = np.asarray(upright(image, orientation_of(image)).convert("RGB"))
+        with picture_file(path):
+            file = PictureFile(path, MASK_FORMATS)
+            rgb = np.asarray(file.upright(file.image.convert("RGB")))
         ids, known = np.zeros(rgb.shape[:2], np.uint8), np.zeros(rgb.shape[:2], bool)
         for colour, number in self.ids.items():
             here = (rgb == colour).all(2)
