@@ -59,15 +59,15 @@ def examine(session: Path, ours: Curves, name: str) -> Iterator[Finding]:
         ours: its curves.
         name: of the published run.
     """
-    run, theirs, about = Run(session), read_recorded(name), RUNS[name]
+    run, theirs, spacing = Run(session), read_recorded(name), RUNS[name]
     run.beside, dataset = name, name.split("_")[0]
     settings = run.settings.get(TRAINER, {})
     yield from (Finding(OPEN, "files", text) for text in run.unread)
 
     listed, pictures = PUBLISHED["trained_on"][dataset]
-    yield _settings(settings, {"dataset": dataset, "lr": about.rate, "train_list": listed})
-    status = FOLLOWS if ours.total_steps == about.total_steps else LEAVES
-    steps = f"{ours.total_steps} steps, published {about.total_steps}"
+    yield _settings(settings, {"dataset": dataset, "lr": theirs.rate, "train_list": listed})
+    status = FOLLOWS if ours.total_steps == theirs.total_steps else LEAVES
+    steps = f"{ours.total_steps} steps, published {theirs.total_steps}"
     yield Finding(status, "list", f"{steps} ({pictures} pictures, 5 epochs of 16)")
     weights = str(settings.get("pretrained", "unknown") or "imagenet")  # None starts from that
     status = {"imagenet": FOLLOWS, "none": LEAVES}.get(weights, SKIPPED)
@@ -75,7 +75,7 @@ def examine(session: Path, ours: Curves, name: str) -> Iterator[Finding]:
 
     yield near("learning_rate", ours.of("learning_rate"), theirs.of("learning_rate"))
     last = min(ours.last_step, theirs.last_step)
-    ends = [LEAST_STEP, *range(about.spacing, last, about.spacing), last]
+    ends = [LEAST_STEP, *range(spacing, last, spacing), last]
     for loss in ("loss_cls", "loss_gsc"):
         means = [one.means(loss, ends, LEAST_ROWS) for one in (ours, theirs)]
         yield near(loss, *means)

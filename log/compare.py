@@ -1,8 +1,8 @@
 """Lay the curves of a training beside those of a published run, or of a recorded one of ours.
 
 Reads:  a session's curves.csv, or a log of the released code; ``published_*.csv``, ``own_*.csv``.
-Writes: a table on the screen; with ``--out`` a picture of the curves, and with ``--save NAME`` the
-        curves as tables, NAME_training.csv and NAME_validation.csv.
+Writes: a table on the screen; with ``--out`` a picture of the curves, and with ``--save`` a table
+        of them like curves.csv.
 
     python log/compare.py exp
     python log/compare.py exp --check
@@ -12,7 +12,6 @@ It takes a few seconds, and also works on a run that is still going.
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from log import charts
 from log.check import check
-from log.curves import IOU, LOSS, OWN, RECORDED, Curves, nearest, read_curves, read_recorded
+from log.curves import OWN, RECORDED, Curves, nearest, read_curves, read_recorded
 from log.render import render
 from tool.cli import Parser
 from tool.errors import InputError
@@ -42,19 +41,12 @@ def table(runs: list[Curves], spacing: int) -> list[tuple]:
     return [(step, *(column.get(step) for column in columns)) for step in steps]
 
 
-def save(ours: Curves, name: Path) -> None:
-    """Write the curves as tables ``name``_training.csv and ``name``_validation.csv.
-
-    Without a validation there is no second table.
-    """
-    training, validation = [*ours.names(LOSS), "learning_rate"], ["miou", *ours.names(IOU)]
-    for kind, names in {"training": training, "validation": validation}.items():
-        steps = ours.of(names[0])
-        rows = [[step, *(ours.rows[step].get(n, math.nan) for n in names)] for step in steps]
-        if rows:
-            path = name.with_name(f"{name.name}_{kind}.csv")
-            write_table(path, [["step", *names], *rows])
-            print(f"The curves are in {path}.")
+def save(ours: Curves, path: Path) -> None:
+    """Write the curves as a table like curves.csv."""
+    names = ours.names("")
+    rows = [[s, ours.total_steps, *map(row.get, names)] for s, row in sorted(ours.rows.items())]
+    write_table(path, [["step", "total", *names], *rows])
+    print(f"The curves are in {path}.")
 
 
 def draw(ours: Curves, name: str, out: Path) -> None:
@@ -88,8 +80,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     flag("--out", type=Path, help="also draw the curves of both runs into this .png, .svg or .pdf")
     classes = "also list the IoU of each class at the last validation that both runs made"
     flag("--classes", action="store_true", help=classes)
-    tables = "also write the curves as NAME_training.csv and NAME_validation.csv"
-    flag("--save", type=Path, metavar="NAME", help=tables)
+    flag("--save", type=Path, help="also write the curves into this file, as curves.csv has them")
     args = parser.parse_args(arguments)
     if args.check and args.against in OWN:
         parser.error(f"--check knows published runs, and {args.against} is one of ours")
@@ -108,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(status)
     name = args.against or nearest(ours, RECORDED) or "voc_repository_run"
     runs = [ours, read_recorded(name)]
-    rows, own = table(runs, RECORDED[name].spacing), name in OWN
+    rows, own = table(runs, RECORDED[name]), name in OWN
     last = max(ours.of("miou").keys() & runs[1].of("miou"), default=None)
     print(render("compare.txt", args=args, name=name, runs=runs, own=own, rows=rows, last=last))
     if args.out:

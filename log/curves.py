@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from tool.reader import Damaged, decoding, read_table, read_text, regular
 
@@ -16,21 +15,14 @@ LARGEST_STEP = 10_000_000
 LONGEST_LINE = 4096  # letters of a log's line that are looked at
 
 
-class Recorded(NamedTuple):
-    """A run to lay beside."""
-
-    total_steps: int
-    spacing: int  # steps between two rows of our table
-    rate: float  # that it began with
-
-
-PUBLISHED = {  # by the authors
-    "voc_repository_run": Recorded(3305, 500, 0.1),
-    "voc_cvpr_run": Recorded(3305, 500, 0.05),
-    "coco_repository_run": Recorded(25650, 2500, 0.1),
-    "coco_cvpr_run": Recorded(25650, 2500, 0.1),
+# Runs to lay beside, by the authors and ours, and the steps between two rows of our table.
+PUBLISHED = {
+    "voc_repository_run": 500,
+    "voc_cvpr_run": 500,
+    "coco_repository_run": 2500,
+    "coco_cvpr_run": 2500,
 }
-OWN = {f"voc_half_seed{seed}": Recorded(970, 120, 0.1) for seed in (15, 16, 17)}
+OWN = {f"voc_half_seed{seed}": 120 for seed in (15, 16, 17)}
 RECORDED = PUBLISHED | OWN
 
 # What the released code prints: of a step, and of a validation, {'iou': .., 'miou': ..}.
@@ -42,7 +34,7 @@ TRAINING_LINE = re.compile(
 )
 VALIDATION = re.compile(rf"['\"]miou['\"]:\s*(?:np\.float\d+\()?{NUMBER}")
 VALIDATED = 500  # steps between two validations of the released code
-LOSS, IOU = "loss_", "iou "  # begin the names of losses, and of the IoU of a class
+LOSS = "loss_"  # begins the names of losses
 
 Entry = tuple[int, int, dict[str, float]]  # step, total steps, values by name
 
@@ -80,6 +72,11 @@ class Curves:
         """Return the names of the curves that begin so."""
         names = dict.fromkeys(name for row in self.rows.values() for name in row)
         return [name for name in names if name.startswith(beginnings)]
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the first step of which one was noted."""
+        return next(iter(self.of("learning_rate").values()), 0)
 
     @property
     def last_step(self) -> int:
@@ -120,21 +117,19 @@ def read_curves(path: Path) -> Curves:
     return curves
 
 
-def entries_of_table(path: Path, total: int = 0) -> Iterator[Entry]:
-    """Yield the rows of a table; ``total`` counts where it has no such column.
-
-    Half a row, which a killed run leaves, is passed over.
+def entries_of_table(path: Path) -> Iterator[Entry]:
+    """Yield the rows of a table, but for half a row, which a killed run leaves.
 
     Raises:
         Damaged: something is no number or step.
     """
-    for row in read_table(path, WHERE, ("step",)):
+    for row in read_table(path, WHERE, ("step", "total")):
         if row.get("learning_rate") == "":
             continue
-        step, steps = (int(row.pop(name, total)) for name in ("step", "total"))
+        step, total = int(row.pop("step")), int(row.pop("total"))
         if not 0 <= step <= LARGEST_STEP:
             raise Damaged(f"{step} is no step")
-        yield step, steps, {name: float(text) for name, text in row.items() if text}
+        yield step, total, {name: float(text) for name, text in row.items() if text}
 
 
 def entries_of_log(path: Path) -> Iterator[Entry]:
@@ -153,14 +148,11 @@ def entries_of_log(path: Path) -> Iterator[Entry]:
 
 def read_recorded(name: str) -> Curves:
     """Return the curves of one of ``RECORDED``; the published ones of COCO have no validation."""
-    curves = Curves()
-    for path in sorted(FOLDER.glob(f"*_{name}_*.csv")):
-        curves.add(entries_of_table(path, RECORDED[name].total_steps))
-    return curves
+    return read_curves(next(FOLDER.glob(f"*_{name}.csv")))
 
 
 def nearest(curves: Curves, names: Sequence[str]) -> str | None:
     """Return the recorded run, of these, of the same length and the nearest first rate, if any."""
-    first = next(iter(curves.of("learning_rate").values()), 0)
-    alike = [name for name in names if RECORDED[name].total_steps == curves.total_steps]
-    return min(alike, key=lambda name: abs(RECORDED[name].rate - first), default=None)
+    runs = {name: read_recorded(name) for name in names}
+    alike = [name for name, run in runs.items() if run.total_steps == curves.total_steps]
+    return min(alike, key=lambda name: abs(runs[name].rate - curves.rate), default=None)

@@ -60,7 +60,7 @@ OUTPUTS = {
     "data.demo.report": ("demo_run/results.json", "demo_run/demo.png"),
     "tool.report": ("run/report.html", "run/README.md"),
     "tool.doctor": (),
-    "log.compare": ("curves_training.csv", "curves_validation.csv"),
+    "log.compare": ("curves.csv",),
     "log.compare check": (),
     "examples.own_pictures": ("pictures",),
 }
@@ -93,7 +93,7 @@ def lines_of(world: Path) -> dict[str, list[str]]:
         "data.demo.report": [world / "demo_run"],
         "tool.report": [run, *folder],
         "tool.doctor": [*folder, *small, "--session_name", run, "--num_workers", "0"],
-        "log.compare": [world / "long.log", "--save", world / "curves"],
+        "log.compare": [world / "long.log", "--save", world / "curves.csv"],
         "log.compare check": [world / "long.log", "--check"],
         "examples.own_pictures": ["--out", world / "pictures"],
     }
