@@ -2,8 +2,11 @@
 
 import ast
 import re
+import shutil
 import sys
 from pathlib import Path
+
+import pytest
 
 import hubconf
 
@@ -63,6 +66,20 @@ def test_files_import_what_requirements_name():
 
 def test_torch_hub_asks_for_what_requirements_name():
     assert set(hubconf.dependencies) == modules_of(listed("requirements.txt"))
+
+
+def test_pip_install_brings_what_is_needed(tmp_path, monkeypatch):
+    """And does not stumble over several folders of modules."""
+    build = pytest.importorskip("setuptools.build_meta")
+    for name in ("pyproject.toml", "requirements.txt"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    for name in ("net", "data", "tool"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["setup.py"])
+    metadata = Path(build.prepare_metadata_for_build_editable("."), "METADATA").read_text()
+    needed = set(re.findall(r"^Requires-Dist: ([\w-]+)", metadata, re.M))
+    assert needed == listed("requirements.txt")
 
 
 def test_the_package_needs_the_same_python_everywhere():
