@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets import add_dataset_flags
+from data.datasets import add_dataset_flags, open_session
 from data.evaluate import Count, evaluate
-from data.steps import open_session
 from tool import cli
 from tool.maps import MAKE, maps_file, read_maps
 from tool.metrics import iou_of, miou_of

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import add_dataset_flags
+from data.datasets import add_dataset_flags, open_session
 from data.evaluate import Count, evaluate
-from data.steps import open_session
 from tool import cli
 from tool.pictures import UNSURE, check_label, read_mask
 from tool.run import run

@@ -15,13 +15,16 @@ import numpy as np
 from PIL import Image
 
 from data.lists import plain, read_list, strip_ending
-from data.reading import AUTO, find_range
 from tool import distributed
 from tool.errors import InputError
+from tool.picture_files import PictureFile, picture_file
 from tool.pictures import read_mask, read_rgb
 from tool.reader import regular
 
 LONGEST_ID = 210  # bytes; files are named by ids, with up to 45 bytes more, and 255 are possible
+AUTO = "auto"  # a range of values that is found on a list
+PERCENTILES = (1, 99)  # of values that become black and white
+MOST_PICTURES, MOST_VALUES = 200, 50_000  # looked at, of a list and of a picture
 NO_ID = re.compile(r"^\.|[/\\\0]|\.\.")  # what an id has nowhere
 
 log = logging.getLogger(__name__)
@@ -140,7 +143,27 @@ class Dataset:
         remedy = f"Complete the set, or take them off the list {self.last_list}"
         check_exist(paths, "pictures", remedy)
         if self.value_range == AUTO:
-            self.value_range = find_range(self, ids)
+            self.value_range = self._range_of(paths)
+
+    def _range_of(self, paths: list[Path]) -> list[float]:
+        """Return the 1st and the 99th percentile of the values of some pictures.
+
+        They are up to MOST_PICTURES pictures, evenly spread, and of each up to some MOST_VALUES
+        values, evenly spread too. A picture that cannot be read or holds NaN, or values that are
+        all equal, raise an InputError.
+        """
+        found = []
+        for path in paths[:: -(-len(paths) // MOST_PICTURES)]:
+            with picture_file(path):
+                values = PictureFile(path).samples(self.bands, AUTO)[0].ravel()
+            found.append(values[:: -(-len(values) // MOST_VALUES)].astype(np.float64))
+        low, high = np.percentile(np.concatenate(found), PERCENTILES).tolist()
+        if not low < high:
+            raise InputError(
+                f"--value_range auto: {low:g} is the 1st and the 99th percentile of the values in "
+                f"{self.root}. Give --value_range LOW HIGH."
+            )
+        return [low, high]
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -1,22 +1,35 @@
-"""The table of datasets: ``--dataset`` names a row, or a class of the user's own."""
+"""The table of datasets, of which ``--dataset`` names a row, or a class of the user's own.
+
+All programs of a session read pictures alike: from the same bands, and from the same range of
+values. The first one that refuses nothing writes ``<session>/value_range.json``, and the later ones
+take what stands there.
+"""
 
 import argparse
 import math
+from functools import partial
+from pathlib import Path
 
-from data.base import Dataset
+import torch
+
+from data.base import AUTO, Dataset
 from data.coco import COCO
 from data.demo import Demo
 from data.folder import Folder
 from data.folder.sources import NEGATIVES
-from data.reading import AUTO, agree_on_reading
 from data.voc import VOC
-from tool.cli import Parser, Settings, at_least, import_named
+from tool.cli import Parser, Settings, at_least, import_named, pick_device
 from tool.errors import InputError
+from tool.reader import read_json
+from tool.session import Session
+from tool.writer import write_json
 
 DATASETS: dict[str, type[Dataset]] = {d.name: d for d in (VOC, COCO, Demo, Folder)}
 USUAL_ROOTS = ", ".join(f"{d.default_root} ({d.name})" for d in DATASETS.values())
 # How --help shows the possible values; argparse's `choices` would refuse a class of the user's own.
 DATASET_CHOICES = "{" + ",".join([*sorted(DATASETS), "module:Class"]) + "}"
+READING = "value_range.json"  # in a session
+FORM = {"bands?": (int, int, int), "value_range?": (float, float), "auto?": bool}
 
 
 def add_dataset_flags(parser: Parser) -> None:
@@ -63,8 +76,46 @@ def open_dataset(args: Settings) -> Dataset:
         raise InputError(f"--negative_class is for --dataset folder, not for {args.dataset}.")
     else:
         dataset = kind(args.dataset_root)
-    agree_on_reading(dataset, args)
+    _agree_on_reading(dataset, args)
     return dataset
+
+
+def _agree_on_reading(dataset: Dataset, args: Settings) -> None:
+    """Set how a dataset reads its pictures: as the flags say, and as its session did before.
+
+    ``args.bands`` and ``args.value_range`` become those of the session where they are None; others
+    than the session's raise an InputError. A program without ``--session_name`` reads as its flags
+    say.
+    """
+    path = Path(args.session_name) / READING if hasattr(args, "session_name") else None
+    known = read_json(path, "Delete it.", FORM) if path and path.exists() else {}
+    values = known.get("value_range")
+    noted = {"bands": known.get("bands"), "value_range": AUTO if known.get("auto") else values}
+    for name, value in noted.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+        elif known and getattr(args, name) != value:
+            raise InputError(
+                f"The pictures of this session are read with another --{name}, see {path}. Leave "
+                "the flag out, or give another --session_name."
+            )
+    dataset.bands, dataset.value_range = args.bands, values or args.value_range
+
+
+def open_session(args: Settings, program: str) -> tuple[Session, torch.device, Dataset]:
+    """Return the session of a step script, the device and the dataset that its flags name."""
+    session = Session(args.session_name, program, args)
+    device = pick_device(args.device, getattr(args, "tf32", True))
+    dataset = open_dataset(args)
+    session.notes.append(partial(note_reading, dataset, args))
+    return session, device, dataset
+
+
+def note_reading(dataset: Dataset, args: Settings) -> None:
+    """Write how a session's pictures are read, if it is not as usual and nobody did."""
+    path = Path(args.session_name) / READING
+    if any(dataset.reading.values()) and dataset.value_range != AUTO and not path.exists():
+        write_json(path, {**dataset.reading, "auto": args.value_range == AUTO})
 
 
 class _ValueRange(argparse.Action):

@@ -20,13 +20,12 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset, check_exist
+from data.datasets import open_session
 from data.loaders import Calls, for_each, one_by_one, plain_picture
-from data.steps import open_session
 from data.transforms import reduce
 from tool import cli
 from tool.errors import InputError, naming
 from tool.maps import MAKE, maps_file, note_of, read_maps
-from tool.memory import enough_memory
 from tool.pictures import (
     heat,
     overlay,
@@ -220,9 +219,8 @@ def _computed(item_of: Callable[[str], dict], compute: Compute, image_id: str) -
 
 
 def _named(compute: Compute, items: list[dict]) -> list[tuple]:
-    """Compute, and name the pictures in what goes wrong."""
-    names = ", ".join(item["id"] for item in items)
-    with enough_memory(names), naming(items[0]["path"]):
+    """Compute, and name the first picture in what goes wrong."""
+    with naming(items[0]["path"]):
         return compute(items)
 
 

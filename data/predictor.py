@@ -22,7 +22,6 @@ from tool import checkpoint, cli
 from tool.crf import crf_inference_label
 from tool.errors import InputError, naming
 from tool.maps import fuse
-from tool.memory import enough_memory
 from tool.pictures import heat, overlay, read_rgb, save_label, save_label_drawing, save_rgb
 from tool.reader import Between, check, decoding
 from tool.writer import own_folder, read_note, safe_name, write_json
@@ -205,7 +204,7 @@ class Predictor:
         keys = None if labels is None else self.ids_of(labels)
         image = read_rgb(path, self.bands, self.value_range)
         picture = np.array(reduce(image, self.max_pixels))
-        with enough_memory(str(path)), naming(path):
+        with naming(path):
             predict = self._segment if self.model else self._localize
             scores, keys, maps, mask = predict(picture, keys)
         names = self.all_names[1:]

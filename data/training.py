@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from data.datasets import open_session
 from data.loaders import RandomViews, Schedule, training_loader
-from data.steps import open_session
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError, naming
 from tool.metrics import iou_of, miou_of

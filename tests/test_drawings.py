@@ -11,8 +11,7 @@ import cam2ir
 import make_cam
 import make_seg_labels
 import train_resnet50_SIPE
-from tool.errors import InputError
-from tool.memory import enough_memory
+from tool.errors import InputError, naming
 from tool.pictures import label_overlay, read_mask, read_rgb, save_label
 
 
@@ -80,5 +79,5 @@ def test_maps(flags, tmp_path, caplog):
 def test_memory_that_ends_is_named_and_other_errors_stay():
     errors = {MemoryError(): InputError, RuntimeError("can't allocate memory: 9 bytes"): InputError}
     for error, expected in {**errors, RuntimeError("shapes differ"): RuntimeError}.items():
-        with pytest.raises(expected), enough_memory("a picture"):
+        with pytest.raises(expected), naming("a picture"):
             raise error

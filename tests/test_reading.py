@@ -8,8 +8,8 @@ import tifffile
 
 import cam2ir
 import eval_seg_labels
-from data import reading
-from data.datasets import add_dataset_flags, open_dataset
+from data import base
+from data.datasets import READING, add_dataset_flags, note_reading, open_dataset
 from data.folder import Folder
 from tool import cli
 from tool.errors import InputError
@@ -60,7 +60,7 @@ def test_what_is_usual_is_not_noted(tiny, tmp_path):
     args = arguments(tiny, tmp_path / "s")
     dataset = open_dataset(args)
     dataset.check_pictures(["a"])
-    reading.note_reading(dataset, args)
+    note_reading(dataset, args)
     assert (dataset.bands, dataset.value_range) == (None, None)
     assert not (tmp_path / "s").exists()
 
@@ -70,10 +70,10 @@ def test_a_session_keeps_how_it_reads(deep, photographs, tmp_path):
     args = arguments(deep, tmp_path, *FLAGS)
     first = open_dataset(args)
     first.check_pictures(["a"])
-    assert not (tmp_path / reading.FILE).exists()  # the program may still refuse
-    reading.note_reading(first, args)
+    assert not (tmp_path / READING).exists()  # the program may still refuse
+    note_reading(first, args)
     expected = {"bands": [3, 2, 1], "value_range": [-1, 1]}
-    noted = json.loads((tmp_path / reading.FILE).read_text())
+    noted = json.loads((tmp_path / READING).read_text())
     assert noted == {**expected, "auto": False}
     args = arguments(deep, tmp_path)  # a later program without the flags
     later = open_dataset(args)
@@ -87,7 +87,7 @@ def test_a_session_keeps_how_it_reads(deep, photographs, tmp_path):
 
 @pytest.mark.parametrize("noted", ['{"bands": [1, 2]}', '{"value_range": [0, NaN]}'])
 def test_a_damaged_note_names_itself_and_no_picture(deep, tmp_path, noted):
-    (tmp_path / reading.FILE).write_text(noted)
+    (tmp_path / READING).write_text(noted)
     with pytest.raises(InputError, match=r"value_range\.json"):
         open_dataset(arguments(deep, tmp_path))
 
@@ -97,7 +97,7 @@ def test_auto_is_found_once(deep, tmp_path):
     dataset = open_dataset(args)
     ids = dataset.ids("train")
     dataset.check_pictures(ids)
-    reading.note_reading(dataset, args)
+    note_reading(dataset, args)
     values = [tifffile.imread(dataset.image_path(i))[..., :3].ravel() for i in ids]
     low, high = np.percentile(np.concatenate(values), (1, 99))
     np.testing.assert_allclose(dataset.value_range, (low, high), rtol=1e-6)
@@ -110,10 +110,10 @@ def test_auto_is_found_once(deep, tmp_path):
 
 
 def test_auto_without_a_session_looks_at_a_sample(deep, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_PICTURES", 3)
-    monkeypatch.setattr(reading, "MOST_VALUES", 100)
-    seen, read = [], reading.PictureFile
-    monkeypatch.setattr(reading, "PictureFile", lambda path: seen.append(path.stem) or read(path))
+    monkeypatch.setattr(base, "MOST_PICTURES", 3)
+    monkeypatch.setattr(base, "MOST_VALUES", 100)
+    seen, read = [], base.PictureFile
+    monkeypatch.setattr(base, "PictureFile", lambda path: seen.append(path.stem) or read(path))
     dataset = Folder(deep)
     dataset.bands, dataset.value_range = [3, 2, 1], "auto"
     dataset.check_pictures(list("abcdef"))
@@ -125,8 +125,10 @@ def test_auto_without_a_session_looks_at_a_sample(deep, monkeypatch):
 @pytest.mark.parametrize(("value", "words"), [(1, "1 is"), (np.nan, "nan is")])
 def test_auto_of_one_value_and_of_nan(deep, value, words):
     tifffile.imwrite(deep / "images/a.tif", np.full((4, 4), value, np.float32))
+    dataset = Folder(deep)
+    dataset.value_range = "auto"
     with pytest.raises(InputError, match=words):
-        reading.find_range(Folder(deep), ["a"])
+        dataset.check_pictures(["a"])
 
 
 def test_programs_run_on_scientific_pictures(run, deep, tmp_path):

@@ -1,10 +1,18 @@
-"""The one exception that stands for a mistake in the input."""
+"""The one exception that stands for a mistake in the input, and for memory that is too small."""
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
+
+# What messages of PyTorch contain, of the processor's memory and of the GPU's.
+LACKING = "out of memory|not enough memory|allocate memory|cpuallocator|bad_alloc"
+MEMORY = (
+    "The memory does not suffice. Lower --max_pixels, take a smaller batch or window or fewer or "
+    "smaller --scales, where the program has them, or reduce large pictures."
+)
 
 
 class InputError(Exception):
@@ -14,15 +22,29 @@ class InputError(Exception):
     """
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an exception says that the memory does not suffice."""
+    if isinstance(error, RuntimeError):
+        return re.search(LACKING, str(error), re.IGNORECASE) is not None
+    return isinstance(error, MemoryError)
+
+
 @contextmanager
 def naming(source: str | Path) -> Iterator[None]:
-    """Put ``source`` before the message of an InputError that does not contain it."""
+    """Put ``source`` before the message of an InputError that does not contain it.
+
+    A lack of memory becomes such an InputError.
+    """
     try:
         yield
     except InputError as error:
         if str(source) in str(error):
             raise
         raise InputError(f"{source}: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise InputError(f"{source}: {MEMORY}") from error
 
 
 def printable(text: str) -> str:

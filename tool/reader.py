@@ -83,8 +83,6 @@ def decoding(path: str | Path, remedy: str) -> Iterator[None]:
             yield
     except InputError:
         raise
-    except MemoryError as error:
-        raise InputError(f"The memory does not suffice for {path}. Reduce it.") from error
     except Exception as error:
         if _is_mistake(error):
             raise

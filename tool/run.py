@@ -13,17 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from tool import distributed
-from tool.errors import InputError
-from tool.memory import is_lack
+from tool.errors import MEMORY, InputError, lacks_memory
 
 SHARED_MEMORY = (
     "The shared memory (/dev/shm) is too small for the processes that read pictures. Give "
     "--num_workers 0, or start the container with a larger one: docker run --shm-size=8g (or "
     "--ipc=host)."
-)
-MEMORY = (
-    "The memory does not suffice. Take a smaller batch or window, fewer or smaller --scales, or "
-    "reduce large pictures."
 )
 # What PyTorch's messages contain when the machine lacks something, and the sentence.
 LACKS = (
@@ -51,7 +46,7 @@ def sentence_of(error: BaseException) -> str | None:
         for words, sentence in LACKS:
             if re.search(words, str(error), re.IGNORECASE):
                 return sentence
-    if is_lack(error):
+    if lacks_memory(error):
         return MEMORY
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and _in_multiprocessing(error):
         return SHARED_MEMORY
