@@ -37,22 +37,15 @@ NO_CLASS = "none"  # in --labels: the picture shows background only
 log = logging.getLogger(__name__)
 
 
-def names(text: str) -> list[str]:
-    """An argparse type: one or more names between commas."""
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    if not found:
-        raise ValueError
-    return found
-
-
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.Parser(__doc__)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of them")
-    parser.add_shared("session_name", "ckpt", "network", "max_pixels", "restart", "device")
+    parser.add_shared("session_name", "ckpt", "network", "class_names", "max_pixels")
+    parser.add_shared("restart", "device")
     parser.add_argument(
         "--labels",
-        type=names,
+        type=cli.names,
         help="of the classes that the pictures show, between commas; none: background only; "
         "without the flag they are guessed",
     )
@@ -73,11 +66,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     )
     parser.add_deciding(
         "--model", choices=sorted(MODELS), help="of segmentation networks of other projects"
-    )
-    parser.add_deciding(
-        "--class_names",
-        type=names,
-        help="between commas, without background, for files that hold none",
     )
     args = parser.parse_args(arguments)
     if args.labels == [NO_CLASS]:

@@ -133,6 +133,14 @@ def at_least(smallest: int, largest: int = LARGEST) -> Callable[[str], int]:
     return within(int, smallest, largest)
 
 
+def names(text: str) -> list[str]:
+    """An argparse type: one or more names between commas."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise ValueError
+    return found
+
+
 number = within(float, 0, LARGEST_REAL)
 above_zero = within(float, 1 / LARGEST_REAL, LARGEST_REAL)
 fraction = within(float, SMALLEST_FRACTION, 1 - SMALLEST_FRACTION)
@@ -158,6 +166,11 @@ SHARED: dict[str, dict[str, Any]] = {
     "ckpt": {
         "default": "final.pth",
         "help": "a path, or a file in <session>/ckpt; released ones too",
+    },
+    "class_names": {
+        "decides": True,
+        "type": names,
+        "help": "between commas, without background, for files that hold none",
     },
     "infer_list": {"help": "list name or file; None is the training list"},
     "eval_list": {"help": "list name or file; None is the dataset's own"},
