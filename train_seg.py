@@ -66,7 +66,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
 
     add("iterations", count, "updates of the weights")
     add("batch_size", count, "pictures of a part, on all processes together")
-    add("accumulate", count, "parts whose gradients make one update")
+    parts = "parts whose gradients make one update; one where processes are more than its pictures"
+    add("accumulate", count, parts)
     add("lr", cli.number, "of the backbone")
     add("head_lr", cli.number, "times --lr is the rate of the head's weights; its biases: twice it")
     add("lr_every", count, "updates between changes of the learning rate")
@@ -86,7 +87,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     others = {"deeplabv2_resnet101": "bn_momentum", "deeplabv1_resnet38": "stride_on"}[args.model]
     if getattr(args, others) is not None:
         raise InputError(f"--{others} is not for {args.model}. Leave it out.")
-    fill_in(args, MODELS[args.model].training)
+    recipe, given = MODELS[args.model].training, (args.batch_size, args.accumulate)
+    fill_in(args, recipe.shared_by(distributed.world_size(), *given))
     return args
 
 

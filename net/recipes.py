@@ -1,6 +1,6 @@
 """The table of segmentation networks that ``--model`` names, with the settings of their recipes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from net.deeplabv1_resnet38 import BN_MOMENTUM, DeepLabV1_ResNet38
@@ -27,6 +27,16 @@ class TrainingFlags:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     head_lr: float = 10.0
+
+    def shared_by(self, processes: int, *given: int | None) -> "TrainingFlags":
+        """Return the settings with parts that have a picture for each of so many processes.
+
+        Where the recipe's have not, the whole batch is one part, of which the loss takes one mean
+        and not the mean of those of the parts. The user's ``given`` sizes stay.
+        """
+        if processes <= self.batch_size or any(given):
+            return self
+        return replace(self, batch_size=self.batch_size * self.accumulate, accumulate=1)
 
 
 @dataclass(frozen=True)

@@ -145,21 +145,24 @@ class SegmentationNetwork(nn.Module):
 
 
 @lru_cache(maxsize=256)
-def nearest_indices(source: int, target: int) -> np.ndarray:
+def nearest_indices(source: int, target: int, device: torch.device) -> Tensor:
     """Return the pixels that Pillow's nearest filter picks along one side, int64 (target,).
+
+    They are copied to the device once, as a GPU would be waited for.
 
     Pillow takes floor((i + 1/2) * source / target), where it adds up the step source / target.
     Where the exact value is an integer, the rounding of that sum decides, so it is repeated here.
     """
     steps = np.full(target, source / target)
     steps[0] *= 0.5
-    return np.minimum(np.cumsum(steps).astype(np.int64), source - 1)
+    picked = np.minimum(np.cumsum(steps).astype(np.int64), source - 1)
+    return torch.from_numpy(picked).to(device)
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Return (B, *size) labels, picked from (B, H, W) by Pillow's nearest rule."""
     rows, columns = (
-        torch.from_numpy(nearest_indices(source, target)).to(labels.device)
+        nearest_indices(source, target, labels.device)
         for source, target in zip(labels.shape[1:], size, strict=True)
     )
     return labels[:, rows[:, None], columns]

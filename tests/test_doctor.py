@@ -18,6 +18,7 @@ from data.doctor.finding import show
 from data.folder import Folder
 from data.folder.__main__ import checks_of as folder_checks
 from data.folder.__main__ import main as folder_main
+from tests.pretend_gpu import pretend_gpus
 from tool.pictures import read_mask, save_label
 
 SMALL = ["--batch_size", "2", "--irn_batch_size", "2", "--seg_batch_size", "1"]
@@ -184,6 +185,22 @@ def test_batches_that_the_list_or_the_processes_cannot_fill(examine, flags, name
     line = only(examine(*flags))
     assert line.startswith("batches")
     assert named in line
+
+
+def test_eight_processes_share_every_batch_and_waste_is_told():
+    args = doctor.parse_arguments(["--processes", "8"])
+    dataset = SimpleNamespace(training_ids=lambda name, least, flag: list(range(least)))
+    (told, text), (ok, _) = doctor.batches(args, dataset, "train")
+    assert (told, ok) == ("warn", "ok")
+    assert "--accumulate 1 --batch_size 10" in text
+    assert "62%" in text
+
+
+def test_processes_take_a_gpu_each(examine):
+    with pretend_gpus(2):
+        named = only(examine("--device", "cuda:0", "--processes", "2", "--seg_batch_size", "2"))
+        assert named.startswith("device: --device cuda:0: 2 processes")
+        assert "names 2" in texts(examine("--device", "cuda", "--processes", "3"), "FAIL")[0]
 
 
 def test_disk_and_session(examine, tiny, monkeypatch):

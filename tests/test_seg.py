@@ -128,6 +128,16 @@ def test_weights_do_not_depend_on_the_number_of_processes(run, model, tiny, tmp_
     torch.testing.assert_close(losses_of(two, model), losses_of(one, model), **close)
 
 
+@pytest.mark.parametrize(("processes", "parts"), [(1, (5, 2)), (5, (5, 2)), (6, (10, 1))])
+def test_parts_have_a_picture_for_every_process(monkeypatch, processes, parts):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    args = train_seg.parse_arguments([])
+    assert (args.batch_size, args.accumulate) == parts
+    for given in (["--batch_size", "5"], ["--accumulate", "2"]):  # what is given stays
+        args = train_seg.parse_arguments(given)
+        assert (args.batch_size, args.accumulate) == (5, 2)
+
+
 def test_batch_statistics_of_several_processes_need_gpus(run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     args = train_seg.parse_arguments([*run["train"], "--model", V1])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from data.datasets import add_dataset_flags, open_dataset
+from tests.pretend_gpu import pretend_gpus
 from tool import cli
 from tool import progress as progress_module
 from tool.cores import cores
@@ -190,6 +191,17 @@ def test_a_device_is_set_to_round_no_product():
         assert torch.backends.cudnn.allow_tf32 == tf32
         assert not torch.backends.cuda.matmul.allow_tf32
     assert cli.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_every_process_has_a_gpu_of_its_own(monkeypatch):
+    for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pretend_gpus(2):
+        assert cli.pick_device("auto") == torch.device("cuda", 1)
+        with pytest.raises(InputError, match="--device cuda:0: 2 processes"):
+            cli.pick_device("cuda:0")
+    with pretend_gpus(1), pytest.raises(InputError, match="--device cuda: 2 processes"):
+        cli.pick_device("auto")
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "hpu", "meta", "mps:0"])

@@ -69,7 +69,7 @@ class Checkpoint(dict[str, Any]):
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint ``{"net": state_dict, ...}``, atomically.
+    """Write a checkpoint ``{"net": state_dict, ...}``, atomically, for a machine without a GPU too.
 
     A path ending ``.safetensors`` gets the tensors of ``net`` under their names, and the other
     entries, which must be plain values then, as JSON in the metadata of the file.
@@ -83,9 +83,18 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
         packed = safetensors.torch.save(tensors, {"format": "pt", **plain})
     else:
         buffer = io.BytesIO()
-        torch.save(dict(content), buffer)
+        torch.save(_on_cpu(content), buffer)
         packed = buffer.getbuffer()
     write_atomic(path, lambda file: file.write(packed))
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return nested dicts and lists with copies on the CPU of the tensors of a GPU."""
+    if isinstance(value, dict):
+        return {name: _on_cpu(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_on_cpu(inner) for inner in value]
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def load(path: str | Path) -> Checkpoint:

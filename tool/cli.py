@@ -249,20 +249,28 @@ def add_training_flags(parser: Parser, print_freq: int, save_freq: int) -> None:
     parser.add_shared("save_freq", default=save_freq)
 
 
-def pick_device(name: str, tf32: bool = True) -> torch.device:
+def pick_device(name: str, tf32: bool = True, processes: int | None = None) -> torch.device:
     """Return the device that ``--device`` names, set to round no product of the method.
 
     Args:
         name: auto (CUDA if there is one), cpu, cuda or cuda:N.
         tf32: whether CUDA convolutions may round their input to 10 bits.
+        processes: that take a GPU each; None are torchrun's on this machine.
 
     Raises:
-        InputError: there is no such device on this machine.
+        InputError: there is no such device on this machine, or not one for each process.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = tf32
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    processes = processes or distributed.number("LOCAL_WORLD_SIZE", 1)
+    cards = torch.cuda.device_count() if name == "cuda" else 1
+    if name.startswith("cuda") and 0 < cards < processes:
+        raise InputError(
+            f"--device {name}: {processes} processes take a GPU each, of which it names {cards}. "
+            "Give --device cuda, and no more processes than there are GPUs."
+        )
     if name == "cuda" and distributed.world_size() > 1:
         name = f"cuda:{distributed.number('LOCAL_RANK', 0)}"
     try:

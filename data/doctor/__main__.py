@@ -35,7 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     flag("--model", choices=networks, default=networks[0], help="of step 3.1")
     flag("--seg_batch_size", type=count, help="of step 3.1; None is the model's")
     flag("--accumulate", type=count, help="of step 3.1; None is the model's")
-    flag("--processes", type=count, default=1, help="that share a training")
+    flag("--processes", type=cli.at_least(1), default=1, help="that share a training")
     flag("--all", action="store_true", help="decode every picture and mask")
     return parser.parse_args(arguments)
 
@@ -46,7 +46,8 @@ def batches(args: cli.Settings, dataset: Dataset, name: str) -> Check:
     if args.irn_batch_size:
         sizes["--irn_batch_size"] = (args.irn_batch_size, 1)
     if args.model != "none":
-        recipe = MODELS[args.model].training
+        given = args.seg_batch_size, args.accumulate
+        recipe = MODELS[args.model].training.shared_by(args.processes, *given)
         parts = args.accumulate or recipe.accumulate
         flags = f"{args.model}: --accumulate {parts} --batch_size"
         sizes[flags] = (args.seg_batch_size or recipe.batch_size, parts)
@@ -54,13 +55,21 @@ def batches(args: cli.Settings, dataset: Dataset, name: str) -> Check:
         dataset.training_ids(name, part * parts, f"{flags} {part}")
         with naming(f"{flags} {part}"):
             distributed.check_share(part, args.processes)
+        largest = -(-part // args.processes)
+        used = part / (largest * args.processes)
+        if used < 1:
+            yield (
+                "warn",
+                f"{flags} {part}: some of {args.processes} processes have {largest} pictures, and "
+                f"the others wait for them. {used:.0%} of their time is used",
+            )
     yield "ok", "enough pictures for every training and process"
 
 
 def checks_of(args: cli.Settings) -> Checks:
     """Yield all checks; those of the dataset once it is open."""
     yield "requirements", machine.requirements()
-    yield "device", machine.device(args.device)
+    yield "device", machine.device(args.device, args.processes)
     needs = (args.batch_size, args.crop_size, args.num_workers, args.device)
     yield "memory", machine.memory(*needs)
     yield "/dev/shm", machine.shared_memory(args.num_workers)

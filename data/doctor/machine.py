@@ -46,9 +46,9 @@ def release(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
-def device(name: str) -> Check:
-    """Look for the device that ``--device`` names."""
-    found = cli.pick_device(name)
+def device(name: str, processes: int) -> Check:
+    """Look for the device that ``--device`` names, one for each process where it is a GPU."""
+    found = cli.pick_device(name, processes=processes)
     if found.type == "cuda":
         free, total = (n / GIB for n in torch.cuda.mem_get_info(found))
         gpu = torch.cuda.get_device_name(found)

@@ -1,0 +1,105 @@
+"""Whole programs on a GPU that is pretended, see ``tests/pretend_gpu.py``."""
+
+import importlib
+import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import train_seg
+from data.training import Training
+from tests.pretend_gpu import pretend_gpus
+from tests.tiny import command_lines, make_folder
+from tool.checkpoint import load_state
+
+TRAINERS = ("train_resnet50_SIPE", "train_irn", "train_seg")
+WRITERS = ("make_cam", "cam2ir", "make_seg_labels", "infer_seg")
+CHAIN = ("train_resnet50_SIPE", "make_cam", "cam2ir", "train_irn", "make_seg_labels", "train_seg")
+SEG = "seg_deeplabv2_resnet101.pth"
+
+
+def main(name: str, flags: list[str]) -> None:
+    importlib.import_module(name).main(flags)
+
+
+@pytest.fixture(scope="module")
+def chain(weights, tmp_path_factory) -> SimpleNamespace:
+    """All steps on a GPU: their session, command lines, and what was waited for.
+
+    Attributes:
+        waits: Counter of each program.
+        steps: of each trainer the number of waits before every step.
+    """
+    folder = tmp_path_factory.mktemp("gpu")
+    lines = command_lines(make_folder(folder / "tiny"), folder / "run", weights)
+    lines["train_seg"] += ["--accumulate", "2"]
+    waits, steps = {}, {}
+    plain_steps = Training.steps
+
+    def counted(training):
+        for step in plain_steps(training):
+            steps[training.about["program"]].append(sum(gpus.waits.values()))
+            yield step
+
+    for name in (*CHAIN, "infer_seg"):
+        often = ["--print_freq", "100"] if name in TRAINERS else []
+        with pretend_gpus() as gpus, pytest.MonkeyPatch.context() as patch:
+            waits[name], steps[name] = gpus.waits, []
+            patch.setattr(Training, "steps", counted)
+            main(name, [*lines[name], *often, "--device", "cuda"])
+    return SimpleNamespace(session=folder / "run", lines=lines, waits=waits, steps=steps)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_no_step_of_a_training_waits(chain, name):
+    """But for the first one, which has a log line, and constants that go up once."""
+    found = np.diff(chain.steps[name])[1:]
+    assert found.tolist() == [0] * len(found)
+    assert len(found) > 1
+
+
+def test_weights_load_where_there_is_no_gpu(chain):
+    paths = list(chain.session.glob("ckpt/*.pth"))
+    assert len(paths) == 6
+    for path in paths:
+        assert torch.load(path, weights_only=True)["step"]
+
+
+def test_files_are_those_of_the_cpu(chain, tmp_path):
+    session = tmp_path / "run"
+    shutil.copytree(chain.session / "ckpt", session / "ckpt")
+    for name in WRITERS:
+        main(name, [*chain.lines[name], "--session_name", str(session)])
+    labels = sorted(path.relative_to(session) for path in session.glob("*/*.png"))
+    assert len(labels) == 3 * 6
+    for path in labels:
+        assert (chain.session / path).read_bytes() == (session / path).read_bytes()
+    for path in session.glob("npy/*.npz"):
+        ours, theirs = np.load(chain.session / "npy" / path.name), np.load(path)
+        assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs.files)
+
+
+@pytest.mark.parametrize("devices", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_training_goes_on_on_another_device(tiny, weights, tmp_path, monkeypatch, devices):
+    flags = command_lines(tiny, tmp_path / "run", weights)["train_seg"]
+    flags += ["--label_dir", str(tiny / "masks"), "--save_freq", "1", "--lr", "1e-3"]
+    train_seg.main([*flags, "--session_name", str(tmp_path / "whole")])
+    real, losses = train_seg.mean_loss, []
+
+    def dies(sums, counts):
+        losses.append(sums)
+        if len(losses) == 3:
+            raise KeyboardInterrupt
+        return real(sums, counts)
+
+    monkeypatch.setattr(train_seg, "mean_loss", dies)
+    ends_by = pytest.raises(KeyboardInterrupt), nullcontext()
+    for device, ends in zip(devices, ends_by, strict=True):
+        with pretend_gpus() if device == "cuda" else nullcontext(), ends:
+            train_seg.main([*flags, "--device", device])
+    assert len(losses) == 3 + 2
+    whole, found = (load_state(tmp_path / name / "ckpt" / SEG) for name in ("whole", "run"))
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
