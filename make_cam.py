@@ -15,14 +15,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
-
 from data.datasets import add_dataset_flags
 from data.inference import SCALES, infer, load_network
 from data.loaders import ScaledPictures, to_device
 from data.picture_loop import PictureStep
+from net.method import Method, import_network
 from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
+from tool.errors import InputError
 from tool.maps import FORMATS, write_maps
 from tool.run import run
 
@@ -40,14 +40,12 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser.add_deciding(
         "--seed_feature",
         choices=SEED_FEATURES,
-        default=SEED_FEATURES[0],
-        help="similarities from F_h (released code) or from x4 (as in training)",
+        help="similarities from F_h (None, released code) or from x4 (as in training)",
     )
     parser.add_deciding(
         "--competitors",
         choices=COMPETITORS,
-        default=COMPETITORS[0],
-        help="classes that compete for seeds: all (released code) or those in the label",
+        help="classes that compete for seeds: all (None, released code) or those in the label",
     )
     parser.add_deciding(
         "--save_format",
@@ -70,7 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return args
 
 
-def localize(net: nn.Module, save_cam: bool, amp: str, items: list[dict]) -> list[tuple]:
+def localize(net: Method, save_cam: bool, amp: str, items: list[dict]) -> list[tuple]:
     """Return what :func:`tool.maps.write_maps` takes, of pictures of one size.
 
     Args:
@@ -90,6 +88,21 @@ def localize(net: nn.Module, save_cam: bool, amp: str, items: list[dict]) -> lis
     return [(label.nonzero()[0], maps, item["size"], save_cam) for item, label, maps in triples]
 
 
+def choose(net: Method, name: str, args: cli.Settings) -> None:
+    """Make a choice of the flags that of the network, or note the network's own.
+
+    Raises:
+        InputError: the network has no such choice.
+    """
+    given = getattr(args, name)
+    if given is None:
+        setattr(args, name, getattr(net, name, None))
+    elif hasattr(net, name):
+        setattr(net, name, given)
+    else:
+        raise InputError(f"--{name}: {args.network} has no such choice. Leave the flag out.")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Write the maps of every picture on the list."""
     args = parse_arguments(arguments)
@@ -98,14 +111,14 @@ def main(arguments: list[str] | None = None) -> None:
     content = checkpoint.load(ckpt)
     checkpoint.check_classes(content, dataset.all_names)
     net = load_network(
-        cli.import_network(args.network).CAM,
+        import_network(args.network, content),
         content,
         args.fold_bn,
         pretrained=None,
         num_classes=dataset.num_classes,
-        seed_feature=args.seed_feature,
-        competitors=args.competitors,
     )
+    for name in ("seed_feature", "competitors"):
+        choose(net, name, args)
     cli.place(net, step.device, args.channels_last)
     name = ckpt.name if ckpt.parent == step.session.path / "ckpt" else None
     scales = tuple(args.scales)

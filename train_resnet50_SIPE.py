@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from data.base import Dataset, check_exist, warn_constant_labels
@@ -30,7 +30,8 @@ from data.loaders import (
     to_device,
 )
 from data.training import Training
-from net.resnet50_SIPE import CAM_EPS, valid_mask
+from net.method import Method, import_network
+from net.resnet50_SIPE import CAM_EPS
 from tool import cli, distributed
 from tool.metrics import confusion
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate
@@ -84,7 +85,7 @@ def validation_pictures(args: cli.Settings, dataset: Dataset) -> ScaledPictures:
 
 @torch.no_grad()
 def validate(
-    net: nn.Module, pictures: ScaledPictures, workers: int, device: torch.device, amp: str
+    net: Method, pictures: ScaledPictures, workers: int, device: torch.device, amp: str
 ) -> np.ndarray:
     """Return the confusion counts of IS-CAM at one scale by the training pass, of all processes.
 
@@ -108,7 +109,7 @@ def validate(
     return distributed.total(counts).numpy()
 
 
-def predict(net: nn.Module, label: Tensor, picture: Tensor, size: tuple[int, int]) -> Tensor:
+def predict(net: Method, label: Tensor, picture: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the classes that IS-CAM sees in a picture, int64 (H, W).
 
     Args:
@@ -169,17 +170,18 @@ def main(arguments: list[str] | None = None) -> None:
     warn_constant_labels(training.pictures.labels, dataset.class_names)
     validation = validation_pictures(args, dataset) if args.val_freq else None
 
-    net = cli.import_network(args.network).Net(dataset.num_classes, args.pretrained)
+    net = import_network(args.network)(dataset.num_classes, args.pretrained)
     groups = net.trainable_groups(args.lr, args.wt_dec)
-    learning = [parameter for group in groups for parameter in group["params"]]
     rate = partial(learning_rate, args.lr)
     # Without the consistency loss nothing teaches the side layers.
-    model = training.begin(net, groups, rate, some_unused=not args.gsc_weight)
+    unused = not args.gsc_weight or args.network != cli.NETWORK
+    model = training.begin(net, groups, rate, some_unused=unused)
+    learning = [p for group in training.optimizer.param_groups for p in group["params"]]
     for step, batch in training.steps():
         window, box, label = to_device(batch.values(), device)
         img = net.prepare(window, box)
         with cli.autocast(args.amp, device):
-            out = model(img, valid_mask(box, args.crop_size, label))
+            out = model(img, net.valid_mask(box, args.crop_size, label))
         terms = net.losses(out, label)
         share = len(window) * distributed.world_size() / batch_size
         (total_loss(terms, args.gsc_weight) * share).backward()

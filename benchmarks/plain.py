@@ -39,13 +39,12 @@ def reactivate(prototype: Tensor, feature: Tensor) -> Tensor:
     return F.relu(F.cosine_similarity(many, prototype, dim=2, eps=fast.COSINE_EPS))
 
 
-class Net(fast.CAM):
+class Net(fast.Net):
     """The network of training and inference; gradients run through all that the loss reaches."""
 
     def __init__(self, *settings: int | None) -> None:
         super().__init__(*settings)
-        self.resnet50.requires_grad_(True)
-        self.resnet50.frozen_stages = -1
+        self.backbone.requires_grad_(True)
 
     def explore(
         self, cam: Tensor, mask: Tensor, seed_feature: Tensor, feature: Tensor

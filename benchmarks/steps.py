@@ -21,7 +21,7 @@ from net.deeplabv2 import DeepLabV2_ResNet101_MSC as V2
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50 import fold_batch_norm
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
-from net.resnet50_SIPE import CAM, Net, valid_mask
+from net.resnet50_SIPE import Net
 from net.segmentation import mean_loss
 from tool.crf import crf_inference, crf_inference_label
 from tool.maps import fuse
@@ -150,13 +150,13 @@ def sipe(job: Job, network: type[Net] = Net) -> Call:
 
     def losses():
         img = net.prepare(window, box)
-        mask = valid_mask(box, WINDOW, label)
+        mask = net.valid_mask(box, WINDOW, label)
         yield sum(net.losses(job.run(net, img, mask), label).values())
 
     return training(job, net, losses, largest_norm=1)
 
 
-def maps(job: Job, network: type[CAM] = CAM) -> Call:
+def maps(job: Job, network: type[Net] = Net) -> Call:
     """Return the maps of pictures of one size at four scales with mirror (1.2), fused."""
     net = job.for_inference(network(job.classes, None, WIDTH))
     scaled = [pixels(job, scale) for scale in SCALES]
@@ -168,7 +168,7 @@ def maps(job: Job, network: type[CAM] = CAM) -> Call:
         for one in scaled:
             img = net.prepare(one.expand(job.batch, -1, -1, -1))
             pairs = torch.stack([img, img.flip(3)], 1).flatten(0, 1)
-            _, is_cam = job.run(net.forward_pairs, pairs, label)
+            _, is_cam = job.run(net.localize, pairs, label)
             found.append(is_cam[:, PRESENT].flatten(0, 1))
         return fuse(found, PICTURE).cpu().view(job.batch, len(PRESENT), *PICTURE).argmax(1)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from data.loaders import to_device
 from net.deeplabv2 import MEAN_BGR
+from net.method import Method
 from net.recipes import TestFlags
 from net.resnet50 import fold_batch_norm
 from net.weights import restore
@@ -45,15 +46,14 @@ def load_network(
 
 
 def infer(
-    net: nn.Module,
+    net: Method,
     pictures: list[Tensor],
     labels: Tensor,
 ) -> list[list[Tensor]]:
     """Return the maps of the present classes, at every scale, of pictures of one size.
 
     Args:
-        net: :class:`net.resnet50_SIPE.CAM` or one like it; ``forward_pairs`` serves several
-            pictures.
+        net: evaluating.
         pictures: uint8 (B, 3, h, w) a scale, on the network's device.
         labels: (B, C) in {0, 1}, background 1; on the CPU, for a GPU would be waited for.
 
@@ -67,10 +67,7 @@ def infer(
     for one_scale in pictures:
         img = net.prepare(one_scale)
         pairs = torch.stack([img, img.flip(3)], 1).flatten(0, 1)  # (2B, 3, h, w)
-        if len(labels) == 1:
-            cams, is_cams = (maps[None] for maps in net(pairs, masks[0]))
-        else:
-            cams, is_cams = net.forward_pairs(pairs, masks)  # (B, C, h, w)
+        cams, is_cams = net.localize(pairs, masks)  # (B, C, h, w)
         for i, keys in enumerate(present):
             maps[i].append(torch.cat([is_cams[i, keys], cams[i, keys[1:]]]))
     return maps

@@ -16,6 +16,7 @@ from data.lists import plain
 from data.loaders import to_device
 from data.transforms import VIEWS, reduce, rescale
 from data.voc import VOC
+from net.method import import_network
 from net.recipes import MODELS
 from net.weights import restore
 from tool import checkpoint, cli
@@ -35,7 +36,6 @@ NOTED = {
         "value_range?": (float, float),
         "long_side?": (BAND, BAND),
     },
-    "settings?": {"network?": str},
 }
 PUBLISHED = {len(names): names for names in (VOC.class_names, COCO.class_names)}
 
@@ -161,14 +161,8 @@ class Predictor:
                 self.recipe = replace(self.recipe, scales=list(scales))
             self.net = restore(MODELS[self.model].network, content)
         else:
-            noted = (content.get("settings") or {}).get("network", network)
-            if noted != network:
-                raise InputError(
-                    f"{ckpt} was trained with --network {noted}, which would be imported. Give "
-                    "that flag if you trust the module."
-                )
-            network = cli.import_network(network).CAM
-            self.net = load_network(network, content, fold_bn=True, pretrained=None)
+            trained_by = import_network(network, content)
+            self.net = load_network(trained_by, content, fold_bn=True, pretrained=None)
             self.scales = tuple(scales or SCALES)
         num_classes = self.net.config["num_classes"]
         cli.place(self.net, self.device, channels_last=True)
@@ -226,7 +220,7 @@ class Predictor:
         scaled = [np.array(rescale(image, scale))[None] for scale in self.scales]
         scaled = to_device((pixels.transpose(0, 3, 1, 2) for pixels in scaled), self.device)
         img = self.net.prepare(scaled[0])
-        scores = self.net.forward_features(img)[0].mean((0, 2, 3)).sigmoid()  # (K,)
+        scores = self.net.scores(img)[0].sigmoid()  # (K,)
         if keys is None:
             keys = ((scores > self.threshold).nonzero()[:, 0] + 1).tolist()
         keys = [0, *keys]

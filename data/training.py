@@ -180,7 +180,9 @@ class Training:
         args = self.args
         self.net, self.rate = cli.place(net, self.device, args.channels_last), rate
         kind = getattr(args, "optimizer", OPTIMIZERS[0])
-        self.optimizer = make_optimizer(groups, args.momentum, self.device, args.fused, kind)
+        self.optimizer = make_optimizer(
+            groups, rate(0, self.total), args.momentum, self.device, args.fused, kind
+        )
         self.about["config"] = net.config
         if self.begun:
             with naming(self.begun.path):

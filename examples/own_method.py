@@ -16,8 +16,8 @@ from torch import Tensor
 from net import resnet50_SIPE as sipe
 
 
-class WeighedSeeds:
-    """The one step that differs, for training and inference alike."""
+class Net(sipe.Net):
+    """SIPE but for one step, in training and inference."""
 
     def explore(
         self, cam: Tensor, mask: Tensor, seed_feature: Tensor, feature: Tensor
@@ -27,11 +27,3 @@ class WeighedSeeds:
         prototypes = sipe.get_prototype(seeds * cam.detach(), feature)
         is_cam = sipe.reactivate(prototypes, feature)
         return {"seeds": seeds, "probs": probs, "prototypes": prototypes, "IS_cam": is_cam}
-
-
-class Net(WeighedSeeds, sipe.Net):
-    """The network in training; a term that an own ``losses`` adds is logged by its name."""
-
-
-class CAM(WeighedSeeds, sipe.CAM):
-    """The network at inference."""

@@ -15,9 +15,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalise(pixels: Tensor) -> Tensor:
-    """Return (x / 255 - mean) / deviation of ImageNet, float32, of uint8 RGB (..., 3, H, W)."""
-    mean, std = (constant(values, pixels.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+def normalise(
+    pixels: Tensor,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Tensor:
+    """Return (x / 255 - mean) / std, float32, of uint8 RGB (..., 3, H, W)."""
+    mean, std = (constant(values, pixels.device) for values in (mean, std))
     return (pixels.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 

@@ -9,7 +9,7 @@ torchvision's network, all of them from the released SIPE code:
 """
 
 import logging
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch.nn.functional as F
@@ -113,13 +113,14 @@ class ResNet50(nn.Module):
 
 
 def fold_batch_norm(net: nn.Module) -> nn.Module:
-    """Put every :class:`FixedBatchNorm` of a network into the convolution before it, in place.
+    """Put every :class:`FixedBatchNorm` of ResNet-50 into the convolution before it, in place.
 
     It always uses stored statistics, so a convolution by w and the normalisation after it are one
     by w * scale / deviation, with a bias. Saves some 7 % of inference on a CPU. The network, in
     evaluation mode, can neither learn nor be saved under its names afterwards, and is returned.
     """
-    for module in list(net.modules()):
+    backbones = [module for module in net.modules() if isinstance(module, ResNet50)]
+    for module in chain.from_iterable(list(backbone.modules()) for backbone in backbones):
         for (before, conv), (name, norm) in pairwise(list(module.named_children())):
             if isinstance(norm, FixedBatchNorm):
                 setattr(module, before, fuse_conv_bn_eval(conv, norm))

@@ -14,30 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from net.inputs import inside, prepare
+from net.method import Method
 from net.resnet50 import ALIASES, ResNet50, build_backbone
 from net.weights import Pretrained
 from tool.errors import InputError
-from tool.optimizer import parameter_group
 
 CAM_EPS = 1e-5  # added to maxima and norms before dividing
 COSINE_EPS = 1e-8  # smallest norm in a cosine
 BACKGROUND_WEIGHT = 0.5  # the released code halves the background's soft IoU before the argmax
-STRIDE = 16  # of the maps
-NEW_LAYER_LR = 10  # the heads start from random numbers and learn ten times faster
 SEED_FEATURES = ("hierarchical", "semantic")
 COMPETITORS = ("all", "present")
 BLOCK = 1024  # positions whose similarities with all others are held at once
-
-
-def valid_mask(box: Tensor, size: int, label: Tensor) -> Tensor:
-    """Return where a class may be in training windows: inside the picture, if it is present.
-
-    The result is float32 (B, C, s, s) in {0, 1} with s = ceil(size / 16). Labels are (B, K) in
-    {0, 1}, and background is always present; for ``box`` see :func:`net.inputs.inside`.
-    """
-    present = F.pad(label.float(), (1, 0), value=1)  # (B, C)
-    return inside(box, size, -(-size // STRIDE)) * present[:, :, None, None]
 
 
 def general_cam(logits: Tensor) -> Tensor:
@@ -105,14 +92,6 @@ def reactivate(prototype: Tensor, feature: Tensor) -> Tensor:
     return F.relu(prototype @ direction).unflatten(2, feature.shape[2:])
 
 
-def classification_loss(score: Tensor, label: Tensor) -> Tensor:
-    """Return the multi-label soft margin loss, mean over B and K.
-
-    The scores are logits, (B, K) or (B, K, 1, 1), and the labels (B, K) in {0, 1}.
-    """
-    return F.multilabel_soft_margin_loss(score.flatten(1), label)
-
-
 def consistency_loss(cam: Tensor, is_cam: Tensor) -> Tensor:
     """Return L_gsc, mean over B, C, h, w of |cam - IS / (max over h, w of IS + 1e-5)|.
 
@@ -123,11 +102,18 @@ def consistency_loss(cam: Tensor, is_cam: Tensor) -> Tensor:
     return (cam - is_cam / (is_cam.amax((2, 3), keepdim=True) + CAM_EPS)).abs().mean()
 
 
-class Net(nn.Module):
-    """Classifier, hierarchical feature and IPE, as used in training.
+class Net(Method):
+    """Classifier, hierarchical feature and IPE.
 
-    ``num_classes`` is C, with background; for the rest see :func:`net.resnet50.build_backbone`.
-    ``config`` holds the arguments that make the network again, see :func:`net.weights.restore`.
+    Args:
+        num_classes: C, with background.
+        pretrained, width: see :func:`net.resnet50.build_backbone`.
+
+    Attributes:
+        seed_feature: feature whose similarities make the seeds of :meth:`localize`:
+            ``"hierarchical"`` (F_h, released code) or ``"semantic"`` (x4, as in training).
+        competitors: classes that take part in the argmax of these seeds: ``"all"`` (released code;
+            pixels that an absent class wins get no seed) or ``"present"``.
     """
 
     # The released network registers its heads twice.
@@ -136,32 +122,24 @@ class Net(nn.Module):
         (r"^newly_added\.0\.", "classifier."),
         (r"^newly_added\.", "side"),
         *ALIASES,
+        (r"^resnet50\.", "backbone."),
     )
+    seed_feature, competitors = SEED_FEATURES[0], COMPETITORS[0]
 
     def __init__(
         self, num_classes: int = 21, pretrained: Pretrained = "imagenet", width: int | None = None
     ) -> None:
-        super().__init__()
         # Only layer3, layer4 and the heads learn: stem, layer1 and layer2 are frozen.
-        self.resnet50 = build_backbone(pretrained, width, frozen_stages=2)
-        self.config = {"num_classes": num_classes, "width": self.resnet50.width}
-        conv, width = partial(nn.Conv2d, kernel_size=1, bias=False), self.resnet50.width
+        backbone = build_backbone(pretrained, width, frozen_stages=2)
+        width = backbone.width
+        super().__init__(num_classes, width=width)
+        self.backbone = backbone
+        conv = partial(nn.Conv2d, kernel_size=1, bias=False)
         self.classifier = conv(32 * width, num_classes - 1)
         self.side1 = conv(4 * width, 128)  # the projections of x1..x4, together the 768 of F_h
         self.side2 = conv(8 * width, 128)
         self.side3 = conv(16 * width, 256)
         self.side4 = conv(32 * width, 256)
-
-    prepare = staticmethod(prepare)
-
-    def trainable_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the optimiser's groups: the backbone, and the heads at ten times its rate."""
-        named = self.named_parameters()
-        heads = [weight for name, weight in named if not name.startswith("resnet50.")]
-        return [
-            parameter_group("backbone", self.resnet50.parameters(), lr, 1, weight_decay),
-            parameter_group("heads", heads, lr, NEW_LAYER_LR, weight_decay),
-        ]
 
     @staticmethod
     def config_of(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -183,7 +161,7 @@ class Net(nn.Module):
         They are logits (B, K, h, w), hierarchical feature F_h (B, 768, h, w) and x4 (B, 2048, h,
         w); float32 also where autocast runs the convolutions in less.
         """
-        _, *stages = self.resnet50(img)  # x1..x4
+        _, *stages = self.backbone(img)  # x1..x4
         size = stages[2].shape[2:]
         parts = []
         for number, x in enumerate(stages, start=1):
@@ -231,51 +209,20 @@ class Net(nn.Module):
             return {"score": score, "cam": cam, **self.explore(cam, valid_mask, x4, feature)}
 
     def losses(self, out: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the loss, whose sum is to be minimised, in the order of the paper.
+        """Return CLS (classification) and GSC (general-specific consistency)."""
+        return {
+            **super().losses(out, label),
+            "GSC": consistency_loss(out["cam"], out["IS_cam"]),
+        }
 
-        The scalars CLS (classification) and GSC (general-specific consistency) are means over the
-        pictures of a batch, from what :meth:`forward` returned and labels (B, K) in {0, 1}.
-        """
-        classification = classification_loss(out["score"], label.float())
-        return {"CLS": classification, "GSC": consistency_loss(out["cam"], out["IS_cam"])}
+    def scores(self, img: Tensor) -> Tensor:
+        """Return logits (B, K) of whole pictures (B, 3, H, W)."""
+        return self.forward_features(img)[0].mean((2, 3))
 
+    def localize(self, pairs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return CAM and IS-CAM of pictures and their mirror images, (B, C, h, w) in [0, 1].
 
-class CAM(Net):
-    """The network at inference: a picture and its mirror image, one scale.
-
-    Args:
-        num_classes, pretrained, width: as in :class:`Net`.
-        seed_feature: feature whose similarities make the seeds: ``"hierarchical"`` (F_h, released
-            code) or ``"semantic"`` (x4, as in training).
-        competitors: classes that take part in the seeds' argmax: ``"all"`` (released code; pixels
-            that an absent class wins get no seed) or ``"present"``.
-    """
-
-    def __init__(
-        self,
-        num_classes: int = 21,
-        pretrained: Pretrained = "imagenet",
-        width: int | None = None,
-        seed_feature: str = "hierarchical",
-        competitors: str = "all",
-    ) -> None:
-        super().__init__(num_classes, pretrained, width)
-        self.seed_feature, self.competitors = seed_feature, competitors
-
-    def forward(self, pair: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Return CAM and IS-CAM of one picture at one scale, (C, h, w) in [0, 1].
-
-        The pair (2, 3, H, W) is the normalised picture and its mirror image, the label (C, 1, 1) in
-        {0, 1}, background 1. CAM includes absent classes, of which IS-CAM is zero.
-        """
-        cam, is_cam = self.forward_pairs(pair, label[None])
-        return cam[0], is_cam[0]
-
-    def forward_pairs(self, pairs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both maps of several pictures of one size, as :meth:`forward` would of each.
-
-        In ``pairs`` (2B, 3, H, W), each picture is followed by its mirror image; the labels are
-        (B, C, 1, 1), and both maps (B, C, h, w).
+        CAM includes absent classes, of which IS-CAM is zero.
         """
         features = self.forward_features(pairs)
         logits, feature, x4 = (x[::2] + x[1::2].flip(3) for x in features)
@@ -284,3 +231,16 @@ class CAM(Net):
             cam = {"all": cam, "present": cam * labels}[self.competitors]
             seed_feature = {"hierarchical": feature, "semantic": x4}[self.seed_feature]
             return cam, self.explore(cam, labels, seed_feature, feature)["IS_cam"]
+
+
+class CAM(Net):
+    """The network at inference under its published name: one picture, one scale."""
+
+    def forward(self, pair: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both maps, (C, h, w), as :meth:`localize` does.
+
+        The pair is (2, 3, H, W), the normalised picture and its mirror image; the label (C, 1, 1)
+        in {0, 1}, background 1.
+        """
+        cam, is_cam = self.localize(pair, label[None])
+        return cam[0], is_cam[0]

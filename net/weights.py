@@ -19,7 +19,7 @@ IMAGENET_URLS = {
 }
 Pretrained = str | Path | None  # a file, "imagenet", or "none" for random weights, as is None
 # What a checkpoint of this project says of its network; networks may have more arguments.
-CONFIG = {"width": int, "num_classes?": int, "blocks?": [int]}
+CONFIG = {"width?": int, "num_classes?": int, "blocks?": [int]}
 
 
 def read_pretrained(
@@ -80,17 +80,21 @@ def make(
     config = network.config_of(state) if config is None else config
     with decoding("Its config", f"It does not make a {network.__name__}."):
         check(config, CONFIG)
-        known = config.keys() <= inspect.signature(network).parameters.keys()
-        if not known or not fits(sum(value.numel() for value in state.values()), **config):
+        inspect.signature(network).bind(**config)
+        if not fits(sum(value.numel() for value in state.values()), **config):
             raise Damaged(repr(config))
     return network(**config | options)
 
 
 def fits(
-    numbers: int, width: int, num_classes: int = 1, blocks: Iterable[int] = (3, 4, 6, 3), **_: Any
+    numbers: int, width: int = 1, num_classes: int = 1, blocks: Iterable[int] = (1,), **more: Any
 ) -> bool:
-    """Return whether so many numbers may be the weights of a network of residual blocks."""
-    smallest = width * max(width * sum(blocks), num_classes)
+    """Return whether so many numbers may be the weights of a network of residual blocks.
+
+    Of ``more`` arguments, whole numbers count as sizes, too.
+    """
+    sizes = [value for value in more.values() if isinstance(value, int)]
+    smallest = max(width * width * sum(blocks), width * num_classes, *sizes)
     return min(width, num_classes, *blocks) > 0 and smallest <= numbers
 
 

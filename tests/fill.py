@@ -4,6 +4,7 @@ The reference's numbers in ``tests/parity`` were computed with these, so the net
 without a file of weights.
 """
 
+import re
 import zlib
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 from tool.checkpoint import load_weights
+
+BACKBONE = r"^(resnet50|backbone)\."  # in names of ours
 
 
 def fill(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -33,16 +36,16 @@ def fill(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return generator.uniform(low, high, shape).astype(np.float32)
 
 
-def filled_state(model: nn.Module, prefix: str = "resnet50.") -> dict[str, torch.Tensor]:
-    """Return a state dict for ``model``; names are filled without the backbone's ``prefix``."""
+def filled_state(model: nn.Module, prefix: str = BACKBONE) -> dict[str, torch.Tensor]:
+    """Return a state dict for ``model``; names are filled without the backbone's prefix."""
     return {
-        name: torch.from_numpy(fill(name.removeprefix(prefix), tuple(value.shape)))
+        name: torch.from_numpy(fill(re.sub(prefix, "", name), tuple(value.shape)))
         for name, value in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
 
 
-def filled(net: nn.Module, prefix: str = "resnet50.") -> nn.Module:
+def filled(net: nn.Module, prefix: str = BACKBONE) -> nn.Module:
     """Return the network with the weights of :func:`filled_state`."""
     load_weights(net, filled_state(net, prefix))
     return net

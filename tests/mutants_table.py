@@ -125,11 +125,10 @@ FAULTS = {
     ],
     "make_cam.py": [
         (
-            "competitors=args.competitors",
-            "competitors=COMPETITORS[0]",
+            "setattr(net, name, given)",
+            "pass",
             "programs flags_of_the_maps",
         ),
-        ("default=COMPETITORS[0]", "default=COMPETITORS[1]", "programs flags_of_the_maps"),
         ("tuple(args.scales)", "(1.0, 0.5, 1.5, 2.0)", "programs flags_of_the_maps"),
         ('"digest": content.digest', '"digest": ""', "outputs was_replaced"),
         ("    checkpoint.check_classes(content", "    print(content", "outputs other_classes"),
@@ -167,7 +166,6 @@ FAULTS = {
         ("ABSENT = 1e-4", "ABSENT = 0.5", "seg nowhere_likely"),
     ],
     "data/predictor.py": [
-        (".mean((0, 2, 3)).sigmoid()", ".amax((0, 2, 3)).sigmoid()", "predict scores"),
         ("logits[absent] = -math.inf", "pass", "predict absent"),
         ("scores > self.threshold", "scores > 0.5", "predict guessed"),
         ("np.array(reduce(image, self.max_pixels))", "np.array(image)", "predict large"),
@@ -342,6 +340,7 @@ FAULTS = {
     "net/resnet50_SIPE.py": [
         ("x = side(x.detach()).float()", "x = side(x).float()", "sipe do_not_teach"),
         ("frozen_stages=2", "frozen_stages=3", "sipe layer3"),
+        ("(img)[0].mean((2, 3))", "(img)[0].amax((2, 3))", "predict scores"),
         ('"present": cam * labels', '"present": cam', "sipe other_readings"),
         ("x[::2] + x[1::2].flip(3)", "x[::2] + x[1::2]", "sipe parity_inference"),
     ],

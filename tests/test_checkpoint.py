@@ -18,6 +18,7 @@ def published(net: Net) -> dict[str, torch.Tensor]:
     """Lay out weights as the released code saves them: every tensor under all its names."""
     state = {}
     for name, value in net.state_dict().items():
+        name = name.replace("backbone.", "resnet50.")
         state[name] = value
         if name.startswith("resnet50."):
             name = name.removeprefix("resnet50.")

@@ -68,7 +68,8 @@ def test_the_published_file_holds_the_fused_maps(tmp_path):
 def test_maps_are_those_of_the_network(tmp_path, together):
     """Of one and of several pictures at once, of the classes of each: no neighbour's map."""
     torch.manual_seed(0)
-    net = CAM(5, pretrained=None, width=4, competitors="present").eval()
+    net = CAM(5, pretrained=None, width=4).eval()
+    net.competitors = "present"
     labels = np.array([[1, 0, 0, 1], [0, 1, 0, 0]], np.uint8)[: 1 + together]
     rng, sizes = np.random.default_rng(0), ((80, 93), (40, 46))
     items = [

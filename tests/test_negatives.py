@@ -11,7 +11,7 @@ from tiny import LABELS, command_lines
 from data.folder.tables import MOST_CLASSES
 from eval_cam import THRESHOLDS, sweep_counts
 from net.irn_loss import loss_sums, loss_terms, total_loss
-from net.resnet50_SIPE import Net, valid_mask
+from net.resnet50_SIPE import Net
 from tool.maps import read_maps
 from tool.pictures import read_mask, save_label
 
@@ -58,7 +58,7 @@ def test_training_loss_without_a_class_is_finite_and_foreground_zero():
     net = Net(3, None, width=4).train()
     label = torch.zeros(2, 2, dtype=torch.uint8)
     box = torch.tensor([[0, 0, 64, 64]] * 2)
-    out = net(torch.randn(2, 3, 64, 64), valid_mask(box, 64, label))
+    out = net(torch.randn(2, 3, 64, 64), net.valid_mask(box, 64, label))
     assert not out["cam"][:, 1:].any()
     assert not out["IS_cam"][:, 1:].any()
     assert out["seeds"][:, 0].all()  # no other class has a map, so that all is background

@@ -14,7 +14,7 @@ import predict
 import train_resnet50_SIPE
 import train_seg
 from data.predictor import Prediction, Predictor
-from net.resnet50_SIPE import CAM
+from net.resnet50_SIPE import Net
 from tests import tiny
 from tool.errors import InputError
 from tool.maps import read_maps
@@ -90,13 +90,13 @@ def test_checkpoints_tell_what_their_pictures_are(content):
 def test_pictures_are_read_as_in_training_and_scaled_as_asked(images, sipe, monkeypatch):
     predictor = sipe(scales=[0.5, 1])
     predictor.longest, predictor.bands, predictor.value_range = 24, [3, 2, 1], [0.0, 510.0]
-    sizes, forward = [], CAM.forward
+    sizes, localize = [], Net.localize
 
-    def record(net, pair, label):
-        sizes.append(tuple(pair.shape[2:]))
-        return forward(net, pair, label)
+    def record(net, pairs, labels):
+        sizes.append(tuple(pairs.shape[2:]))
+        return localize(net, pairs, labels)
 
-    monkeypatch.setattr(CAM, "forward", record)
+    monkeypatch.setattr(Net, "localize", record)
     prediction = predictor(images / "a.png", ["red"])
     assert sizes == [(10, 12), (20, 24)]  # of 40 x 48
     rgb = np.array(Image.open(images / "a.png"))
@@ -226,7 +226,7 @@ def test_no_module_is_imported_that_a_file_names(images, sipe, content, tmp_path
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(InputError, match=r"odd\.pth .*--network strange"):
         Predictor(tmp_path / "odd.pth", "cpu")
-    (tmp_path / "strange.py").write_text("from net.resnet50_SIPE import CAM, Net")
+    (tmp_path / "strange.py").write_text("from net.resnet50_SIPE import Net")
     predictor = Predictor(tmp_path / "odd.pth", "cpu", network="strange")
     assert predictor(images / "a.png").scores == sipe()(images / "a.png").scores
 
@@ -242,7 +242,7 @@ def test_files_without_names_take_published_or_given_ones(images, tmp_path):
     picture = images / "a.png"
     for num_classes in (21, 4):
         torch.manual_seed(0)
-        torch.save(CAM(num_classes, None, width=4).state_dict(), tmp_path / f"{num_classes}.pth")
+        torch.save(Net(num_classes, None, width=4).state_dict(), tmp_path / f"{num_classes}.pth")
     assert Predictor(tmp_path / "21.pth", "cpu").all_names[8] == "cat"
     with pytest.raises(InputError, match="--class_names"):
         Predictor(tmp_path / "4.pth", "cpu")

@@ -95,25 +95,27 @@ def test_pictures_of_any_size_have_maps(trained, tiny, session):
 
 def test_flags_of_the_maps_reach_network_and_pictures(trained, monkeypatch):
     """And without them, those of the released code."""
-    load, Pictures, used = make_cam.load_network, make_cam.ScaledPictures, []
+    infer, Pictures, used = make_cam.infer, make_cam.ScaledPictures, []
 
-    def loaded(*args, **options):
-        net = load(*args, **options)
+    def inferred(net, *given):
         used.append((net.seed_feature, net.competitors))
-        return net
+        return infer(net, *given)
 
     def opened(*args, **options):
         pictures = Pictures(*args, **options)
         used.append(pictures.scales)
         return pictures
 
-    monkeypatch.setattr(make_cam, "load_network", loaded)
+    monkeypatch.setattr(make_cam, "infer", inferred)
     monkeypatch.setattr(make_cam, "ScaledPictures", opened)
-    make_cam.main(trained["make_cam"])
     more = ["--seed_feature", "semantic", "--competitors", "present", "--scales", "1", "0.75"]
-    make_cam.main([*trained["make_cam"], *more, "--restart"])
-    assert set(used[:2]) == {("hierarchical", "all"), (1.0, 0.5, 1.5, 2.0)}
-    assert set(used[2:]) == {("semantic", "present"), (1.0, 0.75)}
+    for flags, expected in (
+        ([], {("hierarchical", "all"), (1.0, 0.5, 1.5, 2.0)}),
+        (more, {("semantic", "present"), (1.0, 0.75)}),
+    ):
+        used.clear()
+        make_cam.main([*trained["make_cam"], *flags, "--restart"])
+        assert set(used) == expected
 
 
 def test_pictures_in_batches_have_the_maps_of_single_ones(trained, tiny, session):

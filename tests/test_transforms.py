@@ -13,7 +13,7 @@ from PIL import Image
 from data.loaders import ClassificationPictures
 from data.transforms import random_pair, random_scale, rescale
 from net.inputs import inside, normalise, prepare
-from net.resnet50_SIPE import valid_mask
+from net.method import Method
 from tool.errors import InputError
 
 SIZES, PLACES = st.integers(1, 20), st.floats(0, 1, exclude_max=True)
@@ -164,7 +164,7 @@ def test_network_input_pads_with_zeros_after_normalisation():
     label = torch.tensor([[1, 0, 1], [0, 1, 0]], dtype=torch.uint8)
     arguments = window, box, label
     before = [argument.clone() for argument in arguments]
-    img, mask = prepare(window, box), valid_mask(box, 32, label)
+    img, mask = prepare(window, box), Method(2).valid_mask(box, 32, label)
     assert all(map(torch.equal, before, arguments))
     assert torch.equal(img, normalise(window) * inside(box, 32, 32))
     assert mask.dtype == img.dtype == torch.float32

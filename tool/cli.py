@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -90,7 +91,12 @@ def make_parser(docstring: str, *names: str) -> Parser:
 
 
 def import_named(flag: str, name: str) -> ModuleType:
-    """Return the module that a flag names; an InputError says why it cannot be imported."""
+    """Return the module that a flag names; an InputError says why it cannot be imported.
+
+    It may also lie in the working directory; the modules of this project come first.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         return importlib.import_module(name)
     except (ImportError, ValueError, TypeError) as error:
@@ -98,21 +104,6 @@ def import_named(flag: str, name: str) -> ModuleType:
             f"{flag} {name}: {error}. Give the dotted name of a module, such as {NETWORK}, that "
             "can be imported from the folder in which you start the program."
         ) from error
-
-
-def import_network(name: str) -> ModuleType:
-    """Return the module that ``--network`` names.
-
-    Raises:
-        InputError: there is no such module, or it lacks the classes Net and CAM.
-    """
-    module = import_named("--network", name)
-    if not (hasattr(module, "Net") and hasattr(module, "CAM")):
-        raise InputError(
-            f"--network {name}: the module has not both classes Net and CAM; see "
-            "docs/own_method.md."
-        )
-    return module
 
 
 def within(kind: type, smallest: float, largest: float) -> Callable[[str], Any]:
@@ -160,8 +151,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "network": {
         "decides": True,
         "default": NETWORK,
-        "help": "module with the classes Net (training) and CAM (inference); put your own here; "
-        "what a checkpoint names is not imported",
+        "help": "module with the class Net; put your own here, see docs/own_method.md; what a "
+        "checkpoint names is not imported",
     },
     "ckpt": {
         "default": "final.pth",

@@ -47,18 +47,27 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def make_optimizer(
-    groups: list[dict], momentum: float, device: torch.device, fused: bool, name: str = "sgd"
+    groups: list[dict],
+    lr: float,
+    momentum: float,
+    device: torch.device,
+    fused: bool,
+    name: str = "sgd",
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of the groups that have parameters, see :func:`parameter_group`.
+    """Return the optimiser of the groups that have parameters.
 
     Args:
-        groups: of one network.
+        groups: of one network: of ``torch.optim``, or of :func:`parameter_group`.
+        lr: the network's learning rate, which makes ``lr_scale`` of groups that have none.
         momentum: of SGD; AdamW has its own momenta.
         device: where the parameters are.
         fused: on CUDA, update all parameters in one kernel instead of torch's default.
         name: one of OPTIMIZERS.
     """
+    groups = [{**group, "params": list(group["params"])} for group in groups]
     groups = [group for group in groups if group["params"]]
+    for group in groups:
+        group.setdefault("lr_scale", group.get("lr", lr) / lr if lr else 1)
     # None leaves torch its own choice between foreach and a loop, and False takes fused away.
     options = {"fused": True if fused and device.type == "cuda" else None}
     if name == "adamw":
