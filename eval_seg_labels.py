@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from data.datasets import add_dataset_flags, open_session
-from data.evaluate import Count, evaluate
+from data.evaluate import evaluate
 from tool import cli
-from tool.pictures import UNSURE, check_label, read_mask
+from tool.pictures import check_label, read_mask
 from tool.run import run
 
 log = logging.getLogger(__name__)
@@ -33,12 +33,12 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return parser.parse_args(arguments)
 
 
-def label_of(folder: Path, num_classes: int, image_id: str) -> tuple[np.ndarray, Count]:
-    """Return the label of a picture, uint8 (H, W), and what counts its unsure pixels, int64 ()."""
+def label_of(folder: Path, num_classes: int, image_id: str) -> tuple[np.ndarray, None]:
+    """Return the label of a picture, uint8 (H, W), of which nothing else is counted."""
     path = folder / f"{image_id}.png"
     label = read_mask(path)
     check_label(path, label, num_classes)
-    return label, lambda _: np.count_nonzero(label == UNSURE)
+    return label, None
 
 
 def result_path(session: Path, folder: Path) -> Path:
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     predict = partial(label_of, folder, dataset.num_classes)
     remedy = "Make them (make_seg_labels.py), or name another --label_dir"
     found = evaluate(session, dataset, folder, lambda i: folder / f"{i}.png", predict, remedy)
-    unsure = int(found.further)
+    unsure = int(found.counts[:, -1].sum())
     if unsure:
         log.info("%d pixels are unsure (255) and count as wrong", unsure)
     found.write(result_path(session.path, folder), folder.name, unsure_pixels=unsure)

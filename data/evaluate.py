@@ -1,7 +1,6 @@
 """Evaluation of predictions against masks, counted in the processes that read the files."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +35,7 @@ class Evaluation:
     Attributes:
         session: of the evaluation.
         result: what the evaluation file holds, see :mod:`tool.results`.
+        counts: the confusion matrix, (C, C + 1).
         further: the sum of what else was counted; None where some picture had nothing.
         table: id, mIoU and IoU of every picture, the header first. They are fractions, and empty
             for a class that occurs in neither mask nor label; mIoU is the mean of the others.
@@ -43,6 +43,7 @@ class Evaluation:
 
     session: Session
     result: dict[str, Any]
+    counts: np.ndarray
     further: np.ndarray | None
     table: list[list[str]]
 
@@ -96,7 +97,8 @@ def evaluate(
     for image_id, (counts, more) in zip(ids, counted, strict=True):
         total = total + counts
         further = None if further is None or more is None else further + more
-        table.append([image_id, *map(_cell, [miou_of(counts), *iou_of(counts)])])
+        values = [f"{value:.4f}" for value in (miou_of(counts), *iou_of(counts))]
+        table.append([image_id, *(value.replace("nan", "") for value in values)])
     if not total[1:].any():
         check_class_ids(masks, len(names), dataset.read_mask)
     if digests != {name: digest_of(session.path, paths) for name, paths in files.items()}:
@@ -117,7 +119,7 @@ def evaluate(
         "confusion": [" ".join(map(str, row)) for row in total.tolist()],
     }
     log.info("%s", iou_table(names, iou_of(total)))
-    return Evaluation(session, result, further, table)
+    return Evaluation(session, result, total, further, table)
 
 
 def _count(
@@ -128,10 +130,6 @@ def _count(
     label, further = predict(image_id)
     truth = read(path)
     return confusion(num_classes, truth, label, path), further and further(truth)
-
-
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4f}"
 
 
 def check_class_ids(files: Sequence[Path], num_classes: int, read: Read = read_mask) -> None:

@@ -235,7 +235,7 @@ FAULTS = {
     ],
     "eval_seg_labels.py": [
         ("    check_label(path", "    print(path", "evaluate beyond"),
-        ("label == UNSURE", "label == 0", "evaluate unsure"),
+        ("counts[:, -1]", "counts[:, 0]", "evaluate unsure"),
     ],
     "data/evaluate.py": [
         ("args.eval_list or dataset.eval_list", "dataset.train_list", "outputs list_of_its_own"),
@@ -244,7 +244,7 @@ FAULTS = {
             "dataset.masks(ids)",
             "outputs every_flag and eval_cam",
         ),
-        ('return "" if math.isnan(value)', 'return "0" if math.isnan(value)', "evaluate no_zero"),
+        ('value.replace("nan", "")', 'value.replace("nan", "0")', "evaluate no_zero"),
         ("if digests != {", "if not {", "evaluate judged"),
         ("*iou_of(counts)])", "*iou_of(total)])", "evaluate plain_loop"),
         (
