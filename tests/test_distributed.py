@@ -52,7 +52,7 @@ def test_sipe_weights_do_not_depend_on_the_number_of_processes(flags, weights, t
     torch.testing.assert_close(states[1], states[0], **CLOSE)
     torch.testing.assert_close(states[2], states[0], **CLOSE)
     start, name = load_state(weights), "layer4.0.conv1.weight"
-    assert not torch.allclose(states[0][f"resnet50.{name}"], start[name], **CLOSE)
+    assert not torch.allclose(states[0][f"backbone.{name}"], start[name], **CLOSE)
 
 
 def test_sipe_without_the_consistency_loss_trains_in_two_processes(flags, tmp_path):
