@@ -94,7 +94,7 @@ def segment(
     labels = []
     for item in items:
         img = item["picture"]
-        probabilities = mean_logits(net, img, VIEWS[model], how, amp).softmax(0)
+        probabilities = mean_logits(net, [img], VIEWS[model], how, amp)[0].softmax(0)
         if crf:
             probabilities = refine(img, probabilities, how)
         labels.append((enlarged_argmax(probabilities, item["size"]).cpu().numpy(),))

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import torch
 from data.datasets import add_dataset_flags
-from data.inference import SCALES, infer, load_network
+from data.inference import GPU_BATCH, SCALES, infer, load_network
 from data.loaders import ScaledPictures, to_device
 from data.picture_loop import PictureStep
 from net.method import Method, import_network
@@ -25,8 +25,6 @@ from tool import checkpoint, cli
 from tool.errors import InputError
 from tool.maps import FORMATS, write_maps
 from tool.run import run
-
-GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:

@@ -4,7 +4,7 @@ Shared by ``make_cam.py`` and ``infer_seg.py``, which work through a dataset, an
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from tool.crf import crf_inference
 from tool.errors import InputError
 
 SCALES = (1.0, 0.5, 1.5, 2.0)  # of the pictures whose maps are fused
+GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
 CRF_PICTURES = ("original", "mean_subtracted")
 ABSENT = 1e-4  # a class whose probability is nowhere above that takes no part in the CRF
 
@@ -75,30 +76,30 @@ def infer(
 
 def mean_logits(
     net: nn.Module,
-    picture: np.ndarray,
+    pictures: Sequence[np.ndarray],
     view: Callable[[np.ndarray, float], np.ndarray],
     how: TestFlags,
     amp: str = "off",
 ) -> Tensor:
-    """Return logits averaged over scales, and mirrored pictures if asked, float32 (C, H, W).
+    """Return logits averaged over scales, and mirrored pictures if asked, float32 (B, C, H, W).
 
     Args:
         net: on its device, evaluating.
-        picture: uint8 (H, W, 3) RGB.
+        pictures: uint8 (H, W, 3) RGB, of one size.
         view: makes what the network takes of a picture and a scale, one of ``VIEWS``.
         how: scales, and whether to mirror.
         amp: of :func:`tool.cli.autocast`.
     """
-    total, size, turns = 0.0, picture.shape[:2], [False, True] if how.mirror else [False]
+    total, size, turns = 0.0, pictures[0].shape[:2], [False, True] if how.mirror else [False]
     device = next(net.parameters()).device
     for scale in how.scales:
-        scaled = view(picture, scale)  # (3, h, w)
+        scaled = np.stack([view(picture, scale) for picture in pictures])  # (B, 3, h, w)
         for mirrored in turns:
-            (x,) = to_device((scaled[None],), device)
+            (x,) = to_device((scaled,), device)
             x = (x.flip(3) if mirrored else x).contiguous()
             with cli.autocast(amp, device):
-                logits = net.predict(x, size)[0].float()
-            total = total + (logits.flip(2) if mirrored else logits)
+                logits = net.predict(x, size).float()
+            total = total + (logits.flip(3) if mirrored else logits)
     return total / (len(how.scales) * len(turns))
 
 

@@ -1,19 +1,23 @@
 """A trained network that takes single pictures, without a dataset: see ``predict.py``."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from data.coco import COCO
-from data.inference import SCALES, infer, load_network, mean_logits, refine
+from data.inference import GPU_BATCH, SCALES, infer, load_network, mean_logits, refine
 from data.lists import plain
 from data.loaders import to_device
+from data.picture_loop import batches_of
 from data.transforms import VIEWS, reduce, rescale
 from data.voc import VOC
 from net.method import import_network
@@ -23,9 +27,13 @@ from tool import checkpoint, cli
 from tool.crf import crf_inference_label
 from tool.errors import InputError, naming
 from tool.maps import fuse
+from tool.picture_files import rgb_on_white
 from tool.pictures import heat, overlay, read_rgb, save_label, save_label_drawing, save_rgb
 from tool.reader import Between, check, decoding
 from tool.writer import own_folder, read_note, safe_name, write_json
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+Labels = str | Sequence[str] | None
 
 REFINE = ("none", "crf")
 BAND = Between(1)
@@ -38,6 +46,48 @@ NOTED = {
     },
 }
 PUBLISHED = {len(names): names for names in (VOC.class_names, COCO.class_names)}
+
+
+def rgb_of(
+    picture: Picture,
+    bands: tuple[int, ...] | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Image.Image:
+    """Return a picture as RGB, upright, and laid on white where it is transparent.
+
+    Args:
+        picture: path of a file; PIL image of 8-bit samples; array (H, W, 3) uint8; or tensor
+            (3, H, W), uint8 or floating point in [0, 1], which is rounded to 8 bits.
+        bands, value_range: of files, see :func:`tool.pictures.read_rgb`.
+
+    Raises:
+        InputError: the file cannot be read; shape, dtype or values are not as above.
+        TypeError: the picture is nothing of these.
+    """
+    if isinstance(picture, str | Path):
+        return read_rgb(picture, bands, value_range)
+    taken = (
+        "A picture is a path, a PIL image of 8 bits, an array (H, W, 3) uint8, or a tensor "
+        "(3, H, W), uint8 or real numbers in [0, 1]"
+    )
+    if isinstance(picture, Image.Image):
+        if picture.mode.startswith(("I", "F")):
+            raise InputError(f"{taken}, not a PIL image of mode {picture.mode}.")
+        with decoding("The PIL image", "Give another one."):
+            return rgb_on_white(ImageOps.exif_transpose(picture))
+    if not isinstance(picture, np.ndarray | Tensor):
+        raise TypeError(f"{taken}, not a {type(picture).__name__}.")
+    what, pixels = f"{picture.dtype} {tuple(picture.shape)}", picture
+    if isinstance(pixels, Tensor):
+        if pixels.is_floating_point():
+            if not ((pixels >= 0) & (pixels <= 1)).all():
+                raise InputError(f"{taken}, not one with NaN or numbers outside [0, 1].")
+            pixels = (pixels.float() * 255).round().byte()
+        pixels = pixels.detach().cpu().numpy()
+        pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
+    if not pixels.size or pixels.shape[2:] != (3,) or pixels.dtype != np.uint8:
+        raise InputError(f"{taken}, not {what}.")
+    return Image.fromarray(pixels)
 
 
 @dataclass(frozen=True)
@@ -66,14 +116,16 @@ class Prediction:
     guessed: bool
 
     def about(self) -> dict[str, Any]:
-        """Return plain values: size, labels, scores, and the area share and box of each class.
+        """Return plain values: size, labels, scores, and the area and box of each class.
 
-        A box is [left, top, right, bottom] in pixels of the picture as it is, end exclusive.
+        An area is in pixels of the picture as it is, and so is a box, [left, top, right, bottom],
+        end exclusive. The share of the area is in [0, 1].
         """
         classes, (height, width) = [], self.mask.shape
         across, down = self.size[1] / width, self.size[0] / height
         for key, name in zip(self.keys[1:].tolist(), self.names[1:], strict=True):
             area = self.mask == key
+            share = float(area.mean())
             box = Image.fromarray(area).getbbox()
             if box:
                 box = [round(end * by) for end, by in zip(box, (across, down) * 2, strict=True)]
@@ -83,7 +135,8 @@ class Prediction:
                     "id": key,
                     "score": self.scores[name],
                     "box": box,
-                    "area_share": float(area.mean()),
+                    "area": round(share * math.prod(self.size)),
+                    "area_share": share,
                 }
             )
         return {
@@ -125,6 +178,7 @@ class Predictor:
         class_names: of the K foreground classes where the file does not say so; None are those of
             VOC for 20 classes and of COCO for 80.
         network: module of the classifier. What a file names is compared, and never imported.
+        batch_size: pictures of one size at once; None is 1 on the CPU, 4 on CUDA.
 
     Raises:
         InputError: the file cannot be read, is no such network, names no classes or others than
@@ -142,8 +196,10 @@ class Predictor:
         model: str | None = None,
         class_names: Sequence[str] | None = None,
         network: str = cli.NETWORK,
+        batch_size: int | None = None,
     ) -> None:
         self.device = cli.pick_device(device)
+        self.batch_size = batch_size or (1 if self.device.type == "cpu" else GPU_BATCH)
         self.threshold, self.max_pixels = threshold, max_pixels
         content = checkpoint.load(ckpt)
         self.digest = content.digest
@@ -168,12 +224,13 @@ class Predictor:
         cli.place(self.net, self.device, channels_last=True)
         self.all_names = ["background", *_names_of(content, num_classes - 1, class_names)]
 
-    def ids_of(self, labels: Sequence[str]) -> list[int]:
+    def ids_of(self, labels: str | Sequence[str]) -> list[int]:
         """Return the class ids of names.
 
         Raises:
             InputError: a name is no class of the network.
         """
+        labels = [labels] if isinstance(labels, str) else labels
         known = {plain(name): key for key, name in enumerate(self.all_names) if key}
         for name in labels:
             if plain(name) not in known:
@@ -183,71 +240,99 @@ class Predictor:
                 )
         return sorted({known[plain(name)] for name in labels})
 
+    @overload
+    def __call__(self, picture: Picture, labels: Labels = None) -> Prediction: ...
+    @overload
+    def __call__(
+        self, picture: list[Any], labels: Sequence[Labels] | None = None
+    ) -> list[Prediction]: ...
     @torch.inference_mode()
-    def __call__(self, path: str | Path, labels: Sequence[str] | None = None) -> Prediction:
-        """Return what the network says of a picture.
+    def __call__(self, picture, labels=None):
+        """Return what the network says of a picture, or of each in a list.
 
         Args:
-            path: of the picture, in any format of :func:`tool.pictures.read_rgb`.
+            picture: what :func:`rgb_of` takes, or a list of that; those of one size are computed
+                together, ``batch_size`` at once.
             labels: names of the classes that it shows, none for an empty list; None: guess them.
+                Of a list of pictures, None or a list with such labels for each.
 
         Raises:
-            InputError: the picture cannot be read, or a name is no class.
-            TypeError: ``path`` is no path.
+            InputError: a picture cannot be read or has other values, a name is no class, or there
+                are not as many labels as pictures.
+            TypeError: a picture is nothing that :func:`rgb_of` takes.
         """
-        keys = None if labels is None else self.ids_of(labels)
-        image = read_rgb(path, self.bands, self.value_range)
-        picture = np.array(reduce(image, self.max_pixels))
-        with naming(path):
-            predict = self._segment if self.model else self._localize
-            scores, keys, maps, mask = predict(picture, keys)
-        names = self.all_names[1:]
-        return Prediction(
-            picture,
-            (image.height, image.width),
-            [self.all_names[key] for key in keys],
-            np.array(keys),
-            maps.cpu().numpy(),
-            mask.astype(np.uint8),
-            {name: round(one, 6) for name, one in zip(names, scores.tolist(), strict=True)},
-            guessed=labels is None,
-        )
+        if not isinstance(picture, list | tuple):
+            return self([picture], [labels])[0]
+        labels = [None] * len(picture) if labels is None else labels
+        if len(labels) != len(picture):
+            raise InputError(f"Give {len(picture)} pictures as many labels, and not {labels}.")
+        items = [self._item(*pair) for pair in zip(picture, labels, strict=True)]
+        predict, names = self._segment if self.model else self._localize, self.all_names
+        for batch in batches_of(sorted(items, key=itemgetter("size")), self.batch_size):
+            with naming(batch[0]["name"]):
+                results = list(predict(batch))
+            for item, (scores, keys, maps, mask) in zip(batch, results, strict=True):
+                each = zip(names[1:], scores.tolist(), strict=True)
+                item["prediction"] = Prediction(
+                    item["picture"],
+                    item["stored"],
+                    [names[key] for key in keys],
+                    keys,
+                    maps.cpu().numpy(),
+                    mask.astype(np.uint8),
+                    {name: round(score, 6) for name, score in each},
+                    guessed=item["label"] is None,
+                )
+        return [item["prediction"] for item in items]
 
-    def _localize(self, picture: np.ndarray, keys: list[int] | None):
-        """Return scores (K,), keys, maps (P, h, w) and mask (h, w) by IS-CAM."""
-        image = Image.fromarray(picture)
-        image = rescale(image, min(1, self.longest / max(image.size)))
-        scaled = [np.array(rescale(image, scale))[None] for scale in self.scales]
+    def _item(self, picture: Picture, labels: Labels) -> dict[str, Any]:
+        """Return a picture, and a label bool (C,), or None, as the methods below take them."""
+        name, label = str(picture) if isinstance(picture, str | Path) else "the picture", None
+        with naming(name):
+            image = rgb_of(picture, self.bands, self.value_range)
+        if labels is not None:
+            label = torch.zeros(len(self.all_names), dtype=torch.bool)
+            label[[0, *self.ids_of(labels)]] = True
+        pixels = np.array(reduce(image, self.max_pixels))
+        about = {"name": name, "stored": (image.height, image.width), "label": label}
+        return {**about, "picture": pixels, "size": pixels.shape[:2]}
+
+    def _localize(self, items: list[dict[str, Any]]) -> Iterator[tuple]:
+        """Yield scores (K,), keys, maps (P, h, w) and mask (h, w) by IS-CAM of each picture."""
+        images = [Image.fromarray(item["picture"]) for item in items]
+        images = [rescale(image, min(1, self.longest / max(image.size))) for image in images]
+        scaled = (np.stack([rescale(image, scale) for image in images]) for scale in self.scales)
         scaled = to_device((pixels.transpose(0, 3, 1, 2) for pixels in scaled), self.device)
         img = self.net.prepare(scaled[0])
-        scores = self.net.scores(img)[0].sigmoid()  # (K,)
-        if keys is None:
-            keys = ((scores > self.threshold).nonzero()[:, 0] + 1).tolist()
-        keys = [0, *keys]
-        label = torch.zeros(1, len(self.all_names))
-        label[0, keys] = 1
-        (of_scales,) = infer(self.net, scaled, label)
-        maps = fuse([maps[: len(keys)].float() for maps in of_scales], picture.shape[:2])
-        index = maps.argmax(0).cpu().numpy()
-        if self.by_crf:
-            index = crf_inference_label(picture, index, 10, len(keys), device=self.device)
-        return scores, keys, maps, np.array(keys)[index]
+        scores = self.net.scores(img).sigmoid().cpu()  # (B, K)
+        guesses = F.pad(scores > self.threshold, (1, 0), value=True)  # (B, C)
+        labels = [item["label"] for item in items]
+        labels = [guess if one is None else one for one, guess in zip(labels, guesses, strict=True)]
+        of_scales = infer(self.net, scaled, torch.stack(labels))
+        for item, score, label, maps in zip(items, scores, labels, of_scales, strict=True):
+            keys = label.nonzero()[:, 0].numpy()
+            fused = fuse([one[: len(keys)].float() for one in maps], item["size"])
+            index = fused.argmax(0).cpu().numpy()
+            if self.by_crf:
+                index = crf_inference_label(
+                    item["picture"], index, 10, len(keys), device=self.device
+                )
+            yield score, keys, fused, keys[index]
 
-    def _segment(self, picture: np.ndarray, keys: list[int] | None):
-        """Return scores (K,), keys, maps (P, h, w) and mask (h, w) by a segmentation network."""
-        logits = mean_logits(self.net, picture, VIEWS[self.model], self.recipe)  # (C, h, w)
-        scores = logits.softmax(0)[1:].amax((1, 2))
-        if keys is not None:
-            absent = sorted(set(range(1, len(logits))).difference(keys))
-            logits[absent] = -math.inf
-        probabilities = logits.softmax(0)
-        if self.by_crf:
-            probabilities = refine(picture, probabilities, self.recipe)
-        mask = probabilities.argmax(0).cpu().numpy()
-        if keys is None:
-            keys = [key for key in np.unique(mask).tolist() if key]
-        keys = [0, *keys]
-        return scores, keys, probabilities[keys], mask
+    def _segment(self, items: list[dict[str, Any]]) -> Iterator[tuple]:
+        """Yield scores (K,), keys, maps (P, h, w) and mask (h, w) by a segmentation network."""
+        pictures, view = [item["picture"] for item in items], VIEWS[self.model]
+        logits_of = mean_logits(self.net, pictures, view, self.recipe)  # (B, C, h, w)
+        for item, logits in zip(items, logits_of, strict=True):
+            scores, label = logits.softmax(0)[1:].amax((1, 2)), item["label"]
+            if label is not None:
+                logits[~label] = -math.inf
+            probabilities = logits.softmax(0)
+            if self.by_crf:
+                probabilities = refine(item["picture"], probabilities, self.recipe)
+            mask = probabilities.argmax(0).cpu().numpy()
+            keys = np.union1d(0, mask) if label is None else label.nonzero()[:, 0].numpy()
+            yield scores, keys, probabilities[keys], mask
 
 
 def _names_of(

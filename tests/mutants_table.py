@@ -166,11 +166,23 @@ FAULTS = {
         ("ABSENT = 1e-4", "ABSENT = 0.5", "seg nowhere_likely"),
     ],
     "data/predictor.py": [
-        ("logits[absent] = -math.inf", "pass", "predict absent"),
+        ("logits[~label] = -math.inf", "pass", "predict absent"),
         ("scores > self.threshold", "scores > 0.5", "predict guessed"),
         ("np.array(reduce(image, self.max_pixels))", "np.array(image)", "predict large"),
         ("min(1, self.longest / max(image.size))", "1", "predict as_in_training"),
-        ("np.array(keys)[index]", "index", "predict mask_holds"),
+        ("fused, keys[index]", "fused, index", "predict mask_holds"),
+        (
+            '[item["prediction"] for item in items]',
+            '[item["prediction"] for item in batch]',
+            "predict one_size",
+        ),
+        ("(pixels.float() * 255).round()", "(pixels.float() * 254).round()", "predict may_be"),
+        (
+            "rgb_on_white(ImageOps.exif_transpose(picture))",
+            "rgb_on_white(picture)",
+            "predict turned",
+        ),
+        ("round(share * math.prod(self.size))", "int(area.sum())", "predict boxes"),
         ("tuple(scales or SCALES)", "SCALES", "predict as_in_training"),
     ],
     "predict.py": [

@@ -133,6 +133,7 @@ def predict(args: Namespace, _: str) -> None:
             whole = args.max_pixels >= mask.size
             for one in about["classes"] if whole else ():
                 rows, columns = (mask == one["id"]).nonzero()
+                assert one["area"] == len(rows)
                 assert np.isclose(one["area_share"], len(rows) / mask.size, atol=1e-6)
                 ends = None
                 if len(rows):

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data.demo import Demo, dataset, drawing, pretrain, report
+from data.demo import Demo, dataset, drawing, pretrain
 from net.resnet50 import build_backbone
 from tests.tiny import make_folder
 from tool import distributed
@@ -45,16 +45,6 @@ def test_hash_noise_by_hand():
         v = ((v ^ (v >> shift)) * factor) % 2**32
     noise = drawing.hash_noise(5, 40, 30)
     assert noise[0, 0] == (v >> 8) / 2**24
-
-
-def test_grid_has_every_picture_in_its_place():
-    rows = np.arange(10, 20, dtype=np.uint8).reshape(2, 5)
-    pictures = [[np.full((40, 80, 3), colour, np.uint8) for colour in row] for row in rows]
-    figure = report.draw(pictures, ["rings", "checks"])
-    shown = [axes.images[0].get_array()[0, 0, 0] for axes in figure.axes]
-    assert shown == rows.ravel().tolist()
-    assert [axes.get_title() for axes in figure.axes[:5]] == list(report.COLUMNS)
-    assert [axes.get_ylabel() for axes in figure.axes[::5]] == ["rings", "checks"]
 
 
 def test_a_half_made_folder_is_noticed_and_made_whole(root, tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ import make_cam
 import predict
 import train_resnet50_SIPE
 import train_seg
-from data.predictor import Prediction, Predictor
+from data import picture_loop
+from data.predictor import Prediction, Predictor, rgb_of
 from net.resnet50_SIPE import Net
 from tests import tiny
 from tool.errors import InputError
@@ -192,8 +193,9 @@ def test_boxes_and_shares_are_those_of_the_mask():
         guessed=True,
     )
     cat, dog = prediction.about()["classes"]
-    assert (cat["box"], cat["area_share"]) == (None, 0)
-    assert dog == {"name": "dog", "id": 2, "score": 0.75, "box": [6, 2, 15, 6], "area_share": 0.25}
+    assert (cat["box"], cat["area"], cat["area_share"]) == (None, 0, 0)
+    assert (dog["name"], dog["id"], dog["score"]) == ("dog", 2, 0.75)
+    assert (dog["box"], dog["area"], dog["area_share"]) == ([6, 2, 15, 6], 36, 0.25)
     assert prediction.about()["labels"] == "guessed"
 
 
@@ -205,6 +207,81 @@ def test_a_folder_is_taken_and_guesses_are_said_aloud(session, images, tmp_path,
     assert "GUESSED" in caplog.text
     predict.main([str(images / "a.png"), *flags, "--labels", "none"])
     assert json.loads((tmp_path / "out/a.json").read_text())["classes"] == []
+
+
+def test_a_picture_may_be_a_path_an_image_an_array_or_a_tensor(images, sipe):
+    predictor, path = sipe(), images / "a.png"
+    image = Image.open(path)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    kinds = [str(path), image, np.array(image), pixels, pixels / 255, (pixels / 255).half()]
+    expected = predictor(path, "red")
+    for one in predictor(kinds, ["red"] * len(kinds)):
+        assert np.array_equal(one.picture, expected.picture)
+        assert np.array_equal(one.maps, expected.maps)
+        assert (one.size, one.names, one.guessed) == ((40, 48), ["background", "red"], False)
+
+
+def test_images_are_turned_and_laid_on_white():
+    pixels = np.zeros((2, 3, 4), np.uint8)
+    pixels[0, 0] = 255
+    image = Image.fromarray(pixels)
+    assert np.array(rgb_of(image)).min() == 255  # all else is transparent
+    image.getexif()[0x0112] = 6
+    assert rgb_of(image).size == (2, 3)
+
+
+NO_PICTURES = {
+    "NoneType": None,
+    "bytes": b"a.png",
+    "mode I;16": Image.new("I;16", (4, 4)),
+    "mode F": Image.new("F", (4, 4)),
+    r"uint8 \(4, 4\)": np.zeros((4, 4), np.uint8),
+    r"uint8 \(3, 4, 5\)": np.zeros((3, 4, 5), np.uint8),
+    r"float64 \(4, 5, 3\)": np.zeros((4, 5, 3)),
+    r"torch.uint8 \(4, 5, 3\)": torch.zeros(4, 5, 3, dtype=torch.uint8),
+    r"torch.uint8 \(1, 3, 4, 5\)": torch.zeros(1, 3, 4, 5, dtype=torch.uint8),
+    r"torch.int64 \(3, 4, 5\)": torch.zeros(3, 4, 5, dtype=torch.int64),
+    r"torch.uint8 \(\)": torch.tensor(3, dtype=torch.uint8),
+    r"outside \[0, 1\]": torch.full((3, 4, 5), 1.01),
+    "NaN": torch.full((3, 4, 5), float("nan")),
+    r"uint8 \(0, 5, 3\)": np.zeros((0, 5, 3), np.uint8),
+}
+
+
+@pytest.mark.parametrize("what", NO_PICTURES)
+def test_what_is_no_picture_is_said(sipe, what):
+    picture = NO_PICTURES[what]
+    kind = TypeError if picture is None or isinstance(picture, bytes) else InputError
+    with pytest.raises(kind, match=what):
+        rgb_of(picture)
+    with pytest.raises((TypeError, InputError), match=what):
+        sipe()([picture])
+
+
+@pytest.mark.parametrize("network", ["sipe", "seg"])
+def test_pictures_of_one_size_are_computed_together(images, request, monkeypatch, network):
+    predictor = request.getfixturevalue(network)(batch_size=2, refine="crf")
+    a, b = (np.array(Image.open(images / f"{name}.png")) for name in "ab")
+    pictures, labels = [a, b, a[:, ::-1], a[::-1]], ["red", ["green"], None, ["red", "blue"]]
+    alone = [predictor(*pair) for pair in zip(pictures, labels, strict=True)]
+    sizes, batches_of = [], picture_loop.batches_of
+
+    def record(*arguments):
+        for batch in batches_of(*arguments):
+            sizes.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr("data.predictor.batches_of", record)
+    together = predictor(pictures, labels)
+    assert sizes == [2, 1, 1]  # of 40 rows, and the one of 41
+    for one, other in zip(together, alone, strict=True):
+        assert np.array_equal(one.picture, other.picture)
+        assert (one.names, one.guessed) == (other.names, other.guessed)
+        assert one.scores == pytest.approx(other.scores, abs=1e-5)
+        np.testing.assert_allclose(one.maps, other.maps, atol=1e-4)
+    for wrong in (["red"], "red", []):
+        with pytest.raises(InputError, match="as many labels"):
+            predictor(pictures, wrong)
 
 
 def test_what_is_odd_is_named(session, images, tmp_path):

@@ -70,6 +70,14 @@ def picture_file(path: str | Path) -> Iterator[None]:
         yield
 
 
+def rgb_on_white(image: Image.Image) -> Image.Image:
+    """Return an image of 8-bit samples as RGB; what is transparent is laid on white."""
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
 class PictureFile:
     """A picture file, of which the header is read. All of it runs inside :func:`picture_file`.
 
@@ -214,11 +222,7 @@ class PictureFile:
         elif self.image.mode == "F":
             values = np.asarray(self.image)[..., None]
         else:
-            image = self.image
-            if image.has_transparency_data:
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image.convert("RGBA"))
-            values = np.asarray(image.convert("RGB"))
+            values = np.asarray(rgb_on_white(self.image))
         if bands:
             values, alpha = values[..., self._places(bands, values.shape[2])], None
         return values, alpha

@@ -6,13 +6,14 @@ Try     python -m data.demo.report demo
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from data.demo.dataset import Demo
 from tool.cli import Parser
+from tool.grid import grid
 from tool.maps import read_maps
 from tool.pictures import heat, label_overlay, overlay, read_mask
 from tool.reader import Between, decoding, read_json
@@ -30,7 +31,7 @@ TABLE = {
 }
 COLUMNS = ("picture", "CAM", "IS-CAM", "label (IRN)", "truth")
 ROWS = 4
-SIDE, TITLE = 1.76, 0.26  # inches of a picture with its margin, and of the titles
+WIDTH = 1.76  # inches of a picture
 REMEDY = "Delete it, and run run_demo.sh again."
 
 log = logging.getLogger(__name__)
@@ -55,21 +56,6 @@ def columns(demo: Demo, image_id: str, session: Path) -> list[np.ndarray]:
         return [picture, *heats, *(label_overlay(picture, label) for label in labels)]
 
 
-def draw(rows: list[list[np.ndarray]], names: list[str]) -> Figure:
-    """Return a grid of pictures, uint8 (H, W, 3), with COLUMNS above it and ``names`` beside it."""
-    size = SIDE * len(COLUMNS), SIDE * len(rows) + TITLE
-    figure = Figure(size, layout="constrained")
-    grid = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
-    for line, name, pictures in zip(grid, names, rows, strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for axes, picture in zip(line, pictures, strict=True):
-            axes.imshow(picture)
-            axes.set(xticks=[], yticks=[])
-    for axes, title in zip(grid[0], COLUMNS, strict=True):
-        axes.set_title(title)
-    return figure
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Print the table and write both files."""
     parser = Parser(__doc__)
@@ -79,10 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
     plain = session / PLAIN / "eval_cam.json"
     remedy = "Run make_cam.py there with --save_cam, and eval_cam.py."
     cam = read_json(plain, remedy, {"cam": {**RESULT, "threshold": float}})["cam"]
-    rows = {"cam": (cam, f"plain CAM, at its best background threshold {cam['threshold']}")}
+    scores = {"cam": (cam, f"plain CAM, at its best background threshold {cam['threshold']}")}
     for name, (file, text) in TABLE.items():
-        rows[name] = (read_json(session / f"eval_{file}.json", REMEDY, RESULT), text)
-    miou = {name: result["miou"] for name, (result, _) in rows.items()}
+        scores[name] = (read_json(session / f"eval_{file}.json", REMEDY, RESULT), text)
+    miou = {name: result["miou"] for name, (result, _) in scores.items()}
     seconds = read_seconds(session / "seconds.txt")  # in the order in which steps ran first
     write_json(session / "results.json", {"miou": miou, "seconds": seconds}, write_own)
 
@@ -90,11 +76,12 @@ def main(arguments: list[str] | None = None) -> None:
     labels = demo.labels(ids)  # (n, K)
     shown = sorted(set(labels.argmax(0)))[:ROWS]  # the first picture of each class
     names = ["\n".join(demo.class_names[k] for k in np.flatnonzero(labels[n])) for n in shown]
-    figure = draw([columns(demo, ids[n], session) for n in shown], names)
-    write_own(session / "demo.png", figure.savefig)
+    rows = [columns(demo, ids[n], session) for n in shown]
+    figure = grid(rows, [COLUMNS], WIDTH, names)
+    write_own(session / "demo.png", partial(figure.savefig, bbox_inches="tight"))
 
     log.info("mIoU on the %d training pictures, whose masks no step has learnt from", len(ids))
-    for name, (result, text) in rows.items():
+    for name, (result, text) in scores.items():
         log.info("  %-8s %6.2f   %s", name, 100 * result["miou"], text)
     log.info("all steps together: %d s", sum(seconds.values()))
     log.info("pictures that show why: %s", session / "demo.png")
