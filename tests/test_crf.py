@@ -183,7 +183,7 @@ PROBS = torch.ones(2, 4, 5)
         (IMG, LABELS + 255, {}),
         (IMG, LABELS, {"gt_prob": 1.0}),
         (IMG, PROBS * math.nan, {}),
-        (IMG, PROBS, {"kernels": SCORE_KERNELS._replace(bilateral_srgb=-1)}),
+        (IMG, PROBS, {"kernels": SCORE_KERNELS._replace(bilateral_srgb=0)}),
         (IMG, PROBS, {"kernels": SCORE_KERNELS._replace(gaussian_sxy=1e-5)}),
     ],
 )

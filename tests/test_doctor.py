@@ -204,7 +204,8 @@ def test_processes_take_a_gpu_each(examine):
 
 
 def test_disk_and_session(examine, tiny, monkeypatch):
-    found = looks.bytes_to_write(Folder(tiny), list(LABELS))
+    headers = {i: looks.header_of(tiny / f"images/{i}.png") for i in LABELS}
+    found = looks.bytes_to_write(Folder(tiny), headers)
     sizes = [Image.open(path).size for path in sorted((tiny / "images").iterdir())]
     present = np.array([2, 2, 2, 3, 2, 2])
     maps = sum(7.5 * w * h / 256 * 4 for w, h in sizes) * present.mean()

@@ -30,7 +30,7 @@ CACHED_SIZES = 8  # picture sizes whose Gaussian lattice is kept, each 48 bytes 
 class Kernels(NamedTuple):
     """A Gaussian kernel over position and one over position and colour.
 
-    Standard deviations are in pixels, and of colours in grey levels.
+    Standard deviations, above 0, are in pixels, and of colours in grey levels.
     """
 
     gaussian_sxy: float
@@ -48,14 +48,8 @@ def _grid(height: int, width: int, sxy: float, device: torch.device) -> Tensor:
     """Return (2, H * W) float32: x / sxy and y / sxy of every pixel."""
     sides = (torch.arange(n, dtype=torch.float32, device=device) for n in (height, width))
     y, x = torch.meshgrid(*sides, indexing="ij")
-    return _divide(torch.stack([x, y]).flatten(1), sxy)
-
-
-def _divide(values: Tensor, by: float) -> Tensor:
-    if not 0 < by < math.inf:
-        raise ValueError(f"A standard deviation must be positive, not {by}.")
     # CUDA multiplies by the reciprocal of a plain number, which rounds differently.
-    return values / constant(by, values.device)
+    return torch.stack([x, y]).flatten(1) / constant(sxy, device)
 
 
 @lru_cache(CACHED_SIZES)
@@ -150,16 +144,15 @@ def crf_inference(
 def _refine(img: np.ndarray, unary: Tensor, t: int, how: Kernels) -> Tensor:
     """Return Q of energies (V, C, H, W) on the device where they lie.
 
-    The features of the bilateral kernel are x / sxy, y / sxy, R / srgb, G / srgb and B / srgb. A
-    standard deviation that is not positive raises a ValueError, and so does what
-    :func:`tool.lattice.build_lattice` refuses.
+    The features of the bilateral kernel are x / sxy, y / sxy, R / srgb, G / srgb and B / srgb. What
+    :func:`tool.lattice.build_lattice` refuses raises a ValueError.
     """
     size, device = tuple(unary.shape[2:]), unary.device
     if img.shape != (*size, 3) or img.dtype != np.uint8 or t < 0:
         got = f"{img.shape} {img.dtype} and {t}"
         raise ValueError(f"Expected a picture ({size}, 3) uint8 and t of 0 or more, got {got}.")
     pixels = torch.tensor(np.ascontiguousarray(img), device=device)
-    colour = _divide(pixels.view(-1, 3).t().float(), how.bilateral_srgb)
+    colour = pixels.view(-1, 3).t().float() / constant(how.bilateral_srgb, device)
     features = torch.cat([_grid(*size, how.bilateral_sxy, device), colour])
     kernels = (
         (how.gaussian_weight, gaussian_kernel(*size, how.gaussian_sxy, device)),

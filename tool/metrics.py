@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tool.errors import InputError
-from tool.pictures import UNSURE
+from tool.pictures import UNSURE, check_label
 
 
 def confusion(
@@ -25,14 +24,9 @@ def confusion(
         InputError: the shapes differ, or the truth, named by its ``source``, has ids that are no
             class.
     """
+    check_label(source, truth, num_classes, prediction.shape[::-1])
     known = truth != UNSURE
     ids = truth[known].astype(np.int64)
-    if truth.shape != prediction.shape or ids.max(initial=0) >= num_classes:
-        raise InputError(
-            f"{source} does not fit: it is {truth.shape}, with classes up to {ids.max(initial=0)}, "
-            f"and the prediction {prediction.shape}, of {num_classes} classes. Check it, or "
-            "--dataset and --gt_path."
-        )
     guesses = prediction[known].astype(np.int64)
     guesses[(guesses < 0) | (guesses >= num_classes)] = num_classes
     shape = num_classes, num_classes + 1

@@ -71,16 +71,12 @@ def check_label(
     Its ids must be below C or 255, and where the ``size`` of its picture, (W, H), is given, it must
     be the label's too.
     """
-    height, width = label.shape
-    if size and size != (width, height):
+    found, largest = label.shape[::-1], label[label != UNSURE].max(initial=0)
+    if found != (size or found) or largest >= num_classes:
         raise InputError(
-            f"{path} is {width}x{height}, its picture {size[0]}x{size[1]}. Make it again."
-        )
-    known = label[label != UNSURE]
-    if known.size and known.max() >= num_classes:
-        raise InputError(
-            f"{path} has class {known.max()}; this dataset has 0 to {num_classes - 1}. Check "
-            "--dataset and the folder of labels."
+            f"{path} does not fit: its (width, height) is {found} and its largest class {largest}, "
+            f"where {size or found} and 0 to {num_classes - 1} are expected. Make it again, or "
+            "check --dataset and the folder it is in."
         )
 
 

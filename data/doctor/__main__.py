@@ -85,10 +85,11 @@ def checks_of(args: cli.Settings) -> Checks:
         judged.append(dataset.test_list)
     learned = args.train_list or dataset.train_list
     ids = {name: [] for name in (learned, *judged)}
-    yield from looks.checks_of(dataset, ids, judged, args.all)
+    headers = yield from looks.checks_of(dataset, ids, judged, args.all)
     if ids[learned]:
         yield "batches", batches(args, dataset, learned)
-        yield "disk", looks.disk(dataset, ids[learned], args.session_name)
+        there = {i: headers[i] for i in ids[learned] if i in headers}
+        yield "disk", looks.disk(dataset, there, args.session_name)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.base import Dataset, warn_constant_labels
-from data.doctor.finding import GIB, Check, Checks
+from data.doctor.finding import GIB, Check
 from data.evaluate import check_class_ids
 from net.weights import IMAGENET_URLS, cached, read_pretrained
 from tool.checkpoint import some
 from tool.cores import cores
 from tool.errors import InputError
-from tool.metrics import confusion
 from tool.picture_files import picture_file
-from tool.pictures import stored, voc_palette
+from tool.pictures import UNSURE, check_label, stored, voc_palette
 from tool.progress import progress
 from tool.reader import file_digest
 
@@ -47,8 +46,10 @@ PIXELS_A_BYTE = 15  # of a label PNG
 
 def checks_of(
     dataset: Dataset, ids: dict[str, list[str]], judged: Iterable[str] = (), whole: bool = False
-) -> Checks:
+) -> Generator[tuple[str, Check], None, dict[str, "Header"]]:
     """Yield the checks of lists, labels, pictures and masks; one sees what those before it found.
+
+    Return what the pictures' headers say, by id.
 
     Args:
         dataset: whose ``bands`` and ``value_range`` say how pictures are read.
@@ -70,6 +71,7 @@ def checks_of(
         yield "masks", masks(dataset, shown, bool(needed), whole)
     if whole or len(headers) <= COMPARED:
         yield "duplicates", duplicates(dataset, headers)
+    return headers
 
 
 def list_of(dataset: Dataset, name: str, ids: list[str]) -> Check:
@@ -158,9 +160,9 @@ def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: 
         return
 
     def judge(image_id: str) -> set[int]:
-        path, background = paths[image_id], np.zeros(headers[image_id][:2], np.uint8)
-        counts = confusion(dataset.num_classes, dataset.read_mask(path), background, path)
-        return set(counts.any(1).nonzero()[0].tolist())
+        mask, (height, width, *_) = dataset.read_mask(paths[image_id]), headers[image_id]
+        check_label(paths[image_id], mask, dataset.num_classes, (width, height))
+        return {*np.unique(mask).tolist()} - {UNSURE}
 
     read = list(paths) if whole else spread(paths, MASKS)
     shown = yield from _look("masks", read, judge)
@@ -254,26 +256,24 @@ def weights(source: str) -> Check:
         yield "ok", f"{source}, {len(read_pretrained(source) or ())} tensors"
 
 
-def disk(dataset: Dataset, ids: list[str], session: str) -> Check:
+def disk(dataset: Dataset, headers: Mapping[str, Header], session: str) -> Check:
     """Compare the free space with what the steps write into the session."""
     path = Path(session).absolute()
     folder = next(folder for folder in (path, *path.parents) if folder.exists())
     if not os.access(folder, os.W_OK):
         raise InputError(f"{folder} cannot be written. Give another --session_name.")
     free = shutil.disk_usage(folder).free / GIB
-    needs = bytes_to_write(dataset, ids) / GIB + CHECKPOINTS
+    needs = bytes_to_write(dataset, headers) / GIB + CHECKPOINTS
     text = f"{free:.1f} GiB free, some {needs:.1f} needed by maps, labels and checkpoints"
     yield "ok" if free > needs else "FAIL", f"{text}, or give another --session_name"
 
 
-def bytes_to_write(dataset: Dataset, ids: list[str]) -> float:
-    """Return what maps at four scales and label folders of a list take, from a sample of it."""
-    sample = spread(ids, DECODED)
-    sizes = [stored(dataset.image_path(image_id)).size for image_id in sample]
-    pixels = np.minimum(np.prod(sizes, 1), MAX_PIXELS)
-    present = dataset.labels(sample).sum(1) + 1  # with background
+def bytes_to_write(dataset: Dataset, headers: Mapping[str, Header]) -> float:
+    """Return what maps at four scales and label folders of some pictures take."""
+    pixels = np.minimum([h.height * h.width for h in headers.values()], MAX_PIXELS)
+    present = dataset.labels(list(headers)).sum(1) + 1  # with background
     maps = 7.5 * pixels / 256 * 4 * present  # float32 at stride 16; 1 + 1/4 + 9/4 + 4
-    return (maps + LABELS * pixels / PIXELS_A_BYTE).mean() * len(ids)
+    return (maps + LABELS * pixels / PIXELS_A_BYTE).sum()
 
 
 def spread(items: Iterable, most: int) -> list:
