@@ -442,7 +442,7 @@ def test_archive_has_the_servers_layout(trained, session, tiny, tmp_path):
 def test_labels_that_do_not_fit_are_named(run, tiny):
     label = tiny / "masks/e.png"
     save_label(label, np.full((44, 48), 4, np.uint8))
-    with pytest.raises(InputError, match=r"e\.png has class 4"):
+    with pytest.raises(InputError, match=r"e\.png does not fit"):
         train_seg.main(run["train"])
     label.unlink()
     with pytest.raises(InputError, match=r"e\.png.*make_seg_labels"):
