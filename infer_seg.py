@@ -32,7 +32,6 @@ from net.weights import restore
 from net.recipes import MODELS, TestFlags, defaults, fill_in
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
-from tool.onnx_file import write_onnx
 from tool.run import run
 
 log = logging.getLogger(__name__)
@@ -70,9 +69,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     flag("--archive", type=Path, help=f"file to pack all in; {', '.join(ENDINGS)}")
     alone = "VOC's competition: comp5 is for networks trained on VOC alone"
     flag("--archive_comp", choices=("comp5", "comp6"), default="comp6", help=alone)
-    flag("--export", type=Path, help="write the network as this ONNX file, and segment nothing")
-    sides = {"type": cli.at_least(1), "nargs": 2, "metavar": ("H", "W"), "default": [513, 513]}
-    flag("--export_size", help="of the pictures that it takes", **sides)
     args = parser.parse_args(arguments)
     fill_in(args, MODELS[args.model].test)
     if args.archive and not args.archive.name.endswith(ENDINGS):
@@ -112,8 +108,6 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{content.path} is a {noted}. Give --model {noted}.")
     checkpoint.check_classes(content, dataset.all_names)
     net = restore(MODELS[args.model].network, content, num_classes=dataset.num_classes)
-    if args.export:
-        return write_onnx(args.export, net, tuple(args.export_size), list(dataset.all_names))
     cli.place(net, step.device, args.channels_last)
     how = TestFlags(**{name: getattr(args, name) for name in vars(MODELS[args.model].test)})
     folder = args.out_dir or session.path / f"seg_{args.model}"

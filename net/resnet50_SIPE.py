@@ -60,7 +60,9 @@ def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, 
     maps, feature = norm_cam.flatten(2), feature.flatten(2)  # (B, C, N), (B, D, N)
     feature = feature / (feature.norm(dim=1, keepdim=True) + CAM_EPS)
     parts = []
-    for some in feature.split(BLOCK, 2):
+    # An ONNX file has no loop: it compares all positions at once, however many there are.
+    blocks = feature.split(BLOCK, 2) if feature.shape[2] > BLOCK else (feature,)
+    for some in blocks:
         similarity = (feature.transpose(1, 2) @ some).relu_()  # (B, N, n)
         intersection = maps @ similarity  # (B, C, n)
         union = similarity.sum(1, keepdim=True) + maps.sum(2, keepdim=True) - intersection

@@ -20,6 +20,11 @@ FAULTS = {
         ),
         ("    check_class_ids(masks", "    print(masks", "mask_values stop"),
     ],
+    "export_onnx.py": [
+        ("img, img.flip(3)", "img, img", "onnx classifier"),
+        ("labels, (1, 0), value=1", "labels, (1, 0)", "onnx classifier"),
+        ("(1, 433, 449)", "(1, 65, 65)", "onnx segmentation"),
+    ],
     "train_irn.py": [
         (
             "(args.irn_learning_rate, args.irn_weight_decay)",
@@ -289,6 +294,10 @@ FAULTS = {
         ("ddof=1", "ddof=0", "report seeds_give"),
         ("if value == theirs.get(what)", "if False", "report other_seed"),
         ("        if words:", "        if False:", "report put_together"),
+    ],
+    "tool/onnx_file.py": [
+        ('AXES = {0: "batch", 2', "AXES = {2", "onnx classifier"),
+        ('2: "height", ', "", "onnx classifier"),
     ],
     "data/loaders.py": [
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),

@@ -1,7 +1,6 @@
 """Steps 3.1 and 3.2 as a user runs them: trained, continued, shared, packed, with bad input."""
 
 import json
-import sys
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -27,7 +26,6 @@ from tests.tiny import KEYS, command_lines
 from tool import checkpoint
 from tool.crf import Kernels, crf_inference
 from tool.errors import InputError
-from tool.onnx_file import write_onnx
 from tool.pictures import read_mask, save_label
 from tool.reader import read_table
 
@@ -360,32 +358,6 @@ def test_large_pictures_are_reduced_and_their_labels_enlarged(trained, session, 
     assert read_mask(session / f"seg_{V2}/d.png").shape == (430, 480)
     assert Image.open(session / f"visual_seg_{V2}/d.png").width == 480
     assert "1 pictures of more than 2500 pixels were reduced" in (session / "run.log").read_text()
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_onnx_gives_the_logits_of_pytorch(run, session, model, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
-    train_seg.main([*run["train"], "--model", model, "--width", "4"])
-    export = ["--export", str(tmp_path / "x.onnx"), "--export_size", "65", "81"]
-    infer_seg.main([*run["infer"], "--model", model, *export])
-    assert not list(session.glob("seg_*"))
-    packed = onnxruntime.InferenceSession(tmp_path / "x.onnx")
-    names = json.loads(packed.get_modelmeta().custom_metadata_map["class_names"])
-    assert names == ["background", "red", "green", "blue"]
-    picture = np.random.default_rng(1).integers(0, 256, (1, 3, 65, 81)).astype(np.float32)
-    (found,) = packed.run(["logits"], {"picture": picture})
-    net = restore(MODELS[model].network, checkpoint.load(final_of(session, model)))
-    with torch.no_grad():
-        expected = net.predict(net.prepare(torch.from_numpy(picture))).numpy()
-    assert found.shape == (1, 4, 65, 81)
-    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
-
-
-def test_without_onnx_a_sentence_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(InputError, match="pip install onnx"):
-        write_onnx(tmp_path / "x.onnx", None, (9, 9), [])
 
 
 def test_enlarged_argmax_is_the_argmax_of_the_enlarged():

@@ -1,9 +1,10 @@
-"""Segmentation networks as ONNX, for programs without PyTorch."""
+"""Networks as ONNX, for programs without PyTorch."""
 
 import io
 import json
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +14,29 @@ from torch import Tensor, nn
 from tool.errors import InputError
 from tool.writer import write_own
 
-INPUT, OUTPUT = "picture", "logits"
+AXES = {0: "batch", 2: "height", 3: "width"}  # whose lengths are free
 
 log = logging.getLogger(__name__)
 
 
-class _WholeNetwork(nn.Sequential):
-    """Logits (1, C, H, W) of RGB in 0..255, (1, 3, H, W): with normalisation and resizing."""
+def write_onnx(
+    path: Path,
+    net: nn.Module,
+    outputs: list[str],
+    examples: Sequence[dict[str, Tensor]],
+    class_names: list[str],
+) -> None:
+    """Write a network for pictures of any number and size, and compare it with PyTorch's.
 
-    def forward(self, picture: Tensor) -> Tensor:
-        (net,) = self
-        return net.predict(net.prepare(picture)).float()
-
-
-def write_onnx(path: Path, net: nn.Module, size: tuple[int, int], class_names: list[str]) -> None:
-    """Write a network at one size of pictures, and compare it where onnxruntime is installed.
-
-    The input ``picture`` is float32 (1, 3, H, W) RGB in 0..255, and the output ``logits`` float32
-    (1, C, H, W). The names of the classes, background first, are in the metadata ``class_names``
-    as JSON. The largest difference to PyTorch is logged.
+    The names of the classes, background first, are in the metadata ``class_names`` as JSON. Where
+    onnxruntime is installed, the largest difference to PyTorch is logged.
 
     Args:
         path: of the file.
-        net: on the CPU, evaluating; it has ``prepare`` and ``predict``.
-        size: (H, W) of pictures.
+        net: on the CPU, evaluating; it returns a tuple.
+        outputs: names of what it returns.
+        examples: two of its arguments, by their names and in their order. The file is made by means
+            of the first, and compared by means of the second, which has other sizes.
         class_names: of the C classes.
 
     Raises:
@@ -45,15 +45,22 @@ def write_onnx(path: Path, net: nn.Module, size: tuple[int, int], class_names: l
     try:
         import onnx
     except ImportError as error:
-        raise InputError("--export needs the package onnx: pip install onnx") from error
-    whole = _WholeNetwork(net).eval()
-    picture = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 255
+        raise InputError("ONNX files need the package onnx: pip install onnx") from error
+    traced, other = examples
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's, of shapes that are constants on purpose
-        names = {"input_names": [INPUT], "output_names": [OUTPUT]}
-        torch.onnx.export(whole, (picture,), buffer, dynamo=False, **names)
-        expected = whole(picture).numpy()
+        warnings.simplefilter("ignore")  # the exporter's, of decisions that hold at every size
+        given = {**traced, **dict(zip(outputs, net(**traced), strict=True))}
+        torch.onnx.export(
+            net,
+            tuple(traced.values()),
+            buffer,
+            dynamo=False,
+            input_names=list(traced),
+            output_names=outputs,
+            dynamic_axes={name: _free_axes(name, value) for name, value in given.items()},
+        )
+        expected = net(**other)
     model = onnx.load_from_string(buffer.getvalue())
     entry = model.metadata_props.add()
     entry.key, entry.value = "class_names", json.dumps(class_names)
@@ -65,6 +72,12 @@ def write_onnx(path: Path, net: nn.Module, size: tuple[int, int], class_names: l
     except ImportError:
         return
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (found,) = session.run([OUTPUT], {INPUT: picture.numpy()})
-    difference = np.abs(found - expected).max() / np.abs(expected).max()
-    log.info("logits differ from PyTorch's by %.1e of the largest", difference)
+    found = session.run(outputs, {name: value.numpy() for name, value in other.items()})
+    for name, ours, theirs in zip(outputs, expected, found, strict=True):
+        difference = np.abs(theirs - ours.numpy()).max()
+        log.info("%s: at most %.1e from PyTorch's", name, difference)
+
+
+def _free_axes(name: str, value: Tensor) -> dict[int, str]:
+    """Return what the file calls the axes whose lengths are free."""
+    return {axis: f"{name}_{word}" for axis, word in AXES.items() if axis < value.ndim}

@@ -1,0 +1,111 @@
+"""Networks as ONNX files give what PyTorch gives, at any size."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import export_onnx
+from net.method import Method
+from net.recipes import MODELS
+from net.resnet50_SIPE import BLOCK, Net
+from tests.tiny import CLASSES
+from tool.errors import InputError
+from tool.onnx_file import write_onnx
+
+# Batch, height and width; the third is larger than what the exporter follows: it has more cells
+# than seeds are compared with at once. The first is smaller than all dilations.
+SIZES = ((1, 65, 81), (2, 200, 333), (1, 643, 530))
+TOLERANCE = 1e-4  # of the largest value
+
+
+class Plain(Method):
+    """A network without anything of ResNet-50, at another stride."""
+
+    stride = 8
+
+    def __init__(self, num_classes: int = 4, pretrained: str | None = None) -> None:
+        super().__init__(num_classes)
+        self.stem = nn.Conv2d(3, 8, 8, 8)
+        self.classifier = nn.Conv2d(8, num_classes - 1, 1)
+
+    def forward(self, img: Tensor, valid_mask: Tensor) -> dict[str, Tensor]:
+        logits = self.classifier(self.stem(img).relu())
+        cam = torch.cat([torch.ones_like(logits[:, :1]), logits.sigmoid()], 1) * valid_mask
+        return {"score": logits.mean((2, 3)), "cam": cam, "IS_cam": cam}
+
+
+def open_file(path: Path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    return onnxruntime.InferenceSession(path)
+
+
+def save(path: Path, net: nn.Module, **more: object) -> None:
+    content = {"net": net.state_dict(), "config": net.config, "class_names": list(CLASSES)}
+    torch.save({**content, **more}, path)
+
+
+def compare(path: Path, whole: nn.Module, names: list[str], with_labels: bool) -> None:
+    """Compare a file with the module that it is of, at all sizes."""
+    session = open_file(path)
+    assert [output.name for output in session.get_outputs()] == names
+    for batch, *size in SIZES:
+        torch.manual_seed(1)
+        given = {"picture": torch.rand(batch, 3, *size) * 255}
+        if with_labels:
+            given["labels"] = torch.tensor([[1.0, 0, 1], [0, 1, 0]])[:batch]
+        with torch.no_grad():
+            expected = whole(**given)
+        found = session.run(None, {name: value.numpy() for name, value in given.items()})
+        for ours, theirs in zip(expected, found, strict=True):
+            assert ours.shape == theirs.shape
+            assert np.abs(theirs - ours.numpy()).max() < TOLERANCE * ours.abs().max()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_segmentation_network_of_a_checkpoint_alone(tmp_path, model):
+    torch.manual_seed(0)
+    net = MODELS[model].network(4, width=4, blocks=(1, 1, 1, 1)).eval()
+    save(tmp_path / "x.pth", net, model=model)
+    pytest.importorskip("onnx")
+    export_onnx.main(["--ckpt", str(tmp_path / "x.pth")])
+    compare(tmp_path / "x.onnx", export_onnx.Segmentation(net).eval(), ["logits"], False)
+    names = open_file(tmp_path / "x.onnx").get_modelmeta().custom_metadata_map["class_names"]
+    assert json.loads(names) == list(CLASSES)
+
+
+def test_a_classifier_of_a_checkpoint_alone(tmp_path):
+    assert SIZES[-1][1] * SIZES[-1][2] / 16**2 > BLOCK
+    torch.manual_seed(0)
+    net = Net(4, None, width=4).eval()
+    save(tmp_path / "x.pth", net)
+    pytest.importorskip("onnx")
+    export_onnx.main(["--ckpt", str(tmp_path / "x.pth"), "--out", str(tmp_path / "c.onnx")])
+    names = ["logits", "cam", "is_cam"]
+    compare(tmp_path / "c.onnx", export_onnx.Classifier(net).eval(), names, True)
+
+
+def test_a_network_of_the_users_own(tmp_path, monkeypatch):
+    """It has what the base class has for it."""
+    monkeypatch.setitem(sys.modules, "plain", type(sys)("plain"))
+    sys.modules["plain"].Net = Plain
+    net = Plain().eval()
+    save(tmp_path / "x.pth", net, settings={"network": "plain"})
+    pytest.importorskip("onnx")
+    ckpt = ["--ckpt", str(tmp_path / "x.pth")]
+    with pytest.raises(InputError, match="--network plain"):
+        export_onnx.main(ckpt)
+    export_onnx.main([*ckpt, "--network", "plain"])
+    names = ["logits", "cam", "is_cam"]
+    compare(tmp_path / "x.onnx", export_onnx.Classifier(net).eval(), names, True)
+
+
+def test_without_onnx_a_sentence_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match="pip install onnx"):
+        write_onnx(tmp_path / "x.onnx", None, [], ({}, {}), [])
