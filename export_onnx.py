@@ -24,10 +24,9 @@ from tool.onnx_file import write_onnx
 from tool.run import run
 from tool.session import find_checkpoint
 
-# Batch, height and width of what the exporter follows, and of what the file is compared with. The
-# first are so large that no convolution has a tap that sees padding alone, and so small that seeds
-# are compared in one piece, both of which decide what the file holds.
-SIZES = ((1, 433, 449), (2, 150, 271))
+# Sides of what the exporter follows: so large that no convolution has a tap that sees padding alone,
+# and so small that seeds are compared in one piece. Both decide what the file holds.
+SIZE = (433, 449)
 
 
 class Segmentation(nn.Module):
@@ -68,16 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     ckpt = find_checkpoint(Path(args.session_name), args.ckpt)
     predictor = Predictor(ckpt, "cpu", **cli.deciding(args))
-    names, whole, outputs = predictor.all_names, Segmentation, ["logits"]
-    examples = []
-    for batch, *size in SIZES:
-        picture = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0)) * 255
-        labels = {} if predictor.model else {"labels": torch.ones(batch, len(names) - 1)}
-        examples.append({"picture": picture, **labels})
+    names, whole = predictor.all_names, Segmentation
+    inputs, outputs = {"picture": torch.rand(1, 3, *SIZE) * 255}, ["logits"]
     if not predictor.model:
         whole, outputs = Classifier, ["logits", "cam", "is_cam"]
+        inputs["labels"] = torch.ones(1, len(names) - 1)
     path = args.out or ckpt.with_suffix(".onnx")
-    write_onnx(path, whole(predictor.net).eval(), outputs, examples, names)
+    write_onnx(path, whole(predictor.net).eval(), inputs, outputs, names)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ FAULTS = {
     "export_onnx.py": [
         ("img, img.flip(3)", "img, img", "onnx classifier"),
         ("labels, (1, 0), value=1", "labels, (1, 0)", "onnx classifier"),
-        ("(1, 433, 449)", "(1, 65, 65)", "onnx segmentation"),
+        ("(433, 449)", "(65, 65)", "onnx segmentation"),
     ],
     "train_irn.py": [
         (

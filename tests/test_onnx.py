@@ -108,4 +108,4 @@ def test_a_network_of_the_users_own(tmp_path, monkeypatch):
 def test_without_onnx_a_sentence_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(InputError, match="pip install onnx"):
-        write_onnx(tmp_path / "x.onnx", None, [], ({}, {}), [])
+        write_onnx(tmp_path / "x.onnx", None, {}, [], [])

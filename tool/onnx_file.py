@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,8 @@ log = logging.getLogger(__name__)
 def write_onnx(
     path: Path,
     net: nn.Module,
+    inputs: dict[str, Tensor],
     outputs: list[str],
-    examples: Sequence[dict[str, Tensor]],
     class_names: list[str],
 ) -> None:
     """Write a network for pictures of any number and size, and compare it with PyTorch's.
@@ -34,9 +33,9 @@ def write_onnx(
     Args:
         path: of the file.
         net: on the CPU, evaluating; it returns a tuple.
-        outputs: names of what it returns.
-        examples: two of its arguments, by their names and in their order. The file is made by means
-            of the first, and compared by means of the second, which has other sizes.
+        inputs: an example of its arguments, in their order. The file is made by means of it, and
+            compared by means of a part of its ``picture``, (B, 3, H, W).
+        outputs: names of what the network returns.
         class_names: of the C classes.
 
     Raises:
@@ -46,20 +45,20 @@ def write_onnx(
         import onnx
     except ImportError as error:
         raise InputError("ONNX files need the package onnx: pip install onnx") from error
-    traced, other = examples
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's, of decisions that hold at every size
-        given = {**traced, **dict(zip(outputs, net(**traced), strict=True))}
+        given = {**inputs, **dict(zip(outputs, net(**inputs), strict=True))}
         torch.onnx.export(
             net,
-            tuple(traced.values()),
+            tuple(inputs.values()),
             buffer,
             dynamo=False,
-            input_names=list(traced),
+            input_names=list(inputs),
             output_names=outputs,
             dynamic_axes={name: _free_axes(name, value) for name, value in given.items()},
         )
+        other = {**inputs, "picture": inputs["picture"][..., :200, :300]}
         expected = net(**other)
     model = onnx.load_from_string(buffer.getvalue())
     entry = model.metadata_props.add()
