@@ -24,8 +24,8 @@ from tool.onnx_file import write_onnx
 from tool.run import run
 from tool.session import find_checkpoint
 
-# Sides of what the exporter follows: so large that no convolution has a tap that sees padding alone,
-# and so small that seeds are compared in one piece. Both decide what the file holds.
+# Sides of what the exporter follows: so large that no tap of a convolution sees padding alone, and
+# so small that seeds are compared in one piece. Both decide what the file holds.
 SIZE = (433, 449)
 
 
