@@ -12,6 +12,7 @@ Running the same command again continues it.
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
+import inspect
 from functools import partial
 
 import numpy as np
@@ -30,9 +31,11 @@ from data.loaders import (
     to_device,
 )
 from data.training import Training
+from net.backbones import RESNET50
 from net.method import Method, import_network
 from net.resnet50_SIPE import CAM_EPS
 from tool import cli, distributed
+from tool.errors import InputError
 from tool.metrics import confusion
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate
 from tool.pictures import heat, overlay
@@ -50,6 +53,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
     count, decide = cli.at_least(1), parser.add_deciding
     parser.add_argument("--val_list", help="pictures with masks; None is the dataset's own list")
+    backbone = "resnet50, or timm: and a network of timm, such as timm:convnext_tiny"
+    decide("--backbone", default=RESNET50, help=backbone)
     decide("--batch_size", type=count, default=16, help="pictures a step")
     decide("--max_epoches", "--max_epochs", type=count, default=5)
     decide("--lr", type=cli.number, default=0.1, help="of layer3 and layer4; heads 10x")
@@ -66,9 +71,21 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         "--val_freq", type=cli.at_least(0), default=500, help="steps between validations; 0: never"
     )
     args = parser.parse_args(arguments)
+    if args.backbone != RESNET50:  # what datasets start from is of ResNet-50
+        args.pretrained = args.pretrained or "imagenet"
     if args.resize_min > args.resize_max:
         parser.error(f"--resize_min {args.resize_min} is above --resize_max {args.resize_max}")
     return args
+
+
+def make_network(name: str, num_classes: int, pretrained: str, backbone: str) -> Method:
+    """Return the network that ``--network`` and ``--backbone`` name; an InputError if it cannot."""
+    network = import_network(name)
+    if backbone == RESNET50:
+        return network(num_classes, pretrained)
+    if "backbone" not in inspect.signature(network).parameters:
+        raise InputError(f"--backbone {backbone}: {name} has its own. Leave the flag out.")
+    return network(num_classes, pretrained, backbone=backbone)
 
 
 def validation_pictures(args: cli.Settings, dataset: Dataset) -> ScaledPictures:
@@ -170,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     warn_constant_labels(training.pictures.labels, dataset.class_names)
     validation = validation_pictures(args, dataset) if args.val_freq else None
 
-    net = import_network(args.network)(dataset.num_classes, args.pretrained)
+    net = make_network(args.network, dataset.num_classes, args.pretrained, args.backbone)
     groups = net.trainable_groups(args.lr, args.wt_dec)
     rate = partial(learning_rate, args.lr)
     # Without the consistency loss nothing teaches the side layers.

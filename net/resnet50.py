@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import Bottleneck
 
+from net.inputs import IMAGENET_MEAN, IMAGENET_STD
 from net.weights import Pretrained, read_pretrained, restore
 from tool.errors import naming
 
@@ -66,10 +67,14 @@ class ResNet50(nn.Module):
     """
 
     ignored = ("fc.",)  # torchvision's last layer
+    strides = (4, 4, 8, 16, 16)
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(self, width: int = 64, frozen_stages: int = 2) -> None:
         super().__init__()
         self.width = width
+        self.config = {"width": width}
+        self.channels = [width * factor for factor in (1, 4, 8, 16, 32)]
         self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
         self.bn1 = FixedBatchNorm(width)
         self.relu = nn.ReLU(inplace=True)
@@ -103,7 +108,7 @@ class ResNet50(nn.Module):
     def forward(self, img: Tensor) -> list[Tensor]:
         """Return [x0, x1, x2, x3, x4], what the stages give for (B, 3, H, W) floats, normalised.
 
-        Their widths are 1, 4, 8, 16, 32 times ``width``, their strides 4, 4, 8, 16, 16.
+        Their widths are ``channels``, their strides ``strides``.
         """
         outputs = []
         for stage in self.stages():

@@ -4,7 +4,8 @@ Chen et al., "Self-supervised Image-specific Prototype Exploration for Weakly Su
 Segmentation", CVPR 2022, as its released code computes it.
 
 Letters in shapes: B pictures, K foreground classes, C = K + 1 classes with background at index 0,
-D feature channels, h x w the map at stride 16, N = h * w positions.
+D feature channels, h x w the map (at stride 16 for ResNet-50), N = h * w positions. x1..x4 are the
+last stages of the backbone, of which other networks than ResNet-50 may have less.
 """
 
 from functools import partial
@@ -14,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from net import backbones
 from net.method import Method
-from net.resnet50 import ALIASES, ResNet50, build_backbone
+from net.resnet50 import ALIASES, ResNet50
 from net.weights import Pretrained
 from tool.errors import InputError
 
@@ -24,6 +26,7 @@ COSINE_EPS = 1e-8  # smallest norm in a cosine
 BACKGROUND_WEIGHT = 0.5  # the released code halves the background's soft IoU before the argmax
 SEED_FEATURES = ("hierarchical", "semantic")
 COMPETITORS = ("all", "present")
+SIDES = (128, 128, 256, 256)  # widths of the projections of x1..x4, together the 768 of F_h
 BLOCK = 1024  # positions whose similarities with all others are held at once
 
 
@@ -104,14 +107,22 @@ def consistency_loss(cam: Tensor, is_cam: Tensor) -> Tensor:
     return (cam - is_cam / (is_cam.amax((2, 3), keepdim=True) + CAM_EPS)).abs().mean()
 
 
+def resized(x: Tensor, size: torch.Size) -> Tensor:
+    """Return maps (B, D, h', w') of another size, resized bilinearly."""
+    if x.shape[2:] == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
 class Net(Method):
     """Classifier, hierarchical feature and IPE.
 
     Args:
         num_classes: C, with background.
-        pretrained, width: see :func:`net.resnet50.build_backbone`.
+        pretrained, width, backbone: see :func:`net.backbones.build`.
 
     Attributes:
+        stride: of the maps, that of the backbone's last stage but one.
         seed_feature: feature whose similarities make the seeds of :meth:`localize`:
             ``"hierarchical"`` (F_h, released code) or ``"semantic"`` (x4, as in training).
         competitors: classes that take part in the argmax of these seeds: ``"all"`` (released code;
@@ -129,19 +140,21 @@ class Net(Method):
     seed_feature, competitors = SEED_FEATURES[0], COMPETITORS[0]
 
     def __init__(
-        self, num_classes: int = 21, pretrained: Pretrained = "imagenet", width: int | None = None
+        self,
+        num_classes: int = 21,
+        pretrained: Pretrained = "imagenet",
+        width: int | None = None,
+        backbone: str = backbones.RESNET50,
     ) -> None:
-        # Only layer3, layer4 and the heads learn: stem, layer1 and layer2 are frozen.
-        backbone = build_backbone(pretrained, width, frozen_stages=2)
-        width = backbone.width
-        super().__init__(num_classes, width=width)
-        self.backbone = backbone
+        built = backbones.build(backbone, pretrained, width)
+        super().__init__(num_classes, **built.config)
+        self.backbone = built
+        self.stride, self.mean, self.std = built.strides[-2], built.mean, built.std
         conv = partial(nn.Conv2d, kernel_size=1, bias=False)
-        self.classifier = conv(32 * width, num_classes - 1)
-        self.side1 = conv(4 * width, 128)  # the projections of x1..x4, together the 768 of F_h
-        self.side2 = conv(8 * width, 128)
-        self.side3 = conv(16 * width, 256)
-        self.side4 = conv(32 * width, 256)
+        self.classifier = conv(built.channels[-1], num_classes - 1)
+        stages = zip(built.channels[-len(SIDES) :], SIDES, strict=False)
+        for number, (channels, features) in enumerate(stages, start=1):
+            self.add_module(f"side{number}", conv(channels, features))
 
     @staticmethod
     def config_of(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -161,17 +174,19 @@ class Net(Method):
         """Return what one pass of the backbone gives for (B, 3, H, W), normalised.
 
         They are logits (B, K, h, w), hierarchical feature F_h (B, 768, h, w) and x4 (B, 2048, h,
-        w); float32 also where autocast runs the convolutions in less.
+        w); float32 also where autocast runs the convolutions in less. All have the size of x3: that
+        of x4, where it is smaller, is resized.
         """
-        _, *stages = self.backbone(img)  # x1..x4
-        size = stages[2].shape[2:]
+        stages = self.backbone(img)[-len(SIDES) :]  # x1..x4
+        size = stages[-2].shape[2:]
         parts = []
         for number, x in enumerate(stages, start=1):
             side = self.get_submodule(f"side{number}")
             x = side(x.detach()).float()  # the side layers do not teach the backbone
             x = x / (x.norm(dim=1, keepdim=True) + CAM_EPS)
-            parts.append(F.interpolate(x, size, mode="bilinear", align_corners=False))
-        return self.classifier(stages[3]).float(), torch.cat(parts, 1), stages[3].float()
+            parts.append(resized(x, size))
+        last = resized(stages[-1], size)
+        return self.classifier(last).float(), torch.cat(parts, 1), last.float()
 
     def explore(
         self, cam: Tensor, mask: Tensor, seed_feature: Tensor, feature: Tensor

@@ -68,7 +68,7 @@ class Net(nn.Module):
     def __init__(self, pretrained: Pretrained, width: int | None) -> None:
         super().__init__()
         self.resnet50 = build_backbone(pretrained, width, frozen_stages=4)
-        self.config = {"width": self.resnet50.width}
+        self.config = self.resnet50.config
         width = self.resnet50.width
         self.fc_edge1 = branch(width, 32, 4)
         self.fc_edge2 = branch(4 * width, 32, 4)

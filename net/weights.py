@@ -19,7 +19,7 @@ IMAGENET_URLS = {
 }
 Pretrained = str | Path | None  # a file, "imagenet", or "none" for random weights, as is None
 # What a checkpoint of this project says of its network; networks may have more arguments.
-CONFIG = {"width?": int, "num_classes?": int, "blocks?": [int]}
+CONFIG = {"width?": int, "num_classes?": int, "blocks?": [int], "backbone?": str}
 
 
 def read_pretrained(
@@ -81,9 +81,18 @@ def make(
     with decoding("Its config", f"It does not make a {network.__name__}."):
         check(config, CONFIG)
         inspect.signature(network).bind(**config)
-        if not fits(sum(value.numel() for value in state.values()), **config):
+        needed, held = 0, _numbers(state.values())
+        if "backbone" in config:  # a name says no size, and here the network takes no memory
+            with torch.device("meta"):
+                needed = _numbers(network(**config | options).parameters())
+        if needed > held or not fits(held, **config):
             raise Damaged(repr(config))
     return network(**config | options)
+
+
+def _numbers(tensors: Iterable[Tensor]) -> int:
+    """Return how many numbers tensors hold."""
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def fits(

