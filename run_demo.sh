@@ -4,7 +4,7 @@
 #   SEED=2 SESSION=demo_2 bash run_demo.sh
 #   SEEDS="1 2 3" bash run_demo.sh          all of them, and a table of means
 # TRAIN_FLAGS holds more flags of step 1.1, as in TRAIN_FLAGS="--max_epochs 14".
-# Ends with a table; the pictures are in $SESSION/demo.png, the figures in $SESSION/results.json.
+# Ends with a table; pictures are in $SESSION/report.html and report.png, the figures in results.json.
 # Running it again continues it; delete the folder $SESSION to begin anew.
 set -euo pipefail
 CDPATH="" cd -- "$(dirname -- "$0")"
@@ -64,7 +64,5 @@ step "3.3  mIoU of the segmentation" eval_seg \
     "$PYTHON" eval_seg_labels.py "${DATA[@]}" --session_name "$SESSION" \
     --label_dir "$SESSION/seg_deeplabv2_resnet101" --eval_list val
 
-echo
-"$PYTHON" -m data.demo.report "$SESSION"
 echo
 "$PYTHON" -m tool.report "$SESSION"

@@ -85,8 +85,9 @@ def examine(session: Path, ours: Curves, name: str) -> Iterator[Finding]:
     else:
         yield Finding(SKIPPED, "validation", f"on {judged}; the published run has train")
     for figure in run.figures():
-        if figure.name in STAGES:
-            yield _figure(figure, STAGES[figure.name])
+        kind = figure.name.partition(" in ")[0]
+        if kind in STAGES:
+            yield _figure(figure, STAGES[kind])
 
 
 def _settings(settings: dict[str, Any], of_run: dict[str, Any]) -> Finding:

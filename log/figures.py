@@ -37,7 +37,6 @@ MADE = {  # the kind of what was made with a --refine or --model
     "deeplabv2_resnet101": "seg",
     "deeplabv1_resnet38": "seg_v1",
 }
-USUAL = (PLAIN, "cam", "pseudo_label", "seg_deeplabv2_resnet101", "seg_deeplabv1_resnet38")
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
@@ -49,7 +48,7 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
 class Figure(NamedTuple):
     """A row of the table."""
 
-    name: str  # the kind, one of TITLES, and the folder where that is not the usual one
+    name: str  # the kind, one of TITLES, and the folder where there are several
     title: str  # likewise, for readers
     miou: float | None  # in percent
     goals: list[float]  # published or recorded, in percent, that may stand beside it
@@ -134,8 +133,9 @@ class Run:
         for kind in ("cam", "is_cam", labels, "seg"):
             by_kind[kind] = by_kind[kind] or {PLAIN: None}
         for kind, results in by_kind.items():
-            for name, result in results.items():
-                where = "" if name in USUAL else f" in {Path(result['source']).name}"
+            for result in results.values():
+                alone = len(results) == 1 and kind != "labels"
+                where = "" if alone else f" in {Path(result['source']).name}"
                 goals, note = self.goals_of(kind, result)
                 miou = self._mean(result)
                 yield Figure(kind + where, TITLES[kind] + where, miou, goals, note, result)

@@ -28,9 +28,9 @@ from data.coco.dataset import COCO
 from data.demo import dataset as demo
 from log.curves import read_recorded
 from tests.conftest import load_program
-from tests.tiny import command_lines, log_of, make_folder, make_weights, store_maps
+from tests.tiny import command_lines, log_of, make_folder, make_weights
 from tool import checkpoint
-from tool.pictures import read_mask, save_label
+from tool.pictures import save_label
 from tool.run import run as run_program
 
 LONGEST = 60  # seconds of a program on a busy machine
@@ -57,8 +57,7 @@ OUTPUTS = {
     "data.voc": ("voc/ImageSets/Segmentation/trainaug.txt",),
     "data.voc halve": ("halved",),
     "data.coco": ("coco/prepared",),
-    "data.demo.report": ("demo_run/results.json", "demo_run/demo.png"),
-    "tool.report": ("run/report.html", "run/README.md"),
+    "tool.report": ("run/report.html", "run/README.md", "run/results.json", "run/report.png"),
     "tool.doctor": (),
     "log.compare": ("curves.csv",),
     "log.compare check": (),
@@ -90,7 +89,6 @@ def lines_of(world: Path) -> dict[str, list[str]]:
         "data.voc": [*voc, "--sbd_root", world / "sbd"],
         "data.voc halve": [*voc, "--halve", world / "halved", "--num_workers", "0"],
         "data.coco": coco,
-        "data.demo.report": [world / "demo_run"],
         "tool.report": [run, *folder],
         "tool.doctor": [*folder, *small, "--session_name", run, "--num_workers", "0"],
         "log.compare": [world / "long.log", "--save", world / "curves.csv"],
@@ -121,8 +119,6 @@ def make_world(world: Path) -> Path:
     demo.generate(world / "demo_data", 12, 4)
     os.chdir(world)  # where the demo is looked for
     for name, flags in lines_of(world).items():
-        if name == "data.demo.report":
-            _make_demo_run(world / "demo_run")
         outcome = run(name, flags)
         assert outcome.kind == "fine", f"{name}: {outcome}"
     for folder in world.glob("*/runs*"):
@@ -161,25 +157,6 @@ def _make_coco(root: Path) -> None:
         (root / folder).mkdir(parents=True)
     (root / "annotations/instances_train2014.json").write_text(json.dumps(content))
     Image.new("RGB", (24, 20), (90, 90, 90)).save(root / "images/train2014" / name)
-
-
-def _make_demo_run(session: Path) -> None:
-    """Write what run_demo.sh leaves for its report, with the truth as maps and labels."""
-    labels = ("crf_label", "pseudo_label", SEG)
-    for path in Path("demo_data/masks").iterdir():
-        mask = read_mask(path)
-        keys = np.unique([0, *mask.ravel()])
-        maps = (mask == keys[:, None, None]).astype(np.float32)
-        for folder in (session, session / "cam_only"):
-            store_maps(folder / f"npy/{path.stem}.npz", keys, maps, maps[1:])
-        for folder in labels:
-            save_label(session / folder / path.name, mask)
-    common = ["--dataset", "demo", "--num_workers", "0", "--device", "cpu", "--session_name"]
-    for folder in (session, session / "cam_only"):
-        run("eval_cam", [*common, folder])
-    for folder in labels:
-        run("eval_seg_labels", [*common, session, "--label_dir", session / folder])
-    (session / "seconds.txt").write_text("train_sipe 60\nmake_cam 5\n")
 
 
 def restore(copy: Path, world: Path) -> Path:

@@ -38,7 +38,7 @@ from tests.sweep_files import damaged, damaged_within
 ENDS = ("fine", "sentence")
 FAULTS = ("traceback", "hang", "died", "loss", "wrong", "stale")
 SCRIPTS = ("run_voc.sh", "run_coco.sh", "run_demo.sh")
-DEMO = ("data.demo.report", "examples.own_pictures")  # they look for the demo where they run
+DEMO = ("examples.own_pictures",)  # it looks for the demo where it runs
 TRAINERS = ("train_resnet50_SIPE", "train_irn", "train_seg")
 SLOW = (*TRAINERS[:2], "make_seg_labels", "make_cam")
 RECORDS = ("settings.json", "sources.json")  # which grow with every list
@@ -63,7 +63,7 @@ WORDS |= {
     "session_name": ("run", "run", "run", *PATHS),
 }
 # What may stand beside the picture or session of the command line.
-MORE = {"predict": PATHS, "tool.report": (*PATHS, "demo_run")}
+MORE = {"predict": PATHS, "tool.report": PATHS}
 JSON_VALUES = (None, True, 0, -1, 1.5, "x", "", [], [1], {}, {"a": None}, 10**30)
 LINES = (b"\xff\xfe", b"\0", b'"', b",", b";", b"\t", b"a,red", b"a.png,red", b"../../x", b"\r")
 # Settings of scripts, and their values.

@@ -58,13 +58,11 @@ FILES = {
         "voc/SegmentationClass/2007_000001.png": "a picture",
     },
     "data.coco": {"coco/annotations/instances_train2014.json": "deep"},
-    "data.demo.report": {
-        "demo_run/eval_crf_label.json": "a huge number",
-        "demo_run/seconds.txt": "pipe",
-    },
     "tool.report": {
         "run/args.json": "null",
         "run/curves.csv": "garbage",
+        "run/eval_pseudo_label.json": "a huge number",
+        "run/seconds.txt": "pipe",
     },
     "tool.doctor": {"weights.pth": "cut", "ds/images/c.png": "device"},
     "log.compare": {"long.log": "device"},
@@ -247,8 +245,7 @@ SPOILT = {
     "export_labels": "exported.json",
     "data.voc halve": "halved/SegmentationClass/2007_000001.png",
     "data.coco": "coco/prepared/masks/COCO_train2014_000000000001.png",
-    "data.demo.report": "demo_run/results.json",
-    "tool.report": "run/eval_cam.json",
+    "tool.report": "run/results.json",
     "log.compare": "long.log",
     "examples.own_pictures": "pictures/masks/train_0001.png",
 }

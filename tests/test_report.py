@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import cam2ir
 import eval_cam
 import eval_seg_labels
 import make_seg_labels
+from data.folder import Folder
 from log import figures
 from log.curves import OWN, read_recorded
 from log.report import __main__ as program
-from tests.tiny import KEYS, result_of, result_with, table_of
+from log.report import gallery
+from tests.tiny import KEYS, result_of, result_with, store_maps, table_of
 from tool.errors import InputError
 
 
@@ -64,6 +67,36 @@ def test_the_page_has_its_parts_and_fetches_nothing(session, capsys):
     assert set(re.findall(r'src="(.{22})', page)) == {"data:image/jpeg;base64"}
     miou = json.loads((session / "eval_cam.json").read_text())["miou"]
     assert re.search(rf"IS-CAM +{100 * miou:.2f}", capsys.readouterr().out)
+
+
+def test_figures_in_a_file_and_pictures_in_another(session):
+    report(session)
+    found = json.loads((session / "results.json").read_text())["miou"]
+    names = {"is_cam": "cam", "crf in crf_label": "crf_label", "seg": "seg_deeplabv2_resnet101"}
+    for kind, name in names.items():
+        assert found[kind] == json.loads((session / f"eval_{name}.json").read_text())["miou"]
+    with Image.open(session / "report.png") as image:
+        assert min(image.size) > 400
+
+
+def test_the_figure_shows_pictures_that_are_drawn_alike():
+    pictures = []
+    for number in range(8):
+        titles = "a" if number in (2, 5) else "ab"  # as those that only step 3 has seen
+        drawn = {t: np.full((4, 6, 3), 20 * number + k, np.uint8) for k, t in enumerate(titles)}
+        pictures.append(gallery.Shown(str(number), "best", 1, drawn))
+    panels = gallery.figure(pictures).axes
+    assert [axes.get_title() for axes in panels[:2]] == ["a", "b"]
+    assert [axes.get_ylabel() for axes in panels[::2]] == ["0", "3", "6"]
+    shown = [axes.images[0].get_array()[0, 0, 0] for axes in panels]
+    assert shown == [0, 1, 60, 61, 120, 121]
+
+
+def test_cam_is_that_of_the_plain_classifier(session, tiny):
+    dataset, keys, maps = Folder(tiny), np.array([0, 1]), np.ones((2, 40, 48))
+    assert "CAM" not in gallery.drawings(session, dataset, "a")
+    store_maps(session / "cam_only/npy/a.npz", keys, maps, maps[:1])
+    assert {"CAM", "IS-CAM"} < gallery.drawings(session, dataset, "a").keys()
 
 
 def test_commands_of_the_card_can_be_pasted(session):

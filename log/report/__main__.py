@@ -1,7 +1,8 @@
 """What a session made: a page to look at, a summary here, and a model card.
 
 Reads   SESSION: args.json, curves.csv, eval_*.json and .csv, seconds.txt, maps, labels; the dataset
-Writes  SESSION/report.html, SESSION/README.md; of several sessions FIRST/summary.json instead
+Writes  SESSION/report.html, README.md, results.json and report.png, some of the page's pictures; of
+        several sessions FIRST/summary.json instead
 Try     python -m tool.report demo
         python -m tool.report demo_1 demo_2 demo_3
 
@@ -10,6 +11,7 @@ session does not have is said to be missing, and what cannot be read is named.
 """
 
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,13 @@ from log import charts
 from log.curves import read_recorded
 from log.figures import Run, mistakes
 from log.render import render
-from log.report.gallery import gallery
+from log.report.gallery import data_url, figure, gallery
 from log.report.seeds import summarise
 from tool import cli
 from tool.errors import InputError
 from tool.pictures import label_colours
 from tool.run import run
-from tool.writer import write_own
+from tool.writer import write_json, write_own
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
@@ -73,14 +75,16 @@ def write_report(session: Run, args: cli.Settings) -> None:
     versions = next((s["versions"] for s in session.settings.values() if s.get("versions")), {})
     judged = session.results.get("pseudo_label") or session.results.get("cam")
     commands = [line for s in session.settings.values() for line in s.get("commands") or ()]
+    figures = list(session.figures())
     values: dict[str, Any] = {
         "run": session,
-        "figures": list(session.figures()),
+        "figures": figures,
         "facts": {"commit here": commit(), **versions, "system": platform.platform()},
         "commands": [line for line in commands if line.isprintable()],
         "charts": charts_of(session),
         "mistakes": mistakes(judged) if judged else [],
         "tints": label_colours().astype(int).tolist(),
+        "data_url": data_url,
         **dict.fromkeys(("names", "pictures", "why"), ()),
     }
     try:
@@ -88,6 +92,11 @@ def write_report(session: Run, args: cli.Settings) -> None:
         values |= {"names": dataset.all_names, "pictures": list(gallery(session, dataset))}
     except InputError as error:
         values["why"] = error
+    miou = {one.name: one.result["miou"] for one in figures if one.result}
+    write_json(session.path / "results.json", {"miou": miou, "seconds": session.seconds}, write_own)
+    if values["pictures"]:
+        save = partial(figure(values["pictures"]).savefig, bbox_inches="tight")
+        write_own(session.path / "report.png", save)
     for name, template in {"report.html": "page.html", "README.md": "card.md"}.items():
         content = f"{render(template, **values)}\n".encode(errors="backslashreplace")
         write_own(session.path / name, lambda file, content=content: file.write(content))

@@ -3,39 +3,47 @@
 import base64
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from data.base import Dataset
 from data.doctor.dataset import spread
-from log.figures import Run
+from log.figures import PLAIN, Run
 from tool.errors import InputError
+from tool.grid import grid
 from tool.maps import read_maps
 from tool.pictures import heat, label_overlay, overlay, read_mask
 from tool.reader import Damaged, decoding, read_table
 from tool.writer import FORMULAS
 
-WIDTH = 200  # pixels of a drawing
+WIDTH, INCHES = 200, 1.76  # of a drawing: pixels, and where it is printed
+ROWS = 4  # pictures of the figure
 QUALITY = 80
 SEGMENTED = {"seg_deeplabv2_resnet101": "DeepLab v2", "seg_deeplabv1_resnet38": "DeepLab v1"}
 # Evaluations whose IoU sort the gallery, and how many pictures each are the best, the worst and
 # others, of those that no earlier one has judged.
 GROUPS = {"pseudo_label": 8, "crf_label": 8, "cam": 8, **dict.fromkeys(SEGMENTED, 3)}
 LABELS = {"ir_label": "confident", "pseudo_label": "label", **SEGMENTED}  # folder, title
-MAPS = {"CAM": "CAM", "IS_CAM": "IS-CAM"}  # array, title
 HARMLESS = tuple(f"'{letter}" for letter in FORMULAS)  # how ids of spreadsheets' formulas begin
 REMEDY = "Run its evaluation again."
 
-Drawing = tuple[str, str]  # title, data URL of a JPEG
+
+class Shown(NamedTuple):
+    """A picture of the gallery."""
+
+    image_id: str
+    why: str
+    miou: float
+    drawings: dict[str, np.ndarray]  # uint8 (h, w, 3) by their titles, WIDTH wide at most
 
 
-def gallery(run: Run, dataset: Dataset) -> Iterator[tuple[str, str, float, list[Drawing]]]:
-    """Yield id, why it is shown, mIoU and drawings of pictures.
-
-    What cannot be read is noted in the run.
-    """
+def gallery(run: Run, dataset: Dataset) -> Iterator[Shown]:
+    """Yield the pictures to show; what cannot be read is noted in the run."""
     seen: dict[str, float] = {}
     for name, each in GROUPS.items():
         mious = run.part(read_mious, run.path / f"eval_{name}.csv") or {}
@@ -46,8 +54,8 @@ def gallery(run: Run, dataset: Dataset) -> Iterator[tuple[str, str, float, list[
         for why, ids in groups.items():
             for image_id in ids:
                 try:
-                    drawn = list(drawings(run.path, dataset, image_id))
-                    yield image_id, f"{why} of {name}", mious[image_id], drawn
+                    drawn = drawings(run.path, dataset, image_id)
+                    yield Shown(image_id, f"{why} of {name}", mious[image_id], drawn)
                 except InputError as error:
                     run.unread.append(str(error))
 
@@ -69,26 +77,35 @@ def read_mious(path: Path) -> dict[str, float]:
     return mious
 
 
-def drawings(session: Path, dataset: Dataset, image_id: str) -> Iterator[Drawing]:
-    """Yield what there is of a picture, and fits.
+def figure(pictures: list[Shown]) -> Figure:
+    """Return a figure of some pictures, spread evenly over those that are drawn as the first is."""
+    titles = list(pictures[0].drawings)
+    shown = spread((one for one in pictures if list(one.drawings) == titles), ROWS)
+    rows = [list(one.drawings.values()) for one in shown]
+    return grid(rows, [titles], INCHES, [one.image_id for one in shown])
+
+
+def drawings(session: Path, dataset: Dataset, image_id: str) -> dict[str, np.ndarray]:
+    """Return what there is of a picture, and fits, by its title.
 
     Raises:
         InputError: the picture itself cannot be read.
     """
     picture = np.array(dataset.read(image_id))
-    yield "picture", data_url(picture)
-    layers = {"truth": (label_overlay, dataset.read_mask, dataset.mask_path(image_id))}
-    for name, title in MAPS.items():
-        layers[title] = (overlay, warmth, session / "npy", image_id, name)
+    found, plain = {"picture": picture}, session / PLAIN / "npy"
+    layers = {
+        "truth": (label_overlay, dataset.read_mask, dataset.mask_path(image_id)),
+        "CAM": (overlay, warmth, plain if plain.is_dir() else session / "npy", image_id, "CAM"),
+        "IS-CAM": (overlay, warmth, session / "npy", image_id, "IS_CAM"),
+    }
     for folder, title in LABELS.items():
         layers[title] = (label_overlay, read_mask, session / folder / f"{image_id}.png")
     for title, (draw, read, *where) in layers.items():
-        try:
+        with suppress(InputError):
             layer = read(*where)
-        except InputError:
-            continue
-        if layer.shape[:2] == picture.shape[:2]:
-            yield title, data_url(draw(picture, layer))
+            if layer.shape[:2] == picture.shape[:2]:
+                found[title] = draw(picture, layer)
+    return {title: thumbnail(drawing) for title, drawing in found.items()}
 
 
 def warmth(folder: Path, image_id: str, name: str) -> np.ndarray:
@@ -104,10 +121,15 @@ def warmth(folder: Path, image_id: str, name: str) -> np.ndarray:
     return heat(maps[name][background:].max(0, initial=0))
 
 
-def data_url(drawing: np.ndarray) -> str:
-    """Return a drawing, uint8 (H, W, 3), as a JPEG of WIDTH pixels within a URL."""
+def thumbnail(drawing: np.ndarray) -> np.ndarray:
+    """Return a drawing, uint8 (H, W, 3), reduced to WIDTH."""
     image = Image.fromarray(drawing)
     image.thumbnail((WIDTH, 4 * WIDTH))
+    return np.asarray(image)
+
+
+def data_url(drawing: np.ndarray) -> str:
+    """Return a drawing, uint8 (H, W, 3), as a JPEG within a URL."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY)
+    Image.fromarray(drawing).save(buffer, "JPEG", quality=QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
