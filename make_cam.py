@@ -11,13 +11,17 @@ finishes what is left.
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
+
 from data.datasets import add_dataset_flags
 from data.inference import GPU_BATCH, SCALES, infer, load_network
-from data.loaders import ScaledPictures, to_device
+from data.loaders import ScaledPictures, to_cpu, to_device
 from data.picture_loop import PictureStep
 from net.method import Method, import_network
 from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
@@ -67,7 +71,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
 
 
 def localize(net: Method, save_cam: bool, amp: str, items: list[dict]) -> list[tuple]:
-    """Return what :func:`tool.maps.write_maps` takes, of pictures of one size.
+    """Return what :func:`write` takes, of pictures of one size.
 
     Args:
         net: on its device, evaluating.
@@ -81,9 +85,14 @@ def localize(net: Method, save_cam: bool, amp: str, items: list[dict]) -> list[t
     device = next(net.parameters()).device
     scaled = to_device(map(np.stack, by_scale), device)
     with cli.autocast(amp, device):
-        of_pictures = infer(net, scaled, torch.from_numpy(labels))
-    triples = zip(items, labels, of_pictures, strict=True)
+        of_pictures = infer(net, scaled, labels)
+    triples = zip(items, labels, map(to_cpu, of_pictures), strict=True)
     return [(label.nonzero()[0], maps, item["size"], save_cam) for item, label, maps in triples]
+
+
+def write(path: Path, keys: np.ndarray, maps: Callable[[], list[Tensor]], *how: Any) -> None:
+    """Call :func:`tool.maps.write_maps` once the maps are there, while a GPU goes on."""
+    write_maps(path, keys, maps(), *how)
 
 
 def choose(net: Method, name: str, args: cli.Settings) -> None:
@@ -125,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
         partial(ScaledPictures, dataset, scales=scales, max_pixels=args.max_pixels),
         partial(localize, net, args.save_cam, args.amp),
         {"ckpt": name, "digest": content.digest},
-        write_maps,
+        write,
         f".{args.save_format}",
         args.batch_size or (1 if step.device.type == "cpu" else GPU_BATCH),
         label=[str(row.nonzero()[0].tolist()) for row in dataset.labels(step.ids)],

@@ -117,8 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     groups = net.trainable_groups(args.irn_learning_rate, args.irn_weight_decay)
     rate = partial(learning_rate, args.irn_learning_rate)
     model = training.begin(net, groups, rate)
-    for _, batch in training.steps():
-        window, box, label = to_device(batch.values(), device)
+    for _, (window, box, label) in training.steps():
         img = net.prepare(window, box)
         with cli.autocast(args.amp, device):
             edge, displacement = model(img)

@@ -194,8 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
     unused = not args.gsc_weight or args.network != cli.NETWORK
     model = training.begin(net, groups, rate, some_unused=unused)
     learning = [p for group in training.optimizer.param_groups for p in group["params"]]
-    for step, batch in training.steps():
-        window, box, label = to_device(batch.values(), device)
+    for step, (window, box, label) in training.steps():
         img = net.prepare(window, box)
         with cli.autocast(args.amp, device):
             out = model(img, net.valid_mask(box, args.crop_size, label))

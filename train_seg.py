@@ -23,13 +23,12 @@ import logging
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data.datasets import add_dataset_flags
 from data.evaluate import check_class_ids
-from data.loaders import SegmentationPictures, to_device
+from data.loaders import SegmentationPictures
 from data.training import Training
 from data.transforms import RESAMPLE
 from net.deeplabv2 import STRIDE_ON
@@ -130,9 +129,8 @@ def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn
 def accumulated_step(
     model: nn.Module,
     net: nn.Module,
-    batch: dict[str, np.ndarray],
+    batch: list[Tensor],
     accumulate: int,
-    device: torch.device,
     amp: str,
 ) -> Tensor:
     """Add the gradients of a step, whose batch comes in parts; return its loss.
@@ -144,16 +142,14 @@ def accumulated_step(
         net: the network.
         batch: window and label of all parts, one after the other.
         accumulate: parts.
-        device: where the network is.
         amp: how it computes, see :func:`tool.cli.autocast`.
     """
     world, total = distributed.world_size(), 0.0
-    parts = zip(*(np.split(array, accumulate) for array in batch.values()), strict=True)
-    for number, part in enumerate(parts, 1):
-        img, label = to_device(part, device)
+    parts = zip(*(tensor.chunk(accumulate) for tensor in batch), strict=True)
+    for number, (img, label) in enumerate(parts, 1):
         adds = world > 1 and number < accumulate  # gradients meet after the last part
         with model.no_sync() if adds else contextlib.nullcontext():
-            with cli.autocast(amp, device):
+            with cli.autocast(amp, img.device):
                 outputs = model(img)
             sums, counts = net.loss_sums(outputs, label)
             loss = mean_loss(sums * world, distributed.total(counts)) / accumulate
@@ -199,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
     for step, batch in training.steps():
         # Dropout is a function of (seed, step) alone: a continued run draws what a whole one draws.
         torch.manual_seed((args.seed << 32) + step)
-        loss = accumulated_step(model, net, batch, args.accumulate, device, args.amp)
+        loss = accumulated_step(model, net, batch, args.accumulate, args.amp)
         training.update({"CE": loss})
     training.finish()
 

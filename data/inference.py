@@ -49,28 +49,31 @@ def load_network(
 def infer(
     net: Method,
     pictures: list[Tensor],
-    labels: Tensor,
+    labels: np.ndarray,
 ) -> list[list[Tensor]]:
     """Return the maps of the present classes, at every scale, of pictures of one size.
 
     Args:
         net: evaluating.
         pictures: uint8 (B, 3, h, w) a scale, on the network's device.
-        labels: (B, C) in {0, 1}, background 1; on the CPU, for a GPU would be waited for.
+        labels: (B, C) in {0, 1}, background 1.
 
     Returns:
         Of each picture and scale (2P - 1, h', w'): IS-CAM of its P classes, background first, and
         plain CAM of the P - 1 others. :func:`tool.maps.fuse` makes one map a class of them.
     """
-    present = [label.nonzero()[:, 0] for label in labels]
+    present = [label.nonzero()[0] for label in labels]
     maps: list[list[Tensor]] = [[] for _ in labels]
-    masks = labels[:, :, None, None].float().to(pictures[0].device)  # (B, C, 1, 1)
+    # Nothing here waits for a GPU, which has work of several batches.
+    masks, together = to_device((labels, np.concatenate(present)), pictures[0].device)
+    masks = masks[:, :, None, None].float()  # (B, C, 1, 1)
+    keys = together.split([len(one) for one in present])
     for one_scale in pictures:
         img = net.prepare(one_scale)
         pairs = torch.stack([img, img.flip(3)], 1).flatten(0, 1)  # (2B, 3, h, w)
         cams, is_cams = net.localize(pairs, masks)  # (B, C, h, w)
-        for i, keys in enumerate(present):
-            maps[i].append(torch.cat([is_cams[i, keys], cams[i, keys[1:]]]))
+        for of_picture, kept, is_cam, cam in zip(maps, keys, is_cams, cams, strict=True):
+            of_picture.append(torch.cat([is_cam[kept], cam[kept[1:]]]))
     return maps
 
 

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from tool.indexing import STRIDE
 from tool.pictures import check_label, read_mask
 from tool.progress import progress
 from tool.record import settings_of
+
+Item = TypeVar("Item")
 
 MAKE = "Make them of the same list by cam2ir.py or make_seg_labels.py, or give another --label_dir"
 
@@ -259,6 +262,34 @@ def to_device(arrays: Iterable[np.ndarray], device: torch.device) -> list[Tensor
     if device.type == "cuda":
         tensors = map(Tensor.pin_memory, tensors)
     return [tensor.to(device, non_blocking=True) for tensor in tensors]
+
+
+def to_cpu(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+    """Begin to copy tensors of one device, and return what waits for the copies, not for more."""
+    copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+    if not tensors[0].is_cuda:
+        return lambda: copies
+    event = torch.cuda.Event(blocking=True)
+    event.record()
+
+    def wait() -> list[Tensor]:
+        event.synchronize()
+        return copies
+
+    return wait
+
+
+def ahead(items: Iterator[Item], device: torch.device) -> Iterator[Item]:
+    """Yield items; on CUDA, which works meanwhile, a thread takes the next one already."""
+    if device.type != "cuda":
+        yield from items
+        return
+    start = torch.cuda.set_device
+    with ThreadPoolExecutor(1, initializer=start, initargs=(device,)) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 # Worker processes hand over numpy arrays, through pipes. Tensors would go through shared memory,

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset, check_exist
 from data.datasets import open_session
-from data.loaders import Calls, for_each, one_by_one, plain_picture
+from data.loaders import Calls, ahead, for_each, one_by_one, plain_picture
 from data.transforms import reduce
 from tool import cli
 from tool.errors import InputError, naming
@@ -112,7 +112,8 @@ class PictureStep:
         self.session.accept()
         if batch_size > 1:
             todo.sort(key=lambda image_id: stored(self.dataset.image_path(image_id)).size)
-        batches = batches_of(one_by_one(pictures(todo), args.num_workers), batch_size)
+        loader = iter(one_by_one(pictures(todo), args.num_workers))
+        batches = ahead(batches_of(loader, batch_size), self.device)
         reduced, written = 0, iter(())
         with torch.inference_mode(), ThreadPoolExecutor(WRITERS) as writers:
             for batch in progress(batches, len(todo), self.program, len):

@@ -308,7 +308,7 @@ class Predictor:
         guesses = F.pad(scores > self.threshold, (1, 0), value=True)  # (B, C)
         labels = [item["label"] for item in items]
         labels = [guess if one is None else one for one, guess in zip(labels, guesses, strict=True)]
-        of_scales = infer(self.net, scaled, torch.stack(labels))
+        of_scales = infer(self.net, scaled, torch.stack(labels).numpy())
         for item, score, label, maps in zip(items, scores, labels, of_scales, strict=True):
             keys = label.nonzero()[:, 0].numpy()
             fused = fuse([one[: len(keys)].float() for one in maps], item["size"])

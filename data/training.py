@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from data.datasets import open_session
-from data.loaders import RandomViews, Schedule, training_loader
+from data.loaders import RandomViews, Schedule, ahead, to_device, training_loader
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError, naming
 from tool.metrics import iou_of, miou_of
@@ -205,8 +205,8 @@ class Training:
         torch.backends.cudnn.benchmark = True  # every batch has the same size
         return distributed.parallel(net, self.device, some_unused)
 
-    def steps(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yield the number and the batch of every step that is left, without gradients.
+    def steps(self) -> Iterator[tuple[int, list[Tensor]]]:
+        """Yield number and batch, on the device, of every step that is left, without gradients.
 
         Raises:
             InputError: a loss or a weight is NaN or infinite.
@@ -217,8 +217,9 @@ class Training:
         self.began = self.logged_at = time.time()
         size, pictures = self.schedule.step_size, len(self.pictures)
         log.info("%d steps of %d, %d pictures", self.total, size, pictures)
-        loader = training_loader(self.pictures, self.schedule, args.num_workers)
-        for step, batch in enumerate(loader, self.start):
+        loader = iter(training_loader(self.pictures, self.schedule, args.num_workers))
+        batches = (to_device(batch.values(), self.device) for batch in loader)
+        for step, batch in enumerate(ahead(batches, self.device), self.start):
             self.step, self.row = step, {}
             set_learning_rate(self.optimizer, self.rate(step, self.total))
             self.optimizer.zero_grad()

@@ -165,7 +165,7 @@ FAULTS = {
     ],
     "data/inference.py": [
         ("[img, img.flip(3)]", "[img, img]", "maps of_the_network"),
-        ("cams[i, keys[1:]]", "cams[i, keys[1:] - 1]", "maps of_the_network"),
+        ("cam[kept[1:]]", "cam[kept[1:] - 1]", "maps of_the_network"),
         ("(len(how.scales) * len(turns))", "len(how.scales)", "seg library"),
         ("            how.crf_iterations", "            10", "seg library"),
         ("ABSENT = 1e-4", "ABSENT = 0.5", "seg nowhere_likely"),

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from make_cam import localize
+from make_cam import write as write_localized
 from net.resnet50_SIPE import CAM
 from tool.errors import InputError
 from tool.maps import fuse, maps_file, read_maps, write_maps
@@ -89,7 +90,7 @@ def test_maps_are_those_of_the_network(tmp_path, together):
             with torch.inference_mode():
                 cam, is_cam = net(torch.cat([img, img.flip(3)]), label)
             of_scales.append(torch.cat([is_cam[keys], cam[keys[1:]]]))
-        write_maps(tmp_path / f"{item['id']}.npz", *result)
+        write_localized(tmp_path / f"{item['id']}.npz", *result)
         read, expected = read_maps(tmp_path, item["id"]), fuse(of_scales, SIZE).numpy()
         assert read["keys"].tolist() == keys
         np.testing.assert_allclose(read["IS_CAM"], expected[: len(keys)], atol=1e-5)

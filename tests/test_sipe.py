@@ -176,7 +176,7 @@ def test_parity_inference():
             assert relative(cam, ref[f"norm_cam_scale{number}"]) < TOLERANCE
             assert relative(is_cam, ref[f"IS_cam_scale{number}"]) < TOLERANCE
         scaled = [picture[None] for picture in scaled]
-        (of_scales,) = infer(net, scaled, label[None])
+        (of_scales,) = infer(net, scaled, label[None].numpy())
         fused = fuse(of_scales, image.size[::-1])[: int(label.sum())]
     assert torch.equal(label.nonzero()[:, 0], ref["keys"])
     assert relative(fused, ref["IS_CAM"]) < TOLERANCE

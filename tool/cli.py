@@ -262,7 +262,7 @@ def pick_device(name: str, tf32: bool = True, processes: int | None = None) -> t
             f"--device {name}: {processes} processes take a GPU each, of which it names {cards}. "
             "Give --device cuda, and no more processes than there are GPUs."
         )
-    if name == "cuda" and distributed.world_size() > 1:
+    if name == "cuda":
         name = f"cuda:{distributed.number('LOCAL_RANK', 0)}"
     try:
         if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
