@@ -167,6 +167,11 @@ FAULTS = {
         ("[img, img.flip(3)]", "[img, img]", "maps of_the_network"),
         ("cam[kept[1:]]", "cam[kept[1:] - 1]", "maps of_the_network"),
         ("(len(how.scales) * len(turns))", "len(how.scales)", "seg library"),
+        (
+            "to_device((labels, np.concatenate(present)), pictures[0].device)",
+            "(torch.from_numpy(one).to(pictures[0].device) for one in (labels, present[0]))",
+            "gpu waited_for",
+        ),
         ("            how.crf_iterations", "            10", "seg library"),
         ("ABSENT = 1e-4", "ABSENT = 0.5", "seg nowhere_likely"),
     ],
@@ -239,6 +244,7 @@ FAULTS = {
         ('{**BEGUN, "program": {program}}', "{**BEGUN}", "weight_files none_of_ours"),
         ("hashlib.sha256(packed)", 'hashlib.sha256(b"")', "weight_files digest"),
         ("weights_only=True", "weights_only=False", "checkpoint executed"),
+        ("torch.save(_on_cpu(content), buffer)", "torch.save(dict(content), buffer)", "gpu no_gpu"),
         ("or value.shape != place.shape", "", "checkpoint do_not_fit"),
         (
             "missing = [name for name in own if name not in given and",
@@ -307,6 +313,9 @@ FAULTS = {
             '"label": self.labels[index - 1], "pictures"',
             "loaders scaled_pictures",
         ),
+        ("        event.synchronize()\n", "", "gpu waited_for"),
+        ("tensors = map(Tensor.pin_memory, tensors)", "pass", "gpu no_step"),
+        ('if device.type != "cuda":', "if True:", "loaders thread"),
         ("rng.integers(-how.hsv_shift", "rng.integers(0", "loaders shifts"),
         ("        check_label(path", "        print(path", "seg labels_that_do_not_fit"),
         ("rows[:, distributed.rows(self.batch_size)]", "rows", "distributed sipe_weights"),
@@ -357,6 +366,7 @@ FAULTS = {
     ],
     "tool/cli.py": [
         ('enabled=amp == "bf16"', "enabled=False", "session autocast"),
+        ("0 < cards < processes", "False", "session of_its_own"),
     ],
     "net/resnet50_SIPE.py": [
         ("x = side(x.detach()).float()", "x = side(x).float()", "sipe do_not_teach"),
@@ -374,6 +384,7 @@ FAULTS = {
     ],
     "net/segmentation.py": [
         ("2 * head_lr, 0.0", "head_lr, 0.0", "deeplabs convolutions"),
+        ("@lru_cache(maxsize=256)\n", "", "gpu no_step"),
         ("(labels != UNSURE).sum()", "(labels != 0).sum()", "deeplabv2 loss_is"),
     ],
     "net/deeplabv2.py": [
@@ -389,6 +400,8 @@ FAULTS = {
     ],
     "net/recipes.py": [
         ("bilateral_sxy=67.0", "bilateral_sxy=50.0", "seg presets"),
+        ("self.batch_size * self.accumulate", "self.batch_size", "seg for_every_process"),
+        ("or any(given)", "", "seg for_every_process"),
     ],
     "tool/crf.py": [
         ("67, 3, 4)", "67, 3, 5)", "crf"),

@@ -47,6 +47,52 @@ FACTORIES = (
 METHODS = ("new_empty", "new_zeros", "new_ones", "new_full")
 
 
+PLANES = (0, 2, 3)  # of a map (B, C, h, w), in which batch normalisation adds up
+
+
+def _stats(x, eps):
+    variance, mean = torch.var_mean(x, PLANES, correction=0)
+    return mean, (variance + eps).rsqrt()
+
+
+def _gather_stats(x, means, deviations, running_mean, running_var, momentum, eps, counts):
+    shares = (counts / counts.sum())[:, None]
+    mean = (means * shares).sum(0)
+    variance = ((deviations**-2 - eps + (means - mean) ** 2) * shares).sum(0)
+    running_mean.lerp_(mean, momentum)
+    running_var.lerp_(variance * counts.sum() / (counts.sum() - 1), momentum)
+    return mean, (variance + eps).rsqrt()
+
+
+def _centred(x, mean):
+    return x - mean[:, None, None]
+
+
+def _normalised(x, weight, bias, mean, deviation, eps):
+    return _centred(x, mean) * (deviation * weight)[:, None, None] + bias[:, None, None]
+
+
+def _reduce(grad, x, mean, deviation, weight, *asked):
+    sums, products = grad.sum(PLANES), (grad * _centred(x, mean)).sum(PLANES)
+    return sums, products, products * deviation, sums.clone()
+
+
+def _gradient(grad, x, mean, deviation, weight, sums, products, counts):
+    slope = (products / counts.sum() * deviation**2)[:, None, None]
+    grad = _centred(grad, sums / counts.sum()) - _centred(x, mean) * slope
+    return grad * (deviation * weight)[:, None, None]
+
+
+# Of batch normalisation over several processes, which CUDA alone has.
+KERNELS = {
+    aten.batch_norm_stats: _stats,
+    aten.batch_norm_gather_stats_with_counts: _gather_stats,
+    aten.batch_norm_elemt: _normalised,
+    aten.batch_norm_backward_reduce: _reduce,
+    aten.batch_norm_backward_elemt: _gradient,
+}
+
+
 def storage_of(tensor: Tensor) -> torch.UntypedStorage:
     """Return what all views of a tensor share, always the same object."""
     return tensor.untyped_storage()
@@ -67,7 +113,7 @@ class Gpus:
     def __init__(self, number: int) -> None:
         self.number, self.process = number, os.getpid()
         self.waits: Counter[str] = Counter()
-        self.current = threading.local()  # device of a thread
+        self.current = threading.local()  # of a thread: its device, and where C++ makes tensors
         self.asked = self.done = 0  # copies that do not wait, in their order
         self.sources: list[tuple[int, Tensor, Tensor]] = []  # pinned ones, and their content
 
@@ -125,8 +171,6 @@ class Gpus:
 class Rules(TorchDispatchMode):
     """CUDA's rules, in one thread."""
 
-    made_on: torch.device | None = None  # where C++ makes tensors of nothing
-
     def __init__(self, gpus: Gpus) -> None:
         super().__init__()
         self.gpus = gpus
@@ -142,7 +186,8 @@ class Rules(TorchDispatchMode):
         places = {place_of(tensor) for tensor in tensors}
         for tensor in tensors:
             self.gpus.check_ready(tensor)
-        device = next((place for place in places if place != CPU), Rules.made_on)
+        device = next((place for place in places if place != CPU), None)
+        device = device or getattr(self.gpus.current, "made_on", None)
         if device is None or call.namespace == "c10d":
             return call(*args, **kwargs)
         known = call.overloadpacket
@@ -155,7 +200,7 @@ class Rules(TorchDispatchMode):
             self._check_mixed(call, args, tensors)
         elif known in ASKS or (known in INDEXING and _asks_for_masked(args)):
             self.gpus.wait()
-        result = call(*args, **kwargs)
+        result = KERNELS.get(known, call)(*args, **kwargs)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and place_of(leaf) == CPU:
                 self.gpus.mark(leaf, device)
@@ -224,6 +269,7 @@ def _cuda(gpus: Gpus) -> dict[str, Callable]:
     return {
         "is_available": lambda: True,
         "is_bf16_supported": lambda *_: True,
+        "is_current_stream_capturing": lambda: False,
         "device_count": lambda: gpus.number,
         "current_device": lambda: getattr(gpus.current, "index", 0),
         "set_device": lambda device: vars(gpus.current).update(index=gpus.device(device).index),
@@ -326,8 +372,11 @@ def pretend_gpus(number: int = 1) -> Iterator[Gpus]:
             """C++ makes buckets of gradients where these lie."""
             module = args[0] if method is plain_init else wrapper.module
             device = next(module.parameters()).device
-            with mock.patch.object(Rules, "made_on", device if device != CPU else None):
+            gpus.current.made_on = device if device != CPU else None
+            try:
                 return method(wrapper, *args, **kwargs)
+            finally:
+                gpus.current.made_on = None
 
         replace(Tensor, **_tensor_methods(gpus))
         replace(torch._C, _group_tensors_by_device_and_dtype=partial(_grouped, plain_groups))

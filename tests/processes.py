@@ -7,10 +7,14 @@ import importlib
 import multiprocessing
 import os
 import socket
+from contextlib import nullcontext
 from pathlib import Path
+
+from tests.pretend_gpu import pretend_gpus
 
 STEPS = ("train_resnet50_SIPE", "make_cam", "eval_cam", "cam2ir", "train_irn", "make_seg_labels")
 STEPS += ("train_seg", "infer_seg", "eval_seg_labels")
+GPUS = "PRETENDED_GPUS"  # the variable that says how many a process has
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*STEPS, __name__])
 
@@ -27,7 +31,9 @@ def run(program: str, flags: list[str], output: str, environment: dict[str, str]
     os.environ.update(environment)
     torch.set_num_threads(1)
     main = importlib.import_module(program).main
-    run_program(lambda: main(flags))
+    gpus = int(os.environ.get(GPUS, 0))
+    with pretend_gpus(gpus) if gpus else nullcontext():
+        run_program(lambda: main(flags))
 
 
 def start(program: str, flags: list[str], output: Path, environment=None):
@@ -37,8 +43,10 @@ def start(program: str, flags: list[str], output: Path, environment=None):
     return process
 
 
-def together(program: str, flags: list[str], number: int, output: Path) -> None:
+def together(program: str, flags: list[str], number: int, output: Path, gpus: int = 0) -> None:
     """Run a program in several processes, with the environment that torchrun makes.
+
+    They have so many GPUs that are pretended.
 
     Raises:
         AssertionError: one of them failed; with all that they printed.
@@ -47,7 +55,7 @@ def together(program: str, flags: list[str], number: int, output: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
-    common["LOCAL_WORLD_SIZE"] = str(number)
+    common |= {"LOCAL_WORLD_SIZE": str(number), GPUS: str(gpus)}
     processes = [
         start(program, flags, output, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(number)

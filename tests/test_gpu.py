@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from processes import together
 
 import train_seg
 from data.training import Training
@@ -59,6 +60,37 @@ def test_no_step_of_a_training_waits(chain, name):
     found = np.diff(chain.steps[name])[1:]
     assert found.tolist() == [0] * len(found)
     assert len(found) > 1
+
+
+# How often a picture is waited for, beside the network that goes up once. The CRF asks how many
+# vertices its two lattices have, of which one serves all pictures of a size.
+WAITS = {"make_cam": 0, "cam2ir": 22, "make_seg_labels": 1, "infer_seg": 23}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_a_picture_is_waited_for_as_often_as_is_said(chain, name):
+    once = ("tool/cli.py", "tool/constants.py")
+    waits = chain.waits[name].items()
+    found = {place: times for place, times in waits if not place.startswith(once)}
+    assert sum(found.values()) / 6 == WAITS[name], found
+
+
+V1 = ["--model", "deeplabv1_resnet38", "--bn_momentum", "0.5"]
+TOGETHER = [("train_resnet50_SIPE", "final", []), ("train_seg", "seg_deeplabv1_resnet38", V1)]
+
+
+@pytest.mark.parametrize(("program", "name", "more"), TOGETHER)
+def test_two_gpus_learn_what_one_processor_does(tiny, weights, tmp_path, program, name, more):
+    """DeepLab v1 normalises by the statistics of all processes."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/pseudo_label").symlink_to(tiny / "masks")
+    flags = [*command_lines(tiny, tmp_path / "run", weights)[program], *more, "--batch_size", "5"]
+    states = []
+    for number, device in ((1, "cpu"), (2, "cuda")):
+        device = ["--device", device, "--restart"]
+        together(program, [*flags, *device], number, tmp_path / "printed.txt", gpus=2)
+        states.append(load_state(tmp_path / f"run/ckpt/{name}.pth"))
+    torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-6)
 
 
 def test_weights_load_where_there_is_no_gpu(chain):

@@ -1,5 +1,6 @@
 """Loaders: nothing may depend on workers or restarts, and no picture may be lost or repeated."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -17,13 +18,16 @@ from data.loaders import (
     ScaledPictures,
     Schedule,
     SegmentationPictures,
+    ahead,
     one_by_one,
     plain_picture,
     training_loader,
 )
 from data.transforms import rescale
 from net.recipes import MODELS
+from tests.pretend_gpu import pretend_gpus
 from tool import distributed
+from tool.errors import InputError
 
 SIZE = 48
 SEEDS = st.integers(0, 2**32 - 1)
@@ -212,3 +216,27 @@ def test_scales_and_shifts_are_drawn_as_the_recipes_say(folder, monkeypatch):
     assert min(map(listed.count, listed)) > 30
     assert 0.5 <= min(between) < 0.55
     assert 1.45 < max(between) < 1.5
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_gpu_computes_while_a_thread_takes_the_next_item(device):
+    threads, second = [], threading.Event()
+
+    def items():
+        for number in range(3):
+            threads.append(threading.current_thread())
+            if number == 1:
+                second.set()
+            yield number
+        raise InputError("a broken picture")
+
+    with pretend_gpus():
+        coming = ahead(items(), torch.device(device))
+        assert next(coming) == 0
+        on_gpu = device != "cpu"
+        assert second.wait(10 * on_gpu) == on_gpu
+        assert [next(coming), next(coming)] == [1, 2]
+        with pytest.raises(InputError, match="broken"):
+            next(coming)
+    assert (threading.main_thread() in threads) != on_gpu
+    assert len(set(threads)) == 1
