@@ -44,8 +44,8 @@ FAULTS = {
     ],
     "train_seg.py": [
         (
-            "fill_in(args, MODELS[args.model]",
-            'fill_in(args, MODELS["deeplabv2_resnet101"]',
+            "recipe, given = MODELS[args.model].training",
+            'recipe, given = MODELS["deeplabv2_resnet101"].training',
             "seg presets",
         ),
         ("args.weight_decay, args.head_lr)", "args.weight_decay)", "training flags_reach"),
