@@ -25,7 +25,7 @@ from torch import nn
 from data.archive import ENDINGS, write_archive
 from data.datasets import add_dataset_flags
 from data.inference import CRF_PICTURES, enlarged_argmax, mean_logits, refine
-from data.loaders import Calls, plain_picture
+from data.loaders import plain_picture
 from data.picture_loop import PictureStep
 from data.transforms import VIEWS
 from net.weights import restore
@@ -111,10 +111,9 @@ def main(arguments: list[str] | None = None) -> None:
     cli.place(net, step.device, args.channels_last)
     how = TestFlags(**{name: getattr(args, name) for name in vars(MODELS[args.model].test)})
     folder = args.out_dir or session.path / f"seg_{args.model}"
-    item_of = partial(plain_picture, dataset, args.max_pixels)
     step.write(
         folder,
-        partial(Calls, item_of),
+        partial(plain_picture, dataset, args.max_pixels),
         partial(segment, net, args.model, how, args.crf, args.amp),
         {"digest": content.digest},
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data.datasets import add_dataset_flags
 from data.inference import GPU_BATCH, SCALES, infer, load_network
-from data.loaders import ScaledPictures, to_cpu, to_device
+from data.loaders import scaled_picture, to_cpu, to_device
 from data.picture_loop import PictureStep
 from net.method import Method, import_network
 from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
@@ -77,7 +77,7 @@ def localize(net: Method, save_cam: bool, amp: str, items: list[dict]) -> list[t
         net: on its device, evaluating.
         save_cam: keep plain CAM too.
         amp: of :func:`tool.cli.autocast`.
-        items: of :class:`data.loaders.ScaledPictures`, with labels.
+        items: of :func:`data.loaders.scaled_picture`.
     """
     labels = np.stack([item["label"] for item in items])
     labels = np.pad(labels, ((0, 0), (1, 0)), constant_values=1)  # (B, C), background first
@@ -128,10 +128,9 @@ def main(arguments: list[str] | None = None) -> None:
         choose(net, name, args)
     cli.place(net, step.device, args.channels_last)
     name = ckpt.name if ckpt.parent == step.session.path / "ckpt" else None
-    scales = tuple(args.scales)
     step.write(
         step.session.path / "npy",
-        partial(ScaledPictures, dataset, scales=scales, max_pixels=args.max_pixels),
+        partial(scaled_picture, dataset, args.scales, args.max_pixels),
         partial(localize, net, args.save_cam, args.amp),
         {"ckpt": name, "digest": content.digest},
         write,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data.base import Dataset, check_exist
-from data.loaders import Calls, one_by_one
+from data.loaders import one_by_one
 from tool.errors import InputError
 from tool.metrics import confusion, iou_of, iou_table, miou_of
 from tool.pictures import UNSURE, read_mask
@@ -91,7 +91,7 @@ def evaluate(
     files = {"predictions": predictions, "masks": masks}
     digests = {name: digest_of(session.path, paths) for name, paths in files.items()}
     count = partial(_count, predict, dataset.read_mask, len(names))
-    loader = one_by_one(Calls(count, list(zip(ids, masks, strict=True))), args.num_workers)
+    loader = one_by_one(count, list(zip(ids, masks, strict=True)), args.num_workers)
     counted = progress(loader, len(ids), session.program)
     total, further, table = 0, 0, [["id", "miou", *names]]
     for image_id, (counts, more) in zip(ids, counted, strict=True):

@@ -1,6 +1,5 @@
 """Loaders: for training classifier, IRN and segmentation, and for inference at several scales."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -222,38 +221,18 @@ def plain_picture(dataset: Dataset, max_pixels: float, image_id: str) -> dict:
     }
 
 
-@dataclass
-class ScaledPictures(TorchDataset):
-    """Whole pictures at several scales, for inference.
+def scaled_picture(
+    dataset: Dataset, scales: Iterable[float], max_pixels: float, image_id: str
+) -> dict:
+    """Return what :func:`plain_picture` does, but ``pictures``, one uint8 (3, h, w) a scale.
 
-    Args:
-        dataset: where pictures and labels come from.
-        ids: the pictures.
-        scales: factors of both sides.
-        max_pixels: larger pictures are reduced to that many pixels first, by the bicubic filter.
+    And ``label``: uint8 (K,).
     """
-
-    dataset: Dataset
-    ids: list[str]
-    scales: tuple[float, ...]
-    max_pixels: float = math.inf
-
-    def __post_init__(self) -> None:
-        self.labels = self.dataset.labels(self.ids)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict:
-        """Return what :func:`plain_picture` does, but ``pictures``, one uint8 (3, h, w) a scale.
-
-        And ``label``: uint8 (K,).
-        """
-        item = plain_picture(self.dataset, self.max_pixels, self.ids[index])
-        image = Image.fromarray(item.pop("picture"))
-        resized = (np.array(rescale(image, scale)) for scale in self.scales)
-        pictures = [pixels.transpose(2, 0, 1) for pixels in resized]
-        return {**item, "label": self.labels[index], "pictures": pictures}
+    item = plain_picture(dataset, max_pixels, image_id)
+    image = Image.fromarray(item.pop("picture"))
+    resized = (np.array(rescale(image, scale)) for scale in scales)
+    pictures = [pixels.transpose(2, 0, 1) for pixels in resized]
+    return {**item, "label": dataset.labels([image_id])[0], "pictures": pictures}
 
 
 def to_device(arrays: Iterable[np.ndarray], device: torch.device) -> list[Tensor]:
@@ -296,11 +275,6 @@ def ahead(items: Iterator[Item], device: torch.device) -> Iterator[Item]:
 # of which containers have 64 MB, and a full one kills or stops the processes.
 
 
-def one_by_one(pictures: TorchDataset, num_workers: int) -> DataLoader:
-    """Return a loader that yields single items, in order, for pictures of any size."""
-    return DataLoader(pictures, batch_size=None, num_workers=num_workers, collate_fn=_itself)
-
-
 @dataclass
 class Calls(TorchDataset):
     """Every item is what a picklable function returns, called where the item is asked for."""
@@ -315,12 +289,19 @@ class Calls(TorchDataset):
         return self.function(self.items[index])
 
 
+def one_by_one(
+    function: Callable[[Any], Any], items: Sequence[Any], num_workers: int
+) -> DataLoader:
+    """Return a loader that yields what a picklable function returns of each item, in order."""
+    calls = Calls(function, items)
+    return DataLoader(calls, batch_size=None, num_workers=num_workers, collate_fn=_itself)
+
+
 def for_each(
     items: Sequence[Any], function: Callable[[Any], None], num_workers: int, what: str
 ) -> None:
     """Call a function, which must be picklable, for every item, in processes, with progress."""
-    calls = one_by_one(Calls(function, items), num_workers)
-    for _ in progress(calls, len(items), what):
+    for _ in progress(one_by_one(function, items, num_workers), len(items), what):
         pass
 
 

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset, check_exist
 from data.datasets import open_session
-from data.loaders import Calls, ahead, for_each, one_by_one, plain_picture
+from data.loaders import ahead, for_each, one_by_one, plain_picture
 from data.transforms import reduce
 from tool import cli
 from tool.errors import InputError, naming
@@ -85,7 +84,7 @@ class PictureStep:
     def write(
         self,
         folder: Path,
-        pictures: Callable[[list[str]], TorchDataset],
+        item_of: Callable[[str], dict],
         compute: Compute,
         settings: dict[str, Any],
         save: Callable[..., None] = save_label,
@@ -97,8 +96,8 @@ class PictureStep:
 
         Args:
             folder: of the files.
-            pictures: makes a dataset of ids, whose items have ``id``, ``path`` and ``size`` (H, W)
-                of the picture as it is stored, and what ``compute`` needs.
+            item_of: returns of an id ``id``, ``path`` and ``size`` (H, W) of the picture as it is
+                stored, and what ``compute`` needs; it must be picklable.
             compute: takes items of one size, and returns the arguments of ``save`` for each.
             settings: what decides the result beside the flags.
             save: takes the path of a file, and what ``compute`` returned for it.
@@ -112,7 +111,7 @@ class PictureStep:
         self.session.accept()
         if batch_size > 1:
             todo.sort(key=lambda image_id: stored(self.dataset.image_path(image_id)).size)
-        loader = iter(one_by_one(pictures(todo), args.num_workers))
+        loader = iter(one_by_one(item_of, todo, args.num_workers))
         batches = ahead(batches_of(loader, batch_size), self.device)
         reduced, written = 0, iter(())
         with torch.inference_mode(), ThreadPoolExecutor(WRITERS) as writers:
@@ -159,7 +158,7 @@ class PictureStep:
             # Processes compute the CRF, one a core; a GPU has work from this one alone.
             item_of = partial(_computed, item_of, compute)
             compute = partial(map, itemgetter("result"))
-        self.write(folder, partial(Calls, item_of), compute, settings, maps=maps)
+        self.write(folder, item_of, compute, settings, maps=maps)
 
     def _outputs(self, folder: Path, settings: dict[str, Any], ending: str, **sources) -> Outputs:
         dataset = self.dataset

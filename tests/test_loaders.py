@@ -1,7 +1,9 @@
 """Loaders: nothing may depend on workers or restarts, and no picture may be lost or repeated."""
 
+import math
 import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,12 +17,12 @@ from data import loaders
 from data.folder import Folder
 from data.loaders import (
     ClassificationPictures,
-    ScaledPictures,
     Schedule,
     SegmentationPictures,
     ahead,
     one_by_one,
     plain_picture,
+    scaled_picture,
     training_loader,
 )
 from data.transforms import rescale
@@ -179,10 +181,9 @@ def test_scaled_pictures_have_the_sizes_and_pixels_of_the_rule(folder, workers):
         "d": [(3, 43, 48), (3, 22, 24), (3, 64, 72)],
         "b": [(3, 41, 48), (3, 20, 24), (3, 62, 72)],
     }
-    pictures = ScaledPictures(folder, list(expected), scales)
-    for item, (image_id, shapes) in zip(
-        one_by_one(pictures, workers), expected.items(), strict=True
-    ):
+    picture_of = partial(scaled_picture, folder, scales, math.inf)
+    items = one_by_one(picture_of, list(expected), workers)
+    for item, (image_id, shapes) in zip(items, expected.items(), strict=True):
         assert (item["id"], item["size"]) == (image_id, shapes[0][1:])
         assert np.array_equal(item["label"], folder.labels([image_id])[0])
         assert [picture.shape for picture in item["pictures"]] == shapes

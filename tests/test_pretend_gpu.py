@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data.loaders import Calls, one_by_one
+from data.loaders import one_by_one
 from tests.pretend_gpu import pretend_gpus
 from tool.crf import crf_inference
 
@@ -34,8 +34,10 @@ def used_again(x):
 
 
 def in_forked_worker(x):
-    refined = Calls(lambda seed: crf_inference(None, torch.ones(2, 4, 4, device="cuda")), [0])
-    list(one_by_one(refined, num_workers=1))
+    def refine(seed):
+        return crf_inference(None, torch.ones(2, 4, 4, device="cuda"))
+
+    list(one_by_one(refine, [0], num_workers=1))
 
 
 def on_the_first_gpu(x):

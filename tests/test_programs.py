@@ -95,19 +95,18 @@ def test_pictures_of_any_size_have_maps(trained, tiny, session):
 
 def test_flags_of_the_maps_reach_network_and_pictures(trained, monkeypatch):
     """And without them, those of the released code."""
-    infer, Pictures, used = make_cam.infer, make_cam.ScaledPictures, []
+    infer, picture_of, used = make_cam.infer, make_cam.scaled_picture, []
 
     def inferred(net, *given):
         used.append((net.seed_feature, net.competitors))
         return infer(net, *given)
 
-    def opened(*args, **options):
-        pictures = Pictures(*args, **options)
-        used.append(pictures.scales)
-        return pictures
+    def opened(dataset, scales, *rest):
+        used.append(tuple(scales))
+        return picture_of(dataset, scales, *rest)
 
     monkeypatch.setattr(make_cam, "infer", inferred)
-    monkeypatch.setattr(make_cam, "ScaledPictures", opened)
+    monkeypatch.setattr(make_cam, "scaled_picture", opened)
     more = ["--seed_feature", "semantic", "--competitors", "present", "--scales", "1", "0.75"]
     for flags, expected in (
         ([], {("hierarchical", "all"), (1.0, 0.5, 1.5, 2.0)}),

@@ -6,13 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
 from data.folder import Folder
-from data.loaders import ScaledPictures, one_by_one
+from data.loaders import one_by_one, plain_picture
 from tool import distributed
 from tool.cli import Parser
 from tool.errors import InputError
@@ -58,7 +59,8 @@ def test_a_fault_of_the_program_is_no_sentence():
 def test_mistake_found_by_a_worker_ends_as_the_same_sentence(tiny, caplog):
     path = tiny / "images/c.png"
     path.write_bytes(b"")
-    items = one_by_one(ScaledPictures(Folder(tiny), ["a", "c"], (1.0,)), num_workers=1)
+    picture_of = partial(plain_picture, Folder(tiny), 1e6)
+    items = one_by_one(picture_of, ["a", "c"], num_workers=1)
     with pytest.raises(SystemExit):
         run(lambda: list(items))
     assert caplog.messages[-1].startswith(f"error: {path} ")
@@ -148,10 +150,11 @@ def test_no_shared_memory_at_all_is_said(flags):
 def test_pictures_do_not_pass_through_shared_memory(tiny):
     """Containers have 64 MB of it, which a full queue of tensors would exceed."""
     code = (
-        "from data.folder import Folder\nfrom data.loaders import ScaledPictures, one_by_one\n"
+        "from functools import partial\nfrom data.folder import Folder\n"
+        "from data.loaders import one_by_one, scaled_picture\n"
         f"dataset = Folder({str(tiny)!r})\n"
-        "pictures = ScaledPictures(dataset, dataset.ids('train'), (8.0,))\n"
-        "items = list(one_by_one(pictures, 8))\n"
+        "picture_of = partial(scaled_picture, dataset, (8.0,), 1e6)\n"
+        "items = list(one_by_one(picture_of, dataset.ids('train'), 8))\n"
         "print(len(items), sum(p.nbytes for i in items for p in i['pictures']) > 2_000_000)"
     )
     done = with_shared_memory("1m", [sys.executable, "-W", "ignore", "-c", code])

@@ -239,7 +239,7 @@ def test_lists_that_are_not_named_are_the_datasets_own(lines, session, tiny, mon
         content = checkpoint.load(ckpt_of(session, program))
         assert content["sources"]["train_list"].startswith("4 pictures")
     args = train_sipe.parse_arguments(["--num_workers", "0"])
-    assert train_sipe.validation_pictures(args, Folder(tiny)).ids == ["e", "f"]
+    assert train_sipe.validation_ids(args, Folder(tiny)) == ["e", "f"]
 
 
 def test_labels_are_resized_without_new_values(tiny):
