@@ -22,7 +22,7 @@ FAULTS = {
     ],
     "export_onnx.py": [
         ("img, img.flip(3)", "img, img", "onnx classifier"),
-        ("labels, (1, 0), value=1", "labels, (1, 0)", "onnx classifier"),
+        ("labels, (1, 0), value=1", "labels, (1, 0)", "onnx users_own"),
         ("(433, 449)", "(65, 65)", "onnx segmentation"),
     ],
     "train_irn.py": [
