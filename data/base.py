@@ -76,15 +76,29 @@ class Dataset:
         """Return where the ground-truth mask lies, if there is one."""
         raise NotImplementedError
 
+    def names_of(self, image_id: str) -> set[str]:
+        """Return the names of the classes that a picture shows; no label is an InputError."""
+        raise NotImplementedError
+
     def labels(self, ids: list[str]) -> np.ndarray:
-        """Return image-level labels, uint8 (len(ids), K) in {0, 1}.
+        """Return image-level labels, uint8 (len(ids), K) in {0, 1}, of :meth:`names_of`.
 
         The row of a picture without class is zero.
 
         Raises:
             InputError: an id has no label, or names an unknown class.
         """
-        raise NotImplementedError
+        columns = {plain(name): column for column, name in enumerate(self.class_names)}
+        labels = np.zeros((len(ids), len(columns)), np.uint8)
+        for row, image_id in zip(labels, ids, strict=True):
+            for name in map(plain, self.names_of(image_id)):
+                if name not in columns:
+                    raise InputError(
+                        f"{image_id} in {self.root} is labelled {name!r}, which is no class of "
+                        f"{self.name}; the classes are {', '.join(columns)}."
+                    )
+                row[columns[name]] = 1
+        return labels
 
     def ids(self, list_name: str | Path) -> list[str]:
         """Return the ids of a list, given by name or as a text file, in its order.
@@ -206,18 +220,3 @@ def warn_constant_labels(labels: np.ndarray, names: Sequence[str]) -> None:
             "that apart; the list needs pictures without it",
             " and ".join(constant),
         )
-
-
-def labels_from_names(names: list[set[str]], ids: list[str], dataset: Dataset) -> np.ndarray:
-    """Return uint8 (len(ids), K) from every picture's class names; unknown ones are InputErrors."""
-    columns = {plain(name): column for column, name in enumerate(dataset.class_names)}
-    labels = np.zeros((len(ids), len(columns)), dtype=np.uint8)
-    for row, (image_id, present) in enumerate(zip(ids, names, strict=True)):
-        for name in map(plain, present):
-            if name not in columns:
-                raise InputError(
-                    f"{image_id} in {dataset.root} is labelled {name!r}, which is no class of "
-                    f"{dataset.name}; the classes are {', '.join(columns)}."
-                )
-            labels[row, columns[name]] = 1
-    return labels

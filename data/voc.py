@@ -16,10 +16,9 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 from PIL import Image
 
-from data.base import Dataset, labels_from_names
+from data.base import Dataset
 from data.download import fetch, voc_archives
 from data.lists import find_list, read_list, visible
 from data.loaders import for_each
@@ -77,22 +76,17 @@ class VOC(Dataset):
         """Return Annotations/<id>.xml."""
         return self.root / "Annotations" / f"{image_id}.xml"
 
-    def labels(self, ids: list[str]) -> np.ndarray:
+    def names_of(self, image_id: str) -> set[str]:
         """Return the classes that any object of the annotation XML names, difficult ones too."""
-        names = [_objects(self.annotation_path(image_id)) for image_id in ids]
-        return labels_from_names(names, ids, self)
-
-
-def _objects(path: Path) -> set[str]:
-    """Return the names of all objects in one annotation file."""
-    missing = f"There is no {path}. Complete the devkit, or take the picture off the list."
-    content = read_bytes(regular(path, missing))
-    with decoding(path, "Copy it again."):
-        root = ElementTree.fromstring(content)
-        names = {(element.text or "").strip() for element in root.findall("object/name")}
-        if root.tag != "annotation" or not names:
-            raise Damaged("it is no annotation that names an object")
-    return names
+        path = self.annotation_path(image_id)
+        missing = f"There is no {path}. Complete the devkit, or take the picture off the list."
+        content = read_bytes(regular(path, missing))
+        with decoding(path, "Copy it again."):
+            root = ElementTree.fromstring(content)
+            names = {(element.text or "").strip() for element in root.findall("object/name")}
+            if root.tag != "annotation" or not names:
+                raise Damaged("it is no annotation that names an object")
+        return names
 
 
 def trainaug_file(root: Path) -> Path | None:

@@ -10,9 +10,7 @@ Reads   <root>/<class>/<name>.jpg|png...    the id of a picture is <class>_<name
 
 from pathlib import Path
 
-import numpy as np
-
-from data.base import Dataset, labels_from_names
+from data.base import Dataset
 from data.lists import PICTURE_ENDINGS, visible
 from tool.errors import InputError
 
@@ -53,6 +51,6 @@ class ClassFolders(Dataset):
         """Return masks/<id>.png."""
         return self.root / "masks" / f"{image_id}.png"
 
-    def labels(self, ids: list[str]) -> np.ndarray:
-        """Return the class whose folder a picture lies in, uint8 (len(ids), K)."""
-        return labels_from_names([{self.image_path(i).parent.name} for i in ids], ids, self)
+    def names_of(self, image_id: str) -> set[str]:
+        """Return the class whose folder a picture lies in."""
+        return {self.image_path(image_id).parent.name}

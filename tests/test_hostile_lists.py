@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.base import LONGEST_ID, Dataset, labels_from_names, warn_constant_labels
+from data.base import LONGEST_ID, Dataset, warn_constant_labels
 from data.folder import Folder
 from data.lists import picture_name, read_list
 from tool.errors import InputError
@@ -197,8 +197,8 @@ class Odd(Dataset):
     def list_ids(self, list_name: str) -> list[str]:
         return [list_name]
 
-    def labels(self, ids: list[str]) -> np.ndarray:
-        return labels_from_names([{"blue"}], ids, self)
+    def names_of(self, image_id: str) -> set[str]:
+        return {"blue"}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.base import check_exist, labels_from_names
+from data.base import check_exist
 from data.coco.annotations import read_annotations
 from data.coco.dataset import COCO, SPLITS
 from data.coco.masks import CROWD, Picture, draw_file
@@ -89,8 +89,9 @@ def prepare(
     todo = [picture for picture in pictures if picture.image_id in missing]
     for_each(todo, partial(draw_file, coco, crowd), num_workers, f"masks of {split}2014")
     masks.finish()
-    names = [{coco.class_names[region.class_id - 1] for region in p.regions} for p in pictures]
-    labels = labels_from_names(names, ids, coco)
+    labels = np.zeros((len(ids), len(coco.class_names)), np.uint8)
+    for row, picture in zip(labels, pictures, strict=True):
+        row[[region.class_id - 1 for region in picture.regions]] = 1
     write_own(
         coco.prepared / f"{split}_labels.npz",
         lambda file: np.savez_compressed(file, ids=np.array(ids, "S"), labels=labels),

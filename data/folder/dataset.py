@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.base import Dataset, labels_from_names
+from data.base import Dataset
 from data.folder.sources import FOLDERS, NEGATIVES, Source, find_sources
 from data.folder.tables import Colours, check_names, names_in
 from data.lists import (
@@ -178,16 +178,15 @@ class Folder(Dataset):
         """
         return self._colours.read(path) if self._colours else read_mask(path)
 
-    def labels(self, ids: list[str]) -> np.ndarray:
+    def names_of(self, image_id: str) -> set[str]:
         """Return the classes that the sources of labels name."""
-        missing = [image_id for image_id in ids if image_id not in self.rows]
-        if missing:
+        if image_id not in self.rows:
             raise InputError(
-                f"{self.source_names} of {self.root}: there is no row for {missing[0]!r}. Add "
-                f"{self.image_path(missing[0]).name} and its classes, which may be none, or take "
-                "it off the list."
+                f"{self.source_names} of {self.root}: there is no row for {image_id!r}. Add "
+                f"{self.image_path(image_id).name} and its classes, which may be none, or take it "
+                "off the list."
             )
-        return labels_from_names([self.rows[image_id] for image_id in ids], ids, self)
+        return self.rows[image_id]
 
 
 def _listed(names: set[str]) -> str:
