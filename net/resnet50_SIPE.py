@@ -43,18 +43,24 @@ def general_cam(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+def get_seed(
+    norm_cam: Tensor,
+    label: Tensor,
+    feature: Tensor,
+    background_weight: float = BACKGROUND_WEIGHT,
+) -> tuple[Tensor, Tensor]:
     """Return structure-aware seeds: positions that surely belong to a class.
 
     The positions similar to i form a soft region, S_ij = relu(cosine of the features of i and j).
     It is compared with every map M_c by the soft IoU A_c(i) = I / U, where I = sum_j S_ij M_c(j)
     and U = sum_j S_ij + sum_j M_c(j) - I, which is zero only where the feature of i and M_c are.
-    A_0 is halved, and i becomes a seed of the class of the largest A_c(i).
+    A_0 is weighed, and i becomes a seed of the class of the largest A_c(i).
 
     Args:
         norm_cam: (B, C, h, w) maps M in [0, 1].
         label: broadcastable to (B, C, h, w); seeds are multiplied by it (valid mask or label).
         feature: (B, D, h, w) of any range.
+        background_weight: the factor of A_0, 0.5 in the released code.
 
     Returns:
         seeds: (B, C, h, w) in {0, 1} times ``label``, at most one class a position.
@@ -71,7 +77,7 @@ def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, 
         union = similarity.sum(1, keepdim=True) + maps.sum(2, keepdim=True) - intersection
         parts.append(intersection / union.clamp_min(CAM_EPS))
     iou = torch.cat(parts, 2)  # (B, C, N)
-    iou[:, 0] *= BACKGROUND_WEIGHT
+    iou[:, 0] *= background_weight
     seeds = torch.zeros_like(iou).scatter_(1, iou.argmax(1, keepdim=True), 1)
     return seeds.view_as(norm_cam) * label, iou.softmax(1).view_as(norm_cam)
 

@@ -12,19 +12,35 @@ from net import resnet50_SIPE as sipe
 from tool.maps import read_maps
 
 
-def test_own_method_is_the_method_with_one_idea_changed():
+def plain_round(maps, feature, seed_feature):
+    """Return the IS-CAM, float64 (C, N), of maps (C, N), among which background counts whole."""
+    unit = seed_feature / seed_feature.norm(dim=0)
+    similarity = (unit.T @ unit).clamp_min(0)  # (N, N)
+    shared = maps @ similarity
+    union = similarity.sum(0) + maps.sum(1, keepdim=True) - shared
+    winners = (shared / union).argmax(0)
+    is_cam = torch.zeros_like(maps)
+    for k in winners.unique().tolist():
+        prototype = feature[:, winners == k].sum(1)
+        is_cam[k] = torch.cosine_similarity(prototype[:, None], feature, dim=0).clamp_min(0)
+    return is_cam
+
+
+def test_own_method_learns_as_sipe_and_explores_its_maps_again():
     torch.manual_seed(0)
-    ours = sipe.Net(4, None, width=4)
-    theirs = own_method.Net(4, None, width=4)
+    ours, theirs = sipe.Net(4, None, width=4), own_method.Net(4, None, width=4)
     theirs.load_state_dict(ours.state_dict())
     img, mask = torch.randn(2, 3, 96, 96), torch.ones(2, 4, 6, 6)
     out, other = ours(img, mask), theirs(img, mask)
-    assert torch.equal(out["seeds"], other["seeds"])
-    assert not torch.equal(out["prototypes"], other["prototypes"])
-    weighed = (out["seeds"] * out["cam"]).detach()
-    ones = torch.ones(2, 5, 6, 6)
-    expected = weighed.mean((2, 3))[..., None].expand(-1, -1, 5)
-    assert torch.allclose(sipe.get_prototype(weighed, ones)[..., 0, 0], expected)
+    assert all(torch.equal(out[name], other[name]) for name in out)
+    cam, *features = sipe.general_cam(torch.randn(2, 3, 6, 6)), *torch.randn(2, 2, 8, 6, 6)
+    found = theirs.eval().explore(cam, torch.ones(2, 4, 1, 1), *features)["IS_cam"]
+    for picture, maps in enumerate(cam.double().flatten(2)):
+        x4, feature = (x[picture].double().flatten(1) for x in features)
+        first = plain_round(maps, feature, x4)
+        again = plain_round(first / (first.amax(1, keepdim=True) + 1e-5), feature, x4)
+        assert not torch.allclose(first, again, atol=1e-3)
+        assert torch.allclose(found[picture].flatten(1).double(), again, atol=1e-4)
 
 
 def test_own_method_trains_with_a_further_term_and_makes_maps(flags, tmp_path, monkeypatch):
