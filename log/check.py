@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data.doctor.finding import Finding
-from log.curves import FOLDER, Curves, nearest, read_recorded
-from log.curves import PUBLISHED as RUNS
-from log.figures import PUBLISHED, TRAINER, Figure, Run, differences
+from log.curves import FOLDER, PUBLISHED, Curves, nearest, read_recorded
+from log.figures import RESULTS, TRAINER, Figure, Run, differences
 from log.render import render
 
 TOLERANCES = json.loads((FOLDER / "tolerances.json").read_text())
@@ -31,23 +30,15 @@ def check(path: Path, ours: Curves, against: str | None) -> tuple[str, int]:
         ours: its curves.
         against: the published run; None is the one of the same length and the nearest first rate.
     """
-    name = against or nearest(ours, RUNS)
+    name = against or nearest(ours, PUBLISHED)
     if name:
         findings = list(examine(path if path.is_dir() else path.parent, ours, name))
     else:
         why = f"no published run made {ours.total_steps} steps; name one with --against"
         findings = [Finding(OPEN, "list", why)]
     left, unknown = ([f for f in findings if f.status == status] for status in (LEAVES, OPEN))
-    text = render(
-        "check.txt",
-        path=path,
-        name=name,
-        findings=findings,
-        left=left,
-        unknown=unknown,
-        about=TOLERANCES,
-        ours=ours,
-    )
+    found = {"findings": findings, "left": left, "unknown": unknown}
+    text = render("check.txt", path=path, name=name, about=TOLERANCES, ours=ours, **found)
     return text, 1 if left else 2 if unknown else 0
 
 
@@ -59,12 +50,12 @@ def examine(session: Path, ours: Curves, name: str) -> Iterator[Finding]:
         ours: its curves.
         name: of the published run.
     """
-    run, theirs, spacing = Run(session), read_recorded(name), RUNS[name]
+    run, theirs, spacing = Run(session), read_recorded(name), PUBLISHED[name]
     run.beside, dataset = name, name.split("_")[0]
     settings = run.settings.get(TRAINER, {})
     yield from (Finding(OPEN, "files", text) for text in run.unread)
 
-    listed, pictures = PUBLISHED["trained_on"][dataset]
+    listed, pictures = RESULTS["trained_on"][dataset]
     yield _settings(settings, {"dataset": dataset, "lr": theirs.rate, "train_list": listed})
     status = FOLLOWS if ours.total_steps == theirs.total_steps else LEAVES
     steps = f"{ours.total_steps} steps, published {theirs.total_steps}"

@@ -17,8 +17,8 @@ from tool.errors import InputError
 from tool.results import counts_of, read_result, read_seconds
 from tool.session import read_settings
 
-PUBLISHED = json.loads((FOLDER / "published_results.json").read_text())
-OWN = json.loads((FOLDER / "own_voc_half_results.json").read_text())
+RESULTS = json.loads((FOLDER / "results.json").read_text())  # published ones, and ours
+OVER = {(): "figures", tuple(sorted(RESULTS["seven"])): "figures_of_the_seven"}  # such classes
 PLAIN = "cam_only"  # session of the classifier without GSC, within a session
 TRAINER = "train_resnet50_SIPE"
 TITLES = {  # of every kind of figure, in the order of the steps
@@ -95,8 +95,7 @@ class Run:
             found[file.stem.removeprefix("eval_")] = self.part(read_result, file)
         found[PLAIN] = self.part(read_plain, path / PLAIN / "eval_cam.json")
         self.results = {name: result for name, result in found.items() if result}
-        named = [*self.results.values(), *self.settings.values()]
-        self.dataset = next((one["dataset"] for one in named if one.get("dataset")), None)
+        self.dataset = self.noted("dataset")
         names = [name for name in curves.RECORDED if name.startswith(f"{self.dataset}_")]
         alike = curves.nearest(self.curves or curves.Curves(), names)
         self.beside = alike or next(iter(names), None)
@@ -111,6 +110,10 @@ class Run:
         except InputError as error:
             self.unread.append(str(error))
             return None
+
+    def noted(self, name: str) -> Any:
+        """Return the first value of a name in the settings of the programs, if there is one."""
+        return next((s[name] for s in self.settings.values() if s.get(name)), None)
 
     @property
     def origin(self) -> str:
@@ -147,19 +150,15 @@ class Run:
         but for our seven, and beside a result only one of the same list; the text says why there is
         none.
         """
-        dataset, classes = str(self.beside).partition("_")[0], frozenset(self.classes or ())
-        if self.beside in curves.OWN:
-            tables = {frozenset(): OWN["miou"], frozenset(OWN["seven"]): OWN["miou_seven"]}
-            seeds, pictures = tables.get(classes, {}).get(kind), OWN["pictures"]
-            goals = [float(np.mean(seeds))] if seeds else []
-        else:
-            table = {} if classes else PUBLISHED["figures"].get(kind, {})
-            goals = table.get(self.beside) or table.get(dataset, [])
-            pictures = PUBLISHED["pictures"].get(dataset)
+        dataset = str(self.beside).partition("_")[0]
+        group = "voc_half" if self.beside in curves.OWN else dataset
+        over = OVER.get(tuple(sorted(self.classes or ())))
+        table = RESULTS.get(over, {}).get(kind, {})
+        goals = table.get(self.beside) or table.get(group, [])
         if not (goals and result):
             return goals, ""
         judged = "val" if kind.startswith("seg") else "train"
-        of = {"dataset": dataset, "list": judged, "images": pictures[judged]}
+        of = {"dataset": dataset, "list": judged, "images": RESULTS["pictures"][group][judged]}
         found = {name: result[name] for name in of} | {"list": Path(result["list"]).stem}
         other = differences(of, found)
         if kind == "cam" and PLAIN not in self.results:

@@ -29,4 +29,5 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(values).strip()
+    text = environment.get_template(template).render(values).strip()
+    return text.encode(errors="backslashreplace").decode()

@@ -28,7 +28,7 @@ from tool import cli
 from tool.errors import InputError
 from tool.pictures import label_colours
 from tool.run import run
-from tool.writer import write_json, write_own
+from tool.writer import write_json, write_lines, write_own
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
@@ -52,12 +52,11 @@ def dataset_of(session: Run, args: cli.Settings) -> Dataset:
 
     Only a flag may name a class of the user's own, which is imported.
     """
-    settings = next((s for s in session.settings.values() if s.get("dataset")), {})
     args.session_name = session.path
-    if args.dataset is None and settings.get("dataset") not in DATASETS:
+    if args.dataset is None and session.dataset not in DATASETS:
         raise InputError(f"{session.path} does not say its dataset. Name it with --dataset.")
     for name in ("dataset", "dataset_root", "negative_class"):
-        setattr(args, name, getattr(args, name) or settings.get(name))
+        setattr(args, name, getattr(args, name) or session.noted(name))
     return open_dataset(args)
 
 
@@ -72,7 +71,7 @@ def charts_of(session: Run) -> list[str]:
 
 def write_report(session: Run, args: cli.Settings) -> None:
     """Write the page and the card of one session, and print the summary."""
-    versions = next((s["versions"] for s in session.settings.values() if s.get("versions")), {})
+    versions = session.noted("versions") or {}
     judged = session.results.get("pseudo_label") or session.results.get("cam")
     commands = [line for s in session.settings.values() for line in s.get("commands") or ()]
     figures = list(session.figures())
@@ -98,8 +97,7 @@ def write_report(session: Run, args: cli.Settings) -> None:
         save = partial(figure(values["pictures"]).savefig, bbox_inches="tight")
         write_own(session.path / "report.png", save)
     for name, template in {"report.html": "page.html", "README.md": "card.md"}.items():
-        content = f"{render(template, **values)}\n".encode(errors="backslashreplace")
-        write_own(session.path / name, lambda file, content=content: file.write(content))
+        write_lines(session.path / name, [render(template, **values)], write_own)
     print(render("summary.txt", **values))
 
 
