@@ -47,6 +47,12 @@ PICTURES_SHOWN = 4  # of a batch, in TensorBoard
 GRADIENT_NORM = 1.0  # longer gradients are clipped to this before each update
 
 
+def loss_weight(text: str) -> tuple[str, float]:
+    """An argparse type: the name of a loss and its weight, between them ``=``."""
+    name, _, weight = text.partition("=")
+    return name, cli.number(weight)
+
+
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.make_parser(__doc__, "network")
@@ -64,6 +70,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--momentum", type=cli.number, default=RELEASED_MOMENTUM, help=momentum)
     gsc = "of the consistency loss; 0: CAM alone"
     decide("--gsc_weight", type=cli.number, default=1.0, help=gsc)
+    weights = "of losses, 1 without the flag; GSC=W is --gsc_weight W"
+    decide("--loss_weight", type=loss_weight, nargs="+", default={}, metavar="NAME=W", help=weights)
     decide("--crop_size", type=count, default=512, help="training window, pixels")
     decide("--resize_min", type=count, default=320, help="shortest long side, pixels")
     decide("--resize_max", type=count, default=640, help="longest long side, pixels")
@@ -74,6 +82,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     args = parser.parse_args(arguments)
     if args.backbone != RESNET50:  # what datasets start from is of ResNet-50
         args.pretrained = args.pretrained or "imagenet"
+    args.loss_weight = dict(args.loss_weight)
+    args.gsc_weight = args.loss_weight.pop("GSC", args.gsc_weight)
     if args.resize_min > args.resize_max:
         parser.error(f"--resize_min {args.resize_min} is above --resize_max {args.resize_max}")
     return args
@@ -164,10 +174,25 @@ def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[st
     return drawn
 
 
-def total_loss(terms: dict[str, Tensor], gsc_weight: float) -> Tensor:
-    """Return the sum of the losses, that of GSC weighed; without weight it is left out."""
-    weights = {**dict.fromkeys(terms, 1), "GSC": gsc_weight}
-    return sum(weights[name] * term for name, term in terms.items() if weights[name])
+def total_loss(terms: dict[str, Tensor], gsc_weight: float, others: dict[str, float]) -> Tensor:
+    """Return the weighed sum of the losses; one without weight is left out.
+
+    Args:
+        terms: of :meth:`net.method.Method.losses`.
+        gsc_weight: of GSC, if there is such a term.
+        others: weights of others by name, where they are not 1.
+
+    Raises:
+        InputError: there is no such term, or none has a weight.
+    """
+    weights = {**dict.fromkeys(terms, 1), "GSC": gsc_weight, **others}
+    weighed = [weights[name] * term for name, term in terms.items() if weights[name]]
+    if not weighed or not others.keys() <= terms.keys():
+        raise InputError(
+            f"--loss_weight: the losses of the network are {', '.join(terms)}. Name some of them, "
+            "and leave one with a weight."
+        )
+    return sum(weighed)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -202,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
             out = model(img, net.valid_mask(box, args.crop_size, label))
         terms = net.losses(out, label)
         share = len(window) * distributed.world_size() / batch_size
-        (total_loss(terms, args.gsc_weight) * share).backward()
+        (total_loss(terms, args.gsc_weight, args.loss_weight) * share).backward()
         clip_grad_norm_(learning, GRADIENT_NORM)
         validates = bool(args.val_freq and step and step % args.val_freq == 0)
         part = share / distributed.world_size()

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from log import charts
 from log.check import check
-from log.curves import OWN, RECORDED, Curves, nearest, read_curves, read_recorded
+from log.curves import LOSS, OWN, RECORDED, Curves, nearest, read_curves, read_recorded
 from log.render import render
 from tool.cli import Parser
 from tool.errors import InputError
@@ -27,7 +27,7 @@ from tool.run import run
 from tool.writer import write_own, write_table
 
 
-def table(runs: list[Curves], spacing: int) -> list[tuple]:
+def table(runs: list[Curves], losses: list[str], spacing: int) -> list[tuple]:
     """Return rows of a step, and losses, learning rate and mIoU of every run, None where unknown.
 
     There is a row for every ``spacing`` published steps, and for the last one that we reached;
@@ -35,7 +35,6 @@ def table(runs: list[Curves], spacing: int) -> list[tuple]:
     """
     reached = [step for step in runs[1].of("loss_cls") if step <= runs[0].last_step]
     steps = [step for step in reached if step % spacing == 0 or step == reached[-1]]
-    losses = ("loss_cls", "loss_gsc")
     columns = [run.means(name, [-1, *steps]) for name in losses for run in runs]
     columns += [run.of(name) for name in ("learning_rate", "miou") for run in runs]
     return [(step, *(column.get(step) for column in columns)) for step in steps]
@@ -99,9 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(status)
     name = args.against or nearest(ours, RECORDED) or "voc_repository_run"
     runs = [ours, read_recorded(name)]
-    rows, own = table(runs, RECORDED[name]), name in OWN
+    losses = list(dict.fromkeys(runs[1].names(LOSS) + ours.names(LOSS)))
+    rows, own = table(runs, losses, RECORDED[name]), name in OWN
     last = max(ours.of("miou").keys() & runs[1].of("miou"), default=None)
-    print(render("compare.txt", args=args, name=name, runs=runs, own=own, rows=rows, last=last))
+    found = {"losses": losses, "rows": rows, "last": last}
+    print(render("compare.txt", args=args, name=name, runs=runs, own=own, **found))
     if args.out:
         draw(ours, name, args.out)
         print(f"The curves are in {args.out}.")

@@ -80,7 +80,7 @@ def make(
     config = network.config_of(state) if config is None else config
     with decoding("Its config", f"It does not make a {network.__name__}."):
         check(config, CONFIG)
-        inspect.signature(network).bind(**config)
+        inspect.signature(network).bind(**config | options)
         needed, held = 0, _numbers(state.values())
         if "backbone" in config:  # a name says no size, and here the network takes no memory
             with torch.device("meta"):

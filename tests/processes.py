@@ -19,8 +19,10 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*STEPS, __name__])
 
 
-def run(program: str, flags: list[str], output: str, environment: dict[str, str]) -> None:
-    """Do in a fresh process what ``python program.py flags`` does."""
+def run(
+    program: str, flags: list[str], output: str, environment: dict[str, str], folder: str
+) -> None:
+    """Do in a fresh process what ``python program.py flags`` does in a folder."""
     import torch
 
     from tool.run import run as run_program
@@ -29,6 +31,7 @@ def run(program: str, flags: list[str], output: str, environment: dict[str, str]
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.update(environment)
+    os.chdir(folder)
     torch.set_num_threads(1)
     main = importlib.import_module(program).main
     gpus = int(os.environ.get(GPUS, 0))
@@ -36,14 +39,22 @@ def run(program: str, flags: list[str], output: str, environment: dict[str, str]
         run_program(lambda: main(flags))
 
 
-def start(program: str, flags: list[str], output: Path, environment=None):
+def start(program: str, flags: list[str], output: Path, environment=None, folder: Path = Path()):
     """Return a process that runs a program; what it prints is appended to ``output``."""
-    process = CONTEXT.Process(target=run, args=(program, flags, str(output), environment or {}))
+    arguments = (program, flags, str(output), environment or {}, str(folder))
+    process = CONTEXT.Process(target=run, args=arguments)
     process.start()
     return process
 
 
-def together(program: str, flags: list[str], number: int, output: Path, gpus: int = 0) -> None:
+def together(
+    program: str,
+    flags: list[str],
+    number: int,
+    output: Path,
+    gpus: int = 0,
+    folder: Path = Path(),
+) -> None:
     """Run a program in several processes, with the environment that torchrun makes.
 
     They have so many GPUs that are pretended.
@@ -57,7 +68,9 @@ def together(program: str, flags: list[str], number: int, output: Path, gpus: in
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
     common |= {"LOCAL_WORLD_SIZE": str(number), GPUS: str(gpus)}
     processes = [
-        start(program, flags, output, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        start(
+            program, flags, output, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, folder
+        )
         for rank in range(number)
     ]
     for process in processes:

@@ -57,6 +57,7 @@ LONG += ("resize", "scales", "pixels", "shift")
 WORDS = dict.fromkeys(("labels", "class_names", "classes"), NAMES)
 WORDS |= {
     "device": ("cpu", "cpu", "cpu", "cuda:99", "meta", "gpu", ""),
+    "loss_weight": ("GSC=0.5", "CLS=2", "CLS=0", "OTHER=1", "x", "=", "=1"),
     "network": ("net.resnet50_SIPE", "examples.own_method", "os", "nonsense", "..", ""),
     "dataset": ("folder", "folder", "voc", "coco", "demo", "os:path", "examples.own_dataset:X", ""),
     "dataset_root": ("ds", "ds", "ds", *PATHS),

@@ -53,7 +53,7 @@ def test_losses_are_means_over_the_steps_since_the_row_above(tmp_path):
     losses = {0: 8.0, 10: 1.0, 20: 3.0, 500: 5.0, 510: 7.0}
     rows = "".join(f"{step},3305,{loss},1,\n" for step, loss in losses.items())
     ours = read_curves(written(tmp_path / "curves.csv", HEAD + rows))
-    found = compare.table([ours, read_recorded("voc_repository_run")], 500)
+    found = compare.table([ours, read_recorded("voc_repository_run")], NAMES[:2], 500)
     assert [row[:2] for row in found] == [(0, 8), (500, 3), (510, 7)]
     assert [row[3] for row in found] == [None] * 3
 
