@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     groups = net.trainable_groups(args.lr, args.wt_dec)
     rate = partial(learning_rate, args.lr)
     # Without the consistency loss nothing teaches the side layers.
-    unused = not args.gsc_weight or args.network != cli.NETWORK
+    unused = 0 in (args.gsc_weight, *args.loss_weight.values()) or args.network != cli.NETWORK
     model = training.begin(net, groups, rate, some_unused=unused)
     learning = [p for group in training.optimizer.param_groups for p in group["params"]]
     for step, (window, box, label) in training.steps():
