@@ -20,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.base import Dataset, check_exist
+from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
 from data.export import FORMATS, Labelled, check_names
 from tool import cli
 from tool.errors import InputError
+from tool.reader import check_exist
 from tool.record import settings_of
 from tool.pictures import UNSURE, check_label, read_mask
 from tool.progress import progress

@@ -21,12 +21,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.base import check_exist
 from data.lists import PICTURE_ENDINGS, strip_ending, visible
 from data.predictor import REFINE, Predictor
 from net.recipes import MODELS
 from tool import cli
 from tool.errors import InputError
+from tool.reader import check_exist
 from tool.progress import progress
 from tool.record import Outputs
 from tool.run import run

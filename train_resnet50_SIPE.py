@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from data.base import Dataset, check_exist, warn_constant_labels
+from data.base import Dataset, warn_constant_labels
 from data.datasets import add_dataset_flags
 from data.evaluate import check_class_ids
 from data.loaders import (
@@ -37,6 +37,7 @@ from net.method import Method, import_network
 from net.resnet50_SIPE import CAM_EPS
 from tool import cli, distributed
 from tool.errors import InputError
+from tool.reader import check_exist
 from tool.metrics import confusion
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate
 from tool.pictures import heat, overlay

@@ -19,7 +19,7 @@ from tool import distributed
 from tool.errors import InputError
 from tool.picture_files import PictureFile, picture_file
 from tool.pictures import read_mask, read_rgb
-from tool.reader import regular
+from tool.reader import check_exist
 
 LONGEST_ID = 210  # bytes; files are named by ids, with up to 45 bytes more, and 255 are possible
 AUTO = "auto"  # a range of values that is found on a list
@@ -195,15 +195,6 @@ class Dataset:
             InputError: see :func:`tool.pictures.read_mask`.
         """
         return read_mask(path)
-
-
-def check_exist(paths: list[Path], what: str, remedy: str) -> None:
-    """Raise an InputError that counts the missing files and names the first."""
-    missing = [path for path in paths if not os.path.isfile(path)]
-    if missing:
-        first = missing[0]
-        counted = f"{len(missing)} of {len(paths)} {what} are missing, the first is {first}"
-        regular(first, f"{counted}. {remedy}.")
 
 
 def warn_constant_labels(labels: np.ndarray, names: Sequence[str]) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from data.base import Dataset, check_exist
+from data.base import Dataset
 from data.loaders import one_by_one
 from tool.errors import InputError
 from tool.metrics import confusion, iou_of, iou_table, miou_of
 from tool.pictures import UNSURE, read_mask
 from tool.progress import progress
+from tool.reader import check_exist
 from tool.record import digest_of, settings_of
 from tool.results import UNIT
 from tool.session import Session

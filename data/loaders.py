@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from data.base import Dataset, check_exist
+from data.base import Dataset
 from data.transforms import (
     random_pair,
     random_scale,
@@ -28,6 +28,7 @@ from tool.cli import LARGEST
 from tool.indexing import STRIDE
 from tool.pictures import check_label, read_mask
 from tool.progress import progress
+from tool.reader import check_exist
 from tool.record import settings_of
 
 Item = TypeVar("Item")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.base import Dataset, check_exist
+from data.base import Dataset
 from data.datasets import open_session
 from data.loaders import ahead, for_each, one_by_one, plain_picture
 from data.transforms import reduce
@@ -35,6 +35,7 @@ from tool.pictures import (
     stored,
 )
 from tool.progress import progress
+from tool.reader import check_exist
 from tool.record import Outputs
 from tool.writer import safe_name
 

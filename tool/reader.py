@@ -32,7 +32,7 @@ import sys
 import traceback
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -129,6 +129,15 @@ def regular(path: str | Path, missing: str | None = None) -> Path:
         kind = "folder" if stat.S_ISDIR(mode) else "pipe, a device or a socket"
         raise InputError(f"{path} is a {kind}. Give a file.")
     return path
+
+
+def check_exist(paths: Sequence[Path], what: str, remedy: str) -> None:
+    """Raise an InputError that counts the missing files and names the first."""
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        first = missing[0]
+        counted = f"{len(missing)} of {len(paths)} {what} are missing, the first is {first}"
+        regular(first, f"{counted}. {remedy}.")
 
 
 def read_bytes(path: str | Path, largest: float = LARGEST_TEXT) -> bytes:

@@ -19,7 +19,7 @@ import torch
 
 from tool import distributed
 from tool.errors import InputError, first_difference
-from tool.reader import file_digest, read_json, regular, text_digest
+from tool.reader import check_exist, file_digest, read_json, regular, text_digest
 from tool.writer import NOTE, own_folder, read_note, write_json
 
 SOURCES = "sources.json"
@@ -144,12 +144,8 @@ class Outputs:
         """Wait until all processes have done their share; a missing file raises an InputError."""
         distributed.barrier()
         if distributed.is_main():
-            missing = [i for i in self.ids if not self.path_of(i).exists()]
-            if missing:
-                raise InputError(
-                    f"{len(missing)} of {len(self.ids)} files are not in {self.folder}, the first "
-                    f"is that of {missing[0]}. The same command makes them."
-                )
+            paths = [self.path_of(image_id) for image_id in self.ids]
+            check_exist(paths, "files", "The same command makes them")
             self.lock.close()
         log.info("%d files in %s", len(self.ids), self.folder)
 

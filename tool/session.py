@@ -18,7 +18,7 @@ from tool import distributed
 from tool.cli import Settings
 from tool.errors import InputError
 from tool.reader import read_json, regular
-from tool.writer import clear_unfinished, write_json
+from tool.writer import clear_unfinished, write_json, writing
 
 MARKS = ("args.json", ".digests.json", "seconds.txt", "value_range.json")  # of a session
 
@@ -80,13 +80,9 @@ class Session:
         self.notes: list[Callable[[], None]] = []  # write what else is to be known of the session
         if distributed.is_main():
             self._check_owner()
-        try:
+        with writing(f"--session_name {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._start_log()
-        except OSError as error:
-            raise InputError(
-                f"--session_name {self.path}: nothing can be written there ({error.strerror})."
-            ) from error
         if distributed.is_main():
             log.info("%s -> %s", program, self.path)
             log.debug("settings: %s", self._settings())

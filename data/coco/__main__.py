@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data.base import check_exist
 from data.coco.annotations import read_annotations
 from data.coco.dataset import COCO, SPLITS
 from data.coco.masks import CROWD, Picture, draw_file
@@ -33,6 +32,7 @@ from data.download import COCO_ARCHIVES, fetch
 from data.loaders import for_each
 from tool.cli import Parser
 from tool.cores import cores
+from tool.reader import check_exist
 from tool.record import Outputs
 from tool.run import run
 from tool.writer import claim, remove_own, write_lines, write_own, writing
