@@ -269,7 +269,7 @@ FAULTS = {
         ),
         ('value.replace("nan", "")', 'value.replace("nan", "0")', "evaluate no_zero"),
         ("if digests != {", "if not {", "evaluate judged"),
-        ("*iou_of(counts)])", "*iou_of(total)])", "evaluate plain_loop"),
+        ("*iou_of(counts))]", "*iou_of(total))]", "evaluate plain_loop"),
         (
             "    settings = settings_of(folder, names)",
             "    settings = {}",
