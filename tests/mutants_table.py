@@ -5,6 +5,7 @@ A piece occurs once in its file. Tests are NAME of tests/test_NAME.py and pytest
 
 FAULTS = {
     "train_resnet50_SIPE.py": [
+        ('args.pretrained or "imagenet"', "args.pretrained", "backbones unless_a_file"),
         ("args.val_list or dataset.eval_list", "dataset.train_list", "training not_named"),
         ("partial(learning_rate, args.lr)", "partial(learning_rate, 0.1)", "training every_update"),
         ("terms, args.gsc_weight)", "terms, 1)", "programs gsc_weight"),
@@ -370,7 +371,8 @@ FAULTS = {
     ],
     "net/resnet50_SIPE.py": [
         ("x = side(x.detach()).float()", "x = side(x).float()", "sipe do_not_teach"),
-        ("frozen_stages=2", "frozen_stages=3", "sipe layer3"),
+        ("built.strides[-2], built", "16, built", "backbones maps_follow"),
+        ("last = resized(stages[-1], size)", "last = stages[-1]", "backbones step_1"),
         ("(img)[0].mean((2, 3))", "(img)[0].amax((2, 3))", "predict scores"),
         ('"present": cam * labels', '"present": cam', "sipe other_readings"),
         ("x[::2] + x[1::2].flip(3)", "x[::2] + x[1::2]", "sipe parity_inference"),
@@ -414,7 +416,17 @@ FAULTS = {
             "walk parity_pseudo",
         ),
     ],
+    "net/backbones.py": [
+        ("FROZEN = 2  #", "FROZEN = 3  #", "sipe layer3"),
+        ("gradient is None", "True", "backbones second_stage"),
+        ("[step - 1 :: step]", "[:: step]", "backbones equal_distances"),
+        ("super().train(False)", "super().train(mode)", "backbones stored or chance"),
+        ('about["mean"], about', 'about["std"], about', "backbones deviation"),
+        ("-width % cell, 0, -height", "-height % cell, 0, -width", "backbones any_size"),
+        ("names - self.net.state_dict().keys()", "names", "backbones weights"),
+    ],
     "net/weights.py": [
+        ("needed > held or not", "not", "backbones hostile"),
         ("return net.eval()", "return net", "deeplabs trained_networks"),
     ],
     "log/curves.py": [
