@@ -40,7 +40,7 @@ from tool.errors import InputError
 from tool.reader import check_exist
 from tool.metrics import confusion
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate
-from tool.pictures import heat, overlay
+from tool.pictures import overlay
 from tool.progress import progress
 from tool.run import run
 
@@ -170,7 +170,7 @@ def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[st
         large = F.interpolate(chosen[:, None], windows.shape[2:])[:, 0]
         shares = (large / (large.amax((1, 2), keepdim=True) + CAM_EPS)).cpu().numpy()
         pairs = zip(shown, shares, strict=False)
-        drawings = [overlay(picture, heat(share)) for picture, share in pairs]
+        drawings = [overlay(picture, share) for picture, share in pairs]
         drawn[name] = torch.from_numpy(np.stack(drawings))
     return drawn
 

@@ -26,7 +26,6 @@ from tool import cli
 from tool.errors import InputError, naming
 from tool.maps import MAKE, maps_file, note_of, read_maps
 from tool.pictures import (
-    heat,
     overlay,
     read_mask,
     save_label,
@@ -198,7 +197,7 @@ def draw_map(dataset: Dataset, npy: Path, folder: Path, max_pixels: float, image
     for key, one in reversed(list(zip(maps["keys"], maps["IS_CAM"], strict=True))):
         room = LONGEST - len(os.fsencode(image_id)) - len("_.png")
         name = safe_name(dataset.all_names[key], room)
-        save_rgb(folder / f"{image_id}_{name}.png", overlay(picture, heat(one)))
+        save_rgb(folder / f"{image_id}_{name}.png", overlay(picture, one))
 
 
 def draw_label(dataset: Dataset, labels: Path, folder: Path, _: float, image_id: str) -> None:

@@ -28,7 +28,7 @@ from tool.crf import crf_inference_label
 from tool.errors import InputError, naming
 from tool.maps import fuse
 from tool.picture_files import rgb_on_white
-from tool.pictures import heat, overlay, read_rgb, save_label, save_label_drawing, save_rgb
+from tool.pictures import overlay, read_rgb, save_label, save_label_drawing, save_rgb
 from tool.reader import Between, check, decoding
 from tool.writer import own_folder, read_note, safe_name, write_json
 
@@ -160,7 +160,7 @@ class Prediction:
         save_label_drawing(folder / f"{name}_overlay.png", self.picture, self.mask, names)
         for class_name, one in zip(self.names[1:], self.maps[1:], strict=True):
             path = folder / f"{name}_heat_{safe_name(class_name)}.png"
-            save_rgb(path, overlay(self.picture, heat(one)))
+            save_rgb(path, overlay(self.picture, one))
         write_json(folder / f"{name}.json", self.about())
 
 

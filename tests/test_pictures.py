@@ -145,10 +145,10 @@ def test_heat_runs_from_blue_to_red():
     assert np.abs(colours.astype(int) - expected).max() <= 1
 
 
-def test_overlay_mixes_by_its_strength():
-    picture, colours = (np.full((2, 3, 3), value, np.uint8) for value in (200, 100))
-    assert (overlay(picture, colours, 0.0) == 200).all()
-    assert (overlay(picture, colours, 1.0) == 100).all()
+def test_overlay_mixes_picture_and_colours():
+    picture, values = np.full((2, 3, 3), 200, np.uint8), np.array([[0, 0.2, 1], [0, 0.5, 1]])
+    expected = 0.4 * picture + 0.6 * heat(values)
+    assert np.abs(overlay(picture, values) - expected).max() < 1
 
 
 def test_border_by_hand():

@@ -20,6 +20,7 @@ SHARES, STOPS = np.linspace(0, 1, 1024), np.linspace(0, 1, len(HEAT_STOPS))
 HEAT = np.stack(  # colours of SHARES, uint8 (1024, 3)
     [np.interp(SHARES, STOPS, channel).astype(np.uint8) for channel in HEAT_STOPS.T], -1
 )
+STRENGTH = 0.6  # of the colours of a map over a picture
 LIGHTER = 70  # what is added to the VOC colours, many of which are dark
 LEGEND = 13  # pixels of the letters of a legend, at least
 GREY = 140  # a white pixel without a label, beside regions in their colours
@@ -118,9 +119,9 @@ def heat(values: np.ndarray) -> np.ndarray:
     return HEAT[levels.astype(np.int16)]
 
 
-def overlay(picture: np.ndarray, colours: np.ndarray, strength: float = 0.6) -> np.ndarray:
-    """Blend uint8 (H, W, 3) ``colours`` over a picture of that shape."""
-    return (picture * (1 - strength) + colours * strength).astype(np.uint8)
+def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Blend the colours of a map, see :func:`heat`, over a picture, uint8 (H, W, 3) as both."""
+    return (picture * (1 - STRENGTH) + heat(values) * STRENGTH).astype(np.uint8)
 
 
 def label_overlay(picture: np.ndarray, label: np.ndarray) -> np.ndarray:

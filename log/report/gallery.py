@@ -17,7 +17,7 @@ from log.figures import PLAIN, Run
 from tool.errors import InputError
 from tool.grid import grid
 from tool.maps import read_maps
-from tool.pictures import heat, label_overlay, overlay, read_mask
+from tool.pictures import label_overlay, overlay, read_mask
 from tool.reader import Damaged, decoding, read_table
 from tool.writer import FORMULAS
 
@@ -109,7 +109,7 @@ def drawings(session: Path, dataset: Dataset, image_id: str) -> dict[str, np.nda
 
 
 def warmth(folder: Path, image_id: str, name: str) -> np.ndarray:
-    """Return the maximum of a picture's CAM or IS_CAM over its classes as heat, uint8 (H, W, 3).
+    """Return the maximum of a picture's CAM or IS_CAM over its classes, (H, W) in [0, 1].
 
     Raises:
         InputError: its maps cannot be read, or have no such one.
@@ -118,7 +118,7 @@ def warmth(folder: Path, image_id: str, name: str) -> np.ndarray:
     if name not in maps:
         raise InputError(f"The maps of {image_id} in {folder} have no {name}.")
     background = len(maps[name]) - len(maps["keys"]) + 1  # planes of it
-    return heat(maps[name][background:].max(0, initial=0))
+    return maps[name][background:].max(0, initial=0)
 
 
 def thumbnail(drawing: np.ndarray) -> np.ndarray:
