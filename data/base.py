@@ -204,7 +204,7 @@ def warn_constant_labels(labels: np.ndarray, names: Sequence[str]) -> None:
         labels: of all training pictures, (n, K) in {0, 1}.
         names: of the K classes.
     """
-    constant = [name for name, always in zip(names, labels.all(0), strict=True) if always]
+    constant = [name for name, always in zip(names, labels.min(0), strict=True) if always]
     if constant and distributed.is_main():
         log.warning(
             "every picture of the training list shows %s, so the classifier cannot learn what sets "

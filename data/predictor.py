@@ -126,9 +126,9 @@ class Prediction:
         for key, name in zip(self.keys[1:].tolist(), self.names[1:], strict=True):
             area = self.mask == key
             share = float(area.mean())
-            box = Image.fromarray(area).getbbox()
-            if box:
-                box = [round(end * by) for end, by in zip(box, (across, down) * 2, strict=True)]
+            ends, box = Image.fromarray(area).getbbox(), None
+            if ends:
+                box = [round(end * by) for end, by in zip(ends, (across, down) * 2, strict=True)]
             classes.append(
                 {
                     "name": name,
@@ -212,7 +212,7 @@ class Predictor:
         self.bands, self.value_range = about.get("bands"), about.get("value_range")
         self.longest = (about.get("long_side") or (0, math.inf))[1]
         if self.model:
-            self.recipe = MODELS[self.model].test
+            self.recipe, self.view = MODELS[self.model].test, VIEWS[self.model]
             if scales:
                 self.recipe = replace(self.recipe, scales=list(scales))
             self.net = restore(MODELS[self.model].network, content)
@@ -301,8 +301,8 @@ class Predictor:
         """Yield scores (K,), keys, maps (P, h, w) and mask (h, w) by IS-CAM of each picture."""
         images = [Image.fromarray(item["picture"]) for item in items]
         images = [rescale(image, min(1, self.longest / max(image.size))) for image in images]
-        scaled = (np.stack([rescale(image, scale) for image in images]) for scale in self.scales)
-        scaled = to_device((pixels.transpose(0, 3, 1, 2) for pixels in scaled), self.device)
+        resized = ([np.array(rescale(image, scale)) for image in images] for scale in self.scales)
+        scaled = to_device((np.stack(s).transpose(0, 3, 1, 2) for s in resized), self.device)
         img = self.net.prepare(scaled[0])
         scores = self.net.scores(img).sigmoid().cpu()  # (B, K)
         guesses = F.pad(scores > self.threshold, (1, 0), value=True)  # (B, C)
@@ -321,7 +321,7 @@ class Predictor:
 
     def _segment(self, items: list[dict[str, Any]]) -> Iterator[tuple]:
         """Yield scores (K,), keys, maps (P, h, w) and mask (h, w) by a segmentation network."""
-        pictures, view = [item["picture"] for item in items], VIEWS[self.model]
+        pictures, view = [item["picture"] for item in items], self.view
         logits_of = mean_logits(self.net, pictures, view, self.recipe)  # (B, C, h, w)
         for item, logits in zip(items, logits_of, strict=True):
             scores, label = logits.softmax(0)[1:].amax((1, 2)), item["label"]

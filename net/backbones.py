@@ -9,12 +9,13 @@ its second one needs is frozen.
 
 import logging
 from contextlib import suppress
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from net.resnet50 import build_backbone
+from net.resnet50 import ResNet50, build_backbone
 from net.weights import Pretrained, read_pretrained
 from tool.checkpoint import load_weights
 from tool.errors import InputError, naming
@@ -49,6 +50,7 @@ class TimmBackbone(nn.Module):
     """
 
     aliases = ((r"^", "net."),)  # files of timm have the names of its own networks
+    net: Any
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
         super().__init__()
@@ -133,7 +135,9 @@ class TimmBackbone(nn.Module):
         ]
 
 
-def build(backbone: str, pretrained: Pretrained, width: int | None = None) -> nn.Module:
+def build(
+    backbone: str, pretrained: Pretrained, width: int | None = None
+) -> ResNet50 | TimmBackbone:
     """Return a backbone with its first weights.
 
     Args:

@@ -166,7 +166,7 @@ class DeepLabV1_ResNet38(SegmentationNetwork):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.cls_conv.bias)
+        nn.init.zeros_(self.cls_conv.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits at pixels, (B, C, H, W), of (B, 3, H, W) from ``prepare``."""

@@ -7,6 +7,7 @@ picture, h x w the map at stride 8.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -73,7 +74,9 @@ class Head(nn.Module):
             setattr(self, f"c{number}", nn.Conv2d(inputs, num_classes, 3, padding=d, dilation=d))
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum(dilated_3x3(x, conv) for conv in self.children())
+        convs: Iterable[Any] = self.children()
+        first, *others = (dilated_3x3(x, conv) for conv in convs)
+        return sum(others, first)
 
 
 def dilated_3x3(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -84,7 +87,7 @@ def dilated_3x3(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
     The convolution, from (B, I, h, w) to (B, O, h, w), has stride 1 and pads by its dilation.
     """
-    taps, padding = [slice(None)] * 2, list(conv.padding)
+    taps, padding = [slice(None)] * 2, list(conv.dilation)
     for axis, side in enumerate(x.shape[2:]):
         if conv.dilation[axis] >= side:
             taps[axis], padding[axis] = slice(1, 2), 0
@@ -156,7 +159,7 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         for name, module in self.named_modules():
             if self.is_head(name) and isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=HEAD_DEVIATION)
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.get_parameter("bias"))
             elif isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
@@ -188,7 +191,8 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         """
         if STEM not in state:
             return
-        conv, bn = self.base.layer1.conv1
+        stem: Any = self.base.layer1
+        conv, bn = stem.conv1
         std = torch.tensor(IMAGENET_STD, dtype=torch.float64)
         s = 255 * std.mean()
         weight = (conv.weight.double() * (s / (255 * std))[:, None, None]).flip(1)
@@ -227,7 +231,7 @@ def shrink(x: Tensor, scale: float) -> Tensor:
     Positions are mapped by ``scale`` itself and not by the ratio of the rounded sides, unless a
     side would be below 1.
     """
-    to = {"scale_factor": scale}
+    to: dict[str, Any] = {"scale_factor": scale}
     if min(x.shape[2:]) * scale < 1:
         to = {"size": [max(1, int(side * scale)) for side in x.shape[2:]]}
     return F.interpolate(x, **to, mode="bilinear", align_corners=False)

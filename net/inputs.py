@@ -21,8 +21,8 @@ def normalise(
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> Tensor:
     """Return (x / 255 - mean) / std, float32, of uint8 RGB (..., 3, H, W)."""
-    mean, std = (constant(values, pixels.device) for values in (mean, std))
-    return (pixels.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    shift, scale = (constant(values, pixels.device).view(3, 1, 1) for values in (mean, std))
+    return (pixels.float() / 255 - shift) / scale
 
 
 def inside(box: Tensor, size: int, samples: int) -> Tensor:

@@ -8,7 +8,7 @@ Letters in shapes: B pictures, h x w the map at stride 4, N = h w positions, hei
 sources of pairs, G offsets, L cells of the longest of their paths.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -34,6 +34,9 @@ class Pairs:
         difference: (B, 2, *S[1:]), D - (dy, dx) of a foreground pair, D of any other. Its absolute
             value is the displacement loss. None without displacements.
     """
+
+    at_source: Callable[[Tensor], Tensor]  # the values of maps (.., h, w) at the sources
+    at_end: Callable[[Tensor], Tensor]  # and at the destinations
 
     def describe(self, edge: Tensor, displacement: Tensor | None, labels, offset: Tensor) -> None:
         """Set the attributes from 1 - p and the maps; ``offset`` (dy, dx) fits (2, *S[1:])."""
@@ -79,7 +82,7 @@ class OffsetPairs(Pairs):
 
 def by_offset(edge, displacement, label, num_classes: int, radius: float) -> Iterator[OffsetPairs]:
     """Yield the pairs of some pictures, see :func:`net.irn_loss.loss_sums`, offset by offset."""
-    area = sources(*edge.shape[1:], radius)
+    area = sources(edge.shape[1], edge.shape[2], radius)
     maxima = PathMaxima(edge, radius)
     labels = LabelPairs(label, num_classes)
     for path in search_paths(radius):

@@ -103,7 +103,7 @@ class ResNet50(nn.Module):
     def stages(self) -> list[nn.Module]:
         """Return the stem (conv1, bn1, ReLU, max pool) and the four layers, in order."""
         stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
-        return [stem, self.layer1, self.layer2, self.layer3, self.layer4]
+        return [stem, *(self.get_submodule(f"layer{number}") for number in range(1, 5))]
 
     def forward(self, img: Tensor) -> list[Tensor]:
         """Return [x0, x1, x2, x3, x4], what the stages give for (B, 3, H, W) floats, normalised.
@@ -127,7 +127,7 @@ def fold_batch_norm(net: nn.Module) -> nn.Module:
     backbones = [module for module in net.modules() if isinstance(module, ResNet50)]
     for module in chain.from_iterable(list(backbone.modules()) for backbone in backbones):
         for (before, conv), (name, norm) in pairwise(list(module.named_children())):
-            if isinstance(norm, FixedBatchNorm):
+            if isinstance(norm, FixedBatchNorm) and isinstance(conv, nn.Conv2d):
                 setattr(module, before, fuse_conv_bn_eval(conv, norm))
                 setattr(module, name, nn.Identity())
     return net

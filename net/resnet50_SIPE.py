@@ -259,7 +259,7 @@ class Net(Method):
 class CAM(Net):
     """The network at inference under its published name: one picture, one scale."""
 
-    def forward(self, pair: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pair, label):
         """Return both maps, (C, h, w), as :meth:`localize` does.
 
         The pair is (2, 3, H, W), the normalised picture and its mirror image; the label (C, 1, 1)

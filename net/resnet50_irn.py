@@ -39,6 +39,8 @@ def cut(x: Tensor, like: Tensor) -> Tensor:
 class MeanShift(nn.Module):
     """Subtract a mean, in evaluation mode only; the training program measures it at its end."""
 
+    running_mean: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("running_mean", torch.zeros(channels))

@@ -6,7 +6,7 @@ map of logits.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -55,6 +55,7 @@ class SegmentationNetwork(nn.Module):
     stem: str
     classifier: str
     block: str
+    architecture: Callable[[Blocks | None], str]  # whose ImageNet weights it starts from
 
     def __init__(self, num_classes: int, width: int, blocks: Blocks, **more: Any) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class SegmentationNetwork(nn.Module):
         """
         return prepare(pictures, box, cls.normalise)
 
-    def resize(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize(self, maps: Tensor, size: Sequence[int]) -> Tensor:
         """Return (B, C, h, w) maps at ``size``, bilinear; maps of that size as they are.
 
         Half precision becomes float32 first: its steps would show in what is interpolated.
@@ -116,7 +117,7 @@ class SegmentationNetwork(nn.Module):
         named = {renamed(name, cls.aliases): value.shape for name, value in state.items()}
         begins = {match[0]: match[1] for name in named if (match := re.match(cls.block, name))}
         stages = Counter(begins.values())
-        config = {"blocks": [stages[stage] for stage in "2345"]}
+        config: dict[str, Any] = {"blocks": [stages[stage] for stage in "2345"]}
         for argument, name in (("width", cls.stem), ("num_classes", cls.classifier)):
             if name in named:
                 config[argument] = named[name][:1].numel()
@@ -133,7 +134,7 @@ class SegmentationNetwork(nn.Module):
         The backbone learns at ``lr``, the weights of the head at ``head_lr`` times that, its biases
         at twice the rate of the weights and without decay. No convolution of a backbone has a bias.
         """
-        parts = {"backbone": [], "weight": [], "bias": []}
+        parts: dict[str, list[nn.Parameter]] = {"backbone": [], "weight": [], "bias": []}
         for name, parameter in self.named_parameters():
             part = name.rpartition(".")[2] if self.is_head(name) else "backbone"
             parts[part].append(parameter)
@@ -159,7 +160,7 @@ def nearest_indices(source: int, target: int, device: torch.device) -> Tensor:
     return torch.from_numpy(picked).to(device)
 
 
-def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
     """Return (B, *size) labels, picked from (B, H, W) by Pillow's nearest rule."""
     rows, columns = (
         nearest_indices(source, target, labels.device)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tool import checkpoint
 from tool.errors import InputError, naming
@@ -42,7 +42,7 @@ def read_pretrained(
     return checkpoint.load_state(path)
 
 
-def restore(network: type[nn.Module], content: dict[str, Any], **options: Any) -> nn.Module:
+def restore(network: type[Any], content: dict[str, Any], **options: Any) -> Any:
     """Return the trained network, evaluating, of what ``tool.checkpoint.load`` read.
 
     The checkpoints of this project have a ``config``, the arguments that make the network again. A
@@ -63,9 +63,7 @@ def restore(network: type[nn.Module], content: dict[str, Any], **options: Any) -
         return net.eval()
 
 
-def make(
-    network: type[nn.Module], state: dict[str, Tensor], config: Any = None, **options: Any
-) -> nn.Module:
+def make(network: type[Any], state: dict[str, Tensor], config: Any = None, **options: Any) -> Any:
     """Return a network with random weights, of the size of those in a file.
 
     Args:

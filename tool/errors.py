@@ -30,7 +30,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def naming(source: str | Path) -> Iterator[None]:
+def naming(source: str | Path | None) -> Iterator[None]:
     """Put ``source`` before the message of an InputError that does not contain it.
 
     A lack of memory becomes such an InputError.

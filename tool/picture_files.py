@@ -171,9 +171,7 @@ class PictureFile:
         self.image.load()  # of a damaged one, EXIF would hide the error
         return self.upright(self.image)
 
-    def rgb(
-        self, bands: Sequence[int] | None, value_range: tuple[float, float] | None
-    ) -> Image.Image:
+    def rgb(self, bands: Sequence[int] | None, value_range: Sequence[float] | None) -> Image.Image:
         """Return the upright RGB of :func:`tool.pictures.read_rgb`."""
         values, alpha = self.samples(bands, value_range)
         if value_range is not None:
@@ -196,7 +194,7 @@ class PictureFile:
         return self.upright(Image.fromarray(colours))
 
     def samples(
-        self, bands: Sequence[int] | None, value_range: tuple[float, float] | str | None
+        self, bands: Sequence[int] | None, value_range: Sequence[float] | str | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return samples, (H, W, 3) or of grey (H, W, 1), and transparency, (H, W, 1) in [0, 1].
 

@@ -1,7 +1,7 @@
 """Reading pictures and masks of any kind, writing palette labels, drawing maps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -29,7 +29,7 @@ GREY = 140  # a white pixel without a label, beside regions in their colours
 def read_rgb(
     path: str | Path,
     bands: Sequence[int] | None = None,
-    value_range: tuple[float, float] | None = None,
+    value_range: Sequence[float] | str | None = None,
 ) -> Image.Image:
     """Read the first frame of a picture in one of FORMATS as RGB, upright as viewers show it.
 
@@ -165,7 +165,10 @@ def with_legend(drawing: np.ndarray, names: dict[int, str]) -> np.ndarray:
 
 
 def save_label_drawing(
-    path: str | Path, picture: np.ndarray, label: np.ndarray, names: Sequence[str]
+    path: str | Path,
+    picture: np.ndarray,
+    label: np.ndarray,
+    names: Mapping[int, str] | Sequence[str],
 ) -> None:
     """Write a label, uint8 (H, W), over its picture, with a legend; ``names`` are by class id."""
     shown = {k: names[k] for k in np.unique(label).tolist() if k not in (0, UNSURE)}
