@@ -12,6 +12,7 @@ import torch
 from processes import together
 
 import cam2ir
+from tests.tiny import command_lines
 from tool import distributed
 from tool.checkpoint import load_state
 
@@ -78,12 +79,14 @@ def test_irn_weights_do_not_depend_on_the_number_of_processes(run, tmp_path):
 
 
 @pytest.fixture
-def trained(flags, run, tmp_path) -> Path:
-    """The session of both fixtures, with the classifier's and IRN's weights."""
+def trained(flags, run, tiny, weights, tmp_path) -> Path:
+    """The session of both fixtures, with the weights of all three networks."""
     output = tmp_path / "out.txt"
     cam2ir.main(run["cam2ir"])
     together("train_resnet50_SIPE", flags["train"], 1, output)
     together("train_irn", run["train_irn"], 1, output)
+    segmentation = command_lines(tiny, tmp_path / "run", weights)["train_seg"]
+    together("train_seg", [*segmentation, "--label_dir", str(tiny / "masks")], 1, output)
     return tmp_path / "run"
 
 
@@ -96,8 +99,9 @@ def test_programs_that_write_a_file_a_picture_write_the_same(flags, trained, tmp
         common = [*flags["make_cam"], "--session_name", str(session)]
         labels = [*common, "--irn_crop_size", "80"]
         crf = [*labels, "--refine", "crf", "--sem_seg_out_dir", str(session / "crf_label")]
-        programs = ("make_cam", "cam2ir", "make_seg_labels", "make_seg_labels")
-        for program, command in zip(programs, (common, common, labels, crf), strict=True):
+        commands = {"make_cam": [common], "cam2ir": [common], "make_seg_labels": [labels, crf]}
+        commands["infer_seg"] = [[*common, "--crf_iterations", "1"]]
+        for program, command in ((name, one) for name in commands for one in commands[name]):
             together(program, command, number, tmp_path / "out.txt")
         content = {}
         for path in session.glob("*/*.*"):
@@ -106,7 +110,7 @@ def test_programs_that_write_a_file_a_picture_write_the_same(flags, trained, tmp
             elif path.suffix == ".npz":
                 with np.load(path) as file:
                     content[path.name] = {name: file[name].tobytes() for name in file.files}
-        assert len(content) == 4 * 6
+        assert len(content) == 5 * 6
         found.append(content)
     assert found[0] == found[1] == found[2]
 
