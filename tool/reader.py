@@ -27,7 +27,6 @@ import io
 import json
 import os
 import re
-import stat
 import sys
 import traceback
 import unicodedata
@@ -118,17 +117,14 @@ def regular(path: str | Path, missing: str | None = None) -> Path:
     """
     path = Path(path)
     with decoding(path, "Give another path."):
-        try:
-            mode = os.stat(path).st_mode
-        except (FileNotFoundError, NotADirectoryError) as error:
-            missing = missing or f"There is no file {path}."
-            if path.is_symlink():
-                missing = f"{path} is a link to {os.readlink(path)}, which is missing."
-            raise InputError(missing) from error
-    if not stat.S_ISREG(mode):
-        kind = "folder" if stat.S_ISDIR(mode) else "pipe, a device or a socket"
-        raise InputError(f"{path} is a {kind}. Give a file.")
-    return path
+        if path.is_file():
+            return path
+        if path.exists():
+            kind = "folder" if path.is_dir() else "pipe, a device or a socket"
+            raise InputError(f"{path} is a {kind}. Give a file.")
+        if path.is_symlink():
+            missing = f"{path} is a link to {os.readlink(path)}, which is missing."
+        raise InputError(missing or f"There is no file {path}.")
 
 
 def check_exist(paths: Sequence[Path], what: str, remedy: str) -> None:
