@@ -8,7 +8,9 @@ FAULTS = {
         ('args.pretrained or "imagenet"', "args.pretrained", "backbones unless_a_file"),
         ("args.val_list or dataset.eval_list", "dataset.train_list", "training not_named"),
         ("partial(learning_rate, args.lr)", "partial(learning_rate, 0.1)", "training every_update"),
-        ("terms, args.gsc_weight)", "terms, 1)", "programs gsc_weight"),
+        ("(terms, args.gsc_weight", "(terms, 1", "programs gsc_weight"),
+        ('"GSC": gsc_weight, **others}', '"GSC": gsc_weight}', "any_network weighed"),
+        (" or args.network != cli.NETWORK", "", "any_network every_program"),
         (" * share).backward()", ").backward()", "distributed sipe_weights"),
         ("net.prepare(window, box)", "net.prepare(window)", "training windows_and_masks"),
         ("return keys[maps.argmax(0)]", "return maps.argmax(0)", "training class_ids"),
@@ -128,10 +130,16 @@ FAULTS = {
     "tool/optimizer.py": [
         ("POWER = 0.9", "POWER = 1.0", "training polynomial"),
         ('= lr * group["lr_scale"]', "= lr", "training every_update"),
+        ('group.get("lr", lr) / lr if lr else 1', "1", "any_network plain_groups"),
     ],
     "make_cam.py": [
         (
             "setattr(net, name, given)",
+            "pass",
+            "programs flags_of_the_maps",
+        ),
+        (
+            "setattr(args, name, getattr(net, name, None))",
             "pass",
             "programs flags_of_the_maps",
         ),
@@ -424,6 +432,14 @@ FAULTS = {
         ('about["mean"], about', 'about["std"], about', "backbones deviation"),
         ("-width % cell, 0, -height", "-height % cell, 0, -width", "backbones any_size"),
         ("names - self.net.state_dict().keys()", "names", "backbones weights"),
+    ],
+    "net/method.py": [
+        ("if noted != name:", "if False:", "any_network one_of_training"),
+        ("if parameter not in known", "if True", "any_network defaults"),
+        ("-(-size // self.stride)", "size // self.stride", "any_network defaults"),
+        ("x[1::2].flip(3)) / 2", "x[1::2]) / 2", "any_network defaults"),
+        ("mean=self.mean, std=self.std", "mean=self.std, std=self.mean", "any_network defaults"),
+        ("labels.repeat_interleave(2, 0)", "labels.repeat(2, 1, 1, 1)", "any_network defaults"),
     ],
     "net/weights.py": [
         ("needed > held or not", "not", "backbones hostile"),

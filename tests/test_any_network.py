@@ -1,6 +1,7 @@
 """A network that shares nothing with ResNet-50, from the user's folder, through every program."""
 
 import csv
+import importlib.util
 import json
 import shutil
 import sys
@@ -14,6 +15,7 @@ from processes import start, together
 
 import cam2ir
 import eval_cam
+import export_onnx
 import make_cam
 import predict
 import train_resnet50_SIPE as train
@@ -96,6 +98,9 @@ def test_any_network_goes_through_every_program(training, flags, home, tiny, tmp
     assert np.array_equal(read_mask(tmp_path / "out/d_mask.png"), expected)
     predict.main([str(tiny / "images/d.png"), *output, *OURS])
     assert json.loads((tmp_path / "out/d.json").read_text())["labels"] == "guessed"
+
+    if importlib.util.find_spec("onnx"):
+        export_onnx.main(["--session_name", str(session), *OURS])
 
     report.main([str(session)])
     assert "loss_size" in (session / "report.html").read_text()
@@ -207,6 +212,7 @@ def test_a_file_without_config_is_no_file_of_such_a_network(home, tmp_path):
 def test_defaults_of_the_base_class():
     class Net(Method):
         stride = 8
+        mean, std = (0.5, 0.25, 0), (0.5, 1, 1)
 
         def __init__(self):
             super().__init__(3)
@@ -229,6 +235,9 @@ def test_defaults_of_the_base_class():
     assert torch.equal(net.scores(img), net(img, torch.ones(2, 3, 1, 1))["score"])
     pairs = torch.stack([img, img.flip(3)], 1).flatten(0, 1)
     labels = torch.tensor([[1.0, 1, 0], [1, 0, 1]])[..., None, None]
+    windows = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    prepared = net.prepare(windows, torch.tensor([[0, 0, 1, 2]]))[0]
+    assert prepared.tolist() == [[[one] * 2, [0] * 2] for one in (1, 0.75, 1)]
     cam, is_cam = net.localize(pairs, labels)
     straight, mirrored = net(img, labels)["cam"], net(img.flip(3), labels)["cam"].flip(3)
     torch.testing.assert_close(cam, (straight + mirrored) / 2)

@@ -8,6 +8,8 @@ import importlib.util
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,6 +183,13 @@ def test_variables_of_the_scripts(document):
     programs = {name: program for program, name in FLAGS.items()} | {"PREPARE_FLAGS": "data.coco"}
     for name, flags in re.findall(r'\b([A-Z2]+_FLAGS)="([^"]*)"', text):
         assert takes(parser_of(programs[name]), shlex.split(flags)), (name, flags)
+
+
+def test_snippets_are_formatted(document):
+    for snippet in re.findall(r"```python\n(.*?)```", document.read_text(), re.S):
+        ruff = ["ruff", "format", "--isolated", "--line-length", "100", "--check", "-"]
+        end = subprocess.run([sys.executable, "-m", *ruff], input=snippet, text=True)
+        assert not end.returncode, snippet
 
 
 PUBLISHED = {

@@ -1,15 +1,64 @@
-"""examples/own_method.py runs through step 1 and computes something else than SIPE."""
+"""The methods of docs/own_method.md and of examples/own_method.py, from elsewhere."""
 
+import csv
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import make_cam
 import train_resnet50_SIPE as train
 from examples import own_method
 from net import resnet50_SIPE as sipe
+from net.method import import_network
 from tool.maps import read_maps
+
+TEXT = (Path(__file__).parent.parent / "docs/own_method.md").read_text()
+SNIPPETS = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", TEXT, re.S))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """The modules of the document in the working directory."""
+    for name, snippet in SNIPPETS.items():
+        (tmp_path / f"{name}.py").write_text(snippet)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return tmp_path
+
+
+def test_every_snippet_is_run():
+    assert list(SNIPPETS) == ["my_cam", "my_recam"]
+    assert TEXT.count("```python") == len(SNIPPETS)
+
+
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_the_methods_of_the_document_train_and_localize(name, home, flags):
+    network, backbone = ["--network", name], ["--backbone", "resnet50"]
+    train.main([*flags["train"], *network, *backbone, "--loss_weight", "CLS=0.5"])
+    make_cam.main([*flags["make_cam"], *network, "--scales", "1.0", "--save_cam"])
+    maps = read_maps(home / "run/npy", "d")
+    if name == "my_cam":
+        np.testing.assert_allclose(maps["IS_CAM"][1:], maps["CAM"], atol=1e-5)
+    with open(home / "run/curves.csv") as file:
+        losses = [name for name in next(csv.reader(file)) if name.startswith("loss_")]
+    expected = {"my_cam": ["cls"], "my_recam": ["cls", "gsc", "rec"]}[name]
+    assert losses == [f"loss_{name}" for name in expected]
+
+
+def test_the_further_loss_of_the_document_by_hand(home):
+    torch.manual_seed(0)
+    net = import_network("my_recam")(4, None, width=4)
+    out = net(torch.randn(2, 3, 64, 64), torch.ones(2, 4, 4, 4))
+    assert out["again"].shape == (2, 3, 3)
+    label = torch.tensor([[0, 1, 1], [0, 0, 0]])
+    rows = out["again"][0].double().log_softmax(1)
+    expected = -(rows[1, 1] + rows[2, 2]) / 2  # of two pictures, one without a class
+    assert float(net.losses(out, label)["REC"]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def plain_round(maps, feature, seed_feature):

@@ -93,7 +93,7 @@ def test_pictures_of_any_size_have_maps(trained, tiny, session):
     assert "1 pictures of more than 2500 pixels were reduced" in (session / "run.log").read_text()
 
 
-def test_flags_of_the_maps_reach_network_and_pictures(trained, monkeypatch):
+def test_flags_of_the_maps_reach_network_and_pictures(trained, session, monkeypatch):
     """And without them, those of the released code."""
     infer, picture_of, used = make_cam.infer, make_cam.scaled_picture, []
 
@@ -115,6 +115,8 @@ def test_flags_of_the_maps_reach_network_and_pictures(trained, monkeypatch):
         used.clear()
         make_cam.main([*trained["make_cam"], *flags, "--restart"])
         assert set(used) == expected
+        noted = json.loads((session / "npy/settings.json").read_text())
+        assert (noted["seed_feature"], noted["competitors"]) in expected
 
 
 def test_pictures_in_batches_have_the_maps_of_single_ones(trained, tiny, session):

@@ -69,10 +69,3 @@ def test_every_snippet_runs_in_the_order_of_the_page(folder):
     assert (folder / "predictions/beach_mask.png").is_file()
     assert "[0 1 3]" in end.stdout
     assert Predictor("own.pth", "cpu").all_names == NAMES
-
-
-@pytest.mark.parametrize("snippet", SNIPPETS)
-def test_snippets_are_formatted(snippet):
-    ruff = ["ruff", "format", "--isolated", "--line-length", "100", "--check", "-"]
-    end = subprocess.run([sys.executable, "-m", *ruff], input=snippet, text=True)
-    assert not end.returncode
