@@ -192,9 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
     rate = partial(learning_rate, args.lr, every=args.lr_every, past=args.lr_past)
     model = training.begin(net, groups, rate)
-    for step, batch in training.steps():
-        # Dropout is a function of (seed, step) alone: a continued run draws what a whole one draws.
-        torch.manual_seed((args.seed << 32) + step)
+    for _, batch in training.steps():
         loss = accumulated_step(model, net, batch, args.accumulate, args.amp)
         training.update({"CE": loss})
     training.finish()

@@ -223,6 +223,8 @@ class Training:
             self.step, self.row = step, {}
             set_learning_rate(self.optimizer, self.rate(step, self.total))
             self.optimizer.zero_grad()
+            # Dropout is a function of seed and step: a continued run draws what a whole one draws.
+            torch.manual_seed((args.seed << 32) + step)
             yield step, batch
             if self.row and distributed.is_main():
                 self._write_row()

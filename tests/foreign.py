@@ -7,7 +7,7 @@ from net.resnet50_SIPE import general_cam
 
 
 class Net(Method):
-    """One convolution of stride 8, batch normalisation and a classifier: its CAM."""
+    """One convolution of stride 8, batch normalisation, dropout and a classifier: its CAM."""
 
     stride = 8
     mean = std = (0.5, 0.5, 0.5)
@@ -17,11 +17,12 @@ class Net(Method):
         self.stem = nn.Conv2d(3, features, 9, 8, 4)
         self.norm = nn.BatchNorm2d(features)
         self.classifier = nn.Conv2d(features, num_classes - 1, 1)
+        self.dropout = nn.Dropout(0.2)
         self.never_used = nn.Linear(2, 2)
 
     def forward(self, img: Tensor, valid_mask: Tensor) -> dict[str, Tensor]:
         """Return logits and CAM, which is IS-CAM too."""
-        logits = self.classifier(self.norm(self.stem(img)).relu())
+        logits = self.classifier(self.dropout(self.norm(self.stem(img)).relu()))
         cam = general_cam(logits) * valid_mask
         return {"score": logits.mean((2, 3)), "cam": cam, "IS_cam": cam}
 

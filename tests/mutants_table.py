@@ -53,7 +53,6 @@ FAULTS = {
         ),
         ("args.weight_decay, args.head_lr)", "args.weight_decay)", "training flags_reach"),
         ("every=args.lr_every", "every=1", "training every_update"),
-        ("(args.seed << 32) + step", "(args.seed << 32)", "training own_seed"),
         (
             "getattr(args, name) for name in",
             "getattr(recipe, name) for name in",
@@ -126,6 +125,7 @@ FAULTS = {
         ('load_optimizer(self.optimizer, self.begun["optimizer"])', "pass", "seg continued"),
         ("first_change(noted, now)", "first_change(noted, {})", "training something_else"),
         ("self.optimizer.zero_grad()", "pass", "restart sipe"),
+        ("(args.seed << 32) + step", "(args.seed << 32)", "training own_seed"),
     ],
     "tool/optimizer.py": [
         ("POWER = 0.9", "POWER = 1.0", "training polynomial"),
@@ -318,8 +318,8 @@ FAULTS = {
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
         ("torch.randint(LARGEST, ()).item()", "0", "loaders plain_loader"),
         (
-            '"label": self.labels[index], "pictures"',
-            '"label": self.labels[index - 1], "pictures"',
+            '([image_id])[0], "pictures"',
+            '([image_id])[0] * 0, "pictures"',
             "loaders scaled_pictures",
         ),
         ("        event.synchronize()\n", "", "gpu waited_for"),
