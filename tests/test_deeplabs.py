@@ -155,7 +155,7 @@ def test_first_weights_fit_wholly(kind, tmp_path, change):
     else:
         del state[name if change == "missing" else kind.network.stem]
     torch.save(state, tmp_path / "odd.pth")
-    expected = {"left over": "extra", "a stage": "blocks", "a stem": "width"}
+    expected = {"left over": "extra", "a stage": "blocks", "a stem": kind.network.stem}
     with pytest.raises(InputError, match=rf"odd\.pth.*({expected.get(change, name)})"):
         build(kind.network, 3, tmp_path / "odd.pth")
 

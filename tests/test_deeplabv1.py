@@ -171,7 +171,7 @@ def test_the_mxnet_file_initialises_the_backbone(tmp_path):
     ("change", "message"),
     [
         (lambda a: a.pop("aux:bn7_moving_var"), "missing: backbone.bn7.running_var"),
-        (lambda a: a.pop("arg:conv1a_weight"), "width"),
+        (lambda a: a.pop("arg:conv1a_weight"), "missing: backbone.conv1a.weight"),
     ],
 )
 def test_mxnet_files_that_do_not_fit_are_named(tmp_path, change, message):
