@@ -1,8 +1,9 @@
 """From pictures to masks in one command, with a trained network and without a dataset.
 
 Reads   a checkpoint of step 1.1 or 3.1 (or a published one), and pictures or folders of them
-Writes  <out_dir>/<id>_mask.png (class ids), <id>_overlay.png, <id>_heat_<class>.png and <id>.json;
-        a folder of its own, where what is there of the same picture and settings is kept
+Writes  <out_dir>/<id>_mask.png (class ids), <id>_overlay.png, <id>_heat_<class>.png and <id>.json,
+        with --explain <id>_explain.png, the steps of the method; a folder of its own, where what is
+        there of the same picture and settings is kept
 Try     python predict.py photo.jpg --session_name demo --labels square,disc
         python predict.py photos --session_name exp --ckpt seg_deeplabv2_resnet101.pth
 
@@ -13,6 +14,7 @@ values of pictures come from the checkpoint. The same from Python:
     from predict import Predictor
     predictor = Predictor("demo/ckpt/final.pth")
     prediction = predictor("photo.jpg", labels=["disc"])
+    predictor.explain("photo.jpg", labels=["disc"]).draw().savefig("explained.png")
 """
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
@@ -25,7 +27,7 @@ from data.lists import PICTURE_ENDINGS, strip_ending, visible
 from data.predictor import REFINE, Predictor
 from net.recipes import MODELS
 from tool import cli
-from tool.errors import InputError
+from tool.errors import InputError, naming
 from tool.reader import check_exist
 from tool.progress import progress
 from tool.record import Outputs
@@ -49,6 +51,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         help="of the classes that the pictures show, between commas; none: background only; "
         "without the flag they are guessed",
     )
+    explain = "draw the steps of the method, too; the mask is refined by the CRF"
+    parser.add_argument("--explain", action="store_true", help=explain)
     parser.add_argument("--out_dir", type=Path, default=Path("predictions"), help="folder to write")
     parser.add_deciding(
         "--refine",
@@ -107,16 +111,18 @@ def main(arguments: list[str] | None = None) -> None:
     if args.labels is None:
         log.warning("no --labels: the classes are GUESSED from the pictures, which may be wrong")
     else:
-        predictor.ids_of(args.labels)  # an unknown name ends the program here
-    settings = f"{predictor.digest} {predictor.all_names} {args.labels} {how}"
+        predictor.label_of(args.labels)  # an unknown name ends the program here
+    settings = f"{predictor.digest} {predictor.all_names} {args.labels} {args.explain} {how}"
     paths = list(pictures.values())
     sources = {"picture": paths, "settings": [settings] * len(paths)}
     outputs = Outputs(
         args.out_dir, args.out_dir, "predict", {}, (), list(pictures), ".json", sources
     )
     todo = outputs.open(args.restart, predictor.device)
+    predict = predictor.explain if args.explain else predictor
     for image_id in progress(todo, len(todo), "predict"):
-        prediction = predictor(pictures[image_id], args.labels)
+        with naming(pictures[image_id]):
+            prediction = predict(pictures[image_id], args.labels)
         log.info("%s: %s", pictures[image_id], ", ".join(prediction.names[1:]) or "no class")
         prediction.save(args.out_dir, image_id)
     outputs.finish()

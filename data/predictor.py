@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, overload
@@ -18,6 +19,7 @@ from data.inference import GPU_BATCH, SCALES, infer, load_network, mean_logits, 
 from data.lists import plain
 from data.loaders import to_device
 from data.picture_loop import batches_of
+from data.prediction import Explanation, Prediction
 from data.transforms import VIEWS, reduce, rescale
 from data.voc import VOC
 from net.method import import_network
@@ -25,17 +27,17 @@ from net.recipes import MODELS
 from net.weights import restore
 from tool import checkpoint, cli
 from tool.crf import crf_inference_label
-from tool.errors import InputError, naming
+from tool.errors import InputError
 from tool.maps import fuse
 from tool.picture_files import rgb_on_white
-from tool.pictures import overlay, read_rgb, save_label, save_label_drawing, save_rgb
+from tool.pictures import read_rgb
 from tool.reader import Between, check, decoding
-from tool.writer import own_folder, read_note, safe_name, write_json
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 Labels = str | Sequence[str] | None
 
 REFINE = ("none", "crf")
+STAGES = ("cam", "seeds", "probs", "prototypes", "IS_cam")
 BAND = Between(1)
 # What a checkpoint of ours notes beside its weights.
 NOTED = {
@@ -61,107 +63,30 @@ def rgb_of(
         bands, value_range: of files, see :func:`tool.pictures.read_rgb`.
 
     Raises:
-        InputError: the file cannot be read; shape, dtype or values are not as above.
-        TypeError: the picture is nothing of these.
+        InputError: the file cannot be read, or the picture is nothing of these.
     """
     if isinstance(picture, str | Path):
         return read_rgb(picture, bands, value_range)
-    taken = (
-        "A picture is a path, a PIL image of 8 bits, an array (H, W, 3) uint8, or a tensor "
-        "(3, H, W), uint8 or real numbers in [0, 1]"
-    )
-    if isinstance(picture, Image.Image):
-        if picture.mode.startswith(("I", "F")):
-            raise InputError(f"{taken}, not a PIL image of mode {picture.mode}.")
-        with decoding("The PIL image", "Give another one."):
+    if isinstance(picture, Image.Image) and not picture.mode.startswith(("I", "F")):
+        with decoding("The picture", "Give another one."):
             return rgb_on_white(ImageOps.exif_transpose(picture))
-    if not isinstance(picture, np.ndarray | Tensor):
-        raise TypeError(f"{taken}, not a {type(picture).__name__}.")
-    what, pixels = f"{picture.dtype} {tuple(picture.shape)}", picture
-    if isinstance(pixels, Tensor):
-        if pixels.is_floating_point():
-            if not ((pixels >= 0) & (pixels <= 1)).all():
-                raise InputError(f"{taken}, not one with NaN or numbers outside [0, 1].")
-            pixels = (pixels.float() * 255).round().byte()
-        pixels = pixels.detach().cpu().numpy()
-        pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
-    if not pixels.size or pixels.shape[2:] != (3,) or pixels.dtype != np.uint8:
-        raise InputError(f"{taken}, not {what}.")
-    return Image.fromarray(pixels)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a network says of one picture.
-
-    Attributes:
-        picture: uint8 (h, w, 3) RGB, reduced where it is large.
-        size: (H, W) of the picture as it is.
-        names: of the P classes that have maps, background first.
-        keys: their ids, int64 (P,).
-        maps: float32 (P, h, w) in [0, 1]: IS-CAM, or probabilities of a segmentation network.
-        mask: uint8 (h, w) of class ids.
-        scores: class name -> score in [0, 1] of every foreground class: the classifier's
-            probability, or the largest one of all pixels.
-        guessed: nobody named the classes.
-    """
-
-    picture: np.ndarray
-    size: tuple[int, int]
-    names: list[str]
-    keys: np.ndarray
-    maps: np.ndarray
-    mask: np.ndarray
-    scores: dict[str, float]
-    guessed: bool
-
-    def about(self) -> dict[str, Any]:
-        """Return plain values: size, labels, scores, and the area and box of each class.
-
-        An area is in pixels of the picture as it is, and so is a box, [left, top, right, bottom],
-        end exclusive. The share of the area is in [0, 1].
-        """
-        classes, (height, width) = [], self.mask.shape
-        across, down = self.size[1] / width, self.size[0] / height
-        for key, name in zip(self.keys[1:].tolist(), self.names[1:], strict=True):
-            area = self.mask == key
-            share = float(area.mean())
-            ends, box = Image.fromarray(area).getbbox(), None
-            if ends:
-                box = [round(end * by) for end, by in zip(ends, (across, down) * 2, strict=True)]
-            classes.append(
-                {
-                    "name": name,
-                    "id": key,
-                    "score": self.scores[name],
-                    "box": box,
-                    "area": round(share * math.prod(self.size)),
-                    "area_share": share,
-                }
-            )
-        return {
-            "height": self.size[0],
-            "width": self.size[1],
-            "labels": "guessed" if self.guessed else "given",
-            "classes": classes,
-            "scores": self.scores,
-        }
-
-    def save(self, folder: str | Path, name: str) -> None:
-        """Write the mask at the picture's size, drawings of it and of the maps, and the JSON.
-
-        A folder of somebody else's files raises an InputError.
-        """
-        folder = Path(folder)
-        if not read_note(folder):
-            own_folder(folder, "predict")
-        save_label(folder / f"{name}_mask.png", self.mask, self.size)
-        names = dict(zip(self.keys.tolist(), self.names, strict=True))
-        save_label_drawing(folder / f"{name}_overlay.png", self.picture, self.mask, names)
-        for class_name, one in zip(self.names[1:], self.maps[1:], strict=True):
-            path = folder / f"{name}_heat_{safe_name(class_name)}.png"
-            save_rgb(path, overlay(self.picture, one))
-        write_json(folder / f"{name}.json", self.about())
+    array = picture
+    if isinstance(array, Tensor):
+        if array.is_floating_point() and ((array >= 0) & (array <= 1)).all():
+            array = (array.float() * 255).round().byte()
+        array = np.moveaxis(array.numpy(force=True), 0, -1)
+    if (
+        isinstance(array, np.ndarray)
+        and array.size
+        and (array.shape[2:], array.dtype) == ((3,), np.uint8)
+    ):
+        return Image.fromarray(array)
+    kind, what = getattr(picture, "dtype", "this"), getattr(picture, "shape", picture)
+    raise InputError(
+        "A picture is a path, a PIL image of 8 bits, an array (H, W, 3) uint8, or a tensor "
+        "(3, H, W), uint8 or real numbers that all lie in [0, 1]; not "
+        f"{kind} {what!s:.80}."
+    )
 
 
 class Predictor:
@@ -224,21 +149,21 @@ class Predictor:
         cli.place(self.net, self.device, channels_last=True)
         self.all_names = ["background", *_names_of(content, num_classes - 1, class_names)]
 
-    def ids_of(self, labels: str | Sequence[str]) -> list[int]:
-        """Return the class ids of names.
+    def label_of(self, names: str | Sequence[str]) -> Tensor:
+        """Return which classes are present, bool (C,), background among them.
 
         Raises:
             InputError: a name is no class of the network.
         """
-        labels = [labels] if isinstance(labels, str) else labels
-        known = {plain(name): key for key, name in enumerate(self.all_names) if key}
-        for name in labels:
-            if plain(name) not in known:
+        known, present = list(map(plain, self.all_names)), {0}
+        for name in [names] if isinstance(names, str) else names:
+            if plain(name) not in known[1:]:
                 raise InputError(
                     f"--labels: the network knows no class {name!r}; its classes are "
-                    f"{', '.join(known)}."
+                    f"{', '.join(known[1:])}."
                 )
-        return sorted({known[plain(name)] for name in labels})
+            present.add(known.index(plain(name)))
+        return torch.tensor([key in present for key in range(len(known))])
 
     @overload
     def __call__(self, picture: Picture, labels: Labels = None) -> Prediction: ...
@@ -257,25 +182,24 @@ class Predictor:
                 Of a list of pictures, None or a list with such labels for each.
 
         Raises:
-            InputError: a picture cannot be read or has other values, a name is no class, or there
-                are not as many labels as pictures.
-            TypeError: a picture is nothing that :func:`rgb_of` takes.
+            InputError: a picture is none or cannot be read, or a name is no class.
+            ValueError: there are not as many labels as pictures.
         """
-        if not isinstance(picture, list | tuple):
+        if not isinstance(picture, list):
             return self([picture], [labels])[0]
-        labels = [None] * len(picture) if labels is None else labels
-        if len(labels) != len(picture):
-            raise InputError(f"Give {len(picture)} pictures as many labels, and not {labels}.")
-        items = [self._item(*pair) for pair in zip(picture, labels, strict=True)]
+        labels, items = [None] * len(picture) if labels is None else labels, []
+        for one, names in zip(picture, labels, strict=True):
+            image = rgb_of(one, self.bands, self.value_range)
+            label = None if names is None else self.label_of(names)
+            pixels = np.array(reduce(image, self.max_pixels))
+            items.append({"picture": pixels, "size": image.size[::-1], "label": label})
         predict, names = self._segment if self.model else self._localize, self.all_names
         for batch in batches_of(sorted(items, key=itemgetter("size")), self.batch_size):
-            with naming(batch[0]["name"]):
-                results = list(predict(batch))
-            for item, (scores, keys, maps, mask) in zip(batch, results, strict=True):
+            for item, (scores, keys, maps, mask) in zip(batch, predict(batch), strict=True):
                 each = zip(names[1:], scores.tolist(), strict=True)
                 item["prediction"] = Prediction(
                     item["picture"],
-                    item["stored"],
+                    item["size"],
                     [names[key] for key in keys],
                     keys,
                     maps.cpu().numpy(),
@@ -285,24 +209,35 @@ class Predictor:
                 )
         return [item["prediction"] for item in items]
 
-    def _item(self, picture: Picture, labels: Labels) -> dict[str, Any]:
-        """Return a picture, and a label bool (C,), or None, as the methods below take them."""
-        name, label = str(picture) if isinstance(picture, str | Path) else "the picture", None
-        with naming(name):
-            image = rgb_of(picture, self.bands, self.value_range)
-        if labels is not None:
-            label = torch.zeros(len(self.all_names), dtype=torch.bool)
-            label[[0, *self.ids_of(labels)]] = True
-        pixels = np.array(reduce(image, self.max_pixels))
-        about = {"name": name, "stored": (image.height, image.width), "label": label}
-        return {**about, "picture": pixels, "size": pixels.shape[:2]}
+    @torch.inference_mode()
+    def explain(self, picture: Picture, labels: Labels = None) -> Explanation:
+        """Return what the network says of a picture, and every step of the method on the way.
+
+        Arguments and errors are those of a call with one picture; a network without seeds and
+        prototypes raises an InputError too. The mask is refined by the CRF.
+        """
+        if not hasattr(self.net, "stages"):
+            raise InputError(f"A {type(self.net).__name__} has no seeds and prototypes to explain.")
+        refined = copy(self)
+        refined.by_crf = True
+        found = refined(picture, labels)
+        present = self.label_of(found.names[1:]).float().to(self.device)
+        img = self.net.prepare(*self._scaled([found.picture], [1]))
+        stages = self.net.stages(torch.cat([img, img.flip(3)]), present.view(1, -1, 1, 1))
+        feature, shown = stages["feature"][0].cpu().numpy(), found.keys
+        of_classes = {name: stages[name][0, shown].cpu().numpy() for name in STAGES}
+        return Explanation(**vars(found), **of_classes, feature=feature)
+
+    def _scaled(self, pictures: list[np.ndarray], scales: Sequence[float]) -> list[Tensor]:
+        """Return pictures of one size, uint8 (B, 3, h, w), at every scale."""
+        images = [Image.fromarray(picture) for picture in pictures]
+        images = [rescale(image, min(1, self.longest / max(image.size))) for image in images]
+        resized = ([np.array(rescale(image, scale)) for image in images] for scale in scales)
+        return to_device((np.stack(s).transpose(0, 3, 1, 2) for s in resized), self.device)
 
     def _localize(self, items: list[dict[str, Any]]) -> Iterator[tuple]:
         """Yield scores (K,), keys, maps (P, h, w) and mask (h, w) by IS-CAM of each picture."""
-        images = [Image.fromarray(item["picture"]) for item in items]
-        images = [rescale(image, min(1, self.longest / max(image.size))) for image in images]
-        resized = ([np.array(rescale(image, scale)) for image in images] for scale in self.scales)
-        scaled = to_device((np.stack(s).transpose(0, 3, 1, 2) for s in resized), self.device)
+        scaled = self._scaled([item["picture"] for item in items], self.scales)
         img = self.net.prepare(scaled[0])
         scores = self.net.scores(img).sigmoid().cpu()  # (B, K)
         guesses = F.pad(scores > self.threshold, (1, 0), value=True)  # (B, C)
@@ -311,12 +246,11 @@ class Predictor:
         of_scales = infer(self.net, scaled, torch.stack(labels).numpy())
         for item, score, label, maps in zip(items, scores, labels, of_scales, strict=True):
             keys = label.nonzero()[:, 0].numpy()
-            fused = fuse([one[: len(keys)].float() for one in maps], item["size"])
+            picture = item["picture"]
+            fused = fuse([one[: len(keys)].float() for one in maps], picture.shape[:2])
             index = fused.argmax(0).cpu().numpy()
             if self.by_crf:
-                index = crf_inference_label(
-                    item["picture"], index, 10, len(keys), device=self.device
-                )
+                index = crf_inference_label(picture, index, 10, len(keys), device=self.device)
             yield score, keys, fused, keys[index]
 
     def _segment(self, items: list[dict[str, Any]]) -> Iterator[tuple]:

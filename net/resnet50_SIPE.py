@@ -247,13 +247,23 @@ class Net(Method):
 
         CAM includes absent classes, of which IS-CAM is zero.
         """
+        stages = self.stages(pairs, labels)
+        return stages["cam"], stages["IS_cam"]
+
+    def stages(self, pairs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return what all steps of the method give, of the arguments of :meth:`localize`.
+
+        They are ``cam``, what :meth:`explore` returns, and ``feature`` (B, D, h, w), whose
+        similarities make the seeds.
+        """
         features = self.forward_features(pairs)
         logits, feature, x4 = (x[::2] + x[1::2].flip(3) for x in features)
         with torch.autocast(pairs.device.type, enabled=False):  # argmax and maxima want float32
             cam = general_cam(logits)
             cam = {"all": cam, "present": cam * labels}[self.competitors]
             seed_feature = {"hierarchical": feature, "semantic": x4}[self.seed_feature]
-            return cam, self.explore(cam, labels, seed_feature, feature)["IS_cam"]
+            explored = self.explore(cam, labels, seed_feature, feature)
+            return {"cam": cam, "feature": seed_feature, **explored}
 
 
 class CAM(Net):

@@ -190,6 +190,8 @@ FAULTS = {
         ("np.array(reduce(image, self.max_pixels))", "np.array(image)", "predict large"),
         ("min(1, self.longest / max(image.size))", "1", "predict as_in_training"),
         ("fused, keys[index]", "fused, index", "predict mask_holds"),
+        ("refined.by_crf = True", "pass", "predict explanation_holds"),
+        ("torch.cat([img, img.flip(3)])", "torch.cat([img, img])", "predict explanation_holds"),
         (
             '[item["prediction"] for item in items]',
             '[item["prediction"] for item in batch]',
@@ -201,8 +203,11 @@ FAULTS = {
             "rgb_on_white(picture)",
             "predict turned",
         ),
-        ("round(share * math.prod(self.size))", "int(area.sum())", "predict boxes"),
         ("tuple(scales or SCALES)", "SCALES", "predict as_in_training"),
+    ],
+    "data/prediction.py": [
+        ("mask == key", "self.mask == key", "predict boxes"),
+        ("y * rows // height", "y * columns // width", "predict positions"),
     ],
     "predict.py": [
         ("**how)", '**{**how, "threshold": 0.5})', "predict decide_what"),

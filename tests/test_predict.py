@@ -15,11 +15,13 @@ import train_resnet50_SIPE
 import train_seg
 from data import picture_loop
 from data.predictor import Prediction, Predictor, rgb_of
-from net.resnet50_SIPE import Net
+from net.method import Method
+from net.resnet50_SIPE import Net, get_prototype, reactivate
 from tests import tiny
+from tool.crf import crf_inference_label
 from tool.errors import InputError
-from tool.maps import read_maps
-from tool.pictures import read_mask
+from tool.maps import fuse, read_maps
+from tool.pictures import label_colours, label_overlay, overlay, read_mask
 
 SEGMENTATION = "ckpt/seg_deeplabv2_resnet101.pth"
 
@@ -195,7 +197,7 @@ def test_boxes_and_shares_are_those_of_the_mask():
     cat, dog = prediction.about()["classes"]
     assert (cat["box"], cat["area"], cat["area_share"]) == (None, 0, 0)
     assert (dog["name"], dog["id"], dog["score"]) == ("dog", 2, 0.75)
-    assert (dog["box"], dog["area"], dog["area_share"]) == ([6, 2, 15, 6], 36, 0.25)
+    assert (dog["box"], dog["area"], dog["area_share"]) == ((6, 2, 15, 6), 36, 0.25)
     assert prediction.about()["labels"] == "guessed"
 
 
@@ -231,31 +233,26 @@ def test_images_are_turned_and_laid_on_white():
 
 
 NO_PICTURES = {
-    "NoneType": None,
-    "bytes": b"a.png",
-    "mode I;16": Image.new("I;16", (4, 4)),
-    "mode F": Image.new("F", (4, 4)),
-    r"uint8 \(4, 4\)": np.zeros((4, 4), np.uint8),
+    "this None": None,
+    "a.png": b"a.png",
+    "mode=I;16": Image.new("I;16", (4, 4)),
+    "mode=F": Image.new("F", (4, 4)),
+    r"not uint8 \(4, 4\)": np.zeros((4, 4), np.uint8),
     r"uint8 \(3, 4, 5\)": np.zeros((3, 4, 5), np.uint8),
     r"float64 \(4, 5, 3\)": np.zeros((4, 5, 3)),
-    r"torch.uint8 \(4, 5, 3\)": torch.zeros(4, 5, 3, dtype=torch.uint8),
-    r"torch.uint8 \(1, 3, 4, 5\)": torch.zeros(1, 3, 4, 5, dtype=torch.uint8),
-    r"torch.int64 \(3, 4, 5\)": torch.zeros(3, 4, 5, dtype=torch.int64),
-    r"torch.uint8 \(\)": torch.tensor(3, dtype=torch.uint8),
-    r"outside \[0, 1\]": torch.full((3, 4, 5), 1.01),
-    "NaN": torch.full((3, 4, 5), float("nan")),
+    r"not torch.uint8 .*\[4, 5, 3\]": torch.zeros(4, 5, 3, dtype=torch.uint8),
+    r"uint8 .*\[1, 3, 4, 5\]": torch.zeros(1, 3, 4, 5, dtype=torch.uint8),
+    r"int64 .*\[3, 4, 5\]": torch.zeros(3, 4, 5, dtype=torch.int64),
+    r"lie in \[0, 1\]; not torch.float32": torch.full((3, 4, 5), 1.01),
+    r"lie in \[0, 1\]; not torch.float64": torch.full((3, 4, 5), np.nan).double(),
     r"uint8 \(0, 5, 3\)": np.zeros((0, 5, 3), np.uint8),
 }
 
 
 @pytest.mark.parametrize("what", NO_PICTURES)
-def test_what_is_no_picture_is_said(sipe, what):
-    picture = NO_PICTURES[what]
-    kind = TypeError if picture is None or isinstance(picture, bytes) else InputError
-    with pytest.raises(kind, match=what):
-        rgb_of(picture)
-    with pytest.raises((TypeError, InputError), match=what):
-        sipe()([picture])
+def test_what_is_no_picture_is_said(what):
+    with pytest.raises(InputError, match=what):
+        rgb_of(NO_PICTURES[what])
 
 
 @pytest.mark.parametrize("network", ["sipe", "seg"])
@@ -279,9 +276,83 @@ def test_pictures_of_one_size_are_computed_together(images, request, monkeypatch
         assert (one.names, one.guessed) == (other.names, other.guessed)
         assert one.scores == pytest.approx(other.scores, abs=1e-5)
         np.testing.assert_allclose(one.maps, other.maps, atol=1e-4)
-    for wrong in (["red"], "red", []):
-        with pytest.raises(InputError, match="as many labels"):
+    for wrong in (["red"], []):
+        with pytest.raises(ValueError, match="argument"):
             predictor(pictures, wrong)
+
+
+def test_an_explanation_holds_every_step_of_the_method(images, sipe):
+    predictor, picture, labels = sipe(scales=[1.0]), images / "d.png", ["blue", "red"]
+    made, found = predictor.explain(picture, labels), predictor(picture, labels)
+    assert np.array_equal(made.maps, found.maps)
+    assert made.scores == found.scores
+    refined = crf_inference_label(made.picture, made.maps.argmax(0), 10, 3)
+    assert np.array_equal(made.mask, made.keys[refined])
+    assert not predictor.by_crf
+
+    stages = ("feature", "cam", "seeds", "prototypes", "IS_cam")
+    feature, cam, seeds, prototypes, is_cam = (
+        torch.from_numpy(getattr(made, name))[None] for name in stages
+    )
+    pixels = torch.from_numpy(made.picture).permute(2, 0, 1)[None]
+    img = predictor.net.prepare(torch.cat([pixels, pixels.flip(3)]))
+    label = torch.tensor([1, 1, 0, 1.0]).view(1, 4, 1, 1)
+    with torch.inference_mode():
+        expected = [maps[0, [0, 1, 3]] for maps in predictor.net.localize(img, label)]
+    assert torch.equal(cam[0], expected[0])
+    assert torch.equal(is_cam[0], expected[1])
+    torch.testing.assert_close(prototypes, get_prototype(seeds, feature))
+    torch.testing.assert_close(is_cam, reactivate(prototypes, feature))
+    np.testing.assert_allclose(fuse([is_cam[0]], made.mask.shape), made.maps, atol=1e-5)
+
+
+def test_similarities_are_those_of_the_pixels_position(images, sipe):
+    made = sipe(scales=[1.0]).explain(images / "a.png", "red")
+    assert made.feature.shape[1:] == (3, 3)  # of 40 x 48 pixels
+    feature = made.feature / np.linalg.norm(made.feature, axis=0)
+    for (x, y), (row, column) in {(47, 14): (1, 2), (15, 39): (2, 0)}.items():
+        expected = np.einsum("dhw,d->hw", feature, feature[:, row, column]).clip(0)
+        np.testing.assert_allclose(made.similarity(x, y), expected, atol=1e-6)
+
+
+def test_the_figure_has_the_steps_of_every_class(images, sipe):
+    made = sipe(scales=[1.0]).explain(images / "d.png", ["blue", "red"])
+    panels = np.reshape(made.draw().axes, (3, 4))
+    titles = [[axes.get_title() for axes in row] for row in panels]
+    assert titles[1] == ["similarity to the cross", *(f"seeds: {name}" for name in made.names)]
+    assert [row[2] for row in titles] == ["CAM: red", "seeds: red", "IS-CAM: red"]
+    shown = [[axes.images[0].get_array() for axes in row] for row in panels]
+    assert np.array_equal(shown[0][0], made.picture)
+    assert np.array_equal(shown[2][0], label_overlay(made.picture, made.mask))
+    assert np.array_equal(shown[2][3], overlay(made.picture, made.maps[2]))
+    lit = shown[1][3].sum(2) > 0.5 * made.picture.sum(2)
+    assert lit.mean() == pytest.approx(made.seeds[2].mean(), abs=0.1)
+    for axes in panels[:, 3]:
+        assert np.allclose(axes.spines["left"].get_edgecolor()[:3], label_colours()[3] / 255)
+    for axes, *others in panels[:2]:
+        x, y = (line[0] for line in axes.lines[0].get_data())
+        assert made.cam[1][y * 3 // made.mask.shape[0], x // 16] == made.cam[1].max()
+        assert not others[0].lines
+    assert made.draw((5, 7)).axes[0].lines[0].get_data() == ([5], [7])
+    assert len(sipe().explain(images / "a.png", []).draw().axes) == 6
+
+
+def test_networks_without_seeds_are_not_explained(images, sipe, seg):
+    foreign = sipe()
+    foreign.net = Method(4)
+    for predictor, name in ((seg(), "DeepLabV2_ResNet101_MSC"), (foreign, "Method")):
+        with pytest.raises(InputError, match=f"{name} has no seeds"):
+            predictor.explain(images / "a.png", "red")
+
+
+def test_the_program_explains_where_asked(session, images, tmp_path):
+    flags = ["--session_name", str(session), "--out_dir", str(tmp_path), "--device", "cpu"]
+    figure = tmp_path / "a_explain.png"
+    predict.main([str(images / "a.png"), *flags, "--labels", "red"])
+    assert not figure.exists()
+    predict.main([str(images / "a.png"), *flags, "--labels", "red", "--explain"])
+    assert Image.open(figure).width > 600
+    assert json.loads((tmp_path / "a.json").read_text())["classes"][0]["name"] == "red"
 
 
 def test_what_is_odd_is_named(session, images, tmp_path):

@@ -81,8 +81,8 @@ def figure(pictures: list[Shown]) -> Figure:
     """Return a figure of some pictures, spread evenly over those that are drawn as the first is."""
     titles = list(pictures[0].drawings)
     shown = spread((one for one in pictures if list(one.drawings) == titles), ROWS)
-    rows = [list(one.drawings.values()) for one in shown]
-    return grid(rows, [titles], INCHES, [one.image_id for one in shown])
+    drawn = [drawing for one in shown for drawing in one.drawings.values()]
+    return grid(drawn, titles, len(titles), INCHES, [one.image_id for one in shown])
 
 
 def drawings(session: Path, dataset: Dataset, image_id: str) -> dict[str, np.ndarray]:
