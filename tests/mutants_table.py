@@ -197,7 +197,7 @@ FAULTS = {
             '[item["prediction"] for item in batch]',
             "predict one_size",
         ),
-        ("(pixels.float() * 255).round()", "(pixels.float() * 254).round()", "predict may_be"),
+        ("(array.float() * 255).round()", "(array.float() * 254).round()", "predict may_be"),
         (
             "rgb_on_white(ImageOps.exif_transpose(picture))",
             "rgb_on_white(picture)",
@@ -207,7 +207,7 @@ FAULTS = {
     ],
     "data/prediction.py": [
         ("mask == key", "self.mask == key", "predict boxes"),
-        ("y * rows // height", "y * columns // width", "predict positions"),
+        ("y * rows // height", "y * columns // width", "predict pixels_position"),
     ],
     "predict.py": [
         ("**how)", '**{**how, "threshold": 0.5})', "predict decide_what"),
