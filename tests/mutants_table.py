@@ -366,6 +366,15 @@ FAULTS = {
             "coco crowd",
         ),
     ],
+    "data/base.py": [
+        ("row[columns[name]] = 1", "row[columns[name] - 1] = 1", "folder what_the_folder_says"),
+    ],
+    "tool/picture_files.py": [
+        ("/ self.white * 255", "/ 65535 * 255", "hostile_pictures by_their_own"),
+        ("values[..., 2::-1]", "values[..., :3]", "hostile_pictures 16_bit_png"),
+        ("            del self.orientation ", "            pass ", "hostile_pictures upright"),
+        ("tiff.pages[place]", "tiff.pages[0]", "hostile_pictures bands"),
+    ],
     "data/folder/tables.py": [
         ("dict.fromkeys(VOID, UNSURE)", "dict.fromkeys(VOID, 0)", "folder_labels coloured"),
     ],

@@ -121,7 +121,7 @@ class PictureFile:
 
     @cached_property
     def image(self) -> Image.Image:
-        """The picture as Pillow opens it; but for TIFFs, pixels are decoded when asked for."""
+        """The picture as Pillow opens it, whose pixels are decoded when they are asked for."""
         try:
             image = Image.open(self.path, formats=self.formats)
         except UnidentifiedImageError as error:
@@ -132,8 +132,7 @@ class PictureFile:
         image.filename = ""  # makes Pillow read the file: it maps turned TIFFs at the wrong size
         self._check_size(image.size)
         if self.page:
-            image.load()  # which turns it
-            del self.orientation
+            del self.orientation  # Pillow turns it while it decodes
         return image
 
     @cached_property
