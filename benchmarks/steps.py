@@ -161,6 +161,7 @@ def maps(job: Job, network: type[Net] = Net) -> Call:
     net = job.for_inference(network(job.classes, None, WIDTH))
     scaled = [pixels(job, scale) for scale in SCALES]
     label = job.present()[:, :, None, None]
+    kept = torch.tensor(PRESENT, device=job.device)
 
     @torch.inference_mode()
     def call():
@@ -169,7 +170,7 @@ def maps(job: Job, network: type[Net] = Net) -> Call:
             img = net.prepare(one.expand(job.batch, -1, -1, -1))
             pairs = torch.stack([img, img.flip(3)], 1).flatten(0, 1)
             _, is_cam = job.run(net.localize, pairs, label)
-            found.append(is_cam[:, PRESENT].flatten(0, 1))
+            found.append(is_cam[:, kept].flatten(0, 1))
         return fuse(found, PICTURE).cpu().view(job.batch, len(PRESENT), *PICTURE).argmax(1)
 
     return call

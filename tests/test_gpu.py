@@ -11,6 +11,7 @@ import torch
 from processes import together
 
 import train_seg
+from data.predictor import Predictor
 from data.training import Training
 from tests.pretend_gpu import pretend_gpus
 from tests.tiny import command_lines, make_folder
@@ -112,6 +113,36 @@ def test_files_are_those_of_the_cpu(chain, tmp_path):
     for path in session.glob("npy/*.npz"):
         ours, theirs = np.load(chain.session / "npy" / path.name), np.load(path)
         assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs.files)
+
+
+OTHERS = {
+    "make_cam": "--amp bf16 --batch_size 4 --scales 1 0.5 --save_format npy --save_cam",
+    "make_seg_labels": "--refine crf --allow_pickle",
+    "train_resnet50_SIPE": "--amp bf16 --val_freq 2 --val_list train --max_epochs 1 --restart",
+    "train_seg": "--amp bf16 --optimizer adamw --restart --num_workers 2",
+    "infer_seg": "--amp bf16 --mirror --no-crf --scales 1 0.5 --num_workers 1",
+}
+
+
+def test_other_flags_run_on_a_gpu_too(chain, tmp_path):
+    session = tmp_path / "run"
+    shutil.copytree(chain.session / "ckpt", session / "ckpt")
+    for name, more in OTHERS.items():
+        flags = [*chain.lines[name], "--session_name", str(session), *more.split()]
+        with pretend_gpus():
+            main(name, [*flags, "--device", "cuda"])
+    assert len(list(session.glob("seg_*/*.png"))) == 6
+
+
+def test_a_predictor_sees_on_a_gpu_what_it_sees_on_the_cpu(chain, tiny):
+    picture = tiny / "images/d.png"
+    for path in (chain.session / "ckpt/final.pth", chain.session / "ckpt" / SEG):
+        for labels in (["red", "blue"], None):
+            expected = Predictor(path, "cpu", refine="crf")(picture, labels)
+            with pretend_gpus():
+                found = Predictor(path, "cuda", refine="crf")(picture, labels)
+            assert found.names == expected.names
+            assert np.array_equal(found.mask, expected.mask)
 
 
 @pytest.mark.parametrize("devices", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
