@@ -250,20 +250,6 @@ class Event:
         self.gpus.finish(self.ticket)
 
 
-class OnDevice:
-    """Stands in the place of ``torch.cuda.device``."""
-
-    def __init__(self, gpus: Gpus, device) -> None:
-        self.gpus, self.index = gpus, gpus.device(device).index
-
-    def __enter__(self) -> None:
-        self.before = getattr(self.gpus.current, "index", 0)
-        self.gpus.current.index = self.index
-
-    def __exit__(self, *_) -> None:
-        self.gpus.current.index = self.before
-
-
 def _cuda(gpus: Gpus) -> dict[str, Callable]:
     """Return what stands in the place of functions of torch.cuda."""
     return {
@@ -277,7 +263,6 @@ def _cuda(gpus: Gpus) -> dict[str, Callable]:
         "mem_get_info": lambda *_: (1 << 34, 1 << 34),
         "manual_seed_all": lambda seed: None,
         "synchronize": lambda *_: gpus.wait(),
-        "device": partial(OnDevice, gpus),
         "Event": partial(Event, gpus),
     }
 
