@@ -29,28 +29,26 @@ from tool.session import find_checkpoint
 SIZE = (433, 449)
 
 
-class Segmentation(nn.Module):
+class Segmentation(nn.Sequential):
     """Logits (B, C, H, W) of pictures (B, 3, H, W), RGB in 0..255."""
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
     def forward(self, picture: Tensor) -> tuple[Tensor]:
-        return (self.net.predict(self.net.prepare(picture)).float(),)
+        (net,) = self
+        return (net.predict(net.prepare(picture)).float(),)
 
 
-class Classifier(Segmentation):
+class Classifier(nn.Sequential):
     """Logits (B, K), and CAM and IS-CAM (B, C, h, w) of the classes in ``labels``, (B, K) of 0, 1.
 
     Maps are averaged with those of the mirrored picture, as make_cam.py does at each scale.
     """
 
     def forward(self, picture: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        img = self.net.prepare(picture)
+        (net,) = self
+        img = net.prepare(picture)
         pairs = torch.stack([img, img.flip(3)], 1).flatten(0, 1)  # (2B, 3, H, W)
         present = F.pad(labels, (1, 0), value=1)[:, :, None, None]  # (B, C, 1, 1)
-        return self.net.scores(img), *self.net.localize(pairs, present)
+        return net.scores(img), *net.localize(pairs, present)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:

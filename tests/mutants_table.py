@@ -23,6 +23,7 @@ FAULTS = {
         ),
         ("    check_class_ids(masks", "    print(masks", "mask_values stop"),
     ],
+    "hubconf.py": [("not file.samefile(found.origin)", "False", "hub already_another")],
     "export_onnx.py": [
         ("img, img.flip(3)", "img, img", "onnx classifier"),
         ("labels, (1, 0), value=1", "labels, (1, 0)", "onnx users_own"),
