@@ -111,7 +111,6 @@ class Explanation(Prediction):
     Attributes:
         cam: float32 (P, h, w) in [0, 1], class activation maps.
         seeds: float32 (P, h, w) in {0, 1}, which class a position surely belongs to.
-        probs: float32 (P, h, w), of every class by the soft IoU that makes the seeds.
         prototypes: float32 (P, 768, 1, 1), mean of the hierarchical feature times the seeds.
         IS_cam: float32 (P, h, w) in [0, 1], similarity of every position to the prototypes.
         feature: float32 (D, h, w), whose similarities make the seeds.
@@ -119,7 +118,6 @@ class Explanation(Prediction):
 
     cam: np.ndarray
     seeds: np.ndarray
-    probs: np.ndarray
     prototypes: np.ndarray
     IS_cam: np.ndarray
     feature: np.ndarray

@@ -37,7 +37,7 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 Labels = str | Sequence[str] | None
 
 REFINE = ("none", "crf")
-STAGES = ("cam", "seeds", "probs", "prototypes", "IS_cam")
+STAGES = ("cam", "seeds", "prototypes", "IS_cam")
 BAND = Between(1)
 # What a checkpoint of ours notes beside its weights.
 NOTED = {
@@ -155,15 +155,17 @@ class Predictor:
         Raises:
             InputError: a name is no class of the network.
         """
-        known, present = list(map(plain, self.all_names)), {0}
+        known = {plain(name): key for key, name in enumerate(self.all_names) if key}
+        label = torch.zeros(len(self.all_names), dtype=torch.bool)
+        label[0] = True
         for name in [names] if isinstance(names, str) else names:
-            if plain(name) not in known[1:]:
+            if plain(name) not in known:
                 raise InputError(
                     f"--labels: the network knows no class {name!r}; its classes are "
-                    f"{', '.join(known[1:])}."
+                    f"{', '.join(known)}."
                 )
-            present.add(known.index(plain(name)))
-        return torch.tensor([key in present for key in range(len(known))])
+            label[known[plain(name)]] = True
+        return label
 
     @overload
     def __call__(self, picture: Picture, labels: Labels = None) -> Prediction: ...
@@ -255,9 +257,9 @@ class Predictor:
 
     def _segment(self, items: list[dict[str, Any]]) -> Iterator[tuple]:
         """Yield scores (K,), keys, maps (P, h, w) and mask (h, w) by a segmentation network."""
-        pictures, view = [item["picture"] for item in items], self.view
-        logits_of = mean_logits(self.net, pictures, view, self.recipe)  # (B, C, h, w)
-        for item, logits in zip(items, logits_of, strict=True):
+        pictures = [item["picture"] for item in items]
+        each = mean_logits(self.net, pictures, self.view, self.recipe)  # (B, C, h, w)
+        for item, logits in zip(items, each, strict=True):
             scores, label = logits.softmax(0)[1:].amax((1, 2)), item["label"]
             if label is not None:
                 logits[~label] = -math.inf

@@ -16,6 +16,7 @@ from data.training import Training
 from tests.pretend_gpu import pretend_gpus
 from tests.tiny import command_lines, make_folder
 from tool.checkpoint import load_state
+from tool.pictures import read_rgb
 
 TRAINERS = ("train_resnet50_SIPE", "train_irn", "train_seg")
 WRITERS = ("make_cam", "cam2ir", "make_seg_labels", "infer_seg")
@@ -166,3 +167,21 @@ def test_a_training_goes_on_on_another_device(tiny, weights, tmp_path, monkeypat
     assert len(losses) == 3 + 2
     whole, found = (load_state(tmp_path / name / "ckpt" / SEG) for name in ("whole", "run"))
     torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ckpt", ["final.pth", SEG])
+def test_pictures_are_predicted_as_on_the_processor(chain, ckpt):
+    files = sorted(chain.session.parent.glob("tiny/images/*.png"))
+    pixels = np.array(read_rgb(files[0]))
+    pictures, labels = [pixels, pixels[::-1], files[1]], ["red", None, []]
+    made = {}
+    for device, gpus in {"cpu": nullcontext(), "cuda": pretend_gpus()}.items():
+        with gpus:
+            predictor = Predictor(chain.session / "ckpt" / ckpt, device, refine="crf")
+            made[device] = predictor(pictures, labels)
+            if ckpt != SEG:
+                made[device].append(predictor.explain(pixels, "red"))
+    for one, other in zip(made["cuda"], made["cpu"], strict=True):
+        np.testing.assert_allclose(one.maps, other.maps, atol=1e-4)
+        assert one.names == other.names
+        assert (one.mask != other.mask).mean() < 0.02
