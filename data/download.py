@@ -9,9 +9,9 @@ import logging
 import os
 import shutil
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from torchvision.datasets import SBDataset
 from torchvision.datasets.utils import download_and_extract_archive
@@ -25,22 +25,12 @@ PATIENCE = 60  # seconds that a silent server is waited for
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Archive:
-    """An archive, and where its content belongs.
-
-    Attributes:
-        url: of the file.
-        md5: its checksum, 32 digits.
-        content: name in the archive -> path below the folder.
-    """
+class Archive(NamedTuple):
+    """An archive, and where its content belongs."""
 
     url: str
-    md5: str
-    content: dict[str, str]
-
-    def is_there(self, folder: Path) -> bool:
-        return all((folder / path).exists() for path in self.content.values())
+    md5: str  # its checksum, 32 digits
+    content: dict[str, str]  # name in the archive -> path below the folder
 
 
 def voc_archives(root_name: str) -> list[Archive]:
@@ -87,7 +77,11 @@ def fetch(archives: list[Archive], folder: Path) -> None:
     """
     downloads = folder / "downloads"
     with claim(downloads / ".lock", f"fetching into {folder}"):
-        wanted = [archive for archive in archives if not archive.is_there(folder)]
+        wanted = [
+            archive
+            for archive in archives
+            if not all((folder / path).exists() for path in archive.content.values())
+        ]
         log.info("%d of %d archives are to be fetched", len(wanted), len(archives))
         socket.setdefaulttimeout(PATIENCE)
         for archive in wanted:

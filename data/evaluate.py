@@ -79,8 +79,7 @@ def evaluate(
         remedy: for missing predictions.
 
     Raises:
-        InputError: a file is missing, no mask holds a class, one does not fit, or files changed
-            meanwhile.
+        InputError: files are missing, do not fit or change meanwhile, or no mask holds a class.
     """
     args, names = session.args, dataset.all_names
     about = {"dataset": args.dataset, "list": str(args.eval_list or dataset.eval_list)}

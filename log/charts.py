@@ -29,10 +29,10 @@ LOOK = {
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:
-    """Return the mean of up to ``SMOOTH`` values centred on each."""
-    inside = slice(SMOOTH // 2, SMOOTH // 2 + len(values))
+    """Return the mean of up to ``SMOOTH`` values, of at least as many, centred on each."""
     window = np.ones(SMOOTH)
-    return (np.convolve(values, window) / np.convolve(np.ones(len(values)), window))[inside]
+    sums = np.convolve(values, window, "same")
+    return sums / np.convolve(np.ones(len(values)), window, "same")
 
 
 def names_of(runs: dict[str, Curves]) -> list[str]:

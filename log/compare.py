@@ -22,9 +22,10 @@ from log.check import check
 from log.curves import LOSS, OWN, RECORDED, Curves, nearest, read_curves, read_recorded
 from log.render import render
 from tool.cli import Parser
-from tool.errors import InputError
 from tool.run import run
 from tool.writer import write_own, write_table
+
+ENDINGS = (".png", ".svg", ".pdf")  # of pictures
 
 
 def table(runs: list[Curves], losses: list[str], spacing: int) -> list[tuple]:
@@ -46,16 +47,6 @@ def save(ours: Curves, path: Path) -> None:
     rows = [[s, ours.total_steps, *map(row.get, names)] for s, row in sorted(ours.rows.items())]
     write_table(path, [["step", "total", *names], *rows])
     print(f"The curves are in {path}.")
-
-
-def draw(ours: Curves, name: str, out: Path) -> None:
-    """Draw the curves of both runs into the picture ``out``; another ending is an InputError."""
-    kind = out.suffix.removeprefix(".").lower()
-    if kind not in ("png", "svg", "pdf"):
-        raise InputError(f"--out {out}: give a name that ends in .png, .svg or .pdf.")
-    runs = {name: read_recorded(name), "ours": ours}
-    figure = charts.draw(runs, charts.names_of(runs))
-    write_own(out, lambda file: figure.savefig(file, format=kind))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -83,6 +74,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.check and args.against in OWN:
         parser.error(f"--check knows published runs, and {args.against} is one of ours")
+    if args.out and args.out.suffix not in ENDINGS:
+        parser.error(f"--out {args.out}: give a name that ends in {', '.join(ENDINGS)}")
     return args
 
 
@@ -104,7 +97,9 @@ def main(arguments: list[str] | None = None) -> None:
     found = {"losses": losses, "rows": rows, "last": last}
     print(render("compare.txt", args=args, name=name, runs=runs, own=own, **found))
     if args.out:
-        draw(ours, name, args.out)
+        both = {name: runs[1], "ours": ours}
+        figure = charts.draw(both, charts.names_of(both))
+        write_own(args.out, lambda file: figure.savefig(file, format=args.out.suffix[1:]))
         print(f"The curves are in {args.out}.")
 
 

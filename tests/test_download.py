@@ -1,6 +1,5 @@
 """python -m data.voc --download and data.coco --download, against a server on this machine."""
 
-import dataclasses
 import hashlib
 import io
 import shutil
@@ -107,7 +106,7 @@ def test_what_stands_in_the_folder_is_never_replaced(two, tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures/a").write_text("mine")
     content = {"a": "pictures/a", "a/y.txt": "pictures/y.txt"}
-    fetch([dataclasses.replace(two[0], content=content)], tmp_path)
+    fetch([two[0]._replace(content=content)], tmp_path)
     assert (tmp_path / "pictures/a").read_text() == "mine"
 
 

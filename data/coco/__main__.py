@@ -4,7 +4,7 @@
 
 Reads   <root>/annotations/instances_{train,val}2014.json, the pictures in <root>/images/train2014
         and val2014 (or <root>/train2014 and val2014)
-Writes  <root>/prepared/: masks/<id>.png, then {train,val}_labels.npz, {train,val}.txt and
+Writes  <root>/prepared/: masks/<id>.png, then {train,val}_labels.csv, {train,val}.txt and
         train_sample.txt (1,000 pictures of train, for validation while training)
 
 Takes about two minutes for the annotation files, and 10 minutes of one core for the masks. Masks
@@ -23,8 +23,6 @@ import shlex
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from data.coco.annotations import read_annotations
 from data.coco.dataset import COCO, SPLITS
 from data.coco.masks import CROWD, Picture, draw_file
@@ -35,7 +33,7 @@ from tool.cores import cores
 from tool.reader import check_exist
 from tool.record import Outputs
 from tool.run import run
-from tool.writer import claim, remove_own, write_lines, write_own, writing
+from tool.writer import claim, remove_own, write_lines, write_own, write_table, writing
 
 SAMPLE = 1000  # pictures in train_sample
 
@@ -89,18 +87,15 @@ def prepare(
     todo = [picture for picture in pictures if picture.image_id in missing]
     for_each(todo, partial(draw_file, coco, crowd), num_workers, f"masks of {split}2014")
     masks.finish()
-    labels = np.zeros((len(ids), len(coco.class_names)), np.uint8)
-    for row, picture in zip(labels, pictures, strict=True):
-        row[[region.class_id - 1 for region in picture.regions]] = 1
-    write_own(
-        coco.prepared / f"{split}_labels.npz",
-        lambda file: np.savez_compressed(file, ids=np.array(ids, "S"), labels=labels),
-    )
+    names = [{coco.all_names[region.class_id] for region in p.regions} for p in pictures]
+    rows = [[image_id, "; ".join(sorted(one))] for image_id, one in zip(ids, names, strict=True)]
+    write_table(coco.prepared / f"{split}_labels.csv", [["id", "classes"], *rows])
     if split == "train":
         sample = ids[:: max(1, len(ids) // SAMPLE)][:SAMPLE]
         write_lines(coco.prepared / "train_sample.txt", sample, write_own)
     write_lines(coco.prepared / f"{split}.txt", ids, write_own)
-    log.info("%-5s %6d pictures, %.2f classes a picture", split, len(ids), labels.sum(1).mean())
+    mean = sum(map(len, names)) / len(ids)
+    log.info("%-5s %6d pictures, %.2f classes a picture", split, len(ids), mean)
 
 
 def main(arguments: list[str] | None = None) -> None:

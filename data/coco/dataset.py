@@ -4,12 +4,10 @@ import shlex
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from data.base import Dataset
 from data.lists import read_list, strip_ending
 from tool.errors import InputError
-from tool.reader import read_arrays, regular
+from tool.reader import read_table, regular
 
 SPLITS = ("train", "val")
 
@@ -24,7 +22,6 @@ CLASS_NAMES = (
     "refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
 )
 
-PREPARED = {"ids": "str N", "labels": "int N 80"}  # the arrays in <split>_labels.npz
 DIGITS = 12  # of an image number, with which an id ends
 
 
@@ -58,7 +55,7 @@ class COCO(Dataset):
 
     @cached_property
     def _numbered(self) -> dict[str, str]:
-        return {name[-DIGITS:]: name for name in self._rows}
+        return {image_id[-DIGITS:]: image_id for image_id in self._names}
 
     def list_ids(self, list_name: str) -> list[str]:
         """Return the ids in prepared/<list_name>.txt."""
@@ -77,24 +74,23 @@ class COCO(Dataset):
         return self.prepared / "masks" / f"{image_id}.png"
 
     @cached_property
-    def _rows(self) -> dict[str, np.ndarray]:
-        """Id -> uint8 (K,), for every picture of the splits that are prepared."""
+    def _names(self) -> dict[str, list[str]]:
+        """The classes of every picture of the splits that are prepared, by its id."""
         again = f"Delete it and prepare again: {self.command}"
-        paths = [self.prepared / f"{split}_labels.npz" for split in SPLITS]
-        rows: dict[str, np.ndarray] = {}
-        for path in (path for path in paths if path.is_file()):
-            arrays = read_arrays(path, again, PREPARED)
-            rows.update(zip(arrays["ids"].astype(str).tolist(), arrays["labels"], strict=True))
-        if not rows:
+        paths = [self.prepared / f"{split}_labels.csv" for split in SPLITS]
+        names: dict[str, list[str]] = {}
+        for path in filter(Path.is_file, paths):
+            rows = read_table(path, again, ("id", "classes"))
+            names |= {row["id"]: row["classes"].split("; ") for row in rows}
+        if not names:
             raise InputError(f"There is no {paths[0]}; MS COCO must be prepared: {self.command}")
-        return rows
+        return names
 
-    def labels(self, ids: list[str]) -> np.ndarray:
-        """Return the categories of the pictures' annotations, crowds included."""
-        unknown = [image_id for image_id in ids if image_id not in self._rows]
-        if unknown:
+    def names_of(self, image_id: str) -> set[str]:
+        """Return the categories of the picture's annotations, crowds included."""
+        if image_id not in self._names:
             raise InputError(
-                f"{unknown[0]} has no label in {self.prepared}. Take it off the list; or, if it "
-                f"came in since the preparation: {self.command}"
+                f"{image_id} has no label in {self.prepared}. Take it off the list; or, if it came "
+                f"in since the preparation: {self.command}"
             )
-        return np.array([self._rows[i] for i in ids], np.uint8).reshape(-1, len(self.class_names))
+        return set(self._names[image_id])

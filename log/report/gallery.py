@@ -95,8 +95,8 @@ def drawings(session: Path, dataset: Dataset, image_id: str) -> dict[str, np.nda
     found, plain = {"picture": picture}, session / PLAIN / "npy"
     layers = {
         "truth": (label_overlay, dataset.read_mask, dataset.mask_path(image_id)),
-        "CAM": (overlay, warmth, plain if plain.is_dir() else session / "npy", image_id, "CAM"),
-        "IS-CAM": (overlay, warmth, session / "npy", image_id, "IS_CAM"),
+        "CAM": (overlay, warmth, plain if plain.is_dir() else session / "npy", image_id, "CAM", 0),
+        "IS-CAM": (overlay, warmth, session / "npy", image_id, "IS_CAM", 1),
     }
     for folder, title in LABELS.items():
         layers[title] = (label_overlay, read_mask, session / folder / f"{image_id}.png")
@@ -108,8 +108,10 @@ def drawings(session: Path, dataset: Dataset, image_id: str) -> dict[str, np.nda
     return {title: thumbnail(drawing) for title, drawing in found.items()}
 
 
-def warmth(folder: Path, image_id: str, name: str) -> np.ndarray:
+def warmth(folder: Path, image_id: str, name: str, first: int) -> np.ndarray:
     """Return the maximum of a picture's CAM or IS_CAM over its classes, (H, W) in [0, 1].
+
+    ``first`` is the plane of the first class, after that of background if there is one.
 
     Raises:
         InputError: its maps cannot be read, or have no such one.
@@ -117,8 +119,7 @@ def warmth(folder: Path, image_id: str, name: str) -> np.ndarray:
     maps = read_maps(folder, image_id)
     if name not in maps:
         raise InputError(f"The maps of {image_id} in {folder} have no {name}.")
-    background = len(maps[name]) - len(maps["keys"]) + 1  # planes of it
-    return maps[name][background:].max(0, initial=0)
+    return maps[name][first:].max(0, initial=0)
 
 
 def thumbnail(drawing: np.ndarray) -> np.ndarray:
