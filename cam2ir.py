@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from data.datasets import add_dataset_flags
+from data.datasets import make_parser
 from data.picture_loop import PictureStep
 from tool import cli
 from tool.crf import crf_inference_label
@@ -30,8 +30,7 @@ BACKGROUND_SHARE = 0.5  # of the background map in the view that looks for backg
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__, "crf_iterations", "gt_prob", *cli.FROM_MAPS)
-    add_dataset_flags(parser)
+    parser = make_parser(__doc__, "crf_iterations", "gt_prob", *cli.FROM_MAPS)
     origin = "that the maps must be of; None is what make_cam.py noted"
     parser.add_argument("--ckpt", help=f"a path, or a file in <session>/ckpt, {origin}")
     parser.add_argument("--network", help=f"module {origin}")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets import add_dataset_flags, open_session
+from data.datasets import make_parser, open_session
 from data.evaluate import Count, evaluate
 from tool import cli
 from tool.maps import MAKE, maps_file, read_maps
@@ -32,8 +32,7 @@ log = logging.getLogger(__name__)
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__, "gt_path", "eval_list", "allow_pickle")
-    add_dataset_flags(parser)
+    parser = make_parser(__doc__, "gt_path", "eval_list", "allow_pickle")
     return parser.parse_args(arguments)
 
 

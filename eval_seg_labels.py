@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import add_dataset_flags, open_session
+from data.datasets import make_parser, open_session
 from data.evaluate import evaluate
 from tool import cli
 from tool.pictures import check_label, read_mask
@@ -26,8 +26,7 @@ log = logging.getLogger(__name__)
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__, "gt_path", "eval_list")
-    add_dataset_flags(parser)
+    parser = make_parser(__doc__, "gt_path", "eval_list")
     labels = "folder of PNGs; None is <session>/pseudo_label"
     parser.add_argument("--label_dir", type=Path, help=labels)
     return parser.parse_args(arguments)

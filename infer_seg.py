@@ -23,7 +23,7 @@ import numpy as np
 from torch import nn
 
 from data.archive import ENDINGS, write_archive
-from data.datasets import add_dataset_flags
+from data.datasets import make_parser
 from data.inference import CRF_PICTURES, enlarged_argmax, mean_logits, refine
 from data.loaders import plain_picture
 from data.picture_loop import PictureStep
@@ -39,8 +39,7 @@ log = logging.getLogger(__name__)
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
-    parser = cli.make_parser(__doc__, *cli.SPEED, "max_pixels", "visualize", "restart")
-    add_dataset_flags(parser)
+    parser = make_parser(__doc__, *cli.SPEED, "max_pixels", "visualize", "restart")
     parser.add_shared("ckpt", default=None, help="as in make_cam.py; None is seg_<model>.pth")
     flag, decide, switch = parser.add_argument, parser.add_deciding, argparse.BooleanOptionalAction
     decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from data.datasets import add_dataset_flags
+from data.datasets import make_parser
 from data.inference import GPU_BATCH, SCALES, infer, load_network
 from data.loaders import scaled_picture, to_cpu, to_device
 from data.picture_loop import PictureStep
@@ -34,8 +34,7 @@ from tool.run import run
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     shared = ("network", *cli.SPEED, "fold_bn", "ckpt", "max_pixels")
-    parser = cli.make_parser(__doc__, *shared, "infer_list", "visualize", "restart")
-    add_dataset_flags(parser)
+    parser = make_parser(__doc__, *shared, "infer_list", "visualize", "restart")
     parser.add_deciding(
         "--scales", type=cli.above_zero, nargs="+", default=list(SCALES), help="of the pictures"
     )

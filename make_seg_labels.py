@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.datasets import add_dataset_flags
+from data.datasets import make_parser
 from data.inference import load_network
 from data.loaders import to_device
 from data.picture_loop import PictureStep
@@ -31,8 +31,7 @@ from tool.walk import refine_by_walk
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__, "channels_last", "tf32", "fold_bn", *cli.FROM_MAPS)
-    add_dataset_flags(parser)
+    parser = make_parser(__doc__, "channels_last", "tf32", "fold_bn", *cli.FROM_MAPS)
     irn, crf = {"refine": "irn"}, {"refine": "crf"}
     parser.add_deciding(
         "--refine", choices=("irn", "crf"), default="irn", help="crf needs neither 2.1 nor 2.2"

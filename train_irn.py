@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.base import Dataset
-from data.datasets import add_dataset_flags
+from data.datasets import make_parser
 from data.loaders import AffinityPictures, to_device
 from data.training import Training
 from data.transforms import cut_window
@@ -38,8 +38,7 @@ TERMS = ("pos", "neg", "dp_fg", "dp_bg")  # of the loss, see net.irn_loss
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__)
-    add_dataset_flags(parser)
+    parser = make_parser(__doc__)
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
     parser.add_shared(
         "infer_list", help="pictures whose mean displacement is stored; None is --train_list"

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from data.base import Dataset, warn_constant_labels
-from data.datasets import add_dataset_flags
+from data.datasets import make_parser
 from data.evaluate import check_class_ids
 from data.loaders import (
     ClassificationPictures,
@@ -56,8 +56,7 @@ def loss_weight(text: str) -> tuple[str, float]:
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__, "network")
-    add_dataset_flags(parser)
+    parser = make_parser(__doc__, "network")
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
     count, decide = cli.at_least(1), parser.add_deciding
     parser.add_argument("--val_list", help="pictures with masks; None is the dataset's own list")

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data.datasets import add_dataset_flags
+from data.datasets import make_parser
 from data.evaluate import check_class_ids
 from data.loaders import SegmentationPictures
 from data.training import Training
@@ -45,8 +45,7 @@ log = logging.getLogger(__name__)
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
-    parser = cli.make_parser(__doc__)
-    add_dataset_flags(parser)
+    parser = make_parser(__doc__)
     cli.add_training_flags(parser, print_freq=50, save_freq=500)
     count, chance, decide = cli.at_least(1), cli.at_least(0), parser.add_deciding
     decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")

@@ -18,7 +18,9 @@ from data.demo import Demo
 from data.folder import Folder
 from data.folder.sources import NEGATIVES
 from data.voc import VOC
+from tool import distributed
 from tool.cli import Parser, Settings, at_least, import_named, pick_device
+from tool.cores import cores
 from tool.errors import InputError
 from tool.reader import read_json
 from tool.session import Session
@@ -28,8 +30,19 @@ DATASETS: dict[str, type[Dataset]] = {d.name: d for d in (VOC, COCO, Demo, Folde
 USUAL_ROOTS = ", ".join(f"{d.default_root} ({d.name})" for d in DATASETS.values())
 # How --help shows the possible values; argparse's `choices` would refuse a class of the user's own.
 DATASET_CHOICES = "{" + ",".join([*sorted(DATASETS), "module:Class"]) + "}"
+MOST_WORKERS = 32  # processes that read pictures, unless more are asked for
 READING = "value_range.json"  # in a session
 FORM = {"bands?": (int, int, int), "value_range?": (float, float), "auto?": bool}
+
+
+def make_parser(docstring: str, *names: str) -> Parser:
+    """Return a parser with what all step scripts have, and flags of :data:`tool.cli.SHARED`."""
+    parser = Parser(docstring)
+    parser.add_shared("session_name", "device", *names)
+    workers = max(1, min(MOST_WORKERS, cores() // distributed.number("LOCAL_WORLD_SIZE", 1)))
+    parser.add_shared("num_workers", default=workers)
+    add_dataset_flags(parser)
+    return parser
 
 
 def add_dataset_flags(parser: Parser) -> None:

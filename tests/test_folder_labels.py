@@ -13,9 +13,8 @@ from tiny import COLOURS, LABELS
 import eval_cam
 import eval_seg_labels
 import make_seg_labels
-from data.datasets import add_dataset_flags, open_dataset
+from data.datasets import make_parser, open_dataset
 from data.folder import Folder
-from tool import cli
 from tool.errors import InputError
 from tool.pictures import read_mask
 
@@ -117,8 +116,7 @@ def test_name_for_no_class(tiny):
 
 def test_flag_reaches_the_folder_and_no_other_dataset(bare):
     into_folders(bare, {**ONE_EACH, "f": "fine"})
-    parser = cli.make_parser("A program.")
-    add_dataset_flags(parser)
+    parser = make_parser("A program.")
     flags = ["--dataset_root", str(bare), "--negative_class", "fine"]
     dataset = open_dataset(parser.parse_args([*flags, "--dataset", "folder"]))
     assert dataset.class_names == ("blue", "green", "red")

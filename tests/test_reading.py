@@ -9,7 +9,7 @@ import tifffile
 import cam2ir
 import eval_seg_labels
 from data import base
-from data.datasets import READING, add_dataset_flags, note_reading, open_dataset
+from data.datasets import READING, make_parser, note_reading, open_dataset
 from data.folder import Folder
 from tool import cli
 from tool.errors import InputError
@@ -20,8 +20,7 @@ AUTO = [*BANDS, "--value_range", "auto"]
 
 
 def arguments(tiny, session, *more):
-    parser = cli.make_parser("A program.")
-    add_dataset_flags(parser)
+    parser = make_parser("A program.")
     common = ["--dataset", "folder", "--dataset_root", str(tiny), "--session_name", str(session)]
     return parser.parse_args([*common, *more])
 

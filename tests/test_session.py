@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.datasets import add_dataset_flags, open_dataset
+from data.datasets import make_parser, open_dataset
 from tests.pretend_gpu import pretend_gpus
 from tool import cli
 from tool import progress as progress_module
@@ -146,11 +146,11 @@ def test_cores_are_those_that_this_process_may_use(bound, files, expected, tmp_p
         (tmp_path / name).write_text(f"{text}\n")
     assert cores() == expected
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert cli.make_parser("").parse_args([]).num_workers == max(1, expected // 2)
+    assert make_parser("").parse_args([]).num_workers == max(1, expected // 2)
 
 
 def test_settings_that_decide_nothing_under_others_are_left_out():
-    parser = cli.make_parser("")
+    parser = cli.Parser("")
     parser.add_deciding("--crf", action="store_true")
     parser.add_deciding("--scales", type=float, default=[1.0], only={"crf": True})
     assert cli.deciding(parser.parse_args([])) == {"crf": False}
@@ -178,8 +178,7 @@ def test_wrong_numbers_are_refused_with_the_flag(capsys, kind, good, bad):
 
 
 def test_unknown_dataset_lists_the_known():
-    parser = cli.make_parser("A program.")
-    add_dataset_flags(parser)
+    parser = make_parser("A program.")
     with pytest.raises(InputError, match=r"imagenet.* demo, folder, voc"):
         open_dataset(parser.parse_args(["--dataset", "imagenet"]))
 

@@ -14,11 +14,9 @@ import torch
 from torch import nn
 
 from tool import distributed
-from tool.cores import cores
 from tool.errors import InputError
 
 NETWORK = "net.resnet50_SIPE"
-MOST_WORKERS = 32  # processes that read pictures, unless more are asked for
 LARGEST = 2**31 - 1  # of whole numbers: seeds and sizes stay within every library's integers
 LARGEST_REAL = 1e15  # products of two such numbers, a rate and its factor, stay within float32
 SMALLEST_FRACTION = 1e-6
@@ -79,15 +77,6 @@ def deciding(settings: Settings) -> dict[str, Any]:
         for name, only in settings.parser.deciding
         if all(getattr(settings, other) == value for other, value in only.items())
     }
-
-
-def make_parser(docstring: str, *names: str) -> Parser:
-    """Return a parser with what all step scripts have but for the dataset, and flags of SHARED."""
-    parser = Parser(docstring)
-    parser.add_shared("session_name", "device", *names)
-    workers = max(1, min(MOST_WORKERS, cores() // distributed.number("LOCAL_WORLD_SIZE", 1)))
-    parser.add_shared("num_workers", default=workers)
-    return parser
 
 
 def import_named(flag: str, name: str) -> ModuleType:

@@ -11,7 +11,7 @@ The exit status is 1 where something would stop a step, else 0.
 import sys
 
 from data.base import Dataset
-from data.datasets import add_dataset_flags, open_dataset
+from data.datasets import make_parser, open_dataset
 from data.doctor import dataset as looks
 from data.doctor import machine
 from data.doctor.finding import Check, Checks, show
@@ -23,9 +23,8 @@ from tool.run import run
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = cli.make_parser(__doc__, "eval_list")
+    parser = make_parser(__doc__, "eval_list")
     parser.prog = "python -m tool.doctor"
-    add_dataset_flags(parser)
     flag, count, networks = parser.add_argument, cli.at_least(0), [*MODELS, "none"]
     flag("--train_list", help="list to learn from; None is the dataset's")
     flag("--pretrained", help="initial weights; None are the dataset's")
