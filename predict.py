@@ -112,6 +112,8 @@ def main(arguments: list[str] | None = None) -> None:
         log.warning("no --labels: the classes are GUESSED from the pictures, which may be wrong")
     else:
         predictor.label_of(args.labels)  # an unknown name ends the program here
+    if args.explain:
+        predictor.check_stages()
     settings = f"{predictor.digest} {predictor.all_names} {args.labels} {args.explain} {how}"
     paths = list(pictures.values())
     sources = {"picture": paths, "settings": [settings] * len(paths)}

@@ -211,6 +211,11 @@ class Predictor:
                 )
         return [item["prediction"] for item in items]
 
+    def check_stages(self) -> None:
+        """Raise an InputError where the network has no seeds and prototypes to explain."""
+        if not hasattr(self.net, "stages"):
+            raise InputError(f"A {type(self.net).__name__} has no seeds and prototypes to explain.")
+
     @torch.inference_mode()
     def explain(self, picture: Picture, labels: Labels = None) -> Explanation:
         """Return what the network says of a picture, and every step of the method on the way.
@@ -218,8 +223,7 @@ class Predictor:
         Arguments and errors are those of a call with one picture; a network without seeds and
         prototypes raises an InputError too. The mask is refined by the CRF.
         """
-        if not hasattr(self.net, "stages"):
-            raise InputError(f"A {type(self.net).__name__} has no seeds and prototypes to explain.")
+        self.check_stages()
         refined = copy(self)
         refined.by_crf = True
         found = refined(picture, labels)

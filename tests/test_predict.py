@@ -361,10 +361,12 @@ def test_what_is_odd_is_named(session, images, tmp_path):
     picture = str(images / "a.png")
     for words, flags in (
         ("empty", [str(tmp_path / "empty")]),
+        ("no seeds", [picture, "--ckpt", SEGMENTATION.removeprefix("ckpt/"), "--explain"]),
         ("purple", [picture, "--labels", "red,purple"]),
     ):
         with pytest.raises(InputError, match=words):
             predict.main([*flags, *here])
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_module_is_imported_that_a_file_names(images, sipe, content, tmp_path, monkeypatch):
