@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.inputs import IMAGENET_MEAN, IMAGENET_STD, inside, normalise, prepare
-from tool.checkpoint import Aliases, Checkpoint
+from tool.checkpoint import Checkpoint
 from tool.cli import import_named
 from tool.errors import InputError
 from tool.optimizer import parameter_group
@@ -33,14 +33,11 @@ class Method(nn.Module):
         stride: pixels to which a cell of the maps belongs.
         mean, std: of RGB in [0, 1], by which pictures are normalised.
         head_lr: the factor of the learning rate outside ``self.backbone``.
-        aliases, ignored: names in other files, see :func:`tool.checkpoint.load_weights`.
     """
 
     stride = 16
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     head_lr = 10.0
-    aliases: Aliases = ()
-    ignored: tuple[str, ...] = ()
 
     def __init__(self, num_classes: int, **config: Any) -> None:
         super().__init__()
@@ -64,10 +61,6 @@ class Method(nn.Module):
         """Return what the network takes, see :func:`net.inputs.prepare`."""
         return prepare(pictures, box, partial(normalise, mean=self.mean, std=self.std))
 
-    def map_size(self, size: int) -> int:
-        """Return how many cells of the maps lie along so many pixels."""
-        return -(-size // self.stride)
-
     def valid_mask(self, box: Tensor, size: int, label: Tensor) -> Tensor:
         """Return where a class may be in training windows, float32 (B, C, h, h) in {0, 1}.
 
@@ -75,7 +68,7 @@ class Method(nn.Module):
         and ``size`` see :func:`net.inputs.inside`; labels are (B, K) in {0, 1}.
         """
         present = F.pad(label.float(), (1, 0), value=1)  # (B, C)
-        return inside(box, size, self.map_size(size)) * present[:, :, None, None]
+        return inside(box, size, -(-size // self.stride)) * present[:, :, None, None]
 
     def losses(self, out: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
         """Return the terms of the loss by name, whose weighed sum is to be minimised.
