@@ -88,8 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = open_dataset(args)
     names = dataset.all_names
     check_names(args.format, names)
-    ids = dataset.ids(args.list or dataset.train_list)
-    dataset.check_pictures(ids)
+    ids = dataset.picture_ids(args.list or dataset.train_list)
     settings_of(args.label_dir, names)  # of these classes, and in this order
     remedy = "Make them, or name their list with --list"
     check_exist([args.label_dir / f"{image_id}.png" for image_id in ids], "labels", remedy)

@@ -107,8 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     if training.is_finished:
         return
     dataset, device = training.dataset, training.device
-    infer_ids = dataset.ids(args.infer_list or args.train_list)
-    dataset.check_pictures(infer_ids)
+    infer_ids = dataset.picture_ids(args.infer_list or args.train_list)
 
     side = -(-args.irn_crop_size // STRIDE)
     sources(side, side, RADIUS)  # refuses a window without any pair

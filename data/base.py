@@ -129,11 +129,13 @@ class Dataset:
         """Return the id of the picture that a list calls ``name``, with or without its ending."""
         return strip_ending(name)
 
-    def training_ids(self, list_name: str | Path, at_least: int, flag: str) -> list[str]:
-        """Return the ids of a list to learn from, see :meth:`ids`, whose pictures are all there.
+    def picture_ids(
+        self, list_name: str | Path, at_least: int = 0, flag: str = "the list"
+    ) -> list[str]:
+        """Return the ids of a list, see :meth:`ids`, whose pictures are all there.
 
-        A missing picture raises an InputError, and so do fewer than the ``at_least`` of a step,
-        which ``flag`` asks for.
+        A missing picture raises an InputError, and so do fewer than the ``at_least`` of a training
+        step, which ``flag`` asks for.
         """
         ids = self.ids(list_name)
         self.check_pictures(ids)

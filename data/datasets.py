@@ -101,7 +101,7 @@ def _agree_on_reading(dataset: Dataset, args: Settings) -> None:
     say.
     """
     path = Path(args.session_name) / READING if hasattr(args, "session_name") else None
-    known = read_json(path, "Delete it.", FORM) if path and path.exists() else {}
+    known = read_json(path, "Delete it.", FORM, {}) if path else {}
     values = known.get("value_range")
     noted = {"bands": known.get("bands"), "value_range": AUTO if known.get("auto") else values}
     for name, value in noted.items():

@@ -77,9 +77,8 @@ class PictureStep:
     def __init__(self, args: cli.Settings, program: str, usual_list: str = "train_list") -> None:
         self.args, self.program = args, program
         self.session, self.device, self.dataset = open_session(args, program)
-        self.infer_list = args.infer_list or getattr(self.dataset, usual_list)
-        self.ids = self.dataset.ids(self.infer_list)
-        self.dataset.check_pictures(self.ids)
+        infer_list = args.infer_list or getattr(self.dataset, usual_list)
+        self.ids = self.dataset.picture_ids(infer_list)
 
     def write(
         self,

@@ -85,7 +85,7 @@ class Training:
         self.session, self.device, self.dataset = open_session(args, program)
         args.train_list = args.train_list or self.dataset.train_list
         args.pretrained = args.pretrained or self.dataset.pretrained
-        ids = self.dataset.training_ids(args.train_list, batch_size * parts, flag)
+        ids = self.dataset.picture_ids(args.train_list, batch_size * parts, flag)
         self.pictures = views(self.dataset, ids, seed=args.seed)
         path, ending = self.session.path, f"_{name}" if name else ""
         self.final = path / "ckpt" / f"{name or 'final'}.pth"

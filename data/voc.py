@@ -202,8 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
         log.info("%s written", path)
     lists = {}
     for list_name, published in PUBLISHED_COUNTS.items():
-        lists[list_name] = ids = voc.ids(list_name)
-        voc.check_pictures(ids)
+        lists[list_name] = ids = voc.picture_ids(list_name)
         mean = voc.labels(ids).sum() / len(ids)
         text = "%-8s %6d pictures (published: %d), %.2f classes a picture"
         log.info(text, list_name, len(ids), published, mean)

@@ -189,7 +189,7 @@ def test_batches_that_the_list_or_the_processes_cannot_fill(examine, flags, name
 
 def test_eight_processes_share_every_batch_and_waste_is_told():
     args = doctor.parse_arguments(["--processes", "8"])
-    dataset = SimpleNamespace(training_ids=lambda name, least, flag: list(range(least)))
+    dataset = SimpleNamespace(picture_ids=lambda name, least, flag: list(range(least)))
     (told, text), (ok, _) = doctor.batches(args, dataset, "train")
     assert (told, ok) == ("warn", "ok")
     assert "--accumulate 1 --batch_size 10" in text

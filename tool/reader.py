@@ -195,17 +195,20 @@ def read_lines(path: str | Path) -> list[str]:
     return [line for line in lines if line and not re.match(r"#\s|#$", line)]
 
 
-def read_json(path: str | Path, remedy: str, schema: Any = dict) -> Any:
+def read_json(path: str | Path, remedy: str, schema: Any = dict, absent: Any = None) -> Any:
     """Return the JSON value in a file.
 
     Args:
         path: of the file.
         remedy: a sentence on what to do about a damaged one.
         schema: of the value, see the module; any object by default.
+        absent: what stands for a file that is not there; None: that is an error.
 
     Raises:
         InputError: it cannot be read, is no JSON, or does not agree with the schema.
     """
+    if absent is not None and not os.path.exists(path):
+        return absent
     text = read_text(path)
     with decoding(path, remedy):
         value = json.loads(text)

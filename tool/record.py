@@ -34,7 +34,7 @@ def digests_of(session: str | Path, paths: Iterable[Path]) -> list[str]:
     The session remembers digests by size and time of modification.
     """
     memory = Path(session) / ".digests.json"
-    known = read_json(memory, "Delete it.", {str: (str, str)}) if memory.exists() else {}
+    known = read_json(memory, "Delete it.", {str: (str, str)}, {})
     stamps = {key: _stamp(key) for key in map(os.path.abspath, paths)}
     new = [key for key, stamp in stamps.items() if known.get(key, [None])[0] != stamp]
     with ThreadPoolExecutor(READERS) as threads:
@@ -112,7 +112,7 @@ class Outputs:
         settings = {"class_names": list(self.class_names), **self.settings}
         settings = json.loads(json.dumps(settings))  # as they look when read again
         path = self.folder / SOURCES
-        noted = read_json(path, "Delete it.", {str: str}) if path.exists() else {}
+        noted = read_json(path, "Delete it.", {str: str}, {})
         there = [image_id for image_id in noted if self.path_of(image_id).exists()]
         staying = set(there).difference(self.ids if restart else ())
         different = first_change(before, settings) if staying else None

@@ -97,7 +97,7 @@ class Session:
             return
         versions = {"python": platform.python_version()}
         versions |= {"torch": torch.__version__, "numpy": np.__version__}
-        noted = self._noted()
+        noted = read_settings(self.file)
         command = shlex.join(["python", f"{self.program}.py", *map(str, self.args.words)])
         before = noted.get(self.program, {}).get("commands", [])
         commands = [*(other for other in before if other != command), command]
@@ -115,12 +115,9 @@ class Session:
         values = {**vars(self.args), **found}
         return {name: str(v) if isinstance(v, Path) else v for name, v in sorted(values.items())}
 
-    def _noted(self) -> dict[str, dict[str, Any]]:
-        return read_settings(self.file) if self.file.exists() else {}
-
     def _check_owner(self) -> None:
         """Refuse a folder of files that has nothing by which a session is known."""
-        self._noted()  # a damaged one is refused now
+        read_settings(self.file)  # a damaged one is refused now
         known = any((self.path / name).exists() for name in (*MARKS, self.log_file.name))
         if known or not self.path.is_dir():
             return
@@ -152,8 +149,8 @@ class Session:
 
 
 def read_settings(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the settings in an ``args.json``, by the names of the programs that ran."""
-    return read_json(path, "Delete it, and run the steps again.", SETTINGS)
+    """Return the settings in an ``args.json``, if there is one, by the programs that ran."""
+    return read_json(path, "Delete it, and run the steps again.", SETTINGS, {})
 
 
 def find_checkpoint(session: Path, name: str) -> Path:

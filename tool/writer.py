@@ -67,7 +67,7 @@ def remove_own(path: Path) -> None:
 def _check_own(path: Path) -> dict[str, list[str]]:
     """Return the folder's ledger, having checked that what stands at ``path`` is ours."""
     ledger = path.with_name(LEDGER)
-    made = read_json(ledger, "Delete it.", {str: [str]}) if ledger.exists() else {}
+    made = read_json(ledger, "Delete it.", {str: [str]}, {})
     if os.path.lexists(path) and file_digest(path) not in made.get(path.name, []):
         raise InputError(
             f"{path} is not what a program of this project wrote there. Move it away, or name "
@@ -196,7 +196,7 @@ def read_note(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / NOTE
     schema = {"program": str, "class_names?": [str]}
     remedy = "Put back the file that was there, or make the folder's files again in another one."
-    return read_json(path, remedy, schema) if path.exists() else {}
+    return read_json(path, remedy, schema, {})
 
 
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:

@@ -51,7 +51,7 @@ def batches(args: cli.Settings, dataset: Dataset, name: str) -> Check:
         flags = f"{args.model}: --accumulate {parts} --batch_size"
         sizes[flags] = (args.seg_batch_size or recipe.batch_size, parts)
     for flags, (part, parts) in sizes.items():
-        dataset.training_ids(name, part * parts, f"{flags} {part}")
+        dataset.picture_ids(name, part * parts, f"{flags} {part}")
         with naming(f"{flags} {part}"):
             distributed.check_share(part, args.processes)
         largest = -(-part // args.processes)

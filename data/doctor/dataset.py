@@ -76,7 +76,7 @@ def checks_of(
 
 def list_of(dataset: Dataset, name: str, ids: list[str]) -> Check:
     """Look for a list and its pictures; put its ids into ``ids``."""
-    ids += dataset.training_ids(name, 0, "")
+    ids += dataset.picture_ids(name)
     yield "ok", f"{name} has {len(ids)} pictures"
 
 
