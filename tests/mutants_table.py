@@ -317,6 +317,7 @@ FAULTS = {
         ("        if words:", "        if False:", "report put_together"),
     ],
     "tool/onnx_file.py": [
+        ("if difference > ROUNDING", "if difference < 0", "onnx cannot_be"),
         ('AXES = {0: "batch", 2', "AXES = {2", "onnx classifier"),
         ('2: "height", ', "", "onnx classifier"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import export_onnx
@@ -119,7 +120,30 @@ def test_a_network_of_the_users_own(tmp_path, monkeypatch):
     compare(tmp_path / "x.onnx", net, maps_of, "logits", "cam", "is_cam")
 
 
-def test_without_onnx_a_sentence_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "onnx", None)
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (lambda net, img: net.stem(img).mean((2, 3)) * float(img.shape[2]), "other sizes"),
+        (
+            lambda net, img: F.interpolate(
+                net.stem(img), (9, 9), mode="bicubic", antialias=True
+            ).mean((2, 3)),
+            "export",
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch, scores, message):
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(Plain, "scores", scores)
+    net = export_onnx.Classifier(Plain().eval())
+    inputs = {"picture": torch.rand(1, 3, 320, 320), "labels": torch.ones(1, 3)}
+    with pytest.raises(InputError, match=message):
+        write_onnx(tmp_path / "x.onnx", net, inputs, ["logits", "cam", "is_cam"], [])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_onnx_a_sentence_says_what_to_install(monkeypatch, tmp_path, package):
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match="pip install onnx"):
         write_onnx(tmp_path / "x.onnx", None, {}, [], [])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tool.errors import InputError
 from tool.writer import write_own
 
+ROUNDING = 0.01  # of the largest value; more is another result
 AXES = {0: "batch", 2: "height", 3: "width"}  # whose lengths are free
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,10 @@ def write_onnx(
     outputs: list[str],
     class_names: list[str],
 ) -> None:
-    """Write a network for pictures of any number and size, and compare it with PyTorch's.
+    """Write a network for pictures of any number and size, if it gives what PyTorch gives.
 
-    The names of the classes, background first, are in the metadata ``class_names`` as JSON. Where
-    onnxruntime is installed, the largest difference to PyTorch is logged.
+    The names of the classes, background first, are in the metadata ``class_names`` as JSON. The
+    largest difference to PyTorch is logged.
 
     Args:
         path: of the file.
@@ -39,42 +40,49 @@ def write_onnx(
         class_names: of the C classes.
 
     Raises:
-        InputError: the package onnx is missing, or the file cannot be written.
+        InputError: onnx or onnxruntime is missing, the exporter cannot express the network, or the
+            file cannot be written.
     """
     try:
         import onnx
+        import onnxruntime
     except ImportError as error:
-        raise InputError("ONNX files need the package onnx: pip install onnx") from error
+        raise InputError("ONNX files need packages: pip install onnx onnxruntime") from error
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's, of decisions that hold at every size
         given = {**inputs, **dict(zip(outputs, net(**inputs), strict=True))}
-        torch.onnx.export(
-            net,
-            tuple(inputs.values()),
-            buffer,
-            dynamo=False,
-            input_names=list(inputs),
-            output_names=outputs,
-            dynamic_axes={name: _free_axes(name, value) for name, value in given.items()},
-        )
+        try:
+            torch.onnx.export(
+                net,
+                tuple(inputs.values()),
+                buffer,
+                dynamo=False,
+                input_names=list(inputs),
+                output_names=outputs,
+                dynamic_axes={name: _free_axes(name, value) for name, value in given.items()},
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise InputError(f"PyTorch cannot export this network: {error}") from error
         other = {**inputs, "picture": inputs["picture"][..., :200, :300]}
         expected = net(**other)
     model = onnx.load_from_string(buffer.getvalue())
     entry = model.metadata_props.add()
     entry.key, entry.value = "class_names", json.dumps(class_names)
     content = model.SerializeToString()
-    write_own(path, lambda file: file.write(content))
-    log.info("%s written", path)
-    try:
-        import onnxruntime
-    except ImportError:
-        return
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = session.run(outputs, {name: value.numpy() for name, value in other.items()})
     for name, ours, theirs in zip(outputs, expected, found, strict=True):
-        difference = np.abs(theirs - ours.numpy()).max()
+        fits = theirs.shape == ours.shape
+        difference = np.abs(theirs - ours.numpy()).max() if fits else np.inf
+        if difference > ROUNDING * np.abs(theirs).max():
+            raise InputError(
+                f"{path} would hold a network whose {name} are wrong at other sizes of pictures: "
+                "PyTorch cannot export this one so. Nothing is written."
+            )
         log.info("%s: at most %.1e from PyTorch's", name, difference)
+    write_own(path, lambda file: file.write(content))
+    log.info("%s written", path)
 
 
 def _free_axes(name: str, value: Tensor) -> dict[int, str]:
