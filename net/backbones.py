@@ -7,7 +7,6 @@ pictures, RGB in [0, 1], and ``config``, the arguments of :func:`build` that mak
 its second one needs is frozen.
 """
 
-import logging
 from contextlib import suppress
 from typing import Any
 
@@ -28,8 +27,6 @@ FROZEN = 2  # stages, as of ResNet-50: stem, layer1 and layer2
 # What timm raises where it lacks weights of a name, or a network makes no maps of any size.
 UNFIT = (AssertionError, AttributeError, RuntimeError, ValueError)
 
-log = logging.getLogger(__name__)
-
 
 class TimmBackbone(nn.Module):
     """The last four stages of a network of timm, or four blocks of a ViT at equal distances.
@@ -39,22 +36,24 @@ class TimmBackbone(nn.Module):
 
     Args:
         name: of timm, such as ``"convnext_tiny.fb_in1k"``.
-        pretrained: fetch timm's own weights; else they are random.
+        pretrained: see :func:`build`.
 
     Attributes:
         ignored: names in a file of timm that have no place here, those of its classifier.
 
     Raises:
-        InputError: timm is missing or has no such network or weights, or the network does not make
-            feature maps of pictures of any size.
+        InputError: timm is missing or has no such network or weights, the network does not make
+            feature maps of pictures of any size, or a file does not fit.
     """
 
     aliases = ((r"^", "net."),)  # files of timm have the names of its own networks
     net: Any
 
-    def __init__(self, name: str, pretrained: bool = False) -> None:
+    def __init__(self, name: str, pretrained: Pretrained = None) -> None:
         super().__init__()
         self.config = {"backbone": f"{TIMM}{name}"}
+        fetched = pretrained == "imagenet"
+        state = None if fetched else read_pretrained(pretrained)
         flag = f"--backbone {TIMM}{name}"
         try:
             import timm
@@ -64,9 +63,9 @@ class TimmBackbone(nn.Module):
             raise InputError(f"{flag}: timm has no such network; timm.list_models() has the names.")
         try:
             with suppress(TypeError):  # networks that take any size do not have this argument
-                self.net = timm.create_model(name, pretrained, dynamic_img_size=True)
+                self.net = timm.create_model(name, fetched, dynamic_img_size=True)
             if not hasattr(self, "net"):
-                self.net = timm.create_model(name, pretrained)
+                self.net = timm.create_model(name, fetched)
             self._choose_stages()
             self._freeze()
         except OSError as error:
@@ -83,6 +82,9 @@ class TimmBackbone(nn.Module):
             ) from error
         about = self.net.pretrained_cfg
         self.mean, self.std = about["mean"], about["std"]
+        if state:
+            with naming(pretrained):
+                load_weights(self, state)
 
     def _choose_stages(self) -> None:
         """Choose the stages that :meth:`forward` returns, and remove what lies behind them."""
@@ -153,12 +155,4 @@ def build(
         return build_backbone(pretrained, width, frozen_stages=FROZEN)
     if not backbone.startswith(TIMM):
         raise InputError(f"--backbone {backbone}: it is {RESNET50}, or {TIMM} and a name of timm.")
-    fetched = pretrained == "imagenet"
-    net = TimmBackbone(backbone.removeprefix(TIMM), fetched)
-    state = None if fetched else read_pretrained(pretrained)
-    if state:
-        with naming(pretrained):
-            load_weights(net, state)
-    elif pretrained == "none":
-        log.warning("the backbone starts from random weights")
-    return net
+    return TimmBackbone(backbone.removeprefix(TIMM), pretrained)

@@ -8,7 +8,6 @@ torchvision's network, all of them from the released SIPE code:
 * the first stages are frozen, and run without gradients or stored activations.
 """
 
-import logging
 from itertools import chain, pairwise
 from typing import Any
 
@@ -32,8 +31,6 @@ ALIASES = (
     (r"^backbone\.([1-4])\.(?:0\.)?(?=\d+\.(conv|bn|downsample))", r"layer\1."),
     (r"^(?=(conv1|bn1|layer[1-4])\.)", "resnet50."),
 )
-
-log = logging.getLogger(__name__)
 
 
 class FixedBatchNorm(nn.BatchNorm2d):
@@ -137,8 +134,7 @@ def build_backbone(pretrained: Pretrained, width: int | None, frozen_stages: int
     """Return a backbone; weights that do not fit, or contradict ``width``, raise an InputError.
 
     Args:
-        pretrained: see :func:`net.weights.read_pretrained`. ``None`` is for code that loads weights
-            afterwards; any other word for random weights gives a warning.
+        pretrained: see :func:`net.weights.read_pretrained`.
         width: channels after conv1; ``None`` reads it off the weights (64 without any).
         frozen_stages: as in :class:`ResNet50`.
     """
@@ -147,8 +143,6 @@ def build_backbone(pretrained: Pretrained, width: int | None, frozen_stages: int
         options["width"] = width
     state = read_pretrained(pretrained)
     if state is None:
-        if pretrained is not None:
-            log.warning("the backbone starts from random weights")
         return ResNet50(**options)
     with naming(pretrained):
         return restore(ResNet50, state, **options).train()

@@ -1,6 +1,7 @@
 """Weights that a network starts from: torchvision's of ImageNet, a file, or random numbers."""
 
 import inspect
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ Pretrained = str | Path | None  # a file, "imagenet", or "none" for random weigh
 # What a checkpoint of this project says of its network; networks may have more arguments.
 CONFIG = {"width?": int, "num_classes?": int, "blocks?": [int], "backbone?": str}
 
+log = logging.getLogger(__name__)
+
 
 def read_pretrained(
     pretrained: Pretrained, architecture: str = "resnet50"
@@ -28,8 +31,8 @@ def read_pretrained(
     """Return the weights that a network starts from, under the names of their file.
 
     They come without what data parallel and compiled networks put before names; None stands for
-    random weights. A file that does not exist or holds something else, or a missing network, raises
-    an InputError.
+    random weights, and a warning says where ``"none"`` asked for them. A file that does not exist
+    or holds something else, or a missing network, raises an InputError.
 
     Args:
         pretrained: a file of PyTorch, safetensors or MXNet, or another ``Pretrained``. The weights
@@ -37,6 +40,8 @@ def read_pretrained(
         architecture: whose ImageNet weights, a key of ``IMAGENET_URLS``.
     """
     if pretrained in (None, "none"):
+        if pretrained:
+            log.warning("starting from random weights")
         return None
     path = _fetch(architecture) if pretrained == "imagenet" else Path(pretrained)
     return checkpoint.load_state(path)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import eval_cam
 import make_cam
 import train_resnet50_SIPE as train
+from data.base import Dataset
 from data.predictor import Predictor
 from net import backbones
 from net.backbones import TimmBackbone, build
@@ -243,7 +244,9 @@ def test_step_1_trains_continues_and_makes_maps_that_predict_repeats(
     assert prediction.maps.any()
 
 
-def test_a_backbone_starts_from_timms_own_weights_unless_a_file_is_named(flags, monkeypatch):
+def test_a_backbone_starts_from_timms_own_weights_unless_a_file_is_named(
+    flags, weights, monkeypatch
+):
     """What a dataset starts from is of a ResNet-50."""
     asked = []
 
@@ -252,6 +255,7 @@ def test_a_backbone_starts_from_timms_own_weights_unless_a_file_is_named(flags, 
         raise InputError("enough")
 
     monkeypatch.setattr(backbones, "build", build)
+    monkeypatch.setattr(Dataset, "pretrained", str(weights))
     command = [*flags["train"], "--backbone", f"timm:{VIT}"]
     place = command.index("--pretrained")
     del command[place : place + 2]
