@@ -201,7 +201,7 @@ def test_what_gives_no_feature_maps_is_refused(backbone, words):
 
 def test_maps_follow_the_last_stage_but_one():
     net = Net(4, None, backbone="timm:eva02_tiny_patch14_224")
-    assert (net.stride, net.map_size(70), net.map_size(71)) == (14, 5, 6)
+    assert net.stride == 14
     mask = net.valid_mask(torch.tensor([[0, 0, 70, 42]]), 70, torch.ones(1, 3))
     out = net(torch.randn(1, 3, 70, 70), mask)
     assert out["cam"].shape == out["IS_cam"].shape == mask.shape == (1, 4, 5, 5)
