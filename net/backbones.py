@@ -125,14 +125,14 @@ class TimmBackbone(nn.Module):
         height, width = img.shape[2:]
         cell = self.strides[-1]
         stages = self.net.forward_intermediates(
-            F.pad(img, (0, -width % cell, 0, -height % cell)),
+            F.pad(img, (0, (cell - width % cell) % cell, 0, (cell - height % cell) % cell)),
             indices=self.indices,
             norm=False,
             output_fmt="NCHW",
             intermediates_only=True,
         )
         return [
-            x[:, :, : -(-height // stride), : -(-width // stride)]
+            x[:, :, : (height - 1) // stride + 1, : (width - 1) // stride + 1]
             for x, stride in zip(stages, self.strides, strict=True)
         ]
 

@@ -96,10 +96,13 @@ def test_a_segmentation_network_of_a_checkpoint_alone(tmp_path, model):
     assert json.loads(names) == list(CLASSES)
 
 
-def test_a_classifier_of_a_checkpoint_alone(tmp_path):
+@pytest.mark.parametrize("size", [{"width": 4}, {"backbone": "timm:convnext_atto"}])
+def test_a_classifier_of_a_checkpoint_alone(tmp_path, size):
+    if "backbone" in size:
+        pytest.importorskip("timm")
     assert SIZES[-1][1] * SIZES[-1][2] / 16**2 > BLOCK
     torch.manual_seed(0)
-    net = Net(4, None, width=4).eval()
+    net = Net(4, None, **size).eval()
     save(tmp_path / "x.pth", net)
     pytest.importorskip("onnx")
     export_onnx.main(["--ckpt", str(tmp_path / "x.pth"), "--out", str(tmp_path / "c.onnx")])
