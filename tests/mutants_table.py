@@ -446,7 +446,7 @@ FAULTS = {
         ("[step - 1 :: step]", "[:: step]", "backbones equal_distances"),
         ("super().train(False)", "super().train(mode)", "backbones stored or chance"),
         ('about["mean"], about', 'about["std"], about', "backbones deviation"),
-        ("-width % cell, 0, -height", "-height % cell, 0, -width", "backbones any_size"),
+        ("(cell - width % cell)", "(cell - height % cell)", "backbones any_size"),
         ("names - self.net.state_dict().keys()", "names", "backbones weights"),
     ],
     "net/method.py": [
