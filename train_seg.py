@@ -37,7 +37,7 @@ from net.segmentation import build as start_network
 from net.segmentation import mean_loss
 from tool import cli, distributed
 from tool.errors import InputError
-from tool.optimizer import OPTIMIZERS, learning_rate
+from tool.optimizer import learning_rate
 from tool.run import run
 
 log = logging.getLogger(__name__)
@@ -70,8 +70,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     add("head_lr", cli.number, "times --lr is the rate of the head's weights; its biases: twice it")
     add("lr_every", count, "updates between changes of the learning rate")
     add("lr_past", chance, "iterations after the last one at which the rate would reach 0")
-    suits = "of the recipes; adamw suits narrow networks that have not seen much, with a lower lr"
-    decide("--optimizer", choices=OPTIMIZERS, default=OPTIMIZERS[0], help=suits)
     add("momentum", cli.number, "of SGD")
     share = "of a batch in the statistics of batch normalisation; a short training wants more"
     add("bn_momentum", cli.fraction, share)

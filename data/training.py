@@ -35,7 +35,7 @@ from data.loaders import RandomViews, Schedule, ahead, to_device, training_loade
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError, naming
 from tool.metrics import iou_of, miou_of
-from tool.optimizer import OPTIMIZERS, load_optimizer, make_optimizer, set_learning_rate
+from tool.optimizer import load_optimizer, make_optimizer, set_learning_rate
 from tool.reader import read_table, text_digest
 from tool.record import digest_of, first_change
 from tool.writer import claim, clear_unfinished, write_atomic, write_table, writing
@@ -179,9 +179,8 @@ class Training:
         """
         args = self.args
         self.net, self.rate = cli.place(net, self.device, args.channels_last), rate
-        kind = getattr(args, "optimizer", OPTIMIZERS[0])
         self.optimizer = make_optimizer(
-            groups, rate(0, self.total), args.momentum, self.device, args.fused, kind
+            groups, rate(0, self.total), args.momentum, self.device, args.fused, args.optimizer
         )
         self.about["config"] = net.config
         if self.begun:

@@ -131,6 +131,7 @@ SAMPLING = ["--scales", "0.75", "2", "--scale_draw", "uniform", "--hsv_shift", "
     ("program", "decay", "more", "scale"),
     [
         (SIPE, "--wt_dec", [], 10),
+        (SIPE, "--wt_dec", ["--optimizer", "adamw"], 10),
         ("train_irn", "--irn_weight_decay", [], 10),
         ("train_seg", "--weight_decay", ["--head_lr", "7", *SAMPLING], 7),
         ("train_seg", "--weight_decay", ["--head_lr", "7", "--optimizer", "adamw"], 7),

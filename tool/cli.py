@@ -15,6 +15,7 @@ from torch import nn
 
 from tool import distributed
 from tool.errors import InputError
+from tool.optimizer import OPTIMIZERS
 
 NETWORK = "net.resnet50_SIPE"
 LARGEST = 2**31 - 1  # of whole numbers: seeds and sizes stay within every library's integers
@@ -223,6 +224,8 @@ def add_training_flags(parser: Parser, print_freq: int, save_freq: int) -> None:
     parser.add_deciding("--train_list", help="list name or file; None is the dataset's own")
     first = "a file, imagenet, or none; None is what the dataset starts from"
     parser.add_deciding("--pretrained", "--initial", help=first)
+    suits = "sgd as published; adamw suits transformers and narrow networks, with a lower rate"
+    parser.add_deciding("--optimizer", choices=OPTIMIZERS, default=OPTIMIZERS[0], help=suits)
     parser.add_shared("amp", "tf32", "fused", "seed", "restart", "safetensors")
     parser.add_shared("channels_last", decides=True)
     parser.add_shared("print_freq", default=print_freq)
