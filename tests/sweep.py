@@ -108,7 +108,7 @@ def other_text(content: bytes, rng: random.Random) -> bytes:
 def changed(path: Path, rng: random.Random) -> bytes:
     """Return the content of a file after an accident that its format may have."""
     content, within = path.read_bytes(), rng.random() < 0.7
-    with suppress(ValueError, zipfile.BadZipFile):  # it may be harmed already
+    with suppress(ValueError, RecursionError, zipfile.BadZipFile):  # it may be harmed already
         if path.suffix == ".json":
             return json.dumps(other_json(json.loads(content), rng)).encode()
         if path.suffix in (".npz", ".pth") and within:
