@@ -39,7 +39,7 @@ def test_sipe_weights_do_not_depend_on_the_number_of_processes(flags, weights, t
     command = [*flags["train"], "--batch_size", "5", "--max_epoches", "7", "--val_freq", "3"]
     command += ["--val_list", "train", "--session_name"]
     states, logs = [], []
-    for number in (1, 2, 3):
+    for number in (1, 3):
         session = tmp_path / f"n{number}"
         together("train_resnet50_SIPE", [*command, str(session)], number, tmp_path / "out.txt")
         states.append(load_state(session / "ckpt/final.pth"))
@@ -93,7 +93,7 @@ def trained(flags, run, tiny, weights, tmp_path) -> Path:
 def test_programs_that_write_a_file_a_picture_write_the_same(flags, trained, tmp_path):
     """Bytes of labels; arrays of maps, whose zip files hold the time."""
     found = []
-    for number in (1, 2, 3):
+    for number in (1, 3):
         session = tmp_path / f"n{number}"
         shutil.copytree(trained / "ckpt", session / "ckpt")
         common = [*flags["make_cam"], "--session_name", str(session)]
@@ -112,7 +112,7 @@ def test_programs_that_write_a_file_a_picture_write_the_same(flags, trained, tmp
                     content[path.name] = {name: file[name].tobytes() for name in file.files}
         assert len(content) == 5 * 6
         found.append(content)
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 def launch(*command: str) -> subprocess.CompletedProcess:
