@@ -48,6 +48,30 @@ def write_onnx(
         import onnxruntime
     except ImportError as error:
         raise InputError("ONNX files need packages: pip install onnx onnxruntime") from error
+    model = onnx.load_from_string(_exported(net, inputs, outputs))
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "class_names", json.dumps(class_names)
+    content = model.SerializeToString()
+    other = {**inputs, "picture": inputs["picture"][..., :200, :300]}
+    with torch.no_grad():
+        expected = net(**other)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    found = session.run(outputs, {name: value.numpy() for name, value in other.items()})
+    for name, ours, theirs in zip(outputs, expected, found, strict=True):
+        fits = theirs.shape == ours.shape
+        difference = np.abs(theirs - ours.numpy()).max() if fits else np.inf
+        if difference > ROUNDING * np.abs(theirs).max():
+            raise InputError(
+                f"{path} would hold a network whose {name} are wrong at other sizes of pictures: "
+                "PyTorch cannot export this one so. Nothing is written."
+            )
+        log.info("%s: at most %.1e from PyTorch's", name, difference)
+    write_own(path, lambda file: file.write(content))
+    log.info("%s written", path)
+
+
+def _exported(net: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> bytes:
+    """Return the file that PyTorch's exporter makes; one that it cannot make is an InputError."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's, of decisions that hold at every size
@@ -64,25 +88,7 @@ def write_onnx(
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise InputError(f"PyTorch cannot export this network: {error}") from error
-        other = {**inputs, "picture": inputs["picture"][..., :200, :300]}
-        expected = net(**other)
-    model = onnx.load_from_string(buffer.getvalue())
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "class_names", json.dumps(class_names)
-    content = model.SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found = session.run(outputs, {name: value.numpy() for name, value in other.items()})
-    for name, ours, theirs in zip(outputs, expected, found, strict=True):
-        fits = theirs.shape == ours.shape
-        difference = np.abs(theirs - ours.numpy()).max() if fits else np.inf
-        if difference > ROUNDING * np.abs(theirs).max():
-            raise InputError(
-                f"{path} would hold a network whose {name} are wrong at other sizes of pictures: "
-                "PyTorch cannot export this one so. Nothing is written."
-            )
-        log.info("%s: at most %.1e from PyTorch's", name, difference)
-    write_own(path, lambda file: file.write(content))
-    log.info("%s written", path)
+    return buffer.getvalue()
 
 
 def _free_axes(name: str, value: Tensor) -> dict[int, str]:
