@@ -55,6 +55,14 @@ def test_log_is_complete_at_any_moment_and_has_what_the_console_does_not_show(tm
     assert "chunk" not in text
 
 
+def test_a_redirected_console_is_complete_at_any_moment(tmp_path, monkeypatch):
+    with open(tmp_path / "console.txt", "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        Session(tmp_path / "run", "program", settings())
+        log.info("last")
+        assert (tmp_path / "console.txt").read_text().splitlines()[-1] == "last"
+
+
 def test_log_of_a_continued_run_is_appended_and_another_session_ends_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("first", "second"):

@@ -43,6 +43,7 @@ class _Console(logging.Handler):
         # Where nobody reads any more, or the disk of a redirection is full, the log file goes on.
         with suppress(OSError):
             tqdm.write(sender + self.format(record))
+            sys.stdout.flush()  # a redirection shows it at once, too
 
 
 class _LogFile(logging.FileHandler):
