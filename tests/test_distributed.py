@@ -39,7 +39,7 @@ def test_sipe_weights_do_not_depend_on_the_number_of_processes(flags, weights, t
     command = [*flags["train"], "--batch_size", "5", "--max_epoches", "7", "--val_freq", "3"]
     command += ["--val_list", "train", "--session_name"]
     states, logs = [], []
-    for number in (1, 3):
+    for number in (1, 2, 3):
         session = tmp_path / f"n{number}"
         together("train_resnet50_SIPE", [*command, str(session)], number, tmp_path / "out.txt")
         states.append(load_state(session / "ckpt/final.pth"))
