@@ -28,8 +28,9 @@ from data.predictor import REFINE, Predictor
 from net.recipes import MODELS
 from tool import cli
 from tool.errors import InputError, naming
-from tool.reader import check_exist
+from tool.pictures import stored
 from tool.progress import progress
+from tool.reader import check_exist
 from tool.record import Outputs
 from tool.run import run
 from tool.session import find_checkpoint
@@ -81,7 +82,8 @@ def pictures_of(paths: Sequence[Path]) -> dict[str, Path]:
     """Return id -> picture, of pictures and of folders.
 
     Raises:
-        InputError: a path does not exist, a folder has no pictures, or two have one id.
+        InputError: a path does not exist or is no picture, a folder has no pictures, or two have
+            one id.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -98,6 +100,8 @@ def pictures_of(paths: Sequence[Path]) -> dict[str, Path]:
                     "another --out_dir each."
                 )
     check_exist(list(found.values()), "pictures", "Name others")
+    for picture in found.values():
+        stored(picture)
     return found
 
 

@@ -209,6 +209,11 @@ def test_a_folder_is_taken_and_guesses_are_said_aloud(session, images, tmp_path,
     assert "GUESSED" in caplog.text
     predict.main([str(images / "a.png"), *flags, "--labels", "none"])
     assert json.loads((tmp_path / "out/a.json").read_text())["classes"] == []
+    before = (tmp_path / "out/sources.json").read_text()
+    (images / "x.png").write_text("no picture")
+    with pytest.raises(InputError, match=r"x\.png"):
+        predict.main([str(images), *flags])
+    assert (tmp_path / "out/sources.json").read_text() == before
 
 
 def test_a_picture_may_be_a_path_an_image_an_array_or_a_tensor(images, sipe):
