@@ -117,7 +117,9 @@ class Run:
 
     @property
     def origin(self) -> str:
-        """What heads the column of goals: who the figures are from."""
+        """What heads the column of goals: who they are from; nothing where there are none."""
+        if self.beside is None:
+            return ""
         return "recorded" if self.beside in curves.OWN else "published"
 
     def figures(self) -> Iterator[Figure]:

@@ -258,3 +258,9 @@ def test_goals_of_a_run_at_half_size_are_recorded_over_all_classes_and_the_seven
             expected = [np.mean(seeds[mious][kind])] if mious else []
             assert run.goals_of(kind, None)[0] == pytest.approx(expected, abs=1e-3)
         assert run.origin == "recorded"
+
+
+def test_the_column_of_what_is_published_has_no_heading_where_nothing_is(tmp_path):
+    for dataset, heading in (("voc", "published"), ("demo", "")):
+        write(tmp_path / "args.json", {"train_resnet50_SIPE": {"dataset": dataset}})
+        assert figures.Run(tmp_path, None).origin == heading
