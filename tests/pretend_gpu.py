@@ -103,6 +103,11 @@ def place_of(tensor: Tensor) -> torch.device:
     return getattr(storage_of(tensor), "place", CPU)
 
 
+def is_ours(path: Path) -> bool:
+    """Tell whether a file is of this project, in whose folder an environment may lie."""
+    return path.is_relative_to(REPOSITORY) and "site-packages" not in path.parts
+
+
 class Gpus:
     """What the processor has waited for, and what it has asked for and not waited for yet.
 
@@ -137,7 +142,7 @@ class Gpus:
     def wait(self) -> None:
         """Count that the processor waits for all that it has asked for."""
         frames = [frame for frame, _ in traceback.walk_stack(sys._getframe())]
-        ours = (f for f in frames if Path(f.f_code.co_filename).is_relative_to(REPOSITORY))
+        ours = (f for f in frames if is_ours(Path(f.f_code.co_filename)))
         frame = next((f for f in ours if f.f_code.co_filename != __file__), frames[-1])
         path = os.path.relpath(frame.f_code.co_filename, REPOSITORY)
         self.waits[f"{path}:{frame.f_lineno}"] += 1
