@@ -31,7 +31,7 @@ from data.evaluate import check_class_ids
 from data.loaders import SegmentationPictures
 from data.training import Training
 from data.transforms import RESAMPLE
-from net.deeplabv2 import STRIDE_ON
+from net.deeplabv2 import STAGES, STRIDE_ON
 from net.recipes import MODELS, TrainingFlags, defaults, fill_in
 from net.segmentation import build as start_network
 from net.segmentation import mean_loss
@@ -40,6 +40,12 @@ from tool.errors import InputError
 from tool.optimizer import learning_rate
 from tool.run import run
 
+# Flags that are for the other network.
+FOREIGN = {
+    "deeplabv2_resnet101": ("bn_momentum",),
+    "deeplabv1_resnet38": ("stride_on", "stride", "recipe"),
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -47,12 +53,20 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
     parser = make_parser(__doc__)
     cli.add_training_flags(parser, print_freq=50, save_freq=500)
+    parser.set_defaults(optimizer=None)
     count, chance, decide = cli.at_least(1), cli.at_least(0), parser.add_deciding
     decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
+    short = (
+        "short is for hours of a processor: a few hundred iterations of DeepLab v2, from the "
+        "classifier of this very session, see docs/segmentation.md; None is the published one"
+    )
+    parser.add_argument("--recipe", choices=("short",), help=short)
     decide("--label_dir", type=Path, help="folder of PNGs; None is <session>/pseudo_label")
     decide("--width", type=count, help="channels after the first convolution; None: of the weights")
     decide("--blocks", type=count, nargs=4, help="of the four stages; None: of the weights")
     decide("--stride_on", choices=STRIDE_ON, help="DeepLab v2 only; None: where the weights had it")
+    stride = "of the logits, DeepLab v2 only; None: 16 from a classifier of step 1, else 8"
+    decide("--stride", type=int, choices=sorted(STAGES), help=stride)
     freeze = (
         "batch normalisation by stored statistics, as DeepLab v2 always has it; v1 needs it with "
         "several processes on CPUs"
@@ -80,10 +94,13 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     add("resample", str, "OpenCV's filter of the picture", choices=sorted(RESAMPLE))
     add("hsv_shift", chance, "largest shift of hue (steps of 2 degrees), saturation, value")
     args = parser.parse_args(arguments)
-    others = {"deeplabv2_resnet101": "bn_momentum", "deeplabv1_resnet38": "stride_on"}[args.model]
-    if getattr(args, others) is not None:
-        raise InputError(f"--{others} is not for {args.model}. Leave it out.")
+    for other in FOREIGN[args.model]:
+        if getattr(args, other) is not None:
+            raise InputError(f"--{other} is not for {args.model}. Leave it out.")
     recipe, given = MODELS[args.model].training, (args.batch_size, args.accumulate)
+    if args.recipe == "short":
+        recipe = MODELS[args.model].short
+        args.pretrained = args.pretrained or str(Path(args.session_name, "ckpt/final.pth"))
     fill_in(args, recipe.shared_by(distributed.world_size(), *given))
     return args
 
@@ -97,6 +114,7 @@ def build(args: cli.Settings, num_classes: int) -> tuple[nn.Module, dict]:
         width=args.width,
         blocks=args.blocks,
         stride_on=args.stride_on,
+        stride=args.stride,
     )
 
 

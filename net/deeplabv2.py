@@ -3,7 +3,7 @@
 Chen et al., "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution,
 and Fully Connected CRFs", TPAMI 2018, as kazuto1011/deeplab-pytorch computes it; tensors carry that
 project's names. Letters in shapes: B pictures, C classes with background at index 0, H x W the
-picture, h x w the map at stride 8.
+picture, h x w the map at stride 8 or 16.
 """
 
 from collections import OrderedDict
@@ -22,8 +22,9 @@ from tool.constants import constant
 from tool.errors import InputError
 
 BLOCKS = (3, 4, 23, 3)
-STRIDES = (1, 2, 1, 1)  # of layer2..layer5, which torchvision calls layer1..layer4
-DILATIONS = (1, 1, 2, 4)
+# Strides and dilations of layer2..layer5, which torchvision calls layer1..layer4, by the stride of
+# the logits: those of the published network, and those of the classifier of step 1.
+STAGES = {8: ((1, 2, 1, 1), (1, 1, 2, 4)), 16: ((1, 2, 2, 1), (1, 1, 1, 1))}
 HEAD_DILATIONS = (6, 12, 18, 24)
 HEAD_DEVIATION = 0.01  # of the head's first weights; its biases start at zero
 SCALES = (0.5, 0.75)  # of the picture, beside its own size
@@ -32,6 +33,7 @@ MEAN_BGR = (104.008, 116.669, 122.675)  # grey levels 0..255
 # torchvision's. The tensors are the same, what they were trained to see is not.
 STRIDE_ON = ("reduce", "conv3x3")
 STEM = "conv1.weight"  # in files of torchvision, and in no others
+BACKBONE, CLASSIFIER = "backbone.", "classifier.weight"  # in checkpoints of step 1
 
 
 class ConvBN(nn.Sequential):
@@ -96,14 +98,16 @@ def dilated_3x3(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 class DeepLabV2(nn.Sequential):
-    """The network at one scale: (B, 3, H, W) to logits (B, C, h, w) at stride 8."""
+    """The network at one scale: (B, 3, H, W) to logits (B, C, h, w) at the stride."""
 
-    def __init__(self, num_classes: int, width: int, blocks: Blocks, stride_on: str) -> None:
+    def __init__(
+        self, num_classes: int, width: int, blocks: Blocks, stride_on: str, stride: int
+    ) -> None:
         super().__init__()
         conv1, pool = ConvBN(3, width, 7, 2), nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)
         self.layer1 = nn.Sequential(OrderedDict(conv1=conv1, relu=nn.ReLU(inplace=True), pool=pool))
         inputs = width
-        stages = zip(blocks, STRIDES, DILATIONS, strict=True)
+        stages = zip(blocks, *STAGES[stride], strict=True)
         for number, (count, stride, dilation) in enumerate(stages):
             channels, layer = width * 2**number, nn.Sequential()
             for block in range(1, count + 1):
@@ -123,6 +127,7 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         num_classes, width, blocks: see the base class; blocks (3, 4, 6, 3) make it a ResNet-50.
         stride_on: ``"reduce"``, the published network, or ``"conv3x3"``, which computes what
             torchvision's weights were trained for.
+        stride: of the logits, 8 as published, or 16.
     """
 
     align_corners = False
@@ -151,10 +156,13 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         width: int = 64,
         blocks: Blocks = BLOCKS,
         stride_on: str = "reduce",
+        stride: int = 8,
     ) -> None:
-        super().__init__(num_classes, width, blocks, stride_on=stride_on)
+        super().__init__(num_classes, width, blocks, stride_on=stride_on, stride=stride)
         if stride_on not in STRIDE_ON:
             raise InputError(f"stride_on is one of {STRIDE_ON}, not {stride_on!r}")
+        if stride not in STAGES:
+            raise InputError(f"stride is one of {tuple(STAGES)}, not {stride!r}")
         self.base = DeepLabV2(**self.config)
         for name, module in self.named_modules():
             if self.is_head(name) and isinstance(module, nn.Conv2d):
@@ -167,7 +175,26 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
     def config_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
         """Return the arguments of the network of a file; torchvision's has another stride."""
         stride_on = "conv3x3" if STEM in state else "reduce"
-        return {**super().config_of(state), "stride_on": stride_on}
+        # Nothing but a start from a classifier has torchvision's names and a head.
+        stride = 16 if STEM in state and cls.classifier in state else 8
+        return {**super().config_of(state), "stride_on": stride_on, "stride": stride}
+
+    @classmethod
+    def first_weights(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a file; those of a classifier of step 1 become a network's.
+
+        At stride 16 its logits are those of the class activation maps at first, and those of
+        background zero: in the middle of the four kernels of the head stands a quarter of the
+        classifier.
+        """
+        if CLASSIFIER not in state:
+            return state
+        quarter = F.pad(state[CLASSIFIER] / len(HEAD_DILATIONS), (1, 1, 1, 1, 0, 0, 1, 0))
+        weights = {n.removeprefix(BACKBONE): v for n, v in state.items() if n.startswith(BACKBONE)}
+        for number in range(len(HEAD_DILATIONS)):
+            weights[f"base.aspp.c{number}.weight"] = quarter
+            weights[f"base.aspp.c{number}.bias"] = quarter.new_zeros(len(quarter))
+        return weights
 
     @staticmethod
     def architecture(blocks: Blocks | None) -> str:

@@ -24,6 +24,7 @@ class TrainingFlags:
     resample: str
     hsv_shift: int
     iterations: int = 20_000
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     head_lr: float = 10.0
@@ -61,6 +62,7 @@ class Recipe:
     network: type[SegmentationNetwork]
     training: TrainingFlags
     test: TestFlags
+    short: TrainingFlags | None = None  # --recipe short, which starts from the session's classifier
 
 
 # kazuto1011's deeplab-pytorch.
@@ -87,6 +89,23 @@ DEEPLAB_V2 = Recipe(
         bilateral_sxy=67.0,
         bilateral_srgb=3.0,
         bilateral_weight=4.0,
+    ),
+    TrainingFlags(
+        iterations=300,
+        batch_size=8,
+        accumulate=1,
+        crop_size=193,
+        optimizer="adamw",
+        lr=2e-5,
+        head_lr=10.0,
+        weight_decay=0.01,
+        lr_every=1,
+        lr_past=0,
+        bn_momentum=None,
+        scales=[0.75, 1.0, 1.25],
+        scale_draw="choice",
+        resample="bilinear",
+        hsv_shift=0,
     ),
 )
 # "seamv1" of YudeWang/semantic-segmentation-codebase.

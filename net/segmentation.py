@@ -123,6 +123,11 @@ class SegmentationNetwork(nn.Module):
                 config[argument] = named[name][:1].numel()
         return config
 
+    @classmethod
+    def first_weights(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors that a training starts from, of those in a file."""
+        return state
+
     def adapt(self, state: dict[str, Tensor]) -> None:
         """Change weights just loaded from a file of another project to what our input asks for."""
 
@@ -217,6 +222,7 @@ def build(
         return network(num_classes, **chosen), {"fresh": "all"}
     fresh = "nothing"
     with naming(pretrained):
+        state = network.first_weights(state)
         config = network.config_of(state)
         net = make(network, state, config, num_classes=num_classes, **chosen)
         if config.get("num_classes") != num_classes:

@@ -20,7 +20,13 @@ IMAGENET_URLS = {
 }
 Pretrained = str | Path | None  # a file, "imagenet", or "none" for random weights, as is None
 # What a checkpoint of this project says of its network; networks may have more arguments.
-CONFIG = {"width?": int, "num_classes?": int, "blocks?": [int], "backbone?": str}
+CONFIG = {
+    "width?": int,
+    "num_classes?": int,
+    "blocks?": [int],
+    "backbone?": str,
+    "stride?": int,
+}
 
 log = logging.getLogger(__name__)
 

@@ -185,10 +185,12 @@ def test_trained_networks_come_back(kind):
     [
         {"blocks": [10**7] * 4},
         {"stride_on": "both"},
+        {"stride": 7},
+        {"stride": []},
     ],
 )
 def test_odd_configs_are_refused(kind, change):
     source = small(kind)
     content = {"net": tensors(source), "config": {**source.config, **change}}
-    with pytest.raises(InputError, match=r"config|stride_on"):
+    with pytest.raises(InputError, match=r"config|stride"):
         restore(kind.network, content)

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from net import deeplabv2
 from net.deeplabv2 import DeepLabV2_ResNet101_MSC, Head, shrink
-from net.inputs import normalise
+from net.inputs import IMAGENET_MEAN, normalise
 from net.resnet50 import ResNet50
+from net.resnet50_SIPE import Net
 from net.segmentation import build, cross_entropy_sum, mean_loss, resize_labels
 from tests.fill import filled, filled_state, tensors
 from tests.reference import parity, relative
@@ -153,8 +155,8 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(narrow):
     imagenet = DeepLabV2_ResNet101_MSC.architecture
     assert [imagenet(None), imagenet([3, 4, 6, 3])] == ["resnet101", "resnet50"]
     net, record = build(DeepLabV2_ResNet101_MSC, 3, path)
-    config = {"num_classes": 3, "width": 4, "blocks": [3, 4, 6, 3], "stride_on": "conv3x3"}
-    assert (record["fresh"], net.config) == ("head", config)
+    config = {"width": 4, "blocks": [3, 4, 6, 3], "stride_on": "conv3x3", "stride": 8}
+    assert (record["fresh"], net.config) == ("head", {"num_classes": 3, **config})
     stages = [value for name, value in tensors(resnet).items() if name.startswith("layer")]
     for ours, theirs in zip(list(tensors(net).values())[5:-8], stages, strict=True):
         assert torch.equal(ours, theirs)  # between stem and head, in the same order
@@ -168,3 +170,21 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(narrow):
         stem = stem(normalise(picture))
         expected = layer2(layer1(stem))
         assert relative(net.base.layer3(net.base.layer2(stem)), expected) < 1e-6
+
+
+def test_from_a_classifier_the_first_logits_are_those_of_its_maps(narrow, monkeypatch, tmp_path):
+    """With one mean colour for both, as that of the padding differs by a grey level."""
+    monkeypatch.setattr(deeplabv2, "MEAN_BGR", tuple(255 * m for m in IMAGENET_MEAN[::-1]))
+    _, path, picture = narrow
+    classifier = filled(Net(4, path)).eval()
+    checkpoint.save(tmp_path / "final.pth", {"net": tensors(classifier)})
+    net, record = build(DeepLabV2_ResNet101_MSC, 4, tmp_path / "final.pth")
+    config = {"width": 4, "blocks": [3, 4, 6, 3], "stride_on": "conv3x3", "stride": 16}
+    assert (record["fresh"], net.config) == ("nothing", {"num_classes": 4, **config})
+    with torch.no_grad():
+        maps = classifier.forward_features(classifier.prepare(picture))[0]
+        logits = net.train()(net.prepare(picture))[0]
+    assert not logits[:, 0].any()
+    assert relative(logits[:, 1:], maps) < 1e-4
+    others, record = build(DeepLabV2_ResNet101_MSC, 3, tmp_path / "final.pth", stride=8)
+    assert (record["fresh"], others.config["stride"]) == ("head", 8)

@@ -21,6 +21,7 @@ from data.folder import Folder
 from data.loaders import Schedule, SegmentationPictures
 from data.transforms import VIEWS
 from net.recipes import MODELS
+from net.resnet50_SIPE import Net
 from net.weights import restore
 from tests.tiny import KEYS, command_lines
 from tool import checkpoint
@@ -426,6 +427,7 @@ def test_labels_that_do_not_fit_are_named(run, tiny):
     [
         (V2, ["--accumulate", "4"], "--accumulate"),
         (V1, ["--stride_on", "reduce"], "--stride_on"),
+        (V1, ["--recipe", "short"], "--recipe"),
         (V2, ["--bn_momentum", "0.1"], "--bn_momentum"),
     ],
 )
@@ -445,3 +447,19 @@ def test_nan_loss_stops(run, session, monkeypatch):
     with pytest.raises(InputError, match=r"^CE .* at step 1\b.*--lr"):
         train_seg.main([*run["train"], "--save_freq", "1"])
     assert checkpoint.load(session / f"ckpt/seg_{V2}_last.pth")["step"] == 1
+
+
+def test_the_short_recipe_starts_from_the_classifier_of_the_session(run, session, tiny, weights):
+    """Every number of it is a flag."""
+    classifier = Net(4, weights)
+    checkpoint.save(session / "ckpt/final.pth", {"net": classifier.state_dict()})
+    small = ["--crop_size", "33", "--batch_size", "2", "--iterations", "2", "--print_freq", "1"]
+    flags = [*run["eval"], "--label_dir", str(tiny / "masks"), "--recipe", "short"]
+    train_seg.main([*flags, *small])
+    trained = checkpoint.load(final_of(session))
+    assert (trained["config"]["width"], trained["config"]["stride"]) == (4, 16)
+    assert trained["record"] == {"fresh": "nothing"}
+    recipe = vars(MODELS[V2].short)
+    assert {n: getattr(train_seg.parse_arguments(flags), n) for n in recipe} == recipe
+    given = train_seg.parse_arguments([*flags, "--pretrained", "none", "--lr", "1"])
+    assert (given.pretrained, given.lr, given.optimizer) == ("none", 1, "adamw")
