@@ -20,13 +20,12 @@ import numpy as np
 from torch import Tensor
 
 from data.datasets import make_parser
-from data.inference import GPU_BATCH, SCALES, infer, load_network
+from data.inference import GPU_BATCH, SCALES, infer, load_classifier
 from data.loaders import scaled_picture, to_cpu, to_device
 from data.picture_loop import PictureStep
-from net.method import Method, import_network
+from net.method import CHOICES, Method, choose
 from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
 from tool import checkpoint, cli
-from tool.errors import InputError
 from tool.maps import FORMATS, write_maps
 from tool.run import run
 
@@ -48,6 +47,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         choices=COMPETITORS,
         help="classes that compete for seeds: all (None, released code) or those in the label",
     )
+    parser.add_shared("background_weight")
     parser.add_deciding(
         "--save_format",
         choices=FORMATS,
@@ -94,21 +94,6 @@ def write(path: Path, keys: np.ndarray, maps: Callable[[], list[Tensor]], *how: 
     write_maps(path, keys, maps(), *how)
 
 
-def choose(net: Method, name: str, args: cli.Settings) -> None:
-    """Make a choice of the flags that of the network, or note the network's own.
-
-    Raises:
-        InputError: the network has no such choice.
-    """
-    given = getattr(args, name)
-    if given is None:
-        setattr(args, name, getattr(net, name, None))
-    elif hasattr(net, name):
-        setattr(net, name, given)
-    else:
-        raise InputError(f"--{name}: {args.network} has no such choice. Leave the flag out.")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Write the maps of every picture on the list."""
     args = parse_arguments(arguments)
@@ -116,15 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
     ckpt, dataset = step.session.checkpoint(args.ckpt), step.dataset
     content = checkpoint.load(ckpt)
     checkpoint.check_classes(content, dataset.all_names)
-    net = load_network(
-        import_network(args.network, content),
-        content,
-        args.fold_bn,
-        pretrained=None,
-        num_classes=dataset.num_classes,
-    )
-    for name in ("seed_feature", "competitors"):
-        choose(net, name, args)
+    net = load_classifier(args.network, content, args.fold_bn, num_classes=dataset.num_classes)
+    for name in CHOICES:  # what the network does by itself is noted, too
+        setattr(args, name, choose(net, name, getattr(args, name)))
     cli.place(net, step.device, args.channels_last)
     name = ckpt.name if ckpt.parent == step.session.path / "ckpt" else None
     step.write(

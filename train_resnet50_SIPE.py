@@ -33,7 +33,7 @@ from data.loaders import (
 )
 from data.training import Training
 from net.backbones import RESNET50
-from net.method import Method, import_network
+from net.method import Method, choose, import_network
 from net.resnet50_SIPE import CAM_EPS
 from tool import cli, distributed
 from tool.errors import InputError
@@ -56,7 +56,7 @@ def loss_weight(text: str) -> tuple[str, float]:
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = make_parser(__doc__, "network")
+    parser = make_parser(__doc__, "network", "background_weight")
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
     count, decide = cli.at_least(1), parser.add_deciding
     parser.add_argument("--val_list", help="pictures with masks; None is the dataset's own list")
@@ -215,6 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
     validation = validation_ids(args, dataset) if args.val_freq else None
 
     net = make_network(args.network, dataset.num_classes, args.pretrained, args.backbone)
+    choose(net, "background_weight", args.background_weight)
     groups = net.trainable_groups(args.lr, args.wt_dec)
     rate = partial(learning_rate, args.lr)
     # Without the consistency loss nothing teaches the side layers.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.loaders import to_device
 from net.deeplabv2 import MEAN_BGR
-from net.method import Method
+from net.method import Method, choose, import_network
 from net.recipes import TestFlags
 from net.resnet50 import fold_batch_norm
 from net.weights import restore
@@ -44,6 +44,23 @@ def load_network(
     """
     net = restore(network, content, **options)
     return fold_batch_norm(net) if fold_bn else net
+
+
+def load_classifier(network: str, content: Checkpoint, fold_bn: bool, **options) -> Method:
+    """Return a network of step 1 as :func:`load_network` does, weighing background as it learnt.
+
+    Args:
+        network: module of its class, see :func:`net.method.import_network`.
+        content, fold_bn, options: of :func:`load_network`.
+
+    Raises:
+        InputError: the weights do not fit, or are of another network.
+    """
+    kind = import_network(network, content)
+    net = load_network(kind, content, fold_bn, pretrained=None, **options)
+    trained = content.get("settings") or {}
+    choose(net, "background_weight", trained.get("background_weight"))
+    return net
 
 
 def infer(

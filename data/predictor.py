@@ -15,15 +15,16 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from data.coco import COCO
-from data.inference import GPU_BATCH, SCALES, infer, load_network, mean_logits, refine
+from data.inference import GPU_BATCH, SCALES, infer, load_classifier, mean_logits, refine
 from data.lists import plain
 from data.loaders import to_device
 from data.picture_loop import batches_of
 from data.prediction import Explanation, Prediction
 from data.transforms import VIEWS, reduce, rescale
 from data.voc import VOC
-from net.method import import_network
+from net.method import CHOICES, choose
 from net.recipes import MODELS
+from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
 from net.weights import restore
 from tool import checkpoint, cli
 from tool.crf import crf_inference_label
@@ -32,6 +33,7 @@ from tool.maps import fuse
 from tool.picture_files import rgb_on_white
 from tool.pictures import read_rgb
 from tool.reader import Between, check, decoding
+from tool.writer import read_note
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 Labels = str | Sequence[str] | None
@@ -46,6 +48,11 @@ NOTED = {
         "value_range?": (float, float),
         "long_side?": (BAND, BAND),
     },
+}
+MAPS_NOTE = {
+    "seed_feature?": set(SEED_FEATURES),
+    "competitors?": set(COMPETITORS),
+    "background_weight?": Between(0),
 }
 PUBLISHED = {len(names): names for names in (VOC.class_names, COCO.class_names)}
 
@@ -142,12 +149,21 @@ class Predictor:
                 self.recipe = replace(self.recipe, scales=list(scales))
             self.net = restore(MODELS[self.model].network, content)
         else:
-            trained_by = import_network(network, content)
-            self.net = load_network(trained_by, content, fold_bn=True, pretrained=None)
+            self.net = load_classifier(network, content, fold_bn=True)
+            self._choose_as_maps(Path(content.path).parent.parent / "npy")
             self.scales = tuple(scales or SCALES)
         num_classes = self.net.config["num_classes"]
         cli.place(self.net, self.device, channels_last=True)
         self.all_names = ["background", *_names_of(content, num_classes - 1, class_names)]
+
+    def _choose_as_maps(self, folder: Path) -> None:
+        """Take up the choices that make_cam.py noted beside maps of this checkpoint, if it did."""
+        note = read_note(folder)
+        if note.get("digest") == self.digest:
+            with decoding(folder, "Make the maps again: make_cam.py --restart"):
+                check(note, MAPS_NOTE)
+            for name in CHOICES:
+                choose(self.net, name, note.get(name))
 
     def label_of(self, names: str | Sequence[str]) -> Tensor:
         """Return which classes are present, bool (C,), background among them.

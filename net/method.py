@@ -15,7 +15,12 @@ from tool.checkpoint import Checkpoint
 from tool.cli import import_named
 from tool.errors import InputError
 from tool.optimizer import parameter_group
-from tool.reader import check, decoding
+from tool.reader import Between, check, decoding
+
+# What a checkpoint notes of the training, and programs take up.
+NOTED = {"settings?": {"network?": str, "background_weight?": Between(0)}}
+
+CHOICES = ("seed_feature", "competitors", "background_weight")  # of a network, by flags
 
 
 class Method(nn.Module):
@@ -136,7 +141,7 @@ def import_network(name: str, trained: Checkpoint | None = None) -> type[Method]
     """
     if trained is not None:
         with decoding(trained.path, "Give another file."):
-            check(trained, {"settings?": {"network?": str}})
+            check(trained, NOTED)
         noted = (trained.get("settings") or {}).get("network", name)
         if noted != name:
             raise InputError(
@@ -150,3 +155,18 @@ def import_network(name: str, trained: Checkpoint | None = None) -> type[Method]
             "docs/own_method.md."
         )
     return found
+
+
+def choose(net: Method, name: str, value: Any) -> Any:
+    """Return a choice of the network after it is set to ``value``; None leaves its own.
+
+    Raises:
+        InputError: the network has no such choice.
+    """
+    if value is None:
+        return getattr(net, name, None)
+    if not hasattr(net, name):
+        module = type(net).__module__
+        raise InputError(f"--{name}: {module} has no such choice. Leave the flag out.")
+    setattr(net, name, value)
+    return value

@@ -133,6 +133,7 @@ class Net(Method):
             ``"hierarchical"`` (F_h, released code) or ``"semantic"`` (x4, as in training).
         competitors: classes that take part in the argmax of these seeds: ``"all"`` (released code;
             pixels that an absent class wins get no seed) or ``"present"``.
+        background_weight: of the background's soft IoU in the seeds, in training too.
     """
 
     # The released network registers its heads twice.
@@ -144,6 +145,7 @@ class Net(Method):
         (r"^resnet50\.", "backbone."),
     )
     seed_feature, competitors = SEED_FEATURES[0], COMPETITORS[0]
+    background_weight = BACKGROUND_WEIGHT
 
     def __init__(
         self,
@@ -208,7 +210,7 @@ class Net(Method):
         Returns:
             seeds, probs, IS_cam (B, C, h, w); prototypes (B, C, 768, 1, 1).
         """
-        seeds, probs = get_seed(cam, mask, seed_feature)
+        seeds, probs = get_seed(cam, mask, seed_feature, self.background_weight)
         prototypes = get_prototype(seeds, feature)
         is_cam = reactivate(prototypes, feature)
         return {"seeds": seeds, "probs": probs, "prototypes": prototypes, "IS_cam": is_cam}

@@ -6,6 +6,7 @@ A piece occurs once in its file. Tests are NAME of tests/test_NAME.py and pytest
 FAULTS = {
     "train_resnet50_SIPE.py": [
         ('args.pretrained or "imagenet"', "args.pretrained", "backbones unless_a_file"),
+        ("    choose(net,", "    print(net,", "programs weight_of_background"),
         ("args.val_list or dataset.eval_list", "dataset.train_list", "training not_named"),
         ("partial(learning_rate, args.lr)", "partial(learning_rate, 0.1)", "training every_update"),
         ("(terms, args.gsc_weight", "(terms, 1", "programs gsc_weight"),
@@ -134,16 +135,7 @@ FAULTS = {
         ('group.get("lr", lr) / lr if lr else 1', "1", "any_network plain_groups"),
     ],
     "make_cam.py": [
-        (
-            "setattr(net, name, given)",
-            "pass",
-            "programs flags_of_the_maps",
-        ),
-        (
-            "setattr(args, name, getattr(net, name, None))",
-            "pass",
-            "programs flags_of_the_maps",
-        ),
+        ("setattr(args, name, choose(net", "print(choose(net", "programs flags_of_the_maps"),
         ("dataset, args.scales", "dataset, (1.0, 0.5, 1.5, 2.0)", "programs flags_of_the_maps"),
         ('"digest": content.digest', '"digest": ""', "outputs was_replaced"),
         ("    checkpoint.check_classes(content", "    print(content", "outputs other_classes"),
@@ -175,6 +167,7 @@ FAULTS = {
     ],
     "data/inference.py": [
         ("[img, img.flip(3)]", "[img, img]", "maps of_the_network"),
+        ("    choose(net,", "    print(net,", "programs weight_of_background"),
         ("cam[kept[1:]]", "cam[kept[1:] - 1]", "maps of_the_network"),
         ("(len(how.scales) * len(turns))", "len(how.scales)", "seg library"),
         (
@@ -187,6 +180,7 @@ FAULTS = {
     ],
     "data/predictor.py": [
         ("logits[~label] = -math.inf", "pass", "predict absent"),
+        ("choose(self.net,", "print(self.net,", "programs weight_of_background"),
         ("scores > self.threshold", "scores > 0.5", "predict guessed"),
         ("np.array(reduce(image, self.max_pixels))", "np.array(image)", "predict large"),
         ("min(1, self.longest / max(image.size))", "1", "predict as_in_training"),
@@ -398,6 +392,7 @@ FAULTS = {
         ("built.strides[-2], built", "16, built", "backbones maps_follow"),
         ("last = resized(stages[-1], size)", "last = stages[-1]", "backbones step_1"),
         ("(img)[0].mean((2, 3))", "(img)[0].amax((2, 3))", "predict scores"),
+        ("seed_feature, self.background_weight)", "seed_feature)", "sipe other_readings"),
         ('"present": cam * labels', '"present": cam', "sipe other_readings"),
         ("x[::2] + x[1::2].flip(3)", "x[::2] + x[1::2]", "sipe parity_inference"),
     ],
@@ -451,6 +446,7 @@ FAULTS = {
     ],
     "net/method.py": [
         ("if noted != name:", "if False:", "any_network one_of_training"),
+        ("    setattr(net, name, value)", "    pass", "programs flags_of_the_maps"),
         ("if parameter not in known", "if True", "any_network defaults"),
         ("-(-size // self.stride)", "size // self.stride", "any_network defaults"),
         ("x[1::2].flip(3)) / 2", "x[1::2]) / 2", "any_network defaults"),

@@ -83,6 +83,7 @@ def test_own_method_learns_as_sipe_and_explores_its_maps_again():
     out, other = ours(img, mask), theirs(img, mask)
     assert all(torch.equal(out[name], other[name]) for name in out)
     cam, *features = sipe.general_cam(torch.randn(2, 3, 6, 6)), *torch.randn(2, 2, 8, 6, 6)
+    theirs.background_weight = 1.0
     found = theirs.eval().explore(cam, torch.ones(2, 4, 1, 1), *features)["IS_cam"]
     for picture, maps in enumerate(cam.double().flatten(2)):
         x4, feature = (x[picture].double().flatten(1) for x in features)

@@ -15,6 +15,8 @@ import eval_cam
 import make_cam
 import train_resnet50_SIPE as train
 from data.picture_loop import batches_of
+from data.predictor import Predictor
+from net.method import CHOICES
 from net.resnet50_SIPE import Net
 from tool import checkpoint
 from tool.errors import InputError
@@ -98,7 +100,7 @@ def test_flags_of_the_maps_reach_network_and_pictures(trained, session, monkeypa
     infer, picture_of, used = make_cam.infer, make_cam.scaled_picture, []
 
     def inferred(net, *given):
-        used.append((net.seed_feature, net.competitors))
+        used.append(tuple(getattr(net, name) for name in CHOICES))
         return infer(net, *given)
 
     def opened(dataset, scales, *rest):
@@ -108,15 +110,42 @@ def test_flags_of_the_maps_reach_network_and_pictures(trained, session, monkeypa
     monkeypatch.setattr(make_cam, "infer", inferred)
     monkeypatch.setattr(make_cam, "scaled_picture", opened)
     more = ["--seed_feature", "semantic", "--competitors", "present", "--scales", "1", "0.75"]
+    more += ["--background_weight", "0.9"]
     for flags, expected in (
-        ([], {("hierarchical", "all"), (1.0, 0.5, 1.5, 2.0)}),
-        (more, {("semantic", "present"), (1.0, 0.75)}),
+        ([], {("hierarchical", "all", 0.5), (1.0, 0.5, 1.5, 2.0)}),
+        (more, {("semantic", "present", 0.9), (1.0, 0.75)}),
     ):
         used.clear()
         make_cam.main([*trained["make_cam"], *flags, "--restart"])
         assert set(used) == expected
         noted = json.loads((session / "npy/settings.json").read_text())
-        assert (noted["seed_feature"], noted["competitors"]) in expected
+        assert tuple(noted[name] for name in CHOICES) in expected
+
+
+def test_the_weight_of_background_goes_from_training_to_maps_and_to_single_pictures(
+    flags, tiny, session
+):
+    """And a flag of the maps goes before that of the training."""
+    train.main([*flags["train"], "--background_weight", "0.8", "--max_epochs", "1"])
+    for given, expected in (([], 0.8), (["--background_weight", "2"], 2.0), ([], 0.8)):
+        make_cam.main([*flags["make_cam"], *given, "--scales", "1", "--restart"])
+        noted = json.loads((session / "npy/settings.json").read_text())
+        predictor = Predictor(session / "ckpt/final.pth", "cpu", scales=[1])
+        assert noted["background_weight"] == predictor.net.background_weight == expected
+        maps = predictor(tiny / "images/d.png", ["red", "blue"]).maps
+        np.testing.assert_allclose(maps, read_maps(session / "npy", "d")["IS_CAM"], atol=1e-5)
+    noted["background_weight"] = "much"
+    (session / "npy/settings.json").write_text(json.dumps(noted))
+    with pytest.raises(InputError, match=r"npy.*background_weight.*make_cam.py"):
+        Predictor(session / "ckpt/final.pth", "cpu")
+
+
+def test_the_weight_of_background_decides_the_seeds_of_training(flags, weights, session):
+    found = []
+    for weight in ("0", "0.5", "100"):
+        train.main([*flags["train"], "--background_weight", weight, "--restart"])
+        found.append(checkpoint.load(session / "ckpt/final.pth")["net"]["side1.weight"])
+    assert len(torch.stack(found).unique(dim=0)) == 3
 
 
 def test_pictures_in_batches_have_the_maps_of_single_ones(trained, tiny, session):

@@ -48,18 +48,20 @@ def whole_seeds(cam, feature, dtype):
     intersection = cam @ similarity
     union = similarity.sum(1, keepdim=True) + cam.sum(2, keepdim=True) - intersection
     iou = intersection / union.clamp_min(1e-5)
-    iou[:, 0] *= 0.5
     return iou
 
 
+@pytest.mark.parametrize("weight", [0.5, 1.25])
 @pytest.mark.parametrize(("h", "w", "dtype"), [(47, 63, torch.float64), (32, 32, torch.float32)])
-def test_seeds_of_large_maps(h, w, dtype):
+def test_seeds_of_large_maps(h, w, dtype, weight):
     """2961 positions are those of 375x500 at scale 2; 1024 are one block, the whole form's bits."""
     generator = torch.Generator().manual_seed(0)
     cam = general_cam(torch.randn(2, 5, h, w, generator=generator))
     feature = torch.randn(2, 64, h, w, generator=generator).relu()
     iou = whole_seeds(cam, feature, dtype)
-    seeds, probs = get_seed(cam, torch.ones(2, 6, 1, 1), feature)
+    iou[:, 0] *= weight
+    weights = [] if weight == 0.5 else [weight]  # the released code's without one
+    seeds, probs = get_seed(cam, torch.ones(2, 6, 1, 1), feature, *weights)
     seeds, probs = seeds.flatten(2), probs.flatten(2)
     best = iou.topk(2, 1).values
     clear = best[:, 0] - best[:, 1] > 1e-6  # (B, N); rounding decides the others
@@ -238,8 +240,9 @@ def test_other_readings_change_the_maps(monkeypatch):
     variants = []
     for net.seed_feature in ("hierarchical", "semantic"):
         for net.competitors in ("all", "present"):
-            variants.append(net(torch.zeros(2, 3, 1, 1), label)[1])
-    assert len(torch.stack(variants).unique(dim=0)) == 4
+            for net.background_weight in (0.5, 1.0):
+                variants.append(net(torch.zeros(2, 3, 1, 1), label)[1])
+    assert len(torch.stack(variants).unique(dim=0)) == 8
 
 
 def test_bf16_keeps_prototypes_in_float32():

@@ -206,6 +206,12 @@ SHARED: dict[str, dict[str, Any]] = {
         **ON,
         "help": "put batch normalisation into the convolutions; rounds otherwise",
     },
+    "background_weight": {
+        "decides": True,
+        "type": number,
+        "help": "of the background's soft IoU where classes compete for seeds; None is that of the "
+        "checkpoint, or 0.5 (released code); 1 suits few classes",
+    },
     "print_freq": {"type": at_least(1), "help": "steps between log lines"},
     "save_freq": {"type": at_least(1), "help": "steps between checkpoints"},
     "seed": {"decides": True, "type": at_least(0), "default": 15, "help": "of all chance"},
