@@ -8,7 +8,7 @@ systems do not. Files whose names start with a dot are never pictures, masks or 
 import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tool.errors import InputError
@@ -76,3 +76,9 @@ def find_list(folder: Path, list_name: str) -> Path:
         f"There is no list {list_name}: it is no file with an ending or a folder in its name, and "
         f"{folder} has {known}."
     )
+
+
+def spread(items: Iterable, most: int) -> list:
+    """Return up to so many of some items, evenly spread."""
+    items = list(items)
+    return items[:: max(1, -(-len(items) // most))]

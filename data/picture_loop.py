@@ -19,17 +19,18 @@ import numpy as np
 import torch
 
 from data.base import Dataset
+from data.coverage import covers_of, remarks
 from data.datasets import open_session
 from data.loaders import ahead, for_each, one_by_one, plain_picture
 from data.transforms import reduce
-from tool import cli
+from tool import cli, distributed
 from tool.errors import InputError, naming
 from tool.maps import MAKE, maps_file, note_of, read_maps
 from tool.pictures import (
+    label_drawing,
     overlay,
     read_mask,
     save_label,
-    save_label_drawing,
     save_rgb,
     stored,
 )
@@ -126,6 +127,9 @@ class PictureStep:
                 "%d pictures of more than %d pixels were reduced first", reduced, args.max_pixels
             )
         outputs.finish()
+        if distributed.is_main():
+            for remark in remarks(covers_of(self.dataset, folder, self.ids, ending)):
+                log.warning("%s", remark)
         if args.visualize:
             self._draw(outputs)
 
@@ -200,9 +204,9 @@ def draw_map(dataset: Dataset, npy: Path, folder: Path, max_pixels: float, image
 
 
 def draw_label(dataset: Dataset, labels: Path, folder: Path, _: float, image_id: str) -> None:
-    """Write the label of a picture over it, with a legend."""
+    """Write the label of a picture over it, with the names of its classes."""
     label, picture = read_mask(labels / f"{image_id}.png"), np.array(dataset.read(image_id))
-    save_label_drawing(folder / f"{image_id}.png", picture, label, dataset.all_names)
+    save_rgb(folder / f"{image_id}.png", label_drawing(picture, label, dataset.all_names))
 
 
 def _labels(label_of: Callable[..., np.ndarray], items: list[dict]) -> list[tuple]:

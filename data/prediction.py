@@ -15,10 +15,10 @@ from net.resnet50_SIPE import reactivate
 from tool.grid import grid
 from tool.pictures import (
     label_colours,
+    label_drawing,
     label_overlay,
     overlay,
     save_label,
-    save_label_drawing,
     save_rgb,
 )
 from tool.writer import own_folder, read_note, safe_name, write_atomic, write_json
@@ -93,7 +93,8 @@ class Prediction:
             own_folder(folder, "predict")
         save_label(folder / f"{name}_mask.png", self.mask, self.size)
         names = dict(zip(self.keys.tolist(), self.names, strict=True))
-        save_label_drawing(folder / f"{name}_overlay.png", self.picture, self.mask, names)
+        drawing = label_drawing(self.picture, self.mask, names)
+        save_rgb(folder / f"{name}_overlay.png", drawing)
         for class_name, one in zip(self.names[1:], self.maps[1:], strict=True):
             path = folder / f"{name}_heat_{safe_name(class_name)}.png"
             save_rgb(path, overlay(self.picture, one))

@@ -11,8 +11,9 @@ import cam2ir
 import make_cam
 import make_seg_labels
 import train_resnet50_SIPE
+from tests.tiny import CLASSES
 from tool.errors import InputError, naming
-from tool.pictures import label_overlay, read_mask, read_rgb, save_label
+from tool.pictures import label_drawing, read_mask, read_rgb, save_label
 
 
 def ages(folder):
@@ -35,7 +36,7 @@ def test_labels(run, tiny, tmp_path, caplog, program, name):
         label = read_mask(labels / f"{image_id}.png")
         picture = np.array(read_rgb(tiny / f"images/{image_id}.png"))
         drawn = np.array(Image.open(drawings / f"{image_id}.png"))
-        np.testing.assert_array_equal(drawn[: len(label)], label_overlay(picture, label))
+        np.testing.assert_array_equal(drawn, label_drawing(picture, label, CLASSES))
     before = ages(drawings)
     (drawings / "c.png").unlink()
     status = (labels / "d.png").stat()

@@ -1,5 +1,6 @@
 """Pictures of every kind become upright RGB, masks keep their ids, and drawings are by the rule."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +9,8 @@ from tests.tiny import orientation_tag
 from tool.pictures import (
     border,
     heat,
+    label_colours,
+    label_drawing,
     label_overlay,
     overlay,
     read_mask,
@@ -15,7 +18,6 @@ from tool.pictures import (
     save_label,
     stored,
     voc_palette,
-    with_legend,
 )
 
 RNG = np.random.default_rng(0)
@@ -165,17 +167,22 @@ def test_regions_have_a_tint_and_a_line_and_the_rest_is_grey():
     shown = label_overlay(picture, label).astype(int)
     np.testing.assert_array_equal(shown[:, :10], shown[:, 10:])  # the picture's colours are gone
     inside, line, outside = shown[4, 4], shown[2, 4], shown[1, 4]
-    assert inside[0] > 2 * inside[1] == 2 * inside[2]  # red, as class 1 of VOC
+    assert inside[0] > 2 * inside[1] == 2 * inside[2]  # red is the first
     assert (line > inside).all()
     assert np.ptp(outside) == 0
     assert outside[0] < 128  # dimmed
 
 
-def test_a_legend_stands_below_the_drawing_and_changes_no_pixel_of_it():
-    drawing = np.full((40, 90, 3), 120, np.uint8)
-    shown = with_legend(drawing, {1: "cat", 2: "a rather long name"})
-    assert np.array_equal(shown[:40], drawing)
-    assert shown.shape[1] == 90
-    assert shown.shape[0] > 40 + 2 * 13  # two lines
-    assert len(np.unique(shown[40:].reshape(-1, 3), axis=0)) > 3
-    assert np.array_equal(with_legend(drawing, {}), drawing)
+def test_classes_have_their_names_where_they_are_widest_and_tints_that_differ():
+    label = np.zeros((60, 200), np.uint8)
+    label[10:50, 10:90], label[10:50, 150:190], label[:5] = 1, 9, 255
+    picture = np.full((60, 200, 3), 128, np.uint8)
+    plain = label_overlay(picture, label)
+    shown = label_drawing(picture, label, {1: "cat", 9: "chair, which is long"})
+    changed = (shown != plain).any(2)
+    assert changed[20:40, 40:60].any()
+    assert changed[20:40, 110:150].any()  # a wide name moves, and stays in the picture
+    assert not changed[:, :10].any() | changed[:10].any() | changed[50:].any()
+    tints = cv2.cvtColor(label_colours()[None, :21].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    apart = np.linalg.norm(tints[0, :, None] - tints[0], axis=2)
+    assert apart[np.triu_indices(21, 1)].min() > 20  # VOC's, made lighter, were 12 apart

@@ -20,7 +20,7 @@ from log import figures
 from log.curves import FOLDER, OWN, read_recorded
 from log.report import __main__ as program
 from log.report import gallery
-from tests.tiny import KEYS, result_of, result_with, store_maps, table_of
+from tests.tiny import CLASSES, KEYS, result_of, result_with, store_maps, table_of
 from tool.errors import InputError
 
 
@@ -58,8 +58,13 @@ def test_the_page_has_its_parts_and_fetches_nothing(session, capsys):
     page, _ = report(session)
     for heading in ("Figures", "Classes", "Training", "Mistakes", "Pictures", "Times", "Versions"):
         assert f"<h2>{heading}</h2>" in page
-    for title in ("picture", "truth", "IS-CAM", "confident", "label", "DeepLab v2"):
+    for title in ("picture", "truth", "confident", "label", "DeepLab v2"):
         assert page.count(f'<img alt="{title}"') == len(KEYS)
+    for name in ("red", "green", "blue"):
+        shown = sum(CLASSES.index(name) in keys for keys in KEYS.values())
+        assert page.count(f'<img alt="IS-CAM: {name}"') == shown
+    for title in ("IS-CAM", "labels by the CRF in pseudo_label", "segmentation, deeplabv2"):
+        assert f"<th>{title}</th>" in page  # of a column of the classes
     assert page.count("<svg") == 3
     assert "<td>1:01:01</td>" in page
     links = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
@@ -84,19 +89,60 @@ def test_the_figure_shows_pictures_that_are_drawn_alike():
     for number in range(8):
         titles = "a" if number in (2, 5) else "ab"  # as those that only step 3 has seen
         drawn = {t: np.full((4, 6, 3), 20 * number + k, np.uint8) for k, t in enumerate(titles)}
-        pictures.append(gallery.Shown(str(number), "best", 1, drawn))
+        drawn |= {f"c: {number}": drawn["a"], "c: other": drawn["a"]}  # maps of two classes
+        pictures.append(gallery.Shown(str(number), "best", drawn))
     panels = gallery.figure(pictures).axes
-    assert [axes.get_title() for axes in panels[:2]] == ["a", "b"]
-    assert [axes.get_ylabel() for axes in panels[::2]] == ["0", "3", "6"]
+    assert [axes.get_title() for axes in panels[:3]] == ["a", "b", "c"]
+    assert [axes.get_ylabel() for axes in panels[::3]] == ["0", "3", "6"]
     shown = [axes.images[0].get_array()[0, 0, 0] for axes in panels]
-    assert shown == [0, 1, 60, 61, 120, 121]
+    assert shown == [0, 1, 0, 60, 61, 60, 120, 121, 120]
+
+
+def shown_in(page: str) -> dict[str, str]:
+    """Return the captions of the gallery by id."""
+    return dict(re.findall(r"<figcaption><b>(\w+)</b> (.*)</figcaption>", page))
+
+
+@pytest.mark.parametrize("folder", ["npy", "pseudo_label"])
+def test_without_masks_pictures_and_what_they_cover_are_shown(folder, run, tiny, tmp_path, capsys):
+    """Picture c shows no class, and that it is 0 to 1 covered decides the order of the others."""
+    labels = (tiny / "labels.csv").read_text().replace("c.png,blue", "c.png,")
+    write(tiny / "labels.csv", labels)
+    session = tmp_path / "run"
+    store_maps(session / "npy/c.npz", np.array([0]), np.ones((1, 42, 48)))
+    store_maps(session / "npy/f.npz", np.array([0, 1]), np.ones((2, 45, 48)) * [[[0]], [[1]]])
+    if folder == "pseudo_label":
+        make_seg_labels.main([*run["make_seg_labels"], "--refine", "crf"])
+    shutil.rmtree(tiny / "masks")
+    page, _ = report(session, "--dataset", "folder", "--dataset_root", str(tiny))
+    shown = shown_in(page)
+    assert shown.keys() == set("abcdef")
+    assert shown["c"] == "covered 0.0 %: without a class"
+    assert shown["f"] == "covered 100.0 %: most"
+    assert next(iter(shown)) == "f"
+    assert "Nothing has been measured" in page
+    row = re.search(r"<td>red</td>(.*?)</tr>", page, re.S)[1]
+    assert re.findall(r">([\d.]+)", row)[::2] == ["3", "1", "1"]  # pictures, nearly whole, equal
+    assert page.count('<img alt="IS-CAM: red"') == 3
+    assert page.count('<input type="checkbox">') == page.count("<img")  # a click enlarges each
+    assert (session / "report.png").exists()
+
+
+def test_pictures_without_a_class_are_not_the_best(session, tiny):
+    labels = (tiny / "labels.csv").read_text().replace("c.png,blue", "c.png,")
+    write(tiny / "labels.csv", labels)
+    rows = [f"{image_id},{1 if image_id == 'c' else 0.5}" for image_id in KEYS]
+    write(session / "eval_pseudo_label.csv", "\n".join(["id,miou", *rows]) + "\n")
+    shown = shown_in(report(session)[0])
+    assert shown["c"] == "mIoU 100.0 %: without a class of pseudo_label"
+    assert list(shown) == ["a", "b", "d", "e", "f", "c"]
 
 
 def test_cam_is_that_of_the_plain_classifier(session, tiny):
     dataset, keys, maps = Folder(tiny), np.array([0, 1]), np.ones((2, 40, 48))
-    assert "CAM" not in gallery.drawings(session, dataset, "a")
+    assert "CAM: red" not in gallery.drawings(session, dataset, "a")
     store_maps(session / "cam_only/npy/a.npz", keys, maps, maps[:1])
-    assert {"CAM", "IS-CAM"} < gallery.drawings(session, dataset, "a").keys()
+    assert {"CAM: red", "IS-CAM: red"} < gallery.drawings(session, dataset, "a").keys()
 
 
 def test_commands_of_the_card_can_be_pasted(session):

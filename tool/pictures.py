@@ -1,5 +1,6 @@
 """Reading pictures and masks of any kind, writing palette labels, drawing maps."""
 
+import colorsys
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,9 @@ HEAT = np.stack(  # colours of SHARES, uint8 (1024, 3)
     [np.interp(SHARES, STOPS, channel).astype(np.uint8) for channel in HEAT_STOPS.T], -1
 )
 STRENGTH = 0.6  # of the colours of a map over a picture
-LIGHTER = 70  # what is added to the VOC colours, many of which are dark
-LEGEND = 13  # pixels of the letters of a legend, at least
+GOLDEN = 0.618034  # of the circle of hues, from a class to the next
+LIGHTNESS, SATURATION = (0.8, 0.6, 0.45), (0.6, 1)  # in turn
+LETTERS = 12  # pixels of the height of a name, at least
 GREY = 140  # a white pixel without a label, beside regions in their colours
 
 
@@ -127,9 +129,9 @@ def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
 def label_overlay(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Return uint8 (H, W, 3): a grey picture, every region in a clear tint with a line around it.
 
-    Only the brightness of the picture, uint8 (H, W, 3), shows, under the VOC colour of the class,
-    made lighter. The line is one pixel wide, on the region's own side of its border. Of the label,
-    uint8 (H, W), 0 has no tint, and 255 (unsure) is nearly white.
+    Only the brightness of the picture, uint8 (H, W, 3), shows, under the colour of the class, see
+    :func:`label_colours`. The line is one pixel wide, on the region's own side of its border. Of
+    the label, uint8 (H, W), 0 has no tint, and 255 (unsure) is nearly white.
     """
     tints = label_colours()[label]  # (H, W, 3)
     shaded = tints * (0.4 + 0.6 * picture.mean(2, keepdims=True) / 255)
@@ -138,41 +140,47 @@ def label_overlay(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def label_colours() -> np.ndarray:
-    """Return the tints of :func:`label_overlay`, float (256, 3)."""
-    colours = np.minimum(LIGHTER + 1.2 * voc_palette(), 255)
+    """Return the tints of :func:`label_overlay`, float (256, 3).
+
+    Those of the first twenty classes differ twice as much as VOC's colours, made lighter, do.
+    """
+    tints = [
+        colorsys.hls_to_rgb((key - 1) * GOLDEN % 1, LIGHTNESS[key % 3], SATURATION[key % 2])
+        for key in range(256)
+    ]
+    colours = 255 * np.array(tints)
     colours[0] = GREY
+    colours[UNSURE] = 255
     return colours
 
 
-def with_legend(drawing: np.ndarray, names: dict[int, str]) -> np.ndarray:
-    """Return a drawing, uint8 (H, W, 3), above a strip with the colours and names of classes.
+def label_drawing(
+    picture: np.ndarray, label: np.ndarray, names: Mapping[int, str] | Sequence[str]
+) -> np.ndarray:
+    """Return what :func:`label_overlay` does, with the name of every class where it is widest.
 
-    ``names`` holds the ids that are shown, each of which has a line of the strip.
+    ``names`` are by class id, background first.
     """
-    if not names:
-        return drawing
-    width = drawing.shape[1]
-    size = max(LEGEND, width // 60)
+    image = Image.fromarray(label_overlay(picture, label))
+    pen, width = ImageDraw.Draw(image), image.width
+    size = max(LETTERS, width // 26)
     font = ImageFont.load_default(size)
-    line = 3 * size // 2
-    strip = Image.new("RGB", (width, line * len(names) + size // 2), "white")
-    pen = ImageDraw.Draw(strip)
-    for y, (key, name) in zip(range(size // 2, strip.height, line), names.items(), strict=True):
-        colour = tuple(label_colours()[key].astype(int).tolist())
-        pen.rectangle((size, y, 2 * size, y + size), fill=colour)
-        pen.text((3 * size, y + size / 2), name, "black", font, anchor="lm")
-    return np.concatenate([drawing, np.asarray(strip)])
-
-
-def save_label_drawing(
-    path: str | Path,
-    picture: np.ndarray,
-    label: np.ndarray,
-    names: Mapping[int, str] | Sequence[str],
-) -> None:
-    """Write a label, uint8 (H, W), over its picture, with a legend; ``names`` are by class id."""
-    shown = {k: names[k] for k in np.unique(label).tolist() if k not in (0, UNSURE)}
-    save_rgb(path, with_legend(label_overlay(picture, label), shown))
+    for key in np.unique(label[(label != 0) & (label != UNSURE)]).tolist():
+        region = np.pad((label == key).astype(np.uint8), 1)
+        inside = cv2.distanceTransform(region, cv2.DIST_L2, 3)
+        y, x = np.unravel_index(inside.argmax(), inside.shape)
+        half = pen.textlength(names[key], font) / 2
+        x = max(half, min(x, width - half))
+        pen.text(
+            (x, y),
+            names[key],
+            "white",
+            font,
+            "mm",
+            stroke_width=1 + size // 12,
+            stroke_fill="black",
+        )
+    return np.array(image)
 
 
 def border(label: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 from data.base import Dataset, warn_constant_labels
 from data.doctor.finding import GIB, Check
 from data.evaluate import check_class_ids
+from data.lists import spread
 from net.weights import IMAGENET_URLS, cached, read_pretrained
 from tool.checkpoint import some
 from tool.cores import cores
@@ -274,9 +275,3 @@ def bytes_to_write(dataset: Dataset, headers: Mapping[str, Header]) -> float:
     present = dataset.labels(list(headers)).sum(1) + 1  # with background
     maps = 7.5 * pixels / 256 * 4 * present  # float32 at stride 16; 1 + 1/4 + 9/4 + 4
     return (maps + LABELS * pixels / PIXELS_A_BYTE).sum()
-
-
-def spread(items: Iterable, most: int) -> list:
-    """Return up to so many of some items, evenly spread."""
-    items = list(items)
-    return items[:: max(1, -(-len(items) // most))]

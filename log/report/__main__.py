@@ -16,19 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from data.base import Dataset
+from data.coverage import LOOKED_AT, covers_of, remarks, totals
 from data.datasets import DATASETS, add_dataset_flags, open_dataset
 from data.doctor.machine import commit
+from data.lists import spread
 from log import charts
 from log.curves import read_recorded
 from log.figures import Run, mistakes
 from log.render import render
-from log.report.gallery import data_url, figure, gallery
+from log.report.gallery import SEGMENTED, data_url, figure, gallery
 from log.report.seeds import summarise
 from tool import cli
 from tool.errors import InputError
-from tool.pictures import label_colours
 from tool.run import run
 from tool.writer import write_json, write_lines, write_own
+
+COVERED = {  # title of maps or labels: their folder, and the ending of their files
+    **{title: (folder, ".png") for folder, title in SEGMENTED.items()},
+    "IS-CAM": ("npy", ".npz"),
+    "pseudo labels": ("pseudo_label", ".png"),
+}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
@@ -69,6 +76,22 @@ def charts_of(session: Run) -> list[str]:
     return [charts.svg(runs, name) for name in charts.names_of(runs)]
 
 
+def looked_at(session: Run, dataset: Dataset) -> dict[str, Any]:
+    """Return what can be said and shown of a session's maps and labels, with masks or without."""
+    covered, remarked, ids, covers = {}, [], [], []
+    for title, (name, ending) in COVERED.items():
+        folder = session.path / name
+        found = sorted(path.stem for path in folder.glob(f"[!.]*{ending}"))
+        latest = covers_of(dataset, folder, found, ending)
+        if found:
+            ids, covers = spread(found, LOOKED_AT), latest
+        if latest:
+            covered[title] = totals(latest)
+            remarked += [f"{title}: {remark}" for remark in remarks(latest)]
+    pictures = list(gallery(session, dataset, ids, covers))
+    return {"covered": covered, "remarks": remarked, "pictures": pictures}
+
+
 def write_report(session: Run, args: cli.Settings) -> None:
     """Write the page and the card of one session, and print the summary."""
     versions = session.noted("versions") or {}
@@ -82,13 +105,13 @@ def write_report(session: Run, args: cli.Settings) -> None:
         "commands": [line for line in commands if line.isprintable()],
         "charts": charts_of(session),
         "mistakes": mistakes(judged) if judged else [],
-        "tints": label_colours().astype(int).tolist(),
         "data_url": data_url,
-        **dict.fromkeys(("names", "pictures", "why"), ()),
+        "covered": {},
+        "most": LOOKED_AT,
+        **dict.fromkeys(("remarks", "pictures", "why"), ()),
     }
     try:
-        dataset = dataset_of(session, args)
-        values |= {"names": dataset.all_names, "pictures": list(gallery(session, dataset))}
+        values |= looked_at(session, dataset_of(session, args))
     except InputError as error:
         values["why"] = error
     miou = {one.name: one.result["miou"] for one in figures if one.result}

@@ -1,9 +1,14 @@
-"""Pictures of a session: the best, the worst and some others, beside what every step made."""
+"""Pictures of a session beside what every step made of them.
+
+They are the best, the worst and some others; or, where no mask has judged them, those of which most
+and least is covered.
+"""
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,22 +17,25 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from data.base import Dataset
-from data.doctor.dataset import spread
+from data.coverage import Cover, keys_of
+from data.lists import spread
 from log.figures import PLAIN, Run
 from tool.errors import InputError
 from tool.grid import grid
 from tool.maps import read_maps
-from tool.pictures import label_overlay, overlay, read_mask
+from tool.pictures import check_label, label_drawing, overlay, read_mask
 from tool.reader import Damaged, decoding, read_table
 from tool.writer import FORMULAS
 
-WIDTH, INCHES = 200, 1.76  # of a drawing: pixels, and where it is printed
+WIDTH, INCHES = 480, 1.76  # of a drawing: pixels, and where it is printed
 ROWS = 4  # pictures of the figure
 QUALITY = 80
 SEGMENTED = {"seg_deeplabv2_resnet101": "DeepLab v2", "seg_deeplabv1_resnet38": "DeepLab v1"}
 # Evaluations whose IoU sort the gallery, and how many pictures each are the best, the worst and
-# others, of those that no earlier one has judged.
-GROUPS = {"pseudo_label": 8, "crf_label": 8, "cam": 8, **dict.fromkeys(SEGMENTED, 3)}
+# others, of those that no earlier one has judged. FREE are the shares that are covered, of pictures
+# that none has judged.
+FREE, UNLABELLED = "", 3  # pictures without a class that are shown besides
+GROUPS = {"pseudo_label": 8, "crf_label": 8, "cam": 8, **dict.fromkeys(SEGMENTED, 3), FREE: 8}
 LABELS = {"ir_label": "confident", "pseudo_label": "label", **SEGMENTED}  # folder, title
 HARMLESS = tuple(f"'{letter}" for letter in FORMULAS)  # how ids of spreadsheets' formulas begin
 REMEDY = "Run its evaluation again."
@@ -38,26 +46,46 @@ class Shown(NamedTuple):
 
     image_id: str
     why: str
-    miou: float
     drawings: dict[str, np.ndarray]  # uint8 (h, w, 3) by their titles, WIDTH wide at most
 
 
-def gallery(run: Run, dataset: Dataset) -> Iterator[Shown]:
-    """Yield the pictures to show; what cannot be read is noted in the run."""
-    seen: dict[str, float] = {}
+def gallery(run: Run, dataset: Dataset, ids: Sequence[str], covers: list[Cover]) -> Iterator[Shown]:
+    """Yield the pictures to show; what cannot be read is noted in the run.
+
+    Where nothing is judged, they are some of ``ids``, of which ``covers`` say what is covered.
+    """
+    seen: set[str] = set()
     for name, each in GROUPS.items():
-        mious = run.part(read_mious, run.path / f"eval_{name}.csv") or {}
-        order = sorted(mious.keys() - seen, key=lambda image_id: (-mious[image_id], image_id))
-        seen |= mious
-        groups = {"best": order[:each], "worst": order[each:][-each:]}
+        if name:
+            values = run.part(read_mious, run.path / f"eval_{name}.csv") or {}
+            what, high, low, of = "mIoU", "best", "worst", f" of {name}"
+        elif not seen:
+            values = dict.fromkeys(ids, 0.0)
+            for cover in covers:
+                values[cover.image_id] += cover.share
+            what, high, low, of = "covered", "most", "least", ""
+        new = values.keys() - seen
+        seen |= new
+        order = sorted(new, key=lambda image_id: (-values[image_id], image_id))
+        empty = [image_id for image_id in order if shows_nothing(dataset, image_id)]
+        order = [image_id for image_id in order if image_id not in empty]
+        groups = {high: order[:each], low: order[each:][-each:]}
         groups["other"] = spread(order[each:-each], each)
-        for why, ids in groups.items():
-            for image_id in ids:
+        groups["without a class"] = spread(empty, UNLABELLED)
+        for why, chosen in groups.items():
+            for image_id in chosen:
+                caption = f"{what} {100 * values[image_id]:.1f} %: {why}{of}"
                 try:
-                    drawn = drawings(run.path, dataset, image_id)
-                    yield Shown(image_id, f"{why} of {name}", mious[image_id], drawn)
+                    yield Shown(image_id, caption, drawings(run.path, dataset, image_id))
                 except InputError as error:
                     run.unread.append(str(error))
+
+
+def shows_nothing(dataset: Dataset, image_id: str) -> bool:
+    """Return whether a picture's image label, where it has one, names no class."""
+    with suppress(InputError, NotImplementedError):
+        return not len(keys_of(dataset, image_id))
+    return False
 
 
 def read_mious(path: Path) -> dict[str, float]:
@@ -78,11 +106,19 @@ def read_mious(path: Path) -> dict[str, float]:
 
 
 def figure(pictures: list[Shown]) -> Figure:
-    """Return a figure of some pictures, spread evenly over those that are drawn as the first is."""
-    titles = list(pictures[0].drawings)
-    shown = spread((one for one in pictures if list(one.drawings) == titles), ROWS)
-    drawn = [drawing for one in shown for drawing in one.drawings.values()]
-    return grid(drawn, titles, len(titles), INCHES, [one.image_id for one in shown])
+    """Return a figure of some pictures, spread evenly over those that are drawn as the first is.
+
+    Where a picture has the maps of several classes, that of the first one is drawn.
+    """
+    rows: dict[str, dict[str, np.ndarray]] = {}
+    for shown in pictures:
+        row = rows.setdefault(shown.image_id, {})
+        for title, drawing in shown.drawings.items():
+            row.setdefault(title.partition(":")[0], drawing)
+    titles = list(rows[pictures[0].image_id])
+    names = spread((name for name, row in rows.items() if list(row) == titles), ROWS)
+    drawn = [drawing for name in names for drawing in rows[name].values()]
+    return grid(drawn, titles, len(titles), INCHES, names)
 
 
 def drawings(session: Path, dataset: Dataset, image_id: str) -> dict[str, np.ndarray]:
@@ -92,34 +128,48 @@ def drawings(session: Path, dataset: Dataset, image_id: str) -> dict[str, np.nda
         InputError: the picture itself cannot be read.
     """
     picture = np.array(dataset.read(image_id))
-    found, plain = {"picture": picture}, session / PLAIN / "npy"
-    layers = {
-        "truth": (label_overlay, dataset.read_mask, dataset.mask_path(image_id)),
-        "CAM": (overlay, warmth, plain if plain.is_dir() else session / "npy", image_id, "CAM", 0),
-        "IS-CAM": (overlay, warmth, session / "npy", image_id, "IS_CAM", 1),
-    }
+    plain, own = session / PLAIN / "npy", session / "npy"
+    parts = [partial(over_label, dataset.read_mask, "truth", dataset.mask_path(image_id))]
+    for name, folder in {"CAM": plain if plain.is_dir() else own, "IS-CAM": own}.items():
+        parts.append(partial(over_maps, name, folder, image_id))
     for folder, title in LABELS.items():
-        layers[title] = (label_overlay, read_mask, session / folder / f"{image_id}.png")
-    for title, (draw, read, *where) in layers.items():
+        path = session / folder / f"{image_id}.png"
+        parts.append(partial(over_label, read_mask, title, path))
+    found = {"picture": picture}
+    for draw in parts:
         with suppress(InputError):
-            layer = read(*where)
-            if layer.shape[:2] == picture.shape[:2]:
-                found[title] = draw(picture, layer)
+            found |= draw(dataset, picture)
     return {title: thumbnail(drawing) for title, drawing in found.items()}
 
 
-def warmth(folder: Path, image_id: str, name: str, first: int) -> np.ndarray:
-    """Return the maximum of a picture's CAM or IS_CAM over its classes, (H, W) in [0, 1].
+def over_label(
+    read: Callable[[Path], np.ndarray],
+    title: str,
+    path: Path,
+    dataset: Dataset,
+    picture: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Return a label over its picture by its title; InputError: it is missing or does not fit."""
+    label = read(path)
+    check_label(path, label, dataset.num_classes, picture.shape[1::-1])
+    return {title: label_drawing(picture, label, dataset.all_names)}
 
-    ``first`` is the plane of the first class, after that of background if there is one.
+
+def over_maps(
+    name: str, folder: Path, image_id: str, dataset: Dataset, picture: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the map of every class, CAM or IS-CAM by ``name``, over its picture by its title.
 
     Raises:
-        InputError: its maps cannot be read, or have no such one.
+        InputError: the maps of the picture cannot be read.
     """
-    maps = read_maps(folder, image_id)
-    if name not in maps:
-        raise InputError(f"The maps of {image_id} in {folder} have no {name}.")
-    return maps[name][first:].max(0, initial=0)
+    maps = read_maps(folder, image_id, num_classes=dataset.num_classes)
+    keys, planes = maps["keys"][1:], maps.get(name.replace("-", "_"), maps["IS_CAM"][:0])
+    planes = planes[max(len(planes) - len(keys), 0) :]  # that of background is left out
+    if planes.shape[1:] != picture.shape[:2]:
+        return {}
+    titles = [f"{name}: {dataset.all_names[key]}" for key in keys]
+    return {title: overlay(picture, one) for title, one in zip(titles, planes, strict=False)}
 
 
 def thumbnail(drawing: np.ndarray) -> np.ndarray:

@@ -1,0 +1,133 @@
+"""What maps and labels cover, and what of it looks wrong; no masks are needed for that."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.base import Dataset
+from data.lists import spread
+from tool.errors import InputError
+from tool.maps import read_maps
+from tool.pictures import read_mask
+
+LOOKED_AT = 200  # pictures of a list, evenly spread
+MAP_PIXELS = 64 * 64  # of a map that is looked at
+EVERYTHING = 0.95  # share of a picture above which nearly all of it is covered
+EQUAL = 0.05  # difference within a map that is equal everywhere
+MANY = 0.5  # share of the pictures of a class in which something has to look wrong
+FEWEST = 3  # such pictures
+
+
+class Cover(NamedTuple):
+    """What a picture gives to a class that its image label names."""
+
+    image_id: str
+    name: str  # of the class
+    share: float  # of the picture's pixels, in [0, 1]
+    is_equal: bool = False  # its map is so everywhere
+
+
+class Total(NamedTuple):
+    """What the pictures of a class have in common."""
+
+    name: str
+    pictures: int
+    share: float  # mean of the pictures'
+    everything: int  # pictures that are covered nearly whole
+    nothing: int  # of which nothing is covered
+    equal: int  # whose map is equal everywhere
+
+
+def covers_of(dataset: Dataset, folder: Path, ids: Iterable[str], ending: str) -> list[Cover]:
+    """Return what some pictures, of up to LOOKED_AT of a list, give to their classes.
+
+    Without image labels, the classes of a label picture are those that it holds. What cannot be
+    read is left out.
+
+    Args:
+        dataset: whose classes they are.
+        folder: of labels, ``.png``, or maps, ``.npz``, of which a pixel has the largest one's
+            class.
+        ids: the list.
+        ending: of the files.
+    """
+    found = []
+    for image_id in spread(ids, LOOKED_AT):
+        with suppress(InputError):
+            equal: Sequence[int] = ()
+            if ending == ".png":
+                label = read_mask(folder / f"{image_id}{ending}")
+                keys = keys_of(dataset, image_id, label)
+            else:
+                maps = read_maps(folder, image_id, False, dataset.num_classes, MAP_PIXELS)
+                keys, is_cam = maps["keys"], maps["IS_CAM"]
+                label = keys[is_cam.argmax(0)]
+                lowest, highest = is_cam.min((1, 2)), is_cam.max((1, 2))
+                equal = keys[(highest > 0) & (highest - lowest < EQUAL)]
+            for key in keys[keys > 0].tolist():
+                share = float((label == key).mean())
+                found.append(Cover(image_id, dataset.all_names[key], share, key in equal))
+    return found
+
+
+def keys_of(dataset: Dataset, image_id: str, label: np.ndarray | None = None) -> np.ndarray:
+    """Return the ids of the classes that a picture's image label names, ascending.
+
+    Where it has none, they are those in a ``label``, (H, W); or an InputError says so.
+    """
+    try:
+        return dataset.labels([image_id])[0].nonzero()[0] + 1
+    except (InputError, NotImplementedError):
+        if label is None:
+            raise
+        keys = np.unique(label)
+        return keys[keys < dataset.num_classes]
+
+
+def totals(covers: Iterable[Cover]) -> list[Total]:
+    """Return what is covered in all, by class, the frequent ones first."""
+    by_name: dict[str, list[Cover]] = {}
+    for cover in covers:
+        by_name.setdefault(cover.name, []).append(cover)
+    found = []
+    for name, ones in by_name.items():
+        shares = np.array([one.share for one in ones])
+        whole, none = int((shares > EVERYTHING).sum()), int((shares == 0).sum())
+        equal = sum(one.is_equal for one in ones)
+        found.append(Total(name, len(ones), float(shares.mean()), whole, none, equal))
+    return sorted(found, key=lambda total: (-total.pictures, total.name))
+
+
+def remarks(covers: Iterable[Cover]) -> list[str]:
+    """Return a sentence on everything that looks wrong in many pictures of a class."""
+    found, sentences = totals(covers), []
+    for kind, (what, remedy) in KINDS.items():
+        names = []
+        for total in found:
+            count = getattr(total, kind)
+            if count >= max(FEWEST, MANY * total.pictures):
+                names.append(f"{total.name} in {count} of its {total.pictures} pictures")
+        if names:
+            sentences.append(f"{what} {', '.join(names)}. {remedy}")
+    return sentences
+
+
+KINDS = {  # fields of Total, what they say, and what to try
+    "everything": (
+        f"More than {100 * EVERYTHING:g} % is covered by",
+        "Try make_cam.py with a higher --background_weight, and more pictures without the class.",
+    ),
+    "nothing": (
+        "Nothing is found of",
+        "Check its image labels. Try more steps of training, more of its pictures, or make_cam.py "
+        "with a lower --background_weight.",
+    ),
+    "equal": (
+        "The maps are equal everywhere of",
+        "The classifier has not learnt the class: check its image labels, and train longer or with "
+        "another --lr.",
+    ),
+}
