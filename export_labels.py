@@ -1,7 +1,7 @@
 """Labels in the format of an annotation tool or trainer, so that people correct errors alone.
 
 Reads   <label_dir>/<id>.png for the pictures of a list
-Writes  --out: a JSON (coco) or a folder (yolo, labelme, cvat, voc); cvat also as <name>.zip
+Writes  --out: a JSON (coco), a table (areas) or a folder (others); cvat also as <name>.zip
 Try     python export_labels.py --dataset folder --label_dir exp/pseudo_label --format cvat \\
             --out labels.zip
 
@@ -22,15 +22,14 @@ import numpy as np
 
 from data.base import Dataset
 from data.datasets import add_dataset_flags, open_dataset
-from data.export import FORMATS, Labelled, check_names
+from data.label_formats import FORMATS, Labelled, check_names
 from tool import cli
-from tool.errors import InputError
 from tool.reader import check_exist
 from tool.record import settings_of
 from tool.pictures import UNSURE, check_label, read_mask
 from tool.progress import progress
 from tool.run import run
-from tool.writer import clear_unfinished, drafting
+from tool.writer import new
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +82,6 @@ def pack(folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Write the labels, and say how many of their pixels are unsure."""
     args = parse_arguments(arguments)
-    if os.path.lexists(args.out):
-        raise InputError(f"{args.out} is there already. Name another --out, or move it away.")
     dataset = open_dataset(args)
     names = dataset.all_names
     check_names(args.format, names)
@@ -96,14 +93,13 @@ def main(arguments: list[str] | None = None) -> None:
     pixels = Counter()
     labels = labels_of(dataset, ids, args.label_dir, pixels)
     has_run_lengths = args.format == "coco" and not args.polygons
-    clear_unfinished(args.out.parent, args.out.name)
-    with drafting(args.out) as draft:
-        FORMATS[args.format](labels, names, draft, None if has_run_lengths else args.epsilon)
+    with new(args.out) as draft:
+        FORMATS[args.format].write(labels, names, draft, None if has_run_lengths else args.epsilon)
         if args.format == "cvat" and args.out.suffix == ".zip":
             pack(draft)
     log.info("%d labels in %s", len(ids), args.out)
     if pixels["unsure"]:
-        becomes = "stay 255" if args.format == "voc" else "become background"
+        becomes = "stay unsure" if args.format in ("voc", "areas") else "become background"
         share = 100 * pixels["unsure"] / pixels["all"]
         log.info("%.2f %% of the pixels are unsure and %s", share, becomes)
 

@@ -4,7 +4,7 @@ Reads   a checkpoint of step 1.1 or 3.1 (or a published one), and pictures or fo
 Writes  <out_dir>/<id>_mask.png (class ids), <id>_overlay.png, <id>_heat_<class>.png and <id>.json,
         with --explain <id>_explain.png, the steps of the method; a folder of its own, where what is
         there of the same picture and settings is kept
-Try     python predict.py photo.jpg --session_name demo --labels square,disc
+Try     python predict.py demo_data/images/train_0009.png --session_name demo --labels checks,dots
         python predict.py photos --session_name exp --ckpt seg_deeplabv2_resnet101.pth
 
 A classifier of step 1.1 gives IS-CAM of the classes in --labels, and where there are none, of those
@@ -13,8 +13,8 @@ values of pictures come from the checkpoint. The same from Python:
 
     from predict import Predictor
     predictor = Predictor("demo/ckpt/final.pth")
-    prediction = predictor("photo.jpg", labels=["disc"])
-    predictor.explain("photo.jpg", labels=["disc"]).draw().savefig("explained.png")
+    prediction = predictor("photo.jpg", labels=["dots"])
+    predictor.explain("photo.jpg", labels=["dots"]).draw().savefig("explained.png")
 """
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there

@@ -356,6 +356,7 @@ FAULTS = {
         ),
     ],
     "data/coco/masks.py": [
+        ("if len(counts) > 2 else", "if counts[1:] else", "export labels_come"),
         (
             'UNSURE if region.is_crowd and crowd == "ignore"',
             '0 if region.is_crowd and crowd == "ignore"',
@@ -374,9 +375,17 @@ FAULTS = {
     "data/folder/tables.py": [
         ("dict.fromkeys(VOID, UNSURE)", "dict.fromkeys(VOID, 0)", "folder_labels coloured"),
     ],
-    "data/export.py": [
+    "data/label_formats.py": [
         ('"category_id": key', '"category_id": key - 1', "export labels_come"),
         ("key not in (0, UNSURE)", "key != 0", "export labels_come"),
+        ("* size[::-1] - 0.5", "* size[::-1]", "export labels_come"),
+        (
+            "bottom + 1, max(0, left) : right + 1]",
+            "bottom, max(0, left) : right]",
+            "export shapes_of",
+        ),
+        ("            if image_id not in found:\n", "            if False:\n", "export colours_of"),
+        ("{names[0]: 0, **pixels}", "pixels", "export areas"),
     ],
     "export_labels.py": [
         ("args.list or dataset.train_list", "dataset.train_list", "export parts_of"),

@@ -1,6 +1,7 @@
 """The documents: links lead somewhere, programs take the flags, the equation table is true."""
 
 import argparse
+import ast
 import contextlib
 import functools
 import importlib
@@ -15,13 +16,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 from conftest import FLAGS
 from torch.distributed.run import get_args_parser
 
 from data.datasets import dataset_class
+from data.demo.drawing import CLASS_NAMES, make_picture
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+def heading(path: Path) -> str:
+    """Return the docstring of a module, if it has one."""
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
 README = REPOSITORY / "README.md"
 DOCUMENTS = [
     *(README, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "CHANGELOG.md"),
@@ -29,10 +39,24 @@ DOCUMENTS = [
     REPOSITORY / "log/README.md",
 ]
 NAMES = [str(path.relative_to(REPOSITORY)) for path in DOCUMENTS]
+PRODUCTION = [
+    file
+    for file in sorted(REPOSITORY.rglob("*.py"))
+    if ".venv" not in file.parts and not file.name.startswith("test_")
+]
 SHELL = [*REPOSITORY.glob("*.sh"), *(REPOSITORY / "tool").glob("*.sh")]
+# What holds commands: documents, scripts in their remarks, and modules in their docstrings.
+TYPED = [*DOCUMENTS, *SHELL, *(f for f in PRODUCTION if "python " in heading(f))]
 WITHOUT_FLAGS = ("tests.mass", "benchmarks.kernels")  # programs that have no parser
-FOREIGN_FLAGS = {"--no-build-isolation", "--help"}  # of pip, and of every program
-COMMAND = re.compile(r"\s*(?:[A-Z_]+=(?:\"[^\"]*\"|\S+) )*((?:python|bash|torchrun)\s.*)", re.S)
+FOREIGN_FLAGS = {"--no-build-isolation", "--output", "--help"}  # of pip, labelme, every program
+COMMAND = re.compile(
+    r"((?:[A-Z0-9_]+=(?:\"[^\"]*\"|\S+) )*)((?:python|bash|torchrun|labelme)\s.*)", re.S
+)
+MENTIONED = re.compile(r"python (?:-m )?\S+")  # a program, and not what to type
+# The flags of labelme that the documents name.
+LABELME = argparse.ArgumentParser("labelme")
+LABELME.add_argument("folder")
+LABELME.add_argument("--output", required=True)
 # A file of the project, and what else a document may name like one.
 FILE = re.compile(r"^[\w./-]+\.(py|sh|md|svg|yml|toml|cff)$")
 WRITTEN = ("exp",)
@@ -100,22 +124,53 @@ def document(request) -> Path:
 
 def spans(path: Path) -> list[str]:
     """Return what stands as `code` within the lines of a document."""
-    text = re.sub(r"```.*?```|^ {4}.*$", "", path.read_text(), flags=re.S | re.M)
+    text = re.sub(r"```.*?```|^ {4}[^\n]*$", "", path.read_text(), flags=re.S | re.M)
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
-def commands(path: Path) -> Iterator[list[str]]:
-    """Yield the words of every command, in code blocks and within lines."""
-    text = path.read_text()
-    blocks = re.findall(r"(?:^ {4}.*\n)+", text, re.M) + re.findall(r"```\w*\n(.*?)```", text, re.S)
-    lines = [
-        line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()
-    ]  # a remark stands three spaces behind
-    lines = [re.split(r" {3,}(?=[^-\s]\S* )", line.strip())[0] for line in lines]
-    for line in [*lines, *spans(path)]:
+def lines_of(path: Path) -> list[str]:
+    """Return what may be a command: lines of code blocks, docstrings and remarks, and spans."""
+    if path.suffix == ".md":
+        text = path.read_text()
+        blocks = re.findall(r"(?:^ {4}.*\n)+", text, re.M)
+        blocks += re.findall(r"```\w*\n(.*?)```", text, re.S)
+        within = spans(path)
+    elif path.suffix == ".sh":
+        blocks, within = ["\n".join(re.findall(r"^# (.*)", path.read_text(), re.M))], []
+    else:
+        text = re.sub(r"^Try +|[\[\]]|\.\.\.", "", heading(path), flags=re.M)
+        flags = re.search(r'FLAGS="(.*)"', text)
+        blocks = [text.replace("$FLAGS", flags[1] if flags else "")]
+        within = re.findall(r"``(.*?)``", text, re.S)
+    whole = "\n".join(re.sub(r"\\\n\s*", "", block) for block in blocks)
+    within = [one for one in within if not MENTIONED.fullmatch(one)]
+    # A remark stands three spaces behind.
+    lines = [re.split(r" {3,}(?=[^-\s]\S* )", line.strip())[0] for line in whole.splitlines()]
+    return [*lines, *(" ".join(span.split()) for span in within)]
+
+
+def commands(path: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the settings in front of every command, NAME=VALUE, and its words."""
+    for line in lines_of(path):
         match = COMMAND.fullmatch(line)
         if match:
-            yield shlex.split(match[1], comments=True)
+            yield shlex.split(match[1]), shlex.split(match[2], comments=True)
+
+
+def read_by(script: str) -> set[str]:
+    """Return the variables in a script and what it sources, or calls; remarks do not count."""
+    text = (REPOSITORY / script).read_text()
+    code = re.sub(r"(^|\s)#.*", "", text)
+    names = set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", code))
+    for other in re.findall(r"^\s*source (\S+)", text, re.M):
+        names |= read_by(other)
+    return names
+
+
+def words_of_tests() -> set[str]:
+    """Return what may be a variable that tests read."""
+    files = (REPOSITORY / "tests").glob("*.py")
+    return set(re.findall(r"\b[A-Z][A-Z_]+\b", "".join(file.read_text() for file in files)))
 
 
 def headings(path: Path) -> set[str]:
@@ -151,34 +206,56 @@ def test_named_flags_exist(document):
     assert not named - own_flags() - FOREIGN_FLAGS
 
 
-def test_commands_are_understood(document):
-    """A program's own parser takes the words of a command."""
-    for words in commands(document):
+def parse(words: list[str]) -> None:
+    """Give the words of a command to its program's own parser."""
+    name, rest = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
+    if name == "tool.launch":
+        args = get_args_parser().parse_args(rest)
+        return parse(["python", args.training_script, *args.training_script_args])
+    name = module_of(name)
+    assert importlib.util.find_spec(name), words
+    if name in WITHOUT_FLAGS:
+        assert not rest
+        return None
+    args = parser_of(name).parse_args(rest)
+    if getattr(args, "dataset", None):
+        assert dataset_class(args.dataset)
+    module = importlib.import_module(name)
+    if hasattr(module, "parse_arguments"):
+        module.parse_arguments(rest)  # which may refuse more
+    return None
+
+
+@pytest.mark.parametrize("path", TYPED, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_commands_are_understood(path):
+    """A program takes the words of a command, and a script reads the settings in front of it."""
+    for settings, words in commands(path):
         if words[0] == "bash":
-            assert (REPOSITORY / words[1]).is_file(), words
-            continue
-        if words[0] == "torchrun" or words[1:3] == ["-m", "tool.launch"]:
-            args = get_args_parser().parse_args(words[1:] if words[0] == "torchrun" else words[3:])
-            words = ["python", args.training_script, *args.training_script_args]
-        name, rest = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
-        name = module_of(name)
-        assert importlib.util.find_spec(name), words
-        if name in WITHOUT_FLAGS:
-            assert not rest
-            continue
-        args = parser_of(name).parse_args(rest)
-        if getattr(args, "dataset", None):
-            assert dataset_class(args.dataset)
-        module = importlib.import_module(name)
-        if hasattr(module, "parse_arguments"):
-            module.parse_arguments(rest)  # which may refuse more
+            names = {setting.partition("=")[0] for setting in settings}
+            of_tests = words_of_tests() if words[1] == "run_tests.sh" else set()
+            assert names <= read_by(words[1]) | of_tests, (words, settings)
+        elif words[0] == "labelme":
+            LABELME.parse_args(words[1:])
+        else:
+            parse(["python", "-m", "tool.launch", *words[1:]] if words[0] == "torchrun" else words)
 
 
-def test_variables_of_the_scripts(document):
-    """They exist, and the flags in TRAIN_FLAGS and its like are those of their program."""
+def test_commands_on_the_demo_name_what_it_has():
+    """The pictures of val are drawn after the 300 of train."""
+    for words in (words for path in TYPED for _, words in commands(path) if "demo" in words):
+        pictures = re.findall(r"demo_data/images/(train|val)_(\d{4})\.png", " ".join(words))
+        for name, number in pictures:
+            assert int(number) in (range(300) if name == "train" else range(300, 380)), words
+        if "--labels" in words:
+            _, mask = make_picture(int(pictures[0][1]))
+            shown = {CLASS_NAMES[key - 1] for key in np.unique(mask[mask > 0])}
+            assert set(words[words.index("--labels") + 1].split(",")) == shown, words
+
+
+def test_flags_in_variables_are_those_of_their_program(document):
+    """And a variable without a command is one of a script's."""
     text = re.sub(r"\\\n\s*", "", document.read_text())
-    files = [*SHELL, *REPOSITORY.glob("t*/*.py")]
-    known = set(re.findall(r"\b[A-Z][A-Z_]+\b", "".join(path.read_text() for path in files)))
+    known = words_of_tests().union(*(read_by(str(path.relative_to(REPOSITORY))) for path in SHELL))
     assert set(re.findall(r"(?<![\w-])([A-Z][A-Z_]+)=[\w\"/]", text)) <= known
     programs = {name: program for program, name in FLAGS.items()} | {"PREPARE_FLAGS": "data.coco"}
     for name, flags in re.findall(r'\b([A-Z2]+_FLAGS)="([^"]*)"', text):

@@ -1,8 +1,12 @@
-"""export_labels.py: labels written for annotation tools, read as those tools read them."""
+"""export_labels.py and import_labels.py: labels for annotation tools, and back from them."""
 
+import base64
+import csv
+import io
 import json
 import tempfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,7 +18,8 @@ from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
 import export_labels
-from data.export import FORMATS, Labelled, check_names, instances_of, write_coco
+import import_labels
+from data.label_formats import FORMATS, Labelled, check_names, instances_of, write_coco
 from tool.errors import InputError
 from tool.pictures import UNSURE, read_mask, save_label
 
@@ -60,6 +65,13 @@ def dataset(tmp_path) -> Path:
 def run(dataset: Path, name: str, out: Path, *flags: str) -> None:
     usual = ["--dataset", "folder", "--dataset_root", str(dataset), "--format", name]
     export_labels.main([*usual, "--label_dir", str(dataset / "masks"), "--out", str(out), *flags])
+
+
+def back(dataset: Path, name: str, source: Path, out: Path) -> dict[str, np.ndarray]:
+    """Return id -> label, what import_labels.py makes of a source."""
+    usual = ["--dataset", "folder", "--dataset_root", str(dataset), "--format", name]
+    import_labels.main([*usual, "--source", str(source), "--out", str(out)])
+    return {path.stem: read_mask(path) for path in out.glob("*.png")}
 
 
 def known(label: np.ndarray) -> np.ndarray:
@@ -154,7 +166,7 @@ READERS = {
 
 @pytest.mark.parametrize(
     ("name", "ending", "flags"),
-    [*((name, "", []) for name in FORMATS), ("coco", "", ["--polygons"]), ("cvat", ".zip", [])],
+    [*((name, "", []) for name in READERS), ("coco", "", ["--polygons"]), ("cvat", ".zip", [])],
 )
 def test_labels_come_back(name, ending, flags, dataset, tmp_path, caplog):
     out = tmp_path / f"out{ending}"
@@ -163,9 +175,11 @@ def test_labels_come_back(name, ending, flags, dataset, tmp_path, caplog):
     if ending:
         zipfile.ZipFile(out).extractall(out.with_suffix(""))
     labels = READERS[name](tmp_path / "out")
-    assert labels.keys() == drawn().keys()
+    again = back(dataset, name, out, tmp_path / "back")
+    assert labels.keys() == again.keys() == drawn().keys()
     for image_id, label in drawn().items():
         expected = label if name == "voc" else known(label)
+        assert np.array_equal(again[image_id], expected), image_id
         if name in ("yolo", "labelme") and image_id == "holes":
             # A hole's line is drawn, and so belongs to the region around it.
             both = ((labels[image_id] == 1) & (label == 1)).sum()
@@ -207,7 +221,7 @@ UNFIT["cvat"] = UNFIT["voc"] = {"a:b", "#1", "a\nb", "\udcff"}
 
 
 @pytest.mark.parametrize("class_name", ODD)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", READERS)
 def test_class_names_come_back_or_are_refused(name, class_name, tmp_path, monkeypatch):
     names = ["background", class_name]
     if class_name in UNFIT[name]:
@@ -218,7 +232,7 @@ def test_class_names_come_back_or_are_refused(name, class_name, tmp_path, monkey
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     label = np.zeros((8, 8), np.uint8)
     label[2:6, 2:6] = 1
-    FORMATS[name]([Labelled("x", tmp_path / "x.png", label)], names, tmp_path / "out", 0.0)
+    FORMATS[name].write([Labelled("x", tmp_path / "x.png", label)], names, tmp_path / "out", 0.0)
     monkeypatch.setitem(globals(), "NAMES", names)
     assert np.array_equal(READERS[name](tmp_path / "out")["x"], label)
 
@@ -232,3 +246,177 @@ def test_failures_leave_nothing(fault, dataset, tmp_path):
     with pytest.raises(InputError, match="a:b"):
         run(dataset, "voc", tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["ds"]
+
+
+# ---------------------------------------------------------------------------- back from the tools
+
+
+def shape(kind: str | None, name: str, *points: tuple[float, float], **more: object) -> dict:
+    return {"label": name, "points": points, "shape_type": kind, **more}
+
+
+def png(values: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def write_labelme_file(
+    folder: Path, *shapes: dict, name: str = "..\\ds\\images\\touch.png"
+) -> Path:
+    folder.mkdir(exist_ok=True)
+    content = {"imagePath": name, "imageHeight": 20, "imageWidth": 20, "shapes": shapes}
+    (folder / "touch.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_shapes_of_labelme_cover_those_before(dataset, tmp_path):
+    """They are named as labelme names background and what nobody judges, too."""
+    shapes = [
+        shape(None, "red", (1, 1), (8, 1), (8, 6), (1, 6)),
+        shape("rectangle", "_background_", (6.6, 5.3), (4.2, 2.8)),
+        shape("mask", "blue", (10, 2), (13, 4), mask=png(np.eye(3, 4))),
+        shape("oriented_rectangle", "__ignore__", (10, 10), (14, 10), (14, 12), (10, 12)),
+        shape("circle", "traffic light", (4, 14), (4, 17)),
+    ]
+    expected = np.zeros((20, 20), np.uint8)
+    expected[1:7, 1:9] = 1
+    expected[3:6, 4:8] = 0
+    expected[[2, 3, 4], [10, 11, 12]] = 3
+    expected[10:13, 10:15] = UNSURE
+    y, x = np.mgrid[:20, :20]
+    circle = (y - 14) ** 2 + (x - 4) ** 2
+    label = back(dataset, "labelme", write_labelme_file(tmp_path / "in", *shapes), tmp_path / "out")
+    assert (label["touch"][circle <= 9] == 2).all()
+    assert (label["touch"][circle > 11] == expected[circle > 11]).all()
+
+
+YAML = {
+    "list": "\nnames: ['red', \"traffic light\", 'blue']\nnc: 3\n",
+    "dashes": "\nnames:\n- red\n- 'traffic light'\n- blue\ntrain: x\n",
+    "numbers": "path: .\nnames:\n  2: blue\n  0: red\n  1: traffic light\n",
+}
+
+
+@pytest.mark.parametrize("form", YAML)
+def test_names_of_yolo_are_those_of_its_yaml(form, dataset, tmp_path):
+    run(dataset, "yolo", tmp_path / "in")
+    (tmp_path / "in/data.yaml").write_text(YAML[form])
+    (tmp_path / "in/train.txt").write_text("images/x.png\n")
+    (tmp_path / "in/labels").rename(tmp_path / "in/train")
+    (tmp_path / "in/labels").mkdir()
+    (tmp_path / "in/train").rename(tmp_path / "in/labels/train")
+    assert np.array_equal(
+        back(dataset, "yolo", tmp_path / "in", tmp_path / "out")["touch"], drawn()["touch"]
+    )
+
+
+def test_colours_of_cvat_and_pictures_in_which_nothing_is_left(dataset, tmp_path):
+    """Colours are those of labelmap.txt, or of the dataset; what a list alone names is empty."""
+    run(dataset, "cvat", tmp_path / "in")
+    masks = tmp_path / "in/SegmentationClass"
+    (masks / "é mpty.png").unlink()
+    legend = tmp_path / "in/labelmap.txt"
+    legend.write_text(legend.read_text().replace("128,0,0", "7,8,9"))
+    red = np.full((20, 20, 3), (7, 8, 9), np.uint8)
+    Image.fromarray(red).save(masks / "touch.png")
+    with pytest.raises(InputError, match=r"holes\.png has the colour 128,0,0"):
+        back(dataset, "cvat", tmp_path / "in", tmp_path / "out")
+    for path in masks.glob("[hsu]*.png"):
+        path.unlink()
+    (tmp_path / "in/ImageSets/Segmentation/default.txt").write_text("touch\né mpty\n")
+    labels = back(dataset, "cvat", tmp_path / "in", tmp_path / "out")
+    assert labels.keys() == {"touch", "é mpty"}
+    assert (labels["touch"] == 1).all()
+    assert labels["é mpty"].shape == (7, 8)
+    assert not labels["é mpty"].any()
+    (dataset / "colours.csv").write_text("name,r,g,b\nbackground,0,0,0\nblue,7,8,9\n")
+    flat = back(dataset, "cvat", masks, tmp_path / "flat")
+    assert (flat["touch"] == 3).all()
+
+
+SQUARE = [[1, 1, 8, 1, 8, 6, 1, 6]]
+
+
+def write_coco_file(folder: Path, outlines: list, picture="touch.png", name="red", height=20):
+    """Write a file of a picture, twice where two outlines are given."""
+    folder.mkdir()
+    about = {"file_name": picture, "height": height, "width": 20}
+    numbers = range(len(outlines))
+    content = {
+        "categories": [{"id": 7, "name": name}, {"id": 8, "name": "unused"}],
+        "images": [{"id": number, **about} for number in numbers],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 7, "segmentation": outlines[n]} for n in numbers
+        ],
+    }
+    (folder / "instances_default.json").write_text(json.dumps(content))
+
+
+def write_yolo_line(folder: Path, line: str) -> None:
+    (folder / "labels").mkdir(parents=True)
+    (folder / "data.yaml").write_text(YAML["list"])
+    (folder / "labels/touch.txt").write_text(line)
+
+
+LINE = shape("linestrip", "red", (1, 1), (5, 5), (9, 9))
+FAR = shape("polygon", "red", (1, 1), (5, 5), (9, 1e9))
+# What is written, for which format, and what the message names.
+ODD_SOURCES = {
+    "no such picture": ("coco", partial(write_coco_file, outlines=[SQUARE], picture="no.jpg")),
+    "'pink' is no class": ("coco", partial(write_coco_file, outlines=[SQUARE], name="pink")),
+    r"touch\.png has .*20, 20.*18, 20": (
+        "coco",
+        partial(write_coco_file, outlines=[SQUARE], height=18),
+    ),
+    "two labels of touch": ("coco", partial(write_coco_file, outlines=[SQUARE, SQUARE])),
+    "1 of 1 regions.*not boxes": ("coco", partial(write_coco_file, outlines=[[]])),
+    "holds 0 JSON files": ("coco", Path.mkdir),
+    "holds no label for --format voc": ("voc", Path.mkdir),
+    r"touch\.json: A linestrip of 'red'": ("labelme", lambda f: write_labelme_file(f, LINE)),
+    r"touch\.json is damaged.*far outside": ("labelme", lambda f: write_labelme_file(f, FAR)),
+    r"touch\.txt is damaged.*0 0.5 0.5": ("yolo", partial(write_yolo_line, line="0 0.5 0.5 1 1")),
+    r"touch\.txt is damaged.*3 0 0": ("yolo", partial(write_yolo_line, line="3 0 0 0 1 1 1")),
+    r"labelmap\.txt is damaged.*'cat'": (
+        "cvat",
+        lambda f: (f.mkdir(), (f / "labelmap.txt").write_text("cat\n")),
+    ),
+}
+
+
+@pytest.mark.parametrize("message", ODD_SOURCES)
+def test_what_cannot_come_back_is_named(message, dataset, tmp_path):
+    name, write = ODD_SOURCES[message]
+    write(tmp_path / "in")
+    with pytest.raises(InputError, match=message):
+        back(dataset, name, tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_regions_without_outlines_are_left_out_with_a_word(dataset, tmp_path, caplog):
+    write_coco_file(tmp_path / "in", outlines=[SQUARE, []])
+    path = tmp_path / "in/instances_default.json"
+    path.write_text(path.read_text().replace('"image_id": 1', '"image_id": 0'))
+    content = json.loads(path.read_text())
+    content["images"].pop()
+    path.write_text(json.dumps(content))
+    label = back(dataset, "coco", path, tmp_path / "out")["touch"]
+    assert "1 of 2 regions" in caplog.text
+    assert (label[1:6, 1:8] == 1).all()
+    assert label.sum() == 35
+
+
+def test_areas_are_those_of_the_labels(dataset, tmp_path):
+    run(dataset, "areas", tmp_path / "areas.csv")
+    with open(tmp_path / "areas.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["picture"], row["class"]): int(row["pixels"]) for row in rows}
+    names = dict(enumerate(NAMES)) | {UNSURE: "unsure"}
+    for image_id, label in drawn().items():
+        for key, name in names.items():
+            pixels = (label == key).sum()
+            assert found.get((image_id, name), 0) == pixels
+            assert key == 0 or pixels or (image_id, name) not in found
+    for row in rows:
+        share = found[row["picture"], row["class"]] / drawn()[row["picture"]].size
+        assert float(row["share"]) == pytest.approx(share, abs=1e-6)

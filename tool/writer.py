@@ -95,6 +95,16 @@ def drafting(path: Path) -> Iterator[Path]:
         _remove(draft)
 
 
+@contextmanager
+def new(path: Path) -> Iterator[Path]:
+    """Do as :func:`drafting` for a path at which nothing is, else raise an InputError."""
+    if os.path.lexists(path):
+        raise InputError(f"{path} is there already. Name another place, or move it away.")
+    clear_unfinished(path.parent, path.name)
+    with drafting(path) as draft:
+        yield draft
+
+
 def _remove(draft: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     with suppress(OSError):

@@ -39,7 +39,7 @@ def encode(segmentation: Any, height: int, width: int, name: str = "it") -> byte
 
     Args:
         segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or a dict of ``size``
-            [height, width] and ``counts``, a list of run lengths.
+            [height, width] and ``counts``, run lengths as a list or as pycocotools' text.
         height, width: of the picture in pixels.
         name: of the annotation, for messages.
 
@@ -49,6 +49,8 @@ def encode(segmentation: Any, height: int, width: int, name: str = "it") -> byte
     """
     if isinstance(segmentation, dict):
         counts = segmentation.get("counts")
+        if isinstance(counts, str):
+            counts = run_lengths(counts)
         check(counts, [int], f"counts of {name}")
         code = {"size": [height, width], "counts": counts}
         fits = min(counts, default=0) >= 0 and sum(counts) == height * width
@@ -66,6 +68,25 @@ def encode(segmentation: Any, height: int, width: int, name: str = "it") -> byte
     if not polygons:
         return None
     return rle_codes.merge(rle_codes.frPyObjects(polygons, height, width))["counts"]
+
+
+def run_lengths(text: str) -> list[int]:
+    """Return the run lengths that pycocotools' compressed ``counts`` stand for.
+
+    A letter holds five bits of a number, the lowest first, and whether more of it follow, as its
+    distance from "0"; the highest bit is the sign, and from the fourth on, a number is added to the
+    run before the last. A text that ends within a number loses that.
+    """
+    counts, number, shift = [], 0, 0
+    for letter in text:
+        bits = ord(letter) - ord("0")
+        number |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            number -= (bits & 16) << (shift - 4)
+            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+            number = shift = 0
+    return counts
 
 
 def draw_mask(

@@ -1,6 +1,7 @@
 """The texts of a folder of pictures: names of classes, cells of labels, colours of masks."""
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,16 @@ from tool.checkpoint import some
 from tool.errors import InputError, apart, naming
 from tool.picture_files import MASK_FORMATS, PictureFile, picture_file
 from tool.pictures import UNSURE
-from tool.reader import read_table
+from tool.reader import Damaged, decoding, read_lines, read_table
 
 MOST_CLASSES = 254  # 255 is "unsure" in an 8-bit mask, 0 is background
-BACKGROUND = ("background", "bg", "__ignore__")
-VOID = ("void", "ignore", "unlabeled")  # 255 in colours.csv
+BACKGROUND = ("background", "bg")
+VOID = ("void", "ignore", "ignored", "unlabeled")  # 255 in colours.csv and annotations
 NAME_SEPARATORS = ";,|"
 REMEDY = "Correct it, see docs/own_pictures.md."
 CHANNELS = ("r", "g", "b")  # columns of colours.csv beside the name
 LEVELS = frozenset(map(str, range(256)))
+LABELMAP = re.compile(r"(.*?):([^:]*):[^:]*:[^:]*")  # a line of labelmap.txt: name, colour, ...
 
 
 def check_names(where: str | Path, names: Sequence[str]) -> None:
@@ -35,7 +37,7 @@ def check_names(where: str | Path, names: Sequence[str]) -> None:
         key = plain(name).casefold()
         one, other = apart(name, before.get(key, name))
         fault = None
-        if not {key, key.strip("_- ")}.isdisjoint(BACKGROUND):
+        if not {key, key.strip("_- ")}.isdisjoint((*BACKGROUND, "__ignore__")):
             fault = "is class 0 without being named. Take it off, and compare the ids of the masks"
         elif not name or " ".join(name.split()) != name:
             fault = "is empty, or has a tab or two spaces in a row"
@@ -68,10 +70,26 @@ def names_in(cell: str, classes: Collection[str]) -> set[str]:
     return fitting[0]
 
 
-class Colours:
-    """The colours of masks, from a table ``name,r,g,b``.
+def id_of(name: str, classes: Sequence[str]) -> int:
+    """Return the id of a class, of background (0), or of VOID (255), with ``_`` around it or not.
 
-    Names are those of classes, of background, and of VOID, which becomes 255.
+    Another name than these and the K foreground classes is an InputError.
+    """
+    known = dict.fromkeys(VOID, UNSURE) | dict.fromkeys(BACKGROUND, 0)
+    known |= {class_name: number for number, class_name in enumerate(classes, 1)}
+    name = plain(name)
+    found = known.get(name, known.get(name.strip("_")))
+    if found is None:
+        raise InputError(
+            f"{name!r} is no class, nor background or void; the classes are {some(classes)}."
+        )
+    return found
+
+
+class Colours:
+    """The colours of masks, from a table ``name,r,g,b``, or CVAT's ``labelmap.txt``.
+
+    Names are those of :func:`id_of`.
 
     Args:
         path: of the table.
@@ -84,19 +102,12 @@ class Colours:
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path = path
         self.ids: dict[tuple[int, ...], int] = {}  # red, green, blue -> class id
-        known = dict.fromkeys(VOID, UNSURE) | dict.fromkeys(BACKGROUND, 0)
-        known |= {name: number for number, name in enumerate(classes, 1)}
-        for row in read_table(path, REMEDY, ("name", *CHANNELS), whole=True):
-            name, levels = plain(row["name"]), [row[channel] for channel in CHANNELS]
-            with naming(row.where):
-                if not LEVELS.issuperset(levels):
+        for where, name, levels in _labelmap(path) if path.suffix == ".txt" else _table(path):
+            with naming(where):
+                if len(levels) != len(CHANNELS) or not LEVELS.issuperset(levels):
                     raise InputError(f"{','.join(levels)} is no red,green,blue of 0 to 255.")
-                if name not in known:
-                    raise InputError(
-                        f"{name!r} is no class, nor background or void; the classes are "
-                        f"{some(classes)}."
-                    )
-                if self.ids.setdefault(tuple(map(int, levels)), known[name]) != known[name]:
+                number = id_of(name, classes)
+                if self.ids.setdefault(tuple(map(int, levels)), number) != number:
                     raise InputError(f"the colour {','.join(levels)} has another name above.")
 
     def read(self, path: Path) -> np.ndarray:
@@ -121,3 +132,19 @@ class Colours:
                 f"which is not in {self.path}. Add it, or draw the mask without soft edges."
             )
         return ids
+
+
+def _table(path: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield where each row of a table of colours stands, its name and its colour."""
+    for row in read_table(path, REMEDY, ("name", *CHANNELS), whole=True):
+        yield row.where, row["name"], [row[channel] for channel in CHANNELS]
+
+
+def _labelmap(path: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield the same of the lines ``name:r,g,b:parts:actions`` of labelmap.txt."""
+    for line in read_lines(path):
+        with decoding(path, REMEDY):
+            row = LABELMAP.fullmatch(line)
+            if not row:
+                raise Damaged(f"{line!r} is no name:red,green,blue:parts:actions")
+        yield f"{path}, {line}", row[1], row[2].split(",")
