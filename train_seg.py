@@ -31,7 +31,7 @@ from data.evaluate import check_class_ids
 from data.loaders import SegmentationPictures
 from data.training import Training
 from data.transforms import RESAMPLE
-from net.deeplabv2 import STAGES, STRIDE_ON
+from net.deeplabv2 import PIXEL_BYTES, STAGES, STRIDE_ON
 from net.recipes import MODELS, TrainingFlags, defaults, fill_in
 from net.segmentation import build as start_network
 from net.segmentation import mean_loss
@@ -45,6 +45,7 @@ FOREIGN = {
     "deeplabv2_resnet101": ("bn_momentum",),
     "deeplabv1_resnet38": ("stride_on", "stride", "recipe"),
 }
+MEMORY = 0.75  # of what is free, for what a pass keeps
 
 log = logging.getLogger(__name__)
 
@@ -141,11 +142,28 @@ def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn
     return net
 
 
+def passes_of(args: cli.Settings, net: nn.Module, device: torch.device) -> int:
+    """Return in how many passes the parts of a step are computed: one each, or one for all.
+
+    DeepLab v2 computes them together where the memory of all GPUs allows, which halves the kernels
+    and rounds otherwise.
+    """
+    if args.model != "deeplabv2_resnet101" or device.type == "cpu":
+        return args.accumulate
+    world = distributed.world_size()
+    pictures = args.accumulate * -(-args.batch_size // world)
+    needed = PIXEL_BYTES * net.config["width"] / 64 * pictures * args.crop_size**2
+    free, _ = torch.cuda.mem_get_info(device)
+    allowing = distributed.total(torch.tensor(needed < MEMORY * free).float())
+    return 1 if allowing == world else args.accumulate
+
+
 def accumulated_step(
     model: nn.Module,
     net: nn.Module,
     batch: list[Tensor],
     accumulate: int,
+    passes: int,
     amp: str,
 ) -> Tensor:
     """Add the gradients of a step, whose batch comes in parts; return its loss.
@@ -156,17 +174,18 @@ def accumulated_step(
         model: the network ``net`` or its data parallel wrapper.
         net: the network.
         batch: window and label of all parts, one after the other.
-        accumulate: parts.
+        accumulate: parts, each with a mean loss of its own.
+        passes: in which they are computed, one for all of them or one each.
         amp: how it computes, see :func:`tool.cli.autocast`.
     """
     world, total = distributed.world_size(), 0.0
-    parts = zip(*(tensor.chunk(accumulate) for tensor in batch), strict=True)
-    for number, (img, label) in enumerate(parts, 1):
-        adds = world > 1 and number < accumulate  # gradients meet after the last part
+    some = zip(*(tensor.chunk(passes) for tensor in batch), strict=True)
+    for number, (img, label) in enumerate(some, 1):
+        adds = world > 1 and number < passes  # gradients meet after the last pass
         with model.no_sync() if adds else contextlib.nullcontext():
             with cli.autocast(amp, img.device):
                 outputs = model(img)
-            sums, counts = net.loss_sums(outputs, label)
+            sums, counts = net.loss_sums(outputs, label, accumulate // passes)
             loss = mean_loss(sums * world, distributed.total(counts)) / accumulate
             loss.backward()
         total += loss.detach() / world
@@ -207,8 +226,9 @@ def main(arguments: list[str] | None = None) -> None:
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
     rate = partial(learning_rate, args.lr, every=args.lr_every, past=args.lr_past)
     model = training.begin(net, groups, rate)
+    passes = passes_of(args, net, device)
     for _, batch in training.steps():
-        loss = accumulated_step(model, net, batch, args.accumulate, args.amp)
+        loss = accumulated_step(model, net, batch, args.accumulate, passes, args.amp)
         training.update({"CE": loss})
     training.finish()
 

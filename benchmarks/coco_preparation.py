@@ -13,7 +13,6 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -33,11 +32,9 @@ FILE = "annotations/instances_train2014.json"
 
 
 def outline(rng: np.random.Generator) -> list[list[float]]:
-    """Return a polygon of 9 to 180 corners, 28 in the mean."""
-    axes = rng.integers(5, 120, 2).tolist()
-    centre = (WIDTH // 2, HEIGHT // 2)
-    points = cv2.ellipse2Poly(centre, axes, 0, 0, 360, int(rng.integers(2, 40)))
-    return [(points + rng.uniform(0, 1, points.shape)).round(2).ravel().tolist()]
+    """Return a polygon of 28 corners in the mean."""
+    corners = 3 + rng.poisson(25)
+    return [rng.uniform(0, HEIGHT, 2 * corners).round(2).tolist()]
 
 
 def file_name(number: int) -> str:

@@ -100,6 +100,18 @@ def row(*cells: str | int) -> None:
     print(f"{cells[0]:54}" + "".join(f"{cell:>12}" for cell in cells[1:]), flush=True)
 
 
+def read_flags(
+    docstring: str, arguments: list[str] | None, flags: dict[str, Any]
+) -> argparse.Namespace:
+    """Return the values of flags, of which these are the defaults; a list takes one or more."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=docstring, formatter_class=form)
+    for name, default in flags.items():
+        one, nargs = (default[0], "+") if isinstance(default, list) else (default, None)
+        parser.add_argument(f"--{name}", type=type(one), nargs=nargs, default=default)
+    return parser.parse_args(arguments)
+
+
 class Bench:
     """Measures, and prints a table.
 
@@ -107,7 +119,7 @@ class Bench:
         docstring: of the program, for its ``--help``.
         arguments: of its command line.
         tolerance: largest :func:`difference` from the first formulation.
-        flags: more of them, and other defaults. A list takes one value or more.
+        flags: more of them, and other defaults, see :func:`read_flags`.
     """
 
     def __init__(
@@ -117,12 +129,8 @@ class Bench:
         tolerance: float = math.inf,
         **flags: Any,
     ) -> None:
-        form = argparse.RawDescriptionHelpFormatter
-        parser = argparse.ArgumentParser(description=docstring, formatter_class=form)
-        for name, default in {**FLAGS, "threads": torch.get_num_threads(), **flags}.items():
-            one, nargs = (default[0], "+") if isinstance(default, list) else (default, None)
-            parser.add_argument(f"--{name}", type=type(one), nargs=nargs, default=default)
-        self.args = parser.parse_args(arguments)
+        flags = {**FLAGS, "threads": torch.get_num_threads(), **flags}
+        self.args = read_flags(docstring, arguments, flags)
         self.tolerance = tolerance
         self.deadline = time.monotonic() + 60 * self.args.minutes
         self.device = pick_device(self.args.device)

@@ -12,6 +12,7 @@ from torch import Tensor
 from net import resnet50_SIPE as fast
 
 
+@torch.no_grad()
 def get_seed(norm_cam: Tensor, label: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
     """Return seeds and probabilities, see ``net.resnet50_SIPE.get_seed``."""
     b, c, h, w = norm_cam.shape
@@ -50,8 +51,7 @@ class Net(fast.Net):
         self, cam: Tensor, mask: Tensor, seed_feature: Tensor, feature: Tensor
     ) -> dict[str, Tensor]:
         """Return what the fast network explores, by the functions above."""
-        with torch.no_grad():
-            seeds, probs = get_seed(cam, mask, seed_feature)
+        seeds, probs = get_seed(cam, mask, seed_feature)
         prototypes = get_prototype(seeds, feature)
         is_cam = reactivate(prototypes, feature)
         return {"seeds": seeds, "probs": probs, "prototypes": prototypes, "IS_cam": is_cam}

@@ -25,6 +25,7 @@ from net.resnet50_SIPE import Net
 from net.segmentation import mean_loss
 from tool.crf import crf_inference, crf_inference_label
 from tool.maps import fuse
+from tool.optimizer import make_optimizer
 from tool.walk import refine_by_walk
 
 WINDOW = 512  # pixels of a training window of steps 1 and 2
@@ -123,8 +124,7 @@ def training(
     """
     torch.backends.cudnn.benchmark = True
     groups = net.trainable_groups(1e-6, 1e-4)
-    fused = "fused" in job.flags and job.device.type == "cuda"
-    optimizer = torch.optim.SGD(groups, momentum=0.9, fused=fused or None)
+    optimizer = make_optimizer(groups, 1e-6, 0.9, job.device, "fused" in job.flags)
 
     def step():
         torch.manual_seed(0)  # of dropout
@@ -220,14 +220,16 @@ def walk(job: Job) -> Call:
 
 
 def deeplab(network: type, side: int, parts: int, job: Job) -> Call:
-    """Return a training step of 3.1, whose batch comes in so many parts."""
+    """Return a training step of 3.1, whose batch comes in so many parts, on a GPU together."""
     net = job.place(network(job.classes, **SHAPE)).train()
     window = net.prepare(job.windows(side))
     label = job.labels(side)
+    passes = parts if job.device.type == "cpu" else 1
 
     def losses():
-        for some, labels in zip(window.chunk(parts), label.chunk(parts), strict=True):
-            yield mean_loss(*net.loss_sums(job.run(net, some), labels)) / parts
+        for some, labels in zip(window.chunk(passes), label.chunk(passes), strict=True):
+            outputs = job.run(net, some)
+            yield mean_loss(*net.loss_sums(outputs, labels, parts // passes)) / parts
 
     return training(job, net, losses)
 

@@ -28,6 +28,8 @@ STAGES = {8: ((1, 2, 1, 1), (1, 1, 2, 4)), 16: ((1, 2, 2, 1), (1, 1, 1, 1))}
 HEAD_DILATIONS = (6, 12, 18, 24)
 HEAD_DEVIATION = 0.01  # of the head's first weights; its biases start at zero
 SCALES = (0.5, 0.75)  # of the picture, beside its own size
+# Bytes that a training pass keeps of a pixel of a window, float32: 13,100 to 14,100.
+PIXEL_BYTES = 14_100
 MEAN_BGR = (104.008, 116.669, 122.675)  # grey levels 0..255
 # Which convolution of a block has the stride: the 1x1 in the published network, the 3x3 in
 # torchvision's. The tensors are the same, what they were trained to see is not.

@@ -77,8 +77,9 @@ def total_loss(terms: Tensor) -> Tensor:
 def _parts(edge: Tensor, displacement: Tensor | None, label: Tensor, num_classes: int, radius):
     """Yield slices of the batch and their pairs: all at once on CUDA, where kernels should be few;
     on the CPU as many pictures as have their numbers in the cache."""
-    step = len(edge) if edge.is_cuda else max(1, CACHED // edge[0].numel())
-    pairs_of = by_group if edge.is_cuda else by_offset
+    on_cpu = edge.device.type == "cpu"
+    step = max(1, CACHED // edge[0].numel()) if on_cpu else len(edge)
+    pairs_of = by_offset if on_cpu else by_group
     for start in range(0, len(edge), step):
         some = slice(start, start + step)
         maps = edge[some], None if displacement is None else displacement[some], label[some]

@@ -92,15 +92,21 @@ class SegmentationNetwork(nn.Module):
         return self.resize(self(x), size or x.shape[2:])
 
     @staticmethod
-    def loss_sums(outputs: Tensor | list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_sums(
+        outputs: Tensor | list[Tensor], labels: Tensor, parts: int = 1
+    ) -> tuple[Tensor, Tensor]:
         """Return (n,) sums of cross entropies and (n,) numbers of pixels for :func:`mean_loss`.
 
-        Each of the n outputs of ``forward`` in training, logits (B, C, h, w), is compared with
-        labels of its own size, made from (B, H, W) integers, 255 where unsure.
+        Each of the outputs of ``forward`` in training, logits (B, C, h, w), is compared with
+        labels of its own size, made from (B, H, W) integers, 255 where unsure. The batch consists
+        of so many parts of one size, each of which has a sum and a number of its own.
         """
-        outputs = outputs if isinstance(outputs, list) else [outputs]
-        pairs = (cross_entropy_sum(x, resize_labels(labels, x.shape[2:])) for x in outputs)
-        sums, counts = zip(*pairs, strict=True)
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for x in outputs if isinstance(outputs, list) else [outputs]:
+            own = resize_labels(labels, x.shape[2:])
+            several = zip(x.chunk(parts), own.chunk(parts), strict=True)
+            pairs += [(x, own)] if parts == 1 else several
+        sums, counts = zip(*(cross_entropy_sum(*pair) for pair in pairs), strict=True)
         return torch.stack(sums), torch.stack(counts)
 
     @classmethod

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, kernels, measure, plain, steps, throughput
-from net import irn_loss
+from benchmarks import gpu, launches, measure, plain, steps, throughput
 
 CPU = torch.device("cpu")
 TINY = ["--device", "cpu", "--repeats", "1", "--threads", "1"]
@@ -125,6 +124,33 @@ def test_the_plain_formulation_computes_the_same(make, other):
     assert measure.difference(*results) <= other
 
 
-def test_groups_start_few_kernels():
-    few, many = (kernels.count(form)["kernels"] for form in (irn_loss.by_group, irn_loss.by_offset))
-    assert 0 < few < many / 10
+# Kernels that a step starts at the most, whatever its sizes; DeepLab v2 here has 4 blocks of 33.
+KERNELS = {"1.2 maps": 1200, "2.2 IRN": 1200, "3.1 DeepLab v2": 650}
+
+
+def test_launches_products_and_bytes_of_every_step_are_counted(capsys):
+    launches.main(["--steps", *KERNELS, "--launch", "1000", "--tf32", "1e-6", "--bandwidth", "1e9"])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    found = {
+        line[:54].strip(): [float(cell.replace(",", "")) for cell in line[54:].split()]
+        for line in lines
+    }
+    assert found.keys() == KERNELS.keys()
+    for name, (kernels, _, _, tf32, _, host) in found.items():
+        assert KERNELS[name] / 2 < kernels <= KERNELS[name], name
+        assert host == kernels
+        assert tf32 > 0, name
+    assert torch.autocast.__module__.startswith("torch")
+    assert KERNELS.keys() < set(launches.COUNTED)
+
+
+def test_products_and_bytes_of_operators_are_those_of_the_formula():
+    net, x = torch.nn.Conv2d(3, 8, 3, device="meta"), torch.empty(2, 3, 10, 10, device="meta")
+    x.requires_grad_()
+    with launches.Count() as found:
+        net(x).sum().backward()
+    forward, _, *_, backward = found.work
+    products = 2 * (2 * 8 * 8 * 8) * (3 * 3 * 3)
+    values = x.numel() + net.weight.numel() + 8 + 2 * 8 * 8 * 8
+    assert forward == (2, products, 4 * values)
+    assert backward[:2] == (3, 2 * products)

@@ -47,7 +47,7 @@ PRODUCTION = [
 SHELL = [*REPOSITORY.glob("*.sh"), *(REPOSITORY / "tool").glob("*.sh")]
 # What holds commands: documents, scripts in their remarks, and modules in their docstrings.
 TYPED = [*DOCUMENTS, *SHELL, *(f for f in PRODUCTION if "python " in heading(f))]
-WITHOUT_FLAGS = ("tests.mass", "benchmarks.kernels")  # programs that have no parser
+WITHOUT_FLAGS = ("tests.mass",)  # programs that have no parser
 FOREIGN_FLAGS = {"--no-build-isolation", "--output", "--help"}  # of pip, labelme, every program
 COMMAND = re.compile(
     r"((?:[A-Z0-9_]+=(?:\"[^\"]*\"|\S+) )*)((?:python|bash|torchrun|labelme)\s.*)", re.S

@@ -3,8 +3,10 @@
 import json
 import tarfile
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,8 +25,9 @@ from data.transforms import VIEWS
 from net.recipes import MODELS
 from net.resnet50_SIPE import Net
 from net.weights import restore
+from tests.pretend_gpu import pretend_gpus
 from tests.tiny import KEYS, command_lines
-from tool import checkpoint
+from tool import checkpoint, distributed
 from tool.crf import Kernels, crf_inference
 from tool.errors import InputError
 from tool.pictures import read_mask, save_label
@@ -127,6 +130,29 @@ def test_weights_do_not_depend_on_the_number_of_processes(run, model, tiny, tmp_
     torch.testing.assert_close(losses_of(two, model), losses_of(one, model), **close)
 
 
+GIB = 1 << 30
+# By name model, width, free memory of this GPU, of how many of two processes it suffices; passes.
+PASSES = {
+    "published": (V2, 64, 24 * GIB, 2, 1),
+    "a small GPU": (V2, 64, 6 * GIB, 2, 2),
+    "a small GPU and a narrow network": (V2, 16, 6 * GIB, 2, 1),
+    "another GPU is small": (V2, 64, 24 * GIB, 1, 2),
+    "statistics of each part": (V1, 64, 24 * GIB, 2, 2),
+}
+
+
+@pytest.mark.parametrize("case", PASSES)
+def test_parts_are_computed_together_where_all_gpus_have_the_memory(case, monkeypatch):
+    model, width, free, others, passes = PASSES[case]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 80 * GIB))
+    monkeypatch.setattr(distributed, "total", lambda fits: fits * others)
+    flags = ["--model", model, "--batch_size", "5", "--accumulate", "2"]
+    args, net = train_seg.parse_arguments(flags), SimpleNamespace(config={"width": width})
+    assert train_seg.passes_of(args, net, CPU) == 2
+    assert train_seg.passes_of(args, net, torch.device("cuda", 0)) == passes
+
+
 @pytest.mark.parametrize(("processes", "parts"), [(1, (5, 2)), (5, (5, 2)), (6, (10, 1))])
 def test_parts_have_a_picture_for_every_process(monkeypatch, processes, parts):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
@@ -148,12 +174,21 @@ def test_batch_statistics_of_several_processes_need_gpus(run, monkeypatch):
 # ------------------------------------------------------------------------------ one step
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_an_update_is_the_plain_formula(run, session, model, tiny):
-    """Accumulated parts are means over their own known pixels; SGD as written down, in float64."""
+@pytest.mark.parametrize(
+    ("model", "device", "passes"), [(V2, "cpu", 2), (V1, "cpu", 2), (V2, "cuda", 1)]
+)
+def test_an_update_is_the_plain_formula(run, session, model, device, passes, tiny, monkeypatch):
+    """Accumulated parts are means over their own known pixels; SGD as written down, in float64.
+
+    A GPU computes the parts of DeepLab v2 together.
+    """
     flags = [*run["train"], "--model", model, "--accumulate", "2", "--iterations", "1"]
     flags += ["--lr", "0.01", "--head_lr", "3", "--freeze_bn"]
-    train_seg.main(flags)
+    real, calls = train_seg.mean_loss, []
+    monkeypatch.setattr(train_seg, "mean_loss", lambda *sums: calls.append(sums) or real(*sums))
+    with pretend_gpus() if device == "cuda" else nullcontext():
+        train_seg.main([*flags, "--device", device])
+    assert len(calls) == passes
     updated = weights_of(session, model)
 
     args = train_seg.parse_arguments(flags)
