@@ -2,8 +2,8 @@
 
 Reads   a checkpoint of step 1.1 or 3.1 (or a published one), and pictures or folders of them
 Writes  <out_dir>/<id>_mask.png (class ids), <id>_overlay.png, <id>_heat_<class>.png and <id>.json,
-        with --explain <id>_explain.png, the steps of the method; a folder of its own, where what is
-        there of the same picture and settings is kept
+        with --explain <id>_explain.png, the steps of the method, and areas.csv; a folder of its
+        own, where what is there of the same picture and settings is kept
 Try     python predict.py demo_data/images/train_0009.png --session_name demo --labels checks,dots
         python predict.py photos --session_name exp --ckpt seg_deeplabv2_resnet101.pth
 
@@ -20,21 +20,26 @@ values of pictures come from the checkpoint. The same from Python:
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from data.lists import PICTURE_ENDINGS, strip_ending, visible
+from data.label_formats import AREAS, area_rows
+from data.lists import OWN, PICTURE_ENDINGS, pictures_in, strip_ending
 from data.predictor import REFINE, Predictor
 from net.recipes import MODELS
 from tool import cli
 from tool.errors import InputError, naming
 from tool.pictures import stored
 from tool.progress import progress
-from tool.reader import check_exist
-from tool.record import Outputs
+from tool.reader import check_exist, read_json
+from tool.record import SOURCES, Outputs
 from tool.run import run
 from tool.session import find_checkpoint
+from tool.writer import own_among, write_atomic, write_table
 
+ABOUT = {"height": int, "width": int, "classes": [{"name": str, "area": int}]}  # of a JSON
 NO_CLASS = "none"  # in --labels: the picture shows background only
 
 log = logging.getLogger(__name__)
@@ -54,6 +59,14 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     )
     explain = "draw the steps of the method, too; the mask is refined by the CRF"
     parser.add_argument("--explain", action="store_true", help=explain)
+    parser.add_argument(
+        "--explain_at",
+        type=cli.at_least(0),
+        nargs=2,
+        metavar=("X", "Y"),
+        help="draw them, and what is alike to this pixel of the picture, column and row from 0; "
+        "None is where the CAM of the first class is largest",
+    )
     parser.add_argument("--out_dir", type=Path, default=Path("predictions"), help="folder to write")
     parser.add_deciding(
         "--refine",
@@ -79,18 +92,22 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
 
 
 def pictures_of(paths: Sequence[Path]) -> dict[str, Path]:
-    """Return id -> picture, of pictures and of folders.
+    """Return id -> picture, of pictures and of folders, and log what is left out.
+
+    What this project made is left out, such as what this program wrote within a folder of pictures.
 
     Raises:
         InputError: a path does not exist or is no picture, a folder has no pictures, or two have
             one id.
     """
     found: dict[str, Path] = {}
+    others: Counter[str] = Counter()
     for path in paths:
-        pictures = [path]
-        if path.is_dir():
-            pictures = [p for p in visible(path) if p.suffix.lower() in PICTURE_ENDINGS]
-        if not pictures:
+        pictures, left = pictures_in(path) if path.is_dir() else ([path], Counter())
+        if not path.is_dir() and own_among(path.parent, {path.name}):
+            pictures, left = [], Counter({OWN: 1})
+        others += left
+        if not pictures and not left[OWN]:
             raise InputError(f"The folder {path} holds no pictures ({', '.join(PICTURE_ENDINGS)}).")
         for picture in pictures:
             other = found.setdefault(strip_ending(picture.name), picture)
@@ -99,10 +116,27 @@ def pictures_of(paths: Sequence[Path]) -> dict[str, Path]:
                     f"{other} and {picture} would write the same files. Give them one by one, with "
                     "another --out_dir each."
                 )
+    if others:
+        log.warning("left out: %s", ", ".join(f"{n} {kind}" for kind, n in others.items()))
+    if not found:
+        raise InputError(f"{paths[0]} holds no pictures but those that this project made.")
     check_exist(list(found.values()), "pictures", "Name others")
     for picture in found.values():
         stored(picture)
     return found
+
+
+def write_areas(folder: Path) -> None:
+    """Write areas.csv: what the masks of all pictures in a folder cover, by their JSONs."""
+    rows = [AREAS]
+    for image_id in read_json(folder / SOURCES, "Delete it.", {str: str}):
+        path = folder / f"{image_id}.json"
+        if path.exists():
+            about = read_json(path, "Delete it, and predict again.", ABOUT)
+            pixels = {one["name"]: one["area"] for one in about["classes"]}
+            background = about["height"] * about["width"] - sum(pixels.values())
+            rows += area_rows(image_id, {"background": background, **pixels})
+    write_table(folder / "areas.csv", rows, write_atomic)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -116,22 +150,24 @@ def main(arguments: list[str] | None = None) -> None:
         log.warning("no --labels: the classes are GUESSED from the pictures, which may be wrong")
     else:
         predictor.label_of(args.labels)  # an unknown name ends the program here
-    if args.explain:
+    explain = args.explain_at or args.explain
+    if explain:
         predictor.check_stages()
-    settings = f"{predictor.digest} {predictor.all_names} {args.labels} {args.explain} {how}"
+    settings = f"{predictor.digest} {predictor.all_names} {args.labels} {explain} {how}"
     paths = list(pictures.values())
     sources = {"picture": paths, "settings": [settings] * len(paths)}
     outputs = Outputs(
         args.out_dir, args.out_dir, "predict", {}, (), list(pictures), ".json", sources
     )
     todo = outputs.open(args.restart, predictor.device)
-    predict = predictor.explain if args.explain else predictor
+    predict = partial(predictor.explain, at=args.explain_at) if explain else predictor
     for image_id in progress(todo, len(todo), "predict"):
         with naming(pictures[image_id]):
             prediction = predict(pictures[image_id], args.labels)
         log.info("%s: %s", pictures[image_id], ", ".join(prediction.names[1:]) or "no class")
         prediction.save(args.out_dir, image_id)
     outputs.finish()
+    write_areas(args.out_dir)
 
 
 if __name__ == "__main__":

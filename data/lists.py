@@ -8,13 +8,16 @@ systems do not. Files whose names start with a dot are never pictures, masks or 
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tool.errors import InputError
 from tool.reader import decoding, read_lines
+from tool.writer import own_among
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
+OWN = "files that programs of this project made"
 # As far as the first ending of a picture that a space, or nothing, follows.
 FIRST_PICTURE = re.compile(rf".*?\.(?:{'|'.join(e[1:] for e in PICTURE_ENDINGS)})(?=\s|$)", re.I)
 
@@ -64,6 +67,25 @@ def visible(folder: Path) -> list[Path]:
         return []
     with decoding(folder, "Give a folder that may be read."):
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def pictures_in(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Return the pictures in a folder, and how many other things of each kind there are.
+
+    What this project made there is of the kind OWN.
+    """
+    pictures, others = [], Counter()
+    paths = visible(folder)
+    own = own_among(folder, {path.name for path in paths})
+    for path in paths:
+        ending = path.suffix.lower()
+        if path.name in own:
+            others[OWN] += 1
+        elif ending in PICTURE_ENDINGS:
+            pictures.append(path)
+        else:
+            others["folders" if path.is_dir() else ending or "files without an ending"] += 1
+    return pictures, others
 
 
 def find_list(folder: Path, list_name: str) -> Path:

@@ -115,6 +115,7 @@ class Explanation(Prediction):
         prototypes: float32 (P, 768, 1, 1), mean of the hierarchical feature times the seeds.
         IS_cam: float32 (P, h, w) in [0, 1], similarity of every position to the prototypes.
         feature: float32 (D, h, w), whose similarities make the seeds.
+        at: column and row of the pixel that :meth:`draw` compares others with, if it was named.
     """
 
     cam: np.ndarray
@@ -122,6 +123,7 @@ class Explanation(Prediction):
     prototypes: np.ndarray
     IS_cam: np.ndarray
     feature: np.ndarray
+    at: tuple[int, int] | None = None
 
     def similarity(self, x: int, y: int) -> np.ndarray:
         """Return S_ij = relu(cosine of the features of i and j) of all positions j, (h, w).
@@ -137,11 +139,11 @@ class Explanation(Prediction):
         """Return a figure of the method: CAM, seeds and IS-CAM of every class.
 
         Its first column has the picture, what is similar to a ``pixel``, column and row, and the
-        label. Without a pixel, it is where the CAM of the first class is largest. Frames have the
-        colours of the classes in the label.
+        label. Without a pixel, it is ``at``, or where the CAM of the first class is largest. Frames
+        have the colours of the classes in the label.
         """
         largest = self._large(self.cam)[:2][-1].argmax()
-        x, y = pixel or divmod(largest, self.mask.shape[1])[::-1]
+        x, y = pixel or self.at or divmod(largest, self.mask.shape[1])[::-1]
         lit = np.maximum(self._large(self.seeds), DIMMED)[..., None]  # (P, H, W, 1)
         pictures = [
             self.picture,

@@ -233,22 +233,33 @@ class Predictor:
             raise InputError(f"A {type(self.net).__name__} has no seeds and prototypes to explain.")
 
     @torch.inference_mode()
-    def explain(self, picture: Picture, labels: Labels = None) -> Explanation:
+    def explain(
+        self, picture: Picture, labels: Labels = None, at: tuple[int, int] | None = None
+    ) -> Explanation:
         """Return what the network says of a picture, and every step of the method on the way.
 
         Arguments and errors are those of a call with one picture; a network without seeds and
-        prototypes raises an InputError too. The mask is refined by the CRF.
+        prototypes raises an InputError too. The mask is refined by the CRF. ``at`` is the column
+        and row of the pixel whose similarities are drawn, of the picture before it is reduced; one
+        outside raises an InputError.
         """
         self.check_stages()
         refined = copy(self)
         refined.by_crf = True
         found = refined(picture, labels)
+        if at is not None:
+            (x, y), (height, width), (rows, columns) = at, found.size, found.mask.shape
+            if not (0 <= x < width and 0 <= y < height):
+                raise InputError(
+                    f"--explain_at {x} {y}: the picture has {width} x {height} pixels."
+                )
+            at = x * columns // width, y * rows // height
         present = self.label_of(found.names[1:]).float().to(self.device)
         img = self.net.prepare(*self._scaled([found.picture], [1]))
         stages = self.net.stages(torch.cat([img, img.flip(3)]), present.view(1, -1, 1, 1))
         feature, shown = stages["feature"][0].cpu().numpy(), found.keys
         of_classes = {name: stages[name][0, shown].cpu().numpy() for name in STAGES}
-        return Explanation(**vars(found), **of_classes, feature=feature)
+        return Explanation(**vars(found), **of_classes, feature=feature, at=at)
 
     def _scaled(self, pictures: list[np.ndarray], scales: Sequence[float]) -> list[Tensor]:
         """Return pictures of one size, uint8 (B, 3, h, w), at every scale."""

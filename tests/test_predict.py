@@ -1,6 +1,8 @@
 """predict.py: single pictures, by what a checkpoint knows."""
 
+import csv
 import json
+import shutil
 from functools import partial
 
 import numpy as np
@@ -216,6 +218,36 @@ def test_a_folder_is_taken_and_guesses_are_said_aloud(session, images, tmp_path,
     assert (tmp_path / "out/sources.json").read_text() == before
 
 
+def test_what_is_no_picture_and_what_was_predicted_is_left_out_and_counted(
+    session, images, tmp_path, caplog
+):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in "ab":
+        shutil.copy(images / f"{name}.png", photos)
+    for name in ("x.heic", "y.HEIC", "notes", "._a.png"):
+        (photos / name).write_text("anything")
+    flags = ["--session_name", str(session), "--out_dir", str(photos / "out"), "--device", "cpu"]
+    for given in ([str(photos)], [str(photos), str(photos / "out")], [str(photos / "a.png")]):
+        caplog.clear()
+        predict.main([*given, *flags, "--labels", "red"])
+        made = {path.stem for path in (photos / "out").glob("*_mask.png")}
+        assert made == {"a_mask", "b_mask"}
+        if len(given) == 1 and given[0] == str(photos):
+            assert "left out: 1 files without an ending, 2 .heic" in caplog.text
+    own = sorted(map(str, (photos / "out").glob("*.png")))
+    predict.main([str(photos / "a.png"), *own, *flags, "--labels", "red"])
+    assert f"{len(own)} files that programs of this project made" in caplog.text
+    with pytest.raises(InputError, match="but those that this project made"):
+        predict.main([str(photos / "out"), *flags])
+    with open(photos / "out/areas.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for image_id in "ab":
+        mask = read_mask(photos / f"out/{image_id}_mask.png")
+        found = [(r["class"], int(r["pixels"])) for r in rows if r["picture"] == image_id]
+        assert found == [("background", (mask == 0).sum()), ("red", (mask == 1).sum())]
+
+
 def test_a_picture_may_be_a_path_an_image_an_array_or_a_tensor(images, sipe):
     predictor, path = sipe(), images / "a.png"
     image = Image.open(path)
@@ -339,6 +371,11 @@ def test_the_figure_has_the_steps_of_every_class(images, sipe):
         assert made.cam[1][y * 3 // made.mask.shape[0], x // 16] == made.cam[1].max()
         assert not others[0].lines
     assert made.draw((5, 7)).axes[0].lines[0].get_data() == ([5], [7])
+    at = sipe(scales=[1.0], max_pixels=480).explain(images / "d.png", ["red"], at=(47, 20))
+    assert at.mask.shape[1] == 23  # of 48
+    assert at.draw().axes[0].lines[0].get_data() == ([22], [9])
+    with pytest.raises(InputError, match="--explain_at 48 20"):
+        sipe().explain(images / "d.png", ["red"], at=(48, 20))
     assert len(sipe().explain(images / "a.png", []).draw().axes) == 6
 
 
@@ -355,8 +392,10 @@ def test_the_program_explains_where_asked(session, images, tmp_path):
     figure = tmp_path / "a_explain.png"
     predict.main([str(images / "a.png"), *flags, "--labels", "red"])
     assert not figure.exists()
-    predict.main([str(images / "a.png"), *flags, "--labels", "red", "--explain"])
-    assert Image.open(figure).width > 600
+    for flag in (["--explain"], ["--explain_at", "3", "4"]):
+        predict.main([str(images / "a.png"), *flags, "--labels", "red", *flag])
+        assert Image.open(figure).width > 600
+        figure.unlink()
     assert json.loads((tmp_path / "a.json").read_text())["classes"][0]["name"] == "red"
 
 

@@ -34,6 +34,15 @@ def test_what_is_there_is_not_made_again(tmp_path):
     assert make(outputs_of(tmp_path), restart=True) == IDS
 
 
+def test_no_picture_takes_the_name_of_a_note(tmp_path):
+    """Which a JSON of a picture called settings.jpg would."""
+    outputs = outputs_of(tmp_path, ids=["a", "settings"])
+    outputs.ending = ".json"
+    with pytest.raises(InputError, match=r"settings\.json"):
+        outputs.open(False)
+    assert not outputs.folder.exists()
+
+
 def test_a_changed_source_makes_its_file_again_and_no_other(tmp_path):
     make(outputs_of(tmp_path))
     status = os.stat(tmp_path / "b.jpg")

@@ -108,6 +108,11 @@ class Outputs:
         return todo
 
     def _claim(self, restart: bool) -> None:
+        taken = {NOTE, SOURCES}.intersection(self.path_of(i).name for i in self.ids)
+        if taken:
+            raise InputError(
+                f"{self.folder / min(taken)} is a note. Rename the picture of that id."
+            )
         before, self.lock = own_folder(self.folder, self.program)
         settings = {"class_names": list(self.class_names), **self.settings}
         settings = json.loads(json.dumps(settings))  # as they look when read again
