@@ -43,6 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser.add_shared(
         "infer_list", help="pictures whose mean displacement is stored; None is --train_list"
     )
+    parser.add_shared("max_pixels")
     count, decide = cli.at_least(1), parser.add_deciding
     decide("--irn_crop_size", type=count, default=512, help="window, pixels")
     decide("--irn_batch_size", type=count, default=32, help="pictures a step")
@@ -101,6 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
         AffinityPictures,
         size=args.irn_crop_size,
         folder=Path(args.session_name, "ir_label"),
+        max_pixels=args.max_pixels,
     )
     flag = f"--irn_batch_size {batch_size}"
     training = Training(args, "train_irn", "irn", views, flag, batch_size, args.irn_num_epoches)

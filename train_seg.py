@@ -54,6 +54,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
     parser = make_parser(__doc__)
     cli.add_training_flags(parser, print_freq=50, save_freq=500)
+    parser.add_shared("max_pixels")
     parser.set_defaults(optimizer=None)
     count, chance, decide = cli.at_least(1), cli.at_least(0), parser.add_deciding
     decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
@@ -201,6 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
         SegmentationPictures,
         size=args.crop_size,
         folder=Path(args.label_dir),
+        max_pixels=args.max_pixels,
         model=args.model,
         how=TrainingFlags(**{name: getattr(args, name) for name in vars(recipe)}),
     )

@@ -1,8 +1,9 @@
 """Loaders: for training classifier, IRN and segmentation, and for inference at several scales."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,10 +75,12 @@ class LabelledPictures(RandomViews):
     """Random views of pictures with the label of every pixel.
 
     ``folder`` holds label PNGs, 0..C-1, 255 unsure. One that is missing, or a note in the folder
-    that they are of other classes, raises an InputError.
+    that they are of other classes, raises an InputError. Pictures of more than ``max_pixels`` are
+    reduced to so many, as they are where the network is applied.
     """
 
     folder: Path
+    max_pixels: float = field(default=math.inf, kw_only=True)
 
     def __post_init__(self) -> None:
         self.label_files = [self.folder / f"{image_id}.png" for image_id in self.ids]
@@ -85,7 +88,7 @@ class LabelledPictures(RandomViews):
         settings_of(self.folder, self.dataset.all_names)  # of these classes, and in this order
 
     def read_pair(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """Return a picture and its label, uint8 (H, W).
+        """Return a picture and its label, uint8 (H, W), which is reduced by the nearest pixel.
 
         A file that is missing or broken, or a label of another size or of other classes, raises an
         InputError.
@@ -93,6 +96,10 @@ class LabelledPictures(RandomViews):
         image, path = self.dataset.read(self.ids[index]), self.label_files[index]
         label = read_mask(path)
         check_label(path, label, self.dataset.num_classes, image.size)
+        image = reduce(image, self.max_pixels)
+        if image.size != label.shape[::-1]:
+            smaller = Image.fromarray(label).resize(image.size, Image.Resampling.NEAREST)
+            label = np.array(smaller)
         return image, label
 
 

@@ -63,6 +63,7 @@ FLAGS = {
 STUB = """#!/usr/bin/env bash
 [ "$1" != - ] || exit 0 # tool/setup.sh asks for the requirements
 [ "$1" != -c ] || exec "$REAL" "$@" # and splits flags into words
+if [ "${2:-}" = data.folder.settings ]; then printf "%s" "${SETTINGS:-}"; fi
 printf '%s\\t' "$@" >> "$LINES"
 echo >> "$LINES"
 for word in "$@"; do

@@ -257,7 +257,10 @@ def test_flags_in_variables_are_those_of_their_program(document):
     text = re.sub(r"\\\n\s*", "", document.read_text())
     known = words_of_tests().union(*(read_by(str(path.relative_to(REPOSITORY))) for path in SHELL))
     assert set(re.findall(r"(?<![\w-])([A-Z][A-Z_]+)=[\w\"/]", text)) <= known
-    programs = {name: program for program, name in FLAGS.items()} | {"PREPARE_FLAGS": "data.coco"}
+    programs = {name: program for program, name in FLAGS.items()} | {
+        "PREPARE_FLAGS": "data.coco",
+        "FOLDER_FLAGS": "data.folder",
+    }
     for name, flags in re.findall(r'\b([A-Z2]+_FLAGS)="([^"]*)"', text):
         assert takes(parser_of(programs[name]), shlex.split(flags)), (name, flags)
 

@@ -161,6 +161,20 @@ def test_label_and_picture_move_together(tiny):
     assert np.mean(agree) > 0.85  # the bicubic picture is blurred along its borders
 
 
+def test_large_pictures_are_learnt_from_as_they_are_looked_at(tiny):
+    """The red channel of the picture is ten times its label; both have a fourth of the pixels."""
+    label = np.arange(12, dtype=np.uint8).reshape(3, 4).repeat(32, 0).repeat(32, 1)
+    Image.fromarray(np.stack([label * 10] * 3, -1)).save(tiny / "images/a.png")
+    save_label(tiny / "labels/a.png", label)
+    folder = Folder(tiny)
+    folder.class_names = tuple("abcdefghijk")
+    pictures = AffinityPictures(folder, ["a"], 96, 3, tiny / "labels", max_pixels=48 * 64)
+    image, smaller = pictures.read_pair(0)
+    assert (image.size, smaller.shape) == ((64, 48), (48, 64))
+    assert np.array_equal(smaller, label[::2, ::2])
+    assert (abs(np.asarray(image)[..., 0] / 10 - smaller) < 0.5).mean() > 0.85
+
+
 def test_mean_displacement_is_that_of_every_picture(trained, session, tiny):
     """The released code drops the last partial batch; so do no batches of a GPU here."""
     (session / "some.txt").write_text("a\nb\n")

@@ -1,10 +1,13 @@
 # shellcheck shell=bash
-# Sourced by run_voc.sh and run_coco.sh, after tool/setup.sh: the steps that follow the preparation.
-# They are the same for every dataset; a script sets
+# Sourced by run_voc.sh, run_coco.sh and run_folder.sh, after tool/setup.sh: the steps that follow the
+# preparation. They are the same for every dataset; a script sets
 #   ALL                       flags of every program: --dataset, --dataset_root
-#   LEARNED, JUDGED           names of the lists to learn from and to measure on, for the titles
+#   LEARNED, JUDGED           names of the lists to learn from and to measure on, for the titles;
+#                             JUDGED is empty where there are no masks
 #   TESTED                    that of the list to segment, of pictures that no step learns from
+#   SEG_JUDGED                the same, or empty where it has no masks
 #   SESSION, REFINE           see the scripts, as for the *_FLAGS, DEVICE, NUM_WORKERS, NPROC, LAUNCH
+#   choose_settings           a function, if the *_FLAGS and the lists depend on the pictures
 # and calls `run_steps`.
 
 case $REFINE in
@@ -35,6 +38,17 @@ esac
 case ${NUM_WORKERS:=} in
     *[!0-9]*) echo "error: NUM_WORKERS is '$NUM_WORKERS'; it is a number, from 0 on" >&2; exit 2 ;;
 esac
+for format in ${EXPORT:=}; do
+    case $format in
+        coco | cvat | labelme | voc | yolo) ;;
+        *)
+            echo "error: EXPORT is '$EXPORT'; it is some of coco, cvat, labelme, voc and yolo, with" \
+                "spaces between" >&2
+            exit 2
+            ;;
+    esac
+done
+if declare -F choose_settings > /dev/null; then choose_settings; fi
 # Quotes that do not close are found before anything runs.
 case ${SEED:=} in
     *[!0-9]*) echo "error: SEED is '$SEED'; it is a number, from 0 on" >&2; exit 2 ;;
@@ -55,6 +69,7 @@ words SEG_FLAGS SEG
 words INFER_FLAGS INFER
 words LAUNCH LAUNCHER
 
+DATASET=("${ALL[@]}")
 ALL+=(--session_name "$SESSION" --device "${DEVICE:-auto}")
 [ -z "$NUM_WORKERS" ] || ALL+=(--num_workers "$NUM_WORKERS")
 if [ ${#LAUNCHER[@]} -eq 0 ]; then
@@ -69,6 +84,10 @@ make_session
 
 alone() { # alone TITLE NAME PROGRAM FLAGS...: a step that one process does
     step "$1" "$2" "$PYTHON" "$3.py" "${ALL[@]}" "${@:4}"
+}
+
+judge() { # judge TITLE NAME PROGRAM FLAGS...: a step that needs the masks of $JUDGED
+    [ -z "$JUDGED" ] || alone "$@"
 }
 
 shared() { # shared TITLE PROGRAM FLAGS...: a step that $NPROC processes share
@@ -106,24 +125,45 @@ run_steps() {
     if is_on DOCTOR; then examine; fi
     shared "1.1  train SIPE on $LEARNED -> $SESSION/ckpt/final.pth" train_resnet50_SIPE "${TRAIN[@]}"
     shared "1.2  localization maps of $LEARNED -> $SESSION/npy" make_cam "${CAM[@]}"
-    alone "1.3  mIoU of the maps on $JUDGED -> $SESSION/eval_cam.json" eval_cam eval_cam "${EVAL[@]}"
-    if is_on ABLATION; then ablate; fi
+    judge "1.3  mIoU of the maps on $JUDGED -> $SESSION/eval_cam.json" eval_cam eval_cam "${EVAL[@]}"
+    if is_on ABLATION && [ "$JUDGED" ]; then ablate; fi
     if [ "$REFINE" = irn ]; then
         shared "2.1  confident areas -> $SESSION/ir_label" cam2ir "${CAM2IR[@]}"
         shared "2.2  train IRN on them -> $SESSION/ckpt/irn.pth" train_irn "${IRN[@]}"
     fi
     shared "2.3  pseudo labels of $LEARNED, by $REFINE -> $SESSION/pseudo_label" \
         make_seg_labels --refine "$REFINE" "${LABEL[@]}"
-    alone "2.4  mIoU of the labels on $JUDGED -> $SESSION/eval_pseudo_label.json" \
+    judge "2.4  mIoU of the labels on $JUDGED -> $SESSION/eval_pseudo_label.json" \
         eval_seg_labels eval_seg_labels "${SCORE[@]}"
+    hand_over
     [ "$SEG_MODEL" != none ] || { tell; return; }
     local folder=$SESSION/seg_$SEG_MODEL
     shared "3.1  train $SEG_MODEL on the labels -> $SESSION/ckpt/seg_$SEG_MODEL.pth" \
         train_seg --model "$SEG_MODEL" "${SEG[@]}"
     shared "3.2  segment $TESTED -> $folder" infer_seg --model "$SEG_MODEL" "${INFER[@]}"
-    alone "3.3  mIoU of the segmentation on $TESTED -> $SESSION/eval_seg_$SEG_MODEL.json" eval_seg \
+    [ -z "${SEG_JUDGED-$TESTED}" ] || alone \
+        "3.3  mIoU of the segmentation on $TESTED -> $SESSION/eval_seg_$SEG_MODEL.json" eval_seg \
         eval_seg_labels --label_dir "$folder" --eval_list "$TESTED"
     tell
+}
+
+hand_over() { # the pseudo labels in the formats of $EXPORT; a file that is there may be corrected
+    local format out
+    for format in $EXPORT; do
+        out=$SESSION/labels_$format
+        case $format in
+            coco) out+=.json ;;
+            cvat) out+=.zip ;;
+        esac
+        if [ -e "$out" ]; then
+            echo
+            echo "== 2.5  $out is there and stays; move it away to have it made again"
+        else
+            step "2.5  labels for $format -> $out" "export_$format" "$PYTHON" export_labels.py \
+                "${DATASET[@]}" --label_dir "$SESSION/pseudo_label" \
+                --format "$format" --out "$out"
+        fi
+    done
 }
 
 ablate() { # the classifier without GSC: its CAM, and its IS-CAM, which is CAM with IPE
