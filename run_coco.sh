@@ -12,6 +12,7 @@
 #   REFINE     crf, as published; or irn (steps 2.1 to 2.3), which trains another network
 #   SEG_MODEL  deeplabv2_resnet101, deeplabv1_resnet38 (which needs SEG_FLAGS="--initial FILE"),
 #              or none to stop after the pseudo labels
+#   EXPORT     formats for the pseudo labels, such as "cvat coco"; see docs/export.md
 #   SEED       of all chance (15); SEEDS="1 2 3" runs all of them, and ends with a table of means
 #   ABLATION   1 trains the classifier without GSC too, for the figures of CAM and of CAM with IPE
 #   DOCTOR     0 starts without python -m tool.doctor, which looks at everything first

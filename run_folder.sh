@@ -5,7 +5,7 @@
 #   FOLDER     the folder, see docs/own_pictures.md; masks are not needed
 #   FOLDER_FLAGS  how it is read, for every step: --negative_class, --bands, --value_range
 #   SESSION    folder of the results: a name or a path
-#   EXPORT     formats for the labels, with spaces between: coco, cvat, labelme, voc, yolo
+#   EXPORT     formats for the labels, with spaces between: areas, coco, cvat, labelme, voc, yolo
 #   AMP        bf16 or off: how the convolutions compute; bf16 where the machine has it
 #   DEVICE     auto, cpu, cuda, cuda:N         NUM_WORKERS   processes that read pictures
 #   NPROC      processes that share the work, one a GPU (1); or, for several machines, all of

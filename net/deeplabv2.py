@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from net.inputs import IMAGENET_MEAN, IMAGENET_STD
 from net.resnet50 import BLOCKS as RESNET50
 from net.resnet50 import EXPANSION, FixedBatchNorm
+from net.resnet50_SIPE import Net
 from net.segmentation import Blocks, SegmentationNetwork, conv
+from tool.checkpoint import renamed
 from tool.constants import constant
 from tool.errors import InputError
 
@@ -35,7 +37,7 @@ MEAN_BGR = (104.008, 116.669, 122.675)  # grey levels 0..255
 # torchvision's. The tensors are the same, what they were trained to see is not.
 STRIDE_ON = ("reduce", "conv3x3")
 STEM = "conv1.weight"  # in files of torchvision, and in no others
-BACKBONE, CLASSIFIER = "backbone.", "classifier.weight"  # in checkpoints of step 1
+BACKBONE, CLASSIFIER = "backbone.", "classifier.weight"  # our names in files of step 1
 
 
 class ConvBN(nn.Sequential):
@@ -189,10 +191,11 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         background zero: in the middle of the four kernels of the head stands a quarter of the
         classifier.
         """
-        if CLASSIFIER not in state:
+        named = {renamed(name, Net.aliases): value for name, value in state.items()}
+        if CLASSIFIER not in named:
             return state
-        quarter = F.pad(state[CLASSIFIER] / len(HEAD_DILATIONS), (1, 1, 1, 1, 0, 0, 1, 0))
-        weights = {n.removeprefix(BACKBONE): v for n, v in state.items() if n.startswith(BACKBONE)}
+        quarter = F.pad(named[CLASSIFIER] / len(HEAD_DILATIONS), (1, 1, 1, 1, 0, 0, 1, 0))
+        weights = {n.removeprefix(BACKBONE): v for n, v in named.items() if n.startswith(BACKBONE)}
         for number in range(len(HEAD_DILATIONS)):
             weights[f"base.aspp.c{number}.weight"] = quarter
             weights[f"base.aspp.c{number}.bias"] = quarter.new_zeros(len(quarter))

@@ -172,12 +172,17 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(narrow):
         assert relative(net.base.layer3(net.base.layer2(stem)), expected) < 1e-6
 
 
-def test_from_a_classifier_the_first_logits_are_those_of_its_maps(narrow, monkeypatch, tmp_path):
+@pytest.mark.parametrize("is_published", [False, True])
+def test_from_a_classifier_the_first_logits_are_those_of_its_maps(
+    is_published, narrow, monkeypatch, tmp_path
+):
     """With one mean colour for both, as that of the padding differs by a grey level."""
     monkeypatch.setattr(deeplabv2, "MEAN_BGR", tuple(255 * m for m in IMAGENET_MEAN[::-1]))
     _, path, picture = narrow
     classifier = filled(Net(4, path)).eval()
-    checkpoint.save(tmp_path / "final.pth", {"net": tensors(classifier)})
+    published = {n.replace("backbone.", "resnet50."): v for n, v in tensors(classifier).items()}
+    state = published if is_published else tensors(classifier)
+    checkpoint.save(tmp_path / "final.pth", {"net": state})
     net, record = build(DeepLabV2_ResNet101_MSC, 4, tmp_path / "final.pth")
     config = {"width": 4, "blocks": [3, 4, 6, 3], "stride_on": "conv3x3", "stride": 16}
     assert (record["fresh"], net.config) == ("nothing", {"num_classes": 4, **config})

@@ -118,7 +118,7 @@ STEPS = ["train_resnet50_SIPE", "make_cam", "make_seg_labels", "train_seg", "inf
 
 
 def test_from_a_folder_to_labels_in_one_command(chain, tiny, tmp_path):
-    names = chain(EXPORT="cvat labelme", DOCTOR="0")
+    names = chain(EXPORT="cvat labelme areas", DOCTOR="0")
     assert [name for name in names if name in STEPS] == STEPS
     assert sum(name.startswith("eval") for name in names) == 3
     run = tmp_path / "run"
@@ -127,6 +127,7 @@ def test_from_a_folder_to_labels_in_one_command(chain, tiny, tmp_path):
             assert read_mask(run / folder / f"{image_id}.png").shape[1] == 48
     assert len(list((run / "labels_labelme").glob("*.json"))) == len(LABELS)
     assert (run / "labels_cvat.zip").is_file()
+    assert (run / "labels_areas.csv").is_file()
     assert (run / "report.html").is_file()
 
 

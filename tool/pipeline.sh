@@ -40,10 +40,10 @@ case ${NUM_WORKERS:=} in
 esac
 for format in ${EXPORT:=}; do
     case $format in
-        coco | cvat | labelme | voc | yolo) ;;
+        areas | coco | cvat | labelme | voc | yolo) ;;
         *)
-            echo "error: EXPORT is '$EXPORT'; it is some of coco, cvat, labelme, voc and yolo, with" \
-                "spaces between" >&2
+            echo "error: EXPORT is '$EXPORT'; it is some of areas, coco, cvat, labelme, voc and yolo," \
+                "with spaces between" >&2
             exit 2
             ;;
     esac
@@ -152,6 +152,7 @@ hand_over() { # the pseudo labels in the formats of $EXPORT; a file that is ther
     for format in $EXPORT; do
         out=$SESSION/labels_$format
         case $format in
+            areas) out+=.csv ;;
             coco) out+=.json ;;
             cvat) out+=.zip ;;
         esac
