@@ -26,8 +26,9 @@ from data.transforms import (
 from net.recipes import TrainingFlags
 from tool import distributed
 from tool.cli import LARGEST
+from tool.errors import InputError
 from tool.indexing import STRIDE
-from tool.pictures import check_label, read_mask
+from tool.pictures import UNSURE, check_label, read_mask
 from tool.progress import progress
 from tool.reader import check_exist
 from tool.record import settings_of
@@ -74,9 +75,9 @@ class RandomViews(TorchDataset):
 class LabelledPictures(RandomViews):
     """Random views of pictures with the label of every pixel.
 
-    ``folder`` holds label PNGs, 0..C-1, 255 unsure. One that is missing, or a note in the folder
-    that they are of other classes, raises an InputError. Pictures of more than ``max_pixels`` are
-    reduced to so many, as they are where the network is applied.
+    ``folder`` holds label PNGs, 0..C-1, 255 unsure. One that is missing, a note in the folder that
+    they are of other classes, or no pixel of any that is not unsure, raises an InputError. Pictures
+    of more than ``max_pixels`` are reduced to so many, as they are where the network is applied.
     """
 
     folder: Path
@@ -86,6 +87,11 @@ class LabelledPictures(RandomViews):
         self.label_files = [self.folder / f"{image_id}.png" for image_id in self.ids]
         check_exist(self.label_files, "labels", MAKE)
         settings_of(self.folder, self.dataset.all_names)  # of these classes, and in this order
+        if all((read_mask(path) == UNSURE).all() for path in self.label_files):
+            raise InputError(
+                f"Every pixel of the labels in {self.folder} is 255, unsure, so nothing can be "
+                "learnt from them. Make them of better maps, or give another --label_dir."
+            )
 
     def read_pair(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Return a picture and its label, uint8 (H, W), which is reduced by the nearest pixel.

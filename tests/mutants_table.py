@@ -182,6 +182,7 @@ FAULTS = {
         ("ABSENT = 1e-4", "ABSENT = 0.5", "seg nowhere_likely"),
     ],
     "data/predictor.py": [
+        ("x * columns // width", "x", "predict figure_has"),
         ("logits[~label] = -math.inf", "pass", "predict absent"),
         ("choose(self.net,", "print(self.net,", "programs weight_of_background"),
         ("scores > self.threshold", "scores > 0.5", "predict guessed"),
@@ -235,6 +236,7 @@ FAULTS = {
         ("or keys[-1] >= num_classes", "", "maps classes_are"),
     ],
     "tool/record.py": [
+        ("        if taken:", "        if False:", "record name_of"),
         ("if found.get(i, noted[i]) != noted[i]", "if False", "record changed"),
         ("known.get(key, [None])[0] != stamp", "key not in known", "record digests"),
         ("names != list(class_names)", "set(names) != set(class_names)", "record names"),
@@ -317,8 +319,10 @@ FAULTS = {
         ("if difference > ROUNDING", "if difference < 0", "onnx cannot_be"),
         ('AXES = {0: "batch", 2', "AXES = {2", "onnx classifier"),
         ('2: "height", ', "", "onnx classifier"),
+        ("cubic_coeff_a_f=-0.5", "cubic_coeff_a_f=-0.75", "onnx classifier"),
     ],
     "data/loaders.py": [
+        ("(read_mask(path) == UNSURE)", "(read_mask(path) > UNSURE)", "training teach_nothing"),
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
         ("torch.randint(LARGEST, ()).item()", "0", "loaders plain_loader"),
         (
@@ -378,6 +382,7 @@ FAULTS = {
     "data/folder/tables.py": [
         ("dict.fromkeys(VOID, UNSURE)", "dict.fromkeys(VOID, 0)", "folder_labels coloured"),
     ],
+    "data/lists.py": [("        if path.name in own:", "        if False:", "predict left_out")],
     "data/label_formats.py": [
         ('"category_id": key', '"category_id": key - 1', "export labels_come"),
         ("key not in (0, UNSURE)", "key != 0", "export labels_come"),

@@ -25,7 +25,7 @@ from net.recipes import MODELS
 from tests.tiny import KEYS, command_lines, make_weights
 from tool import checkpoint, optimizer
 from tool.errors import InputError
-from tool.pictures import read_mask, save_label
+from tool.pictures import UNSURE, read_mask, save_label
 from tool.reader import read_table
 
 PROGRAMS = {"train_resnet50_SIPE": train_sipe, "train_irn": train_irn, "train_seg": train_seg}
@@ -241,6 +241,16 @@ def test_lists_that_are_not_named_are_the_datasets_own(lines, session, tiny, mon
         assert content["sources"]["train_list"].startswith("4 pictures")
     args = train_sipe.parse_arguments(["--num_workers", "0"])
     assert train_sipe.validation_ids(args, Folder(tiny)) == ["e", "f"]
+
+
+@pytest.mark.parametrize("program", LABELS)
+def test_labels_that_are_unsure_everywhere_teach_nothing(program, lines, session):
+    folder = session / LABELS[program]
+    for path in folder.glob("*.png"):
+        save_label(path, np.full_like(read_mask(path), UNSURE))
+    with pytest.raises(InputError, match=f"{LABELS[program]} is 255, unsure"):
+        PROGRAMS[program].main(lines[program])
+    assert not (session / "args.json").exists()
 
 
 def test_labels_are_resized_without_new_values(tiny):
