@@ -403,6 +403,11 @@ FAULTS = {
     "tool/cli.py": [
         ('enabled=amp == "bf16"', "enabled=False", "session autocast"),
         ("0 < cards < processes", "False", "session of_its_own"),
+        (
+            "    torch.backends.cuda.matmul.allow_tf32 = False",
+            "    pass",
+            "gpu products",
+        ),
     ],
     "net/resnet50_SIPE.py": [
         ("x = side(x.detach()).float()", "x = side(x).float()", "sipe do_not_teach"),
@@ -443,6 +448,26 @@ FAULTS = {
     ],
     "tool/crf.py": [
         ("67, 3, 4)", "67, 3, 5)", "crf"),
+    ],
+    "tool/lattice.py": [
+        ("if features.is_cuda:", "if False:", "lattice sky"),
+        ("cells = add_up(every, cells, self.pieces)", "pass", "lattice sky"),
+    ],
+    "benchmarks/measure.py": [
+        (
+            "    _held.before = _most_bytes()\n    _held.seconds = []\n    _held.call = make()\n",
+            "    _held.seconds = []\n    _held.call = make()\n    _held.before = _most_bytes()\n",
+            "benchmarks its_beginning",
+        ),
+        (".get(left)", ".get()", "benchmarks fit_into"),
+    ],
+    "benchmarks/steps.py": [
+        (
+            "    net.eval()\n",
+            "    torch.backends.cudnn.benchmark = True\n",
+            "benchmarks trainings_alone",
+        ),
+        ("int(plain * PICTURE[0])", "0", "benchmarks sky"),
     ],
     "tool/walk.py": [
         ("= 5, 10, 8", "= 5, 8, 8", "walk parity_pseudo"),

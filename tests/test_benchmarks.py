@@ -7,14 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from processes import CONTEXT
 
 from benchmarks import gpu, launches, measure, plain, steps, throughput
+from tool.lattice import build_lattice
 
 CPU = torch.device("cpu")
 TINY = ["--device", "cpu", "--repeats", "1", "--threads", "1"]
 SIZES = {
     "WINDOW": 96,
-    "CROP_V2": 65,
+    "CROP_V2": 33,
     "CROP_V1": 65,
     "PICTURE": (60, 80),
     "WIDTH": 4,
@@ -61,7 +63,10 @@ def hoard(mebibytes: int) -> measure.Call:
     return lambda: torch.tensor([before, bool(held[0, 0])]).int()
 
 
-def test_a_formulation_has_a_process_of_its_own_whose_memory_is_counted_from_its_beginning(capsys):
+def test_a_formulation_has_a_process_of_its_own_whose_memory_is_counted_from_its_beginning(
+    capsys, monkeypatch
+):
+    monkeypatch.setattr(measure, "processes", CONTEXT)
     bench = measure.Bench("", TINY)
     found = bench.compare("hoarding", {"little": partial(hoard, 1), "much": partial(hoard, 200)})
     little, much = found.values()
@@ -85,8 +90,29 @@ def test_a_card_is_told_every_step_in_every_variant(capsys):
 
 
 def test_what_does_not_fit_into_the_time_is_skipped(capsys):
-    throughput.main([*TINY, "--minutes", "0", "--steps", "2.1 CRF"])
+    """Also where the time ends while it is being measured: a process takes longer to begin."""
+    throughput.main([*TINY, "--minutes", "0.005", "--steps", "2.1 CRF"])
     assert "TimeoutError" in capsys.readouterr().out
+
+
+def test_cudnn_searches_for_algorithms_in_trainings_alone():
+    searching = []
+    for name, step in steps.STEPS.items():
+        torch.backends.cudnn.benchmark = False  # as in a new process
+        step.make(steps.Job(CPU, batch=2))
+        searching += [name] * torch.backends.cudnn.benchmark
+    assert searching == ["1.1 SIPE", "2.2 IRN", "3.1 DeepLab v2", "3.1 DeepLab v1"]
+
+
+def test_the_picture_of_the_crf_has_a_sky(monkeypatch):
+    """In which thousands of pixels share a vertex, as in photographs."""
+    monkeypatch.setattr(steps, "PICTURE", (375, 500))
+    colours = torch.from_numpy(steps.picture()).permute(2, 0, 1).float()
+    y, x = torch.meshgrid(torch.arange(375.0), torch.arange(500.0), indexing="ij")
+    features = torch.cat([torch.stack([x, y]) / 50, colours / 5])
+    lattice = build_lattice(features.flatten(1))
+    assert len(lattice.starts) > 40_000
+    assert lattice.starts.diff().max() > 4_000
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from processes import together
+from processes import STEPS, together
 
 import train_seg
 from data.predictor import Predictor
@@ -20,7 +20,6 @@ from tool.pictures import read_rgb
 
 TRAINERS = ("train_resnet50_SIPE", "train_irn", "train_seg")
 WRITERS = ("make_cam", "cam2ir", "make_seg_labels", "infer_seg")
-CHAIN = ("train_resnet50_SIPE", "make_cam", "cam2ir", "train_irn", "make_seg_labels", "train_seg")
 SEG = "seg_deeplabv2_resnet101.pth"
 
 
@@ -35,11 +34,13 @@ def chain(weights, tmp_path_factory) -> SimpleNamespace:
     Attributes:
         waits: Counter of each program.
         steps: of each trainer the number of waits before every step.
+        rounding: programs whose products may be rounded as they end.
     """
     folder = tmp_path_factory.mktemp("gpu")
     lines = command_lines(make_folder(folder / "tiny"), folder / "run", weights)
     lines["train_seg"] += ["--accumulate", "2"]
-    waits, steps = {}, {}
+    waits, steps, rounding = {}, {}, []
+    products = torch.backends.cuda.matmul
     plain_steps = Training.steps
 
     def counted(training):
@@ -47,13 +48,17 @@ def chain(weights, tmp_path_factory) -> SimpleNamespace:
             steps[training.about["program"]].append(sum(gpus.waits.values()))
             yield step
 
-    for name in (*CHAIN, "infer_seg"):
+    for name in STEPS:
         often = ["--print_freq", "100"] if name in TRAINERS else []
+        products.allow_tf32 = True  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE has it
         with pretend_gpus() as gpus, pytest.MonkeyPatch.context() as patch:
             waits[name], steps[name] = gpus.waits, []
             patch.setattr(Training, "steps", counted)
             main(name, [*lines[name], *often, "--device", "cuda"])
-    return SimpleNamespace(session=folder / "run", lines=lines, waits=waits, steps=steps)
+        rounding += [name] * products.allow_tf32
+    return SimpleNamespace(
+        session=folder / "run", lines=lines, waits=waits, steps=steps, rounding=rounding
+    )
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -77,20 +82,33 @@ def test_a_picture_is_waited_for_as_often_as_is_said(chain, name):
     assert sum(found.values()) / 6 == WAITS[name], found
 
 
+def test_products_of_the_method_are_not_rounded(chain):
+    """Whatever the environment says, as images of vendors do, in which there is TF32 elsewhere."""
+    computing = [name for name in STEPS if not name.startswith("eval")]
+    assert not set(computing) & set(chain.rounding)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    with pretend_gpus():
+        Predictor(chain.session / "ckpt/final.pth", "cuda")
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 V1 = ["--model", "deeplabv1_resnet38", "--bn_momentum", "0.5"]
-TOGETHER = [("train_resnet50_SIPE", "final", []), ("train_seg", "seg_deeplabv1_resnet38", V1)]
+TOGETHER = [
+    ("train_resnet50_SIPE", "final", 3, []),
+    ("train_seg", "seg_deeplabv1_resnet38", 2, V1),
+]
 
 
-@pytest.mark.parametrize(("program", "name", "more"), TOGETHER)
-def test_two_gpus_learn_what_one_processor_does(tiny, weights, tmp_path, program, name, more):
+@pytest.mark.parametrize(("program", "name", "gpus", "more"), TOGETHER)
+def test_gpus_learn_what_one_processor_does(tiny, weights, tmp_path, program, name, gpus, more):
     """DeepLab v1 normalises by the statistics of all processes."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run/pseudo_label").symlink_to(tiny / "masks")
     flags = [*command_lines(tiny, tmp_path / "run", weights)[program], *more, "--batch_size", "5"]
     states = []
-    for number, device in ((1, "cpu"), (2, "cuda")):
+    for number, device in ((1, "cpu"), (gpus, "cuda")):
         device = ["--device", device, "--restart"]
-        together(program, [*flags, *device], number, tmp_path / "printed.txt", gpus=2)
+        together(program, [*flags, *device], number, tmp_path / "printed.txt", gpus=gpus)
         states.append(load_state(tmp_path / f"run/ckpt/{name}.pth"))
     torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-6)
 
@@ -116,23 +134,25 @@ def test_files_are_those_of_the_cpu(chain, tmp_path):
         assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs.files)
 
 
-OTHERS = {
-    "make_cam": "--amp bf16 --batch_size 4 --scales 1 0.5 --save_format npy --save_cam",
-    "make_seg_labels": "--refine crf --allow_pickle",
-    "train_resnet50_SIPE": "--amp bf16 --val_freq 2 --val_list train --max_epochs 1 --restart",
-    "train_seg": "--amp bf16 --optimizer adamw --restart --num_workers 2",
-    "infer_seg": "--amp bf16 --mirror --no-crf --scales 1 0.5 --num_workers 1",
-}
+OTHERS = [
+    ("make_cam", "--amp bf16 --batch_size 4 --scales 1 0.5 --save_format npy --save_cam"),
+    ("make_seg_labels", "--refine crf --allow_pickle"),
+    ("train_resnet50_SIPE", "--amp bf16 --val_freq 2 --val_list train --max_epochs 1 --restart"),
+    ("train_seg", "--amp bf16 --optimizer adamw --restart --num_workers 2"),
+    ("infer_seg", "--amp bf16 --mirror --no-crf --scales 1 0.5 --num_workers 1"),
+    ("train_seg", "--model deeplabv1_resnet38"),
+    ("infer_seg", "--model deeplabv1_resnet38"),
+]
 
 
 def test_other_flags_run_on_a_gpu_too(chain, tmp_path):
     session = tmp_path / "run"
     shutil.copytree(chain.session / "ckpt", session / "ckpt")
-    for name, more in OTHERS.items():
+    for name, more in OTHERS:
         flags = [*chain.lines[name], "--session_name", str(session), *more.split()]
         with pretend_gpus():
             main(name, [*flags, "--device", "cuda"])
-    assert len(list(session.glob("seg_*/*.png"))) == 6
+    assert len(list(session.glob("seg_*/*.png"))) == 2 * 6
 
 
 def test_a_predictor_sees_on_a_gpu_what_it_sees_on_the_cpu(chain, tiny):

@@ -1,6 +1,7 @@
 """The house: which floor imports which, no circles, and promises that one place alone keeps."""
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -18,6 +19,7 @@ IMPORTS = {"tool/cli.py"}  # import what a flag of the user names
 PICKLES = {"tool/maps.py"}  # read a pickle, where --allow_pickle is given
 
 
+@cache
 def production() -> dict[str, ast.Module]:
     """Return the syntax tree of every production file, by its path in the project."""
     folders = [REPOSITORY / name for name in (*FLOORS, "log", "examples")]

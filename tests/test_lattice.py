@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.pretend_gpu import pretend_gpus
 from tests.reference import plain_filter, plain_kernel
-from tool.lattice import TooWideError, build_lattice, normalise
+from tool.lattice import LONGEST, TooWideError, build_lattice, normalise
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,31 @@ def test_filter_equals_the_dictionary_lattice(d, spread, narrow):
     kernel = normalise(lattice)
     expected = plain_kernel(features)(values.astype(np.float64))
     np.testing.assert_allclose(kernel.filter(torch.from_numpy(values)), expected, rtol=2e-5)
+
+
+def lengths(starts: torch.Tensor, number: int) -> torch.Tensor:
+    """Return how long rows are of which ``number`` things are."""
+    return torch.cat([starts, starts.new_tensor([number])]).diff()
+
+
+def test_a_sky_is_cut_into_pieces_on_a_gpu():
+    """Half of the points are of one colour: hundreds of them share a vertex."""
+    y, x = torch.meshgrid(torch.arange(20.0), torch.arange(40.0), indexing="ij")
+    colours = torch.rand(3, 20, 40, generator=torch.Generator().manual_seed(0)) * 40
+    colours[:, :10] = 40
+    features = torch.cat([torch.stack([x, y]) / 50, colours]).flatten(1)
+    values = torch.rand(800, 2, generator=torch.Generator().manual_seed(1))
+    whole = build_lattice(features)
+    assert lengths(whole.starts, len(whole.points)).max() > 2 * LONGEST
+    with pretend_gpus():
+        lattice = build_lattice(features.to("cuda"))
+        found = lattice.filter(values.to("cuda")).cpu().numpy()
+        starts, pieces = lattice.starts.cpu(), lattice.pieces.cpu()
+    assert len(pieces) == len(whole.starts)
+    assert lengths(starts, len(whole.points)).max() <= LONGEST
+    assert lengths(pieces, len(starts)).max() <= LONGEST
+    expected = plain_filter(features.numpy(), values.double().numpy())
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
 
 def test_lattice_parts_fit_together():

@@ -23,6 +23,7 @@ from tool.errors import InputError
 NORM_EPS = 1e-20  # added to n before n^-1/2
 KEY_LIMIT = 2**62  # keys are int64, and a step is added to them
 POSITION_LIMIT = 2**15  # pydensecrf counts cells in int16; float32 resolves 1/256 there
+LONGEST = 128  # points that CUDA adds up one after the other; a sky has thousands at a vertex
 
 
 class TooWideError(InputError, ValueError):
@@ -39,20 +40,25 @@ class TooWideError(InputError, ValueError):
 class Lattice:
     """Permutohedral lattice of N points in d dimensions, with M vertices.
 
-    Vertex M stands for every neighbour that does not exist; its value is always zero.
+    Vertex M stands for every neighbour that does not exist; its value is always zero. On CUDA the
+    points of a vertex may be cut into pieces, which :func:`cut` makes; on the CPU they are one.
     """
 
     vertices: Tensor  # (N, d + 1) int32, corners of the simplex that holds a point
     slice_weights: Tensor  # (N, d + 1) float32, what a point takes from them
     points: Tensor  # (N * (d + 1),) int32, the points of vertex 0, of vertex 1, and so on
     splat_weights: Tensor  # (N * (d + 1),) float32, what a vertex takes from them
-    starts: Tensor  # (M + 1,) int32, where a vertex begins in ``points``
+    starts: Tensor  # (M + 1,) int32, where a vertex begins in ``points``; or where a piece begins
+    pieces: Tensor | None  # (M + 1,) int32, where a vertex begins among the pieces
     neighbours: Tensor  # (d + 1, M + 1, 2) int32, both neighbours along each direction
 
     def filter(self, values: Tensor) -> Tensor:
         """Return the points' values, (N, channels) float32 both, each channel filtered alone."""
         add_up = partial(F.embedding_bag, mode="sum")
         cells = add_up(self.points, values, self.starts, per_sample_weights=self.splat_weights)
+        if self.pieces is not None:
+            every = torch.arange(len(cells), dtype=torch.int32, device=cells.device)
+            cells = add_up(every, cells, self.pieces)
         for pair in self.neighbours:
             cells.add_(add_up(pair, cells), alpha=0.5)  # (M + 1, channels)
         return add_up(self.vertices, cells, per_sample_weights=self.slice_weights)
@@ -80,14 +86,35 @@ def build_lattice(features: Tensor) -> Lattice:
     starts = first.nonzero().squeeze(1)
     vertex = (first.cumsum(0, dtype=torch.int32) - 1).view(corners, n)  # of each sorted key
     alpha = 1 / (1 + 2.0 ** (1 - corners))
+    bags, pieces = F.pad(starts, (0, 1), value=len(keys)).int(), None  # vertex M has no point
+    if features.is_cuda:
+        bags, pieces = cut(bags, len(keys))
     return Lattice(
         vertices=torch.empty_like(vertex).scatter_(1, order, vertex).t().contiguous(),
         slice_weights=(weights * alpha).t().contiguous(),
         points=order.flatten().int(),
         splat_weights=weights.gather(1, order).flatten(),
-        starts=F.pad(starts, (0, 1), value=len(keys)).int(),  # vertex M has no point
+        starts=bags,
+        pieces=pieces,
         neighbours=_neighbours(keys.index_select(0, starts), steps, period),
     )
+
+
+def cut(starts: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Cut rows of points, of which a warp adds up one, where one would be longer than LONGEST.
+
+    Args:
+        starts: (K,) int32, rising, where a row begins.
+        number: of points in all rows.
+
+    Returns:
+        Where a piece begins, (K + number / LONGEST,) int32, and where a row begins among the
+        pieces, (K,) int32. Their number does not depend on the rows, so that nothing waits for it;
+        a row that begins at a multiple of LONGEST also has an empty piece.
+    """
+    marks = torch.arange(0, number, LONGEST, dtype=torch.int32, device=starts.device)
+    pieces = torch.cat([starts, marks]).sort().values
+    return pieces, torch.searchsorted(pieces, starts, out_int32=True)
 
 
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
