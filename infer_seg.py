@@ -42,7 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser = make_parser(__doc__, *cli.SPEED, "max_pixels", "visualize", "restart")
     parser.add_shared("ckpt", default=None, help="as in make_cam.py; None is seg_<model>.pth")
     flag, decide, switch = parser.add_argument, parser.add_deciding, argparse.BooleanOptionalAction
-    decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
+    decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101", help="network")
     parser.add_shared("infer_list", help="list name or file; None is val, or all of a folder")
     flag("--out_dir", type=Path, help="folder to write; None: <session>/seg_<model>")
 

@@ -63,7 +63,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     backbone = "resnet50, or timm: and a network of timm, such as timm:convnext_tiny"
     decide("--backbone", default=RESNET50, help=backbone)
     decide("--batch_size", type=count, default=16, help="pictures a step")
-    decide("--max_epoches", "--max_epochs", type=count, default=5)
+    rounds = "times that every picture is learnt from"
+    decide("--max_epoches", "--max_epochs", type=count, default=5, help=rounds)
     decide("--lr", type=cli.number, default=0.1, help="of layer3 and layer4; heads 10x")
     decide("--wt_dec", type=cli.number, default=1e-4, help="weight decay")
     momentum = "as in the released code; with 0.9 lower --lr about ten times"

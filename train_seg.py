@@ -57,7 +57,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser.add_shared("max_pixels")
     parser.set_defaults(optimizer=None)
     count, chance, decide = cli.at_least(1), cli.at_least(0), parser.add_deciding
-    decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101")
+    decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101", help="network")
     short = (
         "short is for hours of a processor: a few hundred iterations of DeepLab v2, from the "
         "classifier of this very session, see docs/segmentation.md; None is the published one"

@@ -36,6 +36,7 @@ from tool import checkpoint, cli, distributed
 from tool.errors import InputError, naming
 from tool.metrics import iou_of, miou_of
 from tool.optimizer import load_optimizer, make_optimizer, set_learning_rate
+from tool.progress import Bar
 from tool.reader import read_table, text_digest
 from tool.record import digest_of, first_change
 from tool.writer import claim, clear_unfinished, write_atomic, write_table, writing
@@ -218,6 +219,7 @@ class Training:
         log.info("%d steps of %d, %d pictures", self.total, size, pictures)
         loader = iter(training_loader(self.pictures, self.schedule, args.num_workers))
         batches = (to_device(batch.values(), self.device) for batch in loader)
+        self.bar = Bar(self.total, self.about["program"], "step", self.start)
         for step, batch in enumerate(ahead(batches, self.device), self.start):
             self.step, self.row = step, {}
             set_learning_rate(self.optimizer, self.rate(step, self.total))
@@ -233,6 +235,8 @@ class Training:
                 weights, momenta = self.net.state_dict(), self.optimizer.state_dict()
                 now = {"net": weights, "optimizer": momenta, "step": step + 1, "curves": self.rows}
                 checkpoint.save(self.last, {**self.about, **now})
+            self.bar.update()
+        self.bar.close()
 
     def update(self, losses: dict[str, Tensor], due: bool = False) -> None:
         """Update the weights by their gradients, and log the mean losses where a line is due.
@@ -260,8 +264,12 @@ class Training:
         self.logged, self.logged_at = done, now
         written = " ".join(f"loss{name}:{mean:.4f}" for name, mean in means.items())
         where = f"step:{self.step:5d}/{self.total:5d}"
-        form = ".4f" if rate >= 1e-3 else ".2e"
-        log.info("%s %s imps:%.1f lr: %s etc:%s", where, written, speed, f"{rate:{form}}", end)
+        digits = ".4f" if rate >= 1e-3 else ".2e"
+        level = logging.INFO if self.bar.disable else logging.DEBUG  # that the file has alone
+        form = "%s %s imps:%.1f lr: %s etc:%s"
+        log.log(level, form, where, written, speed, f"{rate:{digits}}", end)
+        shown = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+        self.bar.note(f"loss {shown}, {speed:.1f} pic/s")
         pace = {"learning_rate": rate, "images_per_second": speed}
         losses = {f"loss_{name.lower()}": mean for name, mean in means.items()}
         self.row = {"step": self.step, "total": self.total, **losses, **pace}

@@ -1,8 +1,10 @@
 """The session folder, command lines and progress."""
 
 import argparse
+import importlib
 import json
 import logging
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -222,6 +224,27 @@ def test_autocast_follows_the_flag():
     for amp, dtype in (("off", torch.float32), ("bf16", torch.bfloat16)):
         with cli.autocast(amp, device):
             assert (weight @ weight).dtype == dtype
+
+
+PROGRAMS = sorted(path.stem for path in Path().glob("*.py") if path.stem != "hubconf")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_is_in_groups_and_names_the_defaults_that_there_are(program, capsys):
+    module = importlib.import_module(program)
+    with pytest.raises(SystemExit):
+        module.parse_arguments(["--help"])
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].endswith("[flags]")
+    assert "\n\ninputs:\n" in text
+    assert "(default: " in text
+    assert not re.search(r"default: (None|False|\{\})|\* \(default|\*\n", text)
+    assert max(map(len, text.splitlines())) <= 100
+    settings = text.partition("\nsettings:\n")[2]
+    parts = text.split("\n\n")
+    of_speed = next((part for part in parts if part.startswith("speed:")), "speed:")
+    assert "--device" not in settings.partition("\n\n")[0]
+    assert ("--amp" in text) == ("--amp" in of_speed)
 
 
 # --- progress

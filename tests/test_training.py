@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from tests.tiny import KEYS, command_lines, make_weights
 from tool import checkpoint, optimizer
 from tool.errors import InputError
 from tool.pictures import UNSURE, read_mask, save_label
+from tool.progress import Bar
 from tool.reader import read_table
 
 PROGRAMS = {"train_resnet50_SIPE": train_sipe, "train_irn": train_irn, "train_seg": train_seg}
@@ -301,11 +304,27 @@ def test_a_class_that_was_not_judged_is_an_empty_cell(lines, session, tmp_path):
     assert 0 <= float(row["iou green"]) <= 1
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_shows_a_bar_and_the_log_file_has_the_published_lines(
+    is_terminal, lines, session, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    train_sipe.main([*lines[SIPE], "--max_epochs", "1"])
+    out, err = capsys.readouterr()
+    name = f"{SIPE}:"
+    bar = rf"{name}   0%.* 0/3 .*\r{name} 100%.* 3/3 .*step.*loss CLS \d\.\d+ GSC \S+, \S+ pic/s"
+    assert bool(re.search(bar, err, re.S)) == is_terminal
+    assert ("lossCLS" in out) != is_terminal
+    assert (f"{name} 100% 3/3" in out) != is_terminal
+    assert (session / "run.log").read_text().count("lossCLS") == 3
+
+
 def test_pace_counts_what_this_run_did(monkeypatch, caplog):
     going = training.Training.__new__(training.Training)
     going.start = going.logged = 100  # a continued training
     going.began = going.logged_at = 1000.0
     going.total, going.schedule, going.rate = 200, Mock(step_size=4), lambda step, total: 0.1
+    going.bar = Bar(200, "train", "step", 100)
     caplog.set_level("INFO")
     # 40 pictures in 20 s, and 100 steps of 2 s; then 40 pictures in 10 s, and 100 steps of 1.5 s.
     for now, step, speed, end in ((1020.0, 109, 2.0, 1200.0), (1030.0, 119, 4.0, 1150.0)):

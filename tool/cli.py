@@ -23,8 +23,36 @@ LARGEST_REAL = 1e15  # products of two such numbers, a rate and its factor, stay
 SMALLEST_FRACTION = 1e-6
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The script's docstring as it stands, and every default."""
+WIDTH = 100  # of the help, as of the docstrings in it
+SETTINGS = "settings"
+KINDS = {  # flags of a kind in --help; all others are settings
+    "inputs": "dataset dataset_root negative_class bands value_range train_list val_list "
+    "infer_list eval_list gt_path label_dir class_names pretrained ckpt irn_ckpt network backbone "
+    "model max_pixels allow_pickle",
+    SETTINGS: "",
+    "outputs": "session_name out_dir out archive archive_comp restart visualize save_format "
+    "save_cam safetensors format print_freq save_freq tf_freq val_freq",
+    "speed": "device num_workers amp channels_last tf32 fused fold_bn",
+}
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """The script's docstring as it stands, and the defaults that say something."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, max_help_position=29, width=WIDTH, **options)
+
+    def _format_usage(self, usage, actions, groups, prefix) -> str:
+        needed = [action for action in actions if action.required]
+        return super()._format_usage(usage, needed, groups, prefix).rstrip() + " [flags]\n\n"
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help.partition(" (default")[0]
+        is_plain = action.default in (None, {}) or action.default is False
+        return text if is_plain else f"{text} (default: %(default)s)"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return action.dest.rpartition("_")[2].upper()
 
 
 class Settings(argparse.Namespace):
@@ -42,10 +70,20 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str, prog: str | None = None) -> None:
-        super().__init__(prog, description=description, formatter_class=_Help)
+        end = "* decides the result: a continued run must have the same"
+        super().__init__(
+            prog, description=description, epilog=end, formatter_class=_Help, add_help=False
+        )
         self.deciding: list[tuple[str, dict[str, Any]]] = []
-        title = "settings that decide the result; a continued run must have the same"
-        self._decisions = self.add_argument_group(title)
+        self.kinds = {kind: self.add_argument_group(kind) for kind in KINDS}
+        self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+
+    def add_argument(self, *flags: str, **options: Any) -> argparse.Action:
+        """Add a flag to its kind, or a positional argument."""
+        if flags[0][0] != "-":
+            return super().add_argument(*flags, **options)
+        names = (kind for kind, names in KINDS.items() if flags[0][2:] in names.split())
+        return self.kinds[next(names, SETTINGS)].add_argument(*flags, **options)
 
     def add_deciding(self, *flags: str, only: dict[str, Any] | None = None, **options: Any) -> None:
         """Add a flag as ``add_argument`` does, and note that it decides the result.
@@ -54,8 +92,8 @@ class Parser(argparse.ArgumentParser):
             flags, options: of ``add_argument``.
             only: values of other flags, by name, without which this one has no effect.
         """
-        name = self._decisions.add_argument(*flags, **options).dest
-        self.deciding.append((name, only or {}))
+        options["help"] = f"* {options.get('help', '')}"
+        self.deciding.append((self.add_argument(*flags, **options).dest, only or {}))
 
     def add_shared(self, *names: str, **options: Any) -> None:
         """Add flags of :data:`SHARED`, with ``options`` in the place of those that stand there."""
