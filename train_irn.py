@@ -49,7 +49,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--irn_batch_size", type=count, default=32, help="pictures a step")
     decide("--irn_num_epoches", type=count, default=3, help="times that every label is learnt from")
     decide("--irn_learning_rate", type=cli.number, default=0.1, help="of edges; displacements 10x")
-    decide("--irn_weight_decay", type=cli.number, default=1e-4)
+    decide("--irn_weight_decay", type=cli.number, default=1e-4, help="of all weights")
     decide("--momentum", type=cli.number, default=RELEASED_MOMENTUM, help="as in the released code")
     decide(
         "--edge_only",
