@@ -399,7 +399,7 @@ def change_picture(lines, root, content):
 def change_label_file(lines, root, content):
     """Other pixels, in a file of the same name, size and time."""
     for folder in LABELS.values():
-        path = root.parent / "run" / folder / "a.png"
+        path = root.parent / "run" / folder / "f.png"
         before, packed = path.stat(), bytearray(path.read_bytes())
         packed[-20] ^= 1
         path.write_bytes(packed)
