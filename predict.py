@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from data.label_formats import AREAS, area_rows
-from data.lists import OWN, PICTURE_ENDINGS, pictures_in, strip_ending
+from data.lists import OWN, PICTURE_ENDINGS, listed, pictures_in, strip_ending
 from data.predictor import REFINE, Predictor
 from net.recipes import MODELS
 from tool import cli
@@ -117,7 +117,7 @@ def pictures_of(paths: Sequence[Path]) -> dict[str, Path]:
                     "another --out_dir each."
                 )
     if others:
-        log.warning("left out: %s", ", ".join(f"{n} {kind}" for kind, n in others.items()))
+        log.warning("left out: %s", listed(others))
     if not found:
         raise InputError(f"{paths[0]} holds no pictures but those that this project made.")
     check_exist(list(found.values()), "pictures", "Name others")

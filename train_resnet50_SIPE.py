@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from data.base import Dataset, warn_constant_labels
+from data.base import Dataset, check_labels
 from data.datasets import make_parser
 from data.evaluate import check_class_ids
 from data.loaders import (
@@ -37,7 +37,6 @@ from net.method import Method, choose, import_network
 from net.resnet50_SIPE import CAM_EPS
 from tool import cli, distributed
 from tool.errors import InputError
-from tool.reader import check_exist
 from tool.metrics import confusion
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate
 from tool.pictures import overlay
@@ -105,10 +104,9 @@ def validation_ids(args: cli.Settings, dataset: Dataset) -> list[str]:
 
     One without a mask or label raises an InputError.
     """
-    ids = dataset.ids(args.val_list or dataset.eval_list)
-    masks = [dataset.mask_path(image_id) for image_id in ids]
-    check_exist(masks, "validation masks", "Complete them, or train without: --val_freq 0")
-    check_class_ids(masks, dataset.num_classes, dataset.read_mask)
+    masks = dataset.masks(dataset.ids(args.val_list or dataset.eval_list))
+    check_class_ids(list(masks.values()), dataset.num_classes, dataset.read_mask)
+    ids = list(masks)
     dataset.labels(ids)
     return distributed.share(ids)
 
@@ -212,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     dataset, device = training.dataset, training.device
     training.about["input"]["long_side"] = [args.resize_min, args.resize_max]
-    warn_constant_labels(training.pictures.labels, dataset.class_names)
+    check_labels(training.pictures.labels, dataset.class_names, dataset.source_names)
     validation = validation_ids(args, dataset) if args.val_freq else None
 
     net = make_network(args.network, dataset.num_classes, args.pretrained, args.backbone)

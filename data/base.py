@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.lists import plain, read_list, strip_ending
+from data.lists import picture_id, plain, read_list
 from tool import distributed
-from tool.errors import InputError
+from tool.checkpoint import some
+from tool.errors import InputError, collected
 from tool.picture_files import PictureFile, picture_file
 from tool.pictures import read_mask, read_rgb
 from tool.reader import check_exist
@@ -25,7 +26,8 @@ LONGEST_ID = 210  # bytes; files are named by ids, with up to 45 bytes more, and
 AUTO = "auto"  # a range of values that is found on a list
 PERCENTILES = (1, 99)  # of values that become black and white
 MOST_PICTURES, MOST_VALUES = 200, 50_000  # looked at, of a list and of a picture
-NO_ID = re.compile(r"^\.|[/\\\0]|\.\.")  # what an id has nowhere
+# What an id has nowhere; the last ones stand for bytes that are no UTF-8.
+NO_ID = re.compile(r"^\.|[/\\\0\ud800-\udfff]|\.\.")
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +92,16 @@ class Dataset:
         """
         columns = {plain(name): column for column, name in enumerate(self.class_names)}
         labels = np.zeros((len(ids), len(columns)), np.uint8)
-        for row, image_id in zip(labels, ids, strict=True):
-            for name in map(plain, self.names_of(image_id)):
-                if name not in columns:
-                    raise InputError(
-                        f"{image_id} in {self.root} is labelled {name!r}, which is no class of "
-                        f"{self.name}; the classes are {', '.join(columns)}."
-                    )
-                row[columns[name]] = 1
+        with collected() as keeping:
+            for row, image_id in zip(labels, ids, strict=True):
+                with keeping(self.root):
+                    for name in map(plain, self.names_of(image_id)):
+                        if name not in columns:
+                            raise InputError(
+                                f"{image_id} in {self.root} is labelled {name!r}, which is no "
+                                f"class of {self.name}; the classes are {', '.join(columns)}."
+                            )
+                        row[columns[name]] = 1
         return labels
 
     def ids(self, list_name: str | Path) -> list[str]:
@@ -113,21 +117,23 @@ class Dataset:
         where = f"The list {list_name} of {self.root}"
         if not ids:
             raise InputError(f"{where} is empty.")
-        for image_id, times in Counter(ids).items():
-            if times > 1:
-                raise InputError(f"{where} names {image_id} {times} times.")
-            size = len(image_id.encode(errors="surrogatepass"))
-            if NO_ID.search(image_id) or size > LONGEST_ID:  # files are named <id>.png
-                raise InputError(
-                    f"{where} names {image_id[:60]!r}. Maps and labels are named by ids, so an id "
-                    "has no /, \\, NUL or .., begins with no dot, and has at most "
-                    f"{LONGEST_ID} bytes. Rename the picture."
-                )
+        with collected() as keeping:
+            for image_id, times in Counter(ids).items():
+                with keeping(where):
+                    if times > 1:
+                        raise InputError(f"{where} names {image_id!r} {times} times.")
+                    size = len(image_id.encode(errors="surrogatepass"))
+                    if NO_ID.search(image_id) or size > LONGEST_ID:  # files are named <id>.png
+                        raise InputError(
+                            f"{where} names {image_id[:60]!r}. Maps and labels are named by ids, "
+                            "so an id is text of Unicode without /, \\, NUL or .., begins with no "
+                            f"dot, and has at most {LONGEST_ID} bytes. Rename the picture."
+                        )
         return ids
 
     def id_of(self, name: str) -> str:
-        """Return the id of the picture that a list calls ``name``, with or without its ending."""
-        return strip_ending(name)
+        """Return the id of the picture that a list calls ``name``: its file or path, or the id."""
+        return picture_id(name)
 
     def picture_ids(
         self, list_name: str | Path, at_least: int = 0, flag: str = "the list"
@@ -143,15 +149,26 @@ class Dataset:
             raise InputError(f"{flag} exceeds the {len(ids)} training pictures.")
         return ids
 
-    def masks(self, ids: list[str], folder: Path | None = None) -> list[Path]:
-        """Return the files of the ground truth; a missing one raises an InputError.
+    def mask_in(self, folder: Path, image_id: str) -> Path:
+        """Return where another folder of masks has that of a picture."""
+        return folder / self.mask_path(image_id).name
 
-        ``folder`` holds masks with the names of the dataset's own, and None stands for those.
+    def masks(self, ids: list[str], folder: Path | None = None) -> dict[str, Path]:
+        """Return the ground truth by ids; of ``folder``, where it is not the dataset's own.
+
+        Where masks are optional, pictures without one are left out, which a warning counts, unless
+        none is there. A mask that is missing otherwise raises an InputError.
         """
-        masks = [self.mask_path(image_id) for image_id in ids]
-        masks = [folder / path.name for path in masks] if folder else masks
-        check_exist(masks, "masks", "Complete them, or name their folder with --gt_path")
-        return masks
+        paths = {i: self.mask_in(folder, i) if folder else self.mask_path(i) for i in ids}
+        there = {i: path for i, path in paths.items() if os.path.lexists(path)}
+        if not (there and self.masks_are_optional):
+            remedy = "Complete them, name their folder with --gt_path, or train with --val_freq 0"
+            check_exist(list(paths.values()), "masks", remedy)
+        if len(there) < len(ids) and distributed.is_main():
+            log.warning(
+                "%d of %d pictures have a mask, and are what is judged", len(there), len(ids)
+            )
+        return there
 
     def check_pictures(self, ids: list[str]) -> None:
         """Find the range of values of ``auto``; a missing picture, or no range, is an error."""
@@ -199,17 +216,29 @@ class Dataset:
         return read_mask(path)
 
 
-def warn_constant_labels(labels: np.ndarray, names: Sequence[str]) -> None:
-    """Warn of classes that every picture shows: no classifier learns what is never absent.
+def check_labels(labels: np.ndarray, names: Sequence[str], source: str) -> None:
+    """Warn of classes that every picture shows, or none: no classifier learns what is never absent.
 
     Args:
         labels: of all training pictures, (n, K) in {0, 1}.
         names: of the K classes.
+        source: where the labels come from.
+
+    Raises:
+        InputError: no picture shows any class, so there is nothing to learn.
     """
+    if not labels.any():
+        raise InputError(
+            f"No picture of the training list shows a class by {source}. Correct the labels, or "
+            "the list."
+        )
     constant = [name for name, always in zip(names, labels.min(0), strict=True) if always]
+    unseen = [name for name, ever in zip(names, labels.max(0), strict=True) if not ever]
     if constant and distributed.is_main():
         log.warning(
             "every picture of the training list shows %s, so the classifier cannot learn what sets "
             "that apart; the list needs pictures without it",
             " and ".join(constant),
         )
+    if unseen and distributed.is_main():
+        log.warning("no picture of the training list shows %s", some(unseen))

@@ -83,11 +83,11 @@ def evaluate(
     """
     args, names = session.args, dataset.all_names
     about = {"dataset": args.dataset, "list": str(args.eval_list or dataset.eval_list)}
-    ids = dataset.ids(about["list"])
+    truth = dataset.masks(dataset.ids(about["list"]), args.gt_path)
+    ids, masks = list(truth), list(truth.values())
     predictions = [path_of(image_id) for image_id in ids]
     check_exist(predictions, "predictions", remedy)
     settings = settings_of(folder, names)
-    masks = dataset.masks(ids, args.gt_path)
     files = {"predictions": predictions, "masks": masks}
     digests = {name: digest_of(session.path, paths) for name, paths in files.items()}
     count = partial(_count, predict, dataset.read_mask, len(names))

@@ -29,10 +29,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data.base import Dataset
-from data.coco.annotations import read_items, read_links
+from data.coco.annotations import read_linked
 from data.coco.masks import Picture, Region, draw_mask, encode
 from data.folder.tables import Colours, id_of
-from data.lists import picture_name
+from data.lists import files_in, picture_path
 from tool.errors import InputError, naming
 from tool.pictures import UNSURE, check_label, save_label, save_rgb, voc_palette
 from tool.reader import Damaged, decoding, read_json, read_lines, read_text, regular
@@ -151,7 +151,7 @@ def picture_of(dataset: Dataset, name: str, *sides: int | None) -> tuple[str, tu
 
     An InputError says that there is none, or that height or width are not ``sides``, if given.
     """
-    image_id = dataset.id_of(picture_name(name))
+    image_id = dataset.id_of(picture_path(name))
     path = dataset.image_path(image_id)
     regular(path, f"{name} is annotated, and {dataset.root} has no such picture.")
     width, height = dataset.read(image_id).size
@@ -163,10 +163,9 @@ def picture_of(dataset: Dataset, name: str, *sides: int | None) -> tuple[str, tu
     return image_id, (height, width)
 
 
-def files_in(folder: Path, ending: str) -> list[Path]:
+def files_of(folder: Path, ending: str) -> list[Path]:
     """Return the files with an ending in a folder and in those within, but hidden ones."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() == ending)
-    return sorted(path for path in found if not path.name.startswith("."))
+    return [path for path in files_in(folder) if path.suffix.lower() == ending]
 
 
 def write_coco(
@@ -210,24 +209,24 @@ def write_coco(
 
 def read_coco(path: Path, dataset: Dataset) -> Labels:
     """Yield the labels of COCO's JSON, alone in its folder; small regions cover large ones."""
-    files = [path] if path.is_file() else files_in(path, ".json")
+    files = [path] if path.is_file() else files_of(path, ".json")
     if len(files) != 1:
         raise InputError(f"{path} holds {len(files)} JSON files. Name the one in COCO's format.")
     (path,) = files
-    names = {entry["id"]: entry["name"] for entry in read_items(path, "categories")}
+    entries, categories, annotations = read_linked(path, REMEDY)
     pictures = {}
-    for entry in read_items(path, "images"):
+    for number, entry in entries.items():
         with naming(path):
             sides = entry.get("height"), entry.get("width")
             image_id, size = picture_of(dataset, entry["file_name"], *sides)
-        pictures[entry["id"]] = Picture(image_id, *size, [])
+        pictures[number] = Picture(image_id, *size, [])
     bare, regions = [], 0
-    for entry in read_links(path, pictures, names):
-        picture = pictures[entry["image_id"]]
-        where = f"annotation {entry['id']} of {picture.image_id}"
+    for number, category, entry in annotations:
+        picture = pictures[number]
+        where = f"annotation {entry.get('id')} of {picture.image_id}"
         with decoding(path, REMEDY):
             code = encode(entry.get("segmentation"), picture.height, picture.width, where)
-            key = id_of(names[entry["category_id"]], dataset.class_names)
+            key = id_of(categories[category]["name"], dataset.class_names)
         picture.regions.append(Region(key, is_crowd=False, code=code))
         regions += 1
         if code is None:
@@ -264,7 +263,7 @@ def write_yolo(items: Iterable[Labelled], names: Sequence[str], out: Path, epsil
 def read_yolo(folder: Path, dataset: Dataset) -> Labels:
     """Yield the labels of the outlines in folders called labels; small ones cover large ones."""
     names = _names_in(folder / "data.yaml")
-    for path in files_in(folder, ".txt"):
+    for path in files_of(folder, ".txt"):
         if "labels" not in path.relative_to(folder).parts:
             continue  # it is a list
         found = []
@@ -324,7 +323,7 @@ def write_labelme(
 
 def read_labelme(folder: Path, dataset: Dataset) -> Labels:
     """Yield the labels of labelme's JSON files; later shapes cover earlier ones."""
-    for path in files_in(folder, ".json"):
+    for path in files_of(folder, ".json"):
         content = read_json(path, REMEDY, LABELME)
         with decoding(path, REMEDY):
             sides = content.get("imageHeight"), content.get("imageWidth")
@@ -394,7 +393,7 @@ def read_masks(folder: Path, dataset: Dataset) -> Labels:
     """
     legend, found = next(folder.rglob("labelmap.txt"), None), set()
     read = Colours(legend, dataset.class_names).read if legend else dataset.read_mask
-    for path in files_in(next(folder.rglob("SegmentationClass"), folder), ".png"):
+    for path in files_of(next(folder.rglob("SegmentationClass"), folder), ".png"):
         image_id, size = picture_of(dataset, path.name)
         label = read(path)
         check_label(path, label, dataset.num_classes, size[::-1])

@@ -9,21 +9,25 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from tool.errors import InputError
-from tool.reader import decoding, read_lines
+from tool.errors import InputError, printable
+from tool.reader import decoding, read_lines, regular
 from tool.writer import own_among
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
+PICTURE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
+    *(".jp2", ".j2k", ".avif", ".heic", ".heif"),
+)
 OWN = "files that programs of this project made"
 # As far as the first ending of a picture that a space, or nothing, follows.
 FIRST_PICTURE = re.compile(rf".*?\.(?:{'|'.join(e[1:] for e in PICTURE_ENDINGS)})(?=\s|$)", re.I)
+MASK = "_mask"  # behind the id in names of masks of other tools, and of predict.py
 
 
-def picture_name(line: str) -> str:
-    r"""Return the file name, without folders, that a line of a list means.
+def picture_path(line: str) -> str:
+    r"""Return the path of the picture, with ``/`` between folders, that a line of a list means.
 
     A line is an id, a file name, a path to the picture with ``/`` or ``\``, or two paths such as
     ``/JPEGImages/x.jpg /SegmentationClassAug/x.png``, whose first one counts. Names may hold
@@ -35,22 +39,27 @@ def picture_name(line: str) -> str:
         "/" in line or strip_ending(first[0]) == strip_ending(line[first.end() :].strip())
     ):
         line = first[0]
-    return line.rsplit("/", 1)[-1]
+    return line
 
 
-def strip_ending(file_name: str) -> str:
-    """Return a picture's file name without its ending; ids themselves may hold dots."""
-    stem, dot, ending = file_name.rpartition(".")
-    return stem if dot + ending.lower() in PICTURE_ENDINGS else file_name
+def strip_ending(path: str) -> str:
+    """Return a picture's path without its ending; ids themselves may hold dots."""
+    stem, dot, ending = path.rpartition(".")
+    return stem if dot + ending.lower() in PICTURE_ENDINGS else path
 
 
-def read_list(path: Path, id_of: Callable[[str], str] = strip_ending) -> list[str]:
-    """Return the ids in a text file, one a line, as :func:`picture_name` finds them.
+def picture_id(path: str) -> str:
+    """Return the usual id of a picture: its file name without folders and ending."""
+    return strip_ending(path.rsplit("/", 1)[-1])
 
-    ``id_of`` gives the id of a picture's name. A missing file, or one that is no text, raises an
+
+def read_list(path: Path, id_of: Callable[[str], str] = picture_id) -> list[str]:
+    """Return the ids in a text file, one a line, as :func:`picture_path` finds the pictures.
+
+    ``id_of`` gives the id of a picture's path. A missing file, or one that is no text, raises an
     InputError.
     """
-    return [id_of(picture_name(line)) for line in read_lines(path)]
+    return [id_of(picture_path(line)) for line in read_lines(path)]
 
 
 def plain(name: str) -> str:
@@ -58,15 +67,68 @@ def plain(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def _entries(folder: Path) -> Iterator[os.DirEntry]:
+    """Yield what :func:`visible` lists; no entry is opened to tell whether it is a folder."""
+    if os.path.islink(folder) and not os.path.exists(folder):
+        regular(folder)  # says where the link leads
+    if not os.path.isdir(folder):
+        return
+    with decoding(folder, "Give a folder that may be read."), os.scandir(folder) as entries:
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    yield from sorted(shown, key=lambda entry: entry.name)
+
+
 def visible(folder: Path) -> list[Path]:
     """Return what a folder holds, sorted by name, without names that start with a dot.
 
-    A folder that does not exist holds nothing; one that may not be read raises an InputError.
+    A folder that does not exist holds nothing; one that may not be read, or that a broken link
+    stands for, raises an InputError.
     """
-    if not os.path.isdir(folder):
-        return []
-    with decoding(folder, "Give a folder that may be read."):
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return [Path(entry) for entry in _entries(folder)]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the files of a folder and of the folders there, in the order of :func:`visible`.
+
+    Links to a folder that they lie in are left out, because they would never end.
+    """
+    files = []
+    for entry in _entries(folder):
+        path = Path(entry)
+        if not (os.path.isdir(path) if entry.is_symlink() else entry.is_dir()):
+            files.append(path)
+        elif not folder.resolve().is_relative_to(path.resolve()):
+            files += files_in(path)
+    return files
+
+
+def named(folder: Path, name: str) -> Path:
+    """Return what a folder holds under a name, be it in capitals, or with a second ``.txt``.
+
+    Systems that hide endings let people write ``labels.csv.txt``. Where nothing is called so, the
+    path that was looked for is returned.
+    """
+    exact = folder / name
+    alike = [path for path in visible(folder) if path.name.casefold() in (name, f"{name}.txt")]
+    return exact if exact in alike or not alike else alike[0]
+
+
+def pictures_among(files: Iterable[Path]) -> tuple[list[Path], Counter[str]]:
+    """Return which files are pictures by their endings, and how many others of each kind are."""
+    pictures, others = [], Counter()
+    for path in files:
+        ending = path.suffix.lower()
+        if ending in PICTURE_ENDINGS:
+            pictures.append(path)
+        else:
+            kind = "folders" if path.is_dir() else printable(ending) or "files without an ending"
+            others[kind] += 1
+    return pictures, others
+
+
+def listed(others: Counter[str]) -> str:
+    """Return how many there are of each kind, for a message."""
+    return ", ".join(f"{number} {kind}" for kind, number in others.items())
 
 
 def pictures_in(folder: Path) -> tuple[list[Path], Counter[str]]:
@@ -74,18 +136,10 @@ def pictures_in(folder: Path) -> tuple[list[Path], Counter[str]]:
 
     What this project made there is of the kind OWN.
     """
-    pictures, others = [], Counter()
     paths = visible(folder)
     own = own_among(folder, {path.name for path in paths})
-    for path in paths:
-        ending = path.suffix.lower()
-        if path.name in own:
-            others[OWN] += 1
-        elif ending in PICTURE_ENDINGS:
-            pictures.append(path)
-        else:
-            others["folders" if path.is_dir() else ending or "files without an ending"] += 1
-    return pictures, others
+    pictures, others = pictures_among(path for path in paths if path.name not in own)
+    return pictures, others + Counter({OWN: len(own)})
 
 
 def find_list(folder: Path, list_name: str) -> Path:

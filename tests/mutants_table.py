@@ -22,7 +22,7 @@ FAULTS = {
             "counts",
             "distributed sipe_weights",
         ),
-        ("    check_class_ids(masks", "    print(masks", "mask_values stop"),
+        ("    check_class_ids(list(", "    print(list(", "mask_values stop"),
     ],
     "hubconf.py": [("not file.samefile(found.origin)", "False", "hub already_another")],
     "export_onnx.py": [
@@ -277,8 +277,8 @@ FAULTS = {
     "data/evaluate.py": [
         ("args.eval_list or dataset.eval_list", "dataset.train_list", "outputs list_of_its_own"),
         (
-            "dataset.masks(ids, args.gt_path)",
-            "dataset.masks(ids)",
+            "), args.gt_path)",
+            "))",
             "outputs every_flag and eval_cam",
         ),
         ('value.replace("nan", "")', 'value.replace("nan", "0")', "evaluate no_zero"),
@@ -372,6 +372,7 @@ FAULTS = {
     ],
     "data/base.py": [
         ("row[columns[name]] = 1", "row[columns[name] - 1] = 1", "folder what_the_folder_says"),
+        ("if not labels.any():", "if not labels.size:", "label_files never_shown"),
     ],
     "tool/picture_files.py": [
         ("/ self.white * 255", "/ 65535 * 255", "hostile_pictures by_their_own"),
@@ -379,10 +380,14 @@ FAULTS = {
         ("            del self.orientation ", "            pass ", "hostile_pictures upright"),
         ("tiff.pages[place]", "tiff.pages[0]", "hostile_pictures bands"),
     ],
+    "data/folder/sources.py": [
+        ("del categories[ROOT]", "pass", "label_files other_tools_write"),
+        ("region not in NOTHING or", "True or", "label_files other_tools_write"),
+    ],
     "data/folder/tables.py": [
         ("dict.fromkeys(VOID, UNSURE)", "dict.fromkeys(VOID, 0)", "folder_labels coloured"),
     ],
-    "data/lists.py": [("        if path.name in own:", "        if False:", "predict left_out")],
+    "data/lists.py": [("if path.name not in own)", "if True)", "predict left_out")],
     "data/label_formats.py": [
         ('"category_id": key', '"category_id": key - 1', "export labels_come"),
         ("key not in (0, UNSURE)", "key != 0", "export labels_come"),

@@ -147,13 +147,31 @@ def test_nothing_is_wrong_with_a_whole_folder(examine, tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_masks_are_optional_in_a_folder_but_not_in_part(examine, tiny):
+def test_masks_are_optional_in_a_folder_also_in_part(examine, tiny):
     (tiny / "masks/a.png").rename(tiny / "masks/stray.png")
-    assert "masks/a.png" in only(examine())
-    findings = show(folder_checks(Folder(tiny)))
+    findings = examine()
+    assert "masks: 5 of 6 pictures have a mask, and are what is judged" in texts(findings, "warn")
     assert not texts(findings, "FAIL")
+    assert not texts(show(folder_checks(Folder(tiny))), "FAIL")
     shutil.rmtree(tiny / "masks")
     assert not texts(examine(), "FAIL")
+
+
+def test_the_check_shows_all_faults_at_once(tiny):
+    """Of every kind the first five, and how many there are besides."""
+    with open(tiny / "classes.txt", "a") as file:
+        file.write("Red\n")
+    (tiny / "images/b.png").write_bytes(b"")
+    split(tiny, train="abcz")
+    failed = texts(show(folder_checks(Folder(tiny))), "FAIL")
+    assert [text.split(":")[0] for text in failed] == ["list", "labels", "pictures"]
+    (tiny / "classes.txt").write_text("red\ngreen\n")
+    rows = [f"{image_id},pink\n" for image_id in [*"abcde", "x", "y"]]
+    (tiny / "labels.csv").write_text("image,labels\n" + "".join(rows))
+    failed = texts(show(folder_checks(Folder(tiny))), "FAIL")
+    for line in (2, 6):
+        assert sum(f"line {line}: 'pink'" in text for text in failed) == 1
+    assert "labels: 2 more are like these" in failed
 
 
 def test_pictures_and_masks_of_val(examine, tiny):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.base import LONGEST_ID, Dataset, warn_constant_labels
+from data.base import LONGEST_ID, Dataset, check_labels
 from data.folder import Folder
-from data.lists import picture_name, read_list
+from data.lists import picture_path, read_list
 from tool.errors import InputError
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
@@ -33,8 +33,8 @@ def read(root: Path) -> list[list[int]]:
 KINDS = {
     "a class in two columns": ("labels.csv", b"image,red,green,blue,red\n", "2 columns"),
     "a quotation mark that stays open": ("labels.csv", b'image,labels\na,"red\nb,', "line 2"),
-    "an empty table": ("labels.csv", b"", "0 columns"),
-    "a header of label": ("labels.csv", b"image,label\na,red\n", "column label .*classes"),
+    "an empty table": ("labels.csv", b"", "no row .*column image"),
+    "no names of pictures": ("labels.csv", b"name,labels\na,red\n", "column image"),
     "too many cells": ("labels.csv", b"image;labels\na;red;blue\n", "line 2 has 3 cells"),
     "another case": ("labels.csv", b"image,labels\na,Red\n", "line 2: 'Red' is not"),
     "an unknown picture": ("labels.csv", b"image,labels\nx.png,red\n", "line 2: 'x' is no picture"),
@@ -120,7 +120,7 @@ def test_names_with_spaces(tiny, cell, expected):
 def test_background_under_every_spelling(tiny, name):
     (tiny / "classes.txt").write_text(f"red\n{name}\n")
     with refused(rf"classes\.txt: '{name}' is class 0"):
-        Folder(tiny)
+        Folder(tiny).labels(["a"])
 
 
 # -------------------------------------------------------------------------------- lists
@@ -141,7 +141,7 @@ def test_background_under_every_spelling(tiny, name):
     ],
 )
 def test_picture_that_a_line_means(line, name):
-    assert picture_name(line) == name
+    assert picture_path(line).rsplit("/", 1)[-1] == name
 
 
 @pytest.mark.parametrize("name", ["#selfie", "a\u2028b", "a\x85b"])
@@ -170,7 +170,7 @@ def test_names_agree_in_any_unicode_form(tiny, stored, listed):
     ids = folder.ids("val")
     assert (ids, folder.class_names[-1]) == ([NFC], NFC)
     folder.check_pictures(ids)
-    assert folder.masks(ids) == [tiny / f"masks/{listed}.PNG"]
+    assert folder.masks(ids) == {NFC: tiny / f"masks/{listed}.PNG"}
     assert folder.labels(ids).tolist() == [[0, 0, 0, 1]]
     (tiny / "splits/val.txt").write_text(f"{NFC}\n{NFD}\n")
     with refused("2 times"):
@@ -248,6 +248,6 @@ def test_file_in_place_of_the_splits_is_no_permission_to_train_on_everything(tin
 
 @pytest.mark.parametrize(("row", "named"), [([1, 1], "a and b"), ([0, 0], None)])
 def test_class_that_is_never_absent(row, named, caplog):
-    warn_constant_labels(np.array([[1, 1], row], np.uint8), ("a", "b"))
+    check_labels(np.array([[1, 1], row], np.uint8), ("a", "b"), "labels.csv")
     assert len(caplog.records) == bool(named)
     assert (f"shows {named}, so the classifier cannot learn" in caplog.text) is bool(named)

@@ -225,7 +225,7 @@ def test_what_is_no_picture_and_what_was_predicted_is_left_out_and_counted(
     photos.mkdir()
     for name in "ab":
         shutil.copy(images / f"{name}.png", photos)
-    for name in ("x.heic", "y.HEIC", "notes", "._a.png"):
+    for name in ("x.mp4", "y.MP4", "notes", "._a.png"):
         (photos / name).write_text("anything")
     flags = ["--session_name", str(session), "--out_dir", str(photos / "out"), "--device", "cpu"]
     for given in ([str(photos)], [str(photos), str(photos / "out")], [str(photos / "a.png")]):
@@ -234,7 +234,7 @@ def test_what_is_no_picture_and_what_was_predicted_is_left_out_and_counted(
         made = {path.stem for path in (photos / "out").glob("*_mask.png")}
         assert made == {"a_mask", "b_mask"}
         if len(given) == 1 and given[0] == str(photos):
-            assert "left out: 1 files without an ending, 2 .heic" in caplog.text
+            assert "left out: 1 files without an ending, 2 .mp4" in caplog.text
     own = sorted(map(str, (photos / "out").glob("*.png")))
     predict.main([str(photos / "a.png"), *own, *flags, "--labels", "red"])
     assert f"{len(own)} files that programs of this project made" in caplog.text

@@ -2,10 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import zip_longest
-from pathlib import Path
 
 # What messages of PyTorch contain, of the processor's memory and of the GPU's.
 LACKING = "out of memory|not enough memory|allocate memory|cpuallocator|bad_alloc"
@@ -18,8 +17,13 @@ MEMORY = (
 class InputError(Exception):
     """Something that the user gave cannot be used; the message names it and says what to do.
 
-    Step scripts print the message without a traceback and exit with status 2.
+    Step scripts print the message without a traceback and exit with status 2. Several faults are
+    several messages, of which ``str`` gives the first and counts the others.
     """
+
+    def __str__(self) -> str:
+        first, *others = self.args
+        return f"{first} There are {len(self.args)} such faults." if others else first
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -30,7 +34,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def naming(source: str | Path | None) -> Iterator[None]:
+def naming(source: object) -> Iterator[None]:
     """Put ``source`` before the message of an InputError that does not contain it.
 
     A lack of memory becomes such an InputError.
@@ -45,6 +49,24 @@ def naming(source: str | Path | None) -> Iterator[None]:
         if not lacks_memory(error):
             raise
         raise InputError(f"{source}: {MEMORY}") from error
+
+
+@contextmanager
+def collected() -> Iterator[Callable[[object], AbstractContextManager[None]]]:
+    """Give a context that keeps InputErrors, see :func:`naming`, and raise them together."""
+    faults: dict[str, None] = {}
+
+    @contextmanager
+    def keeping(source: object) -> Iterator[None]:
+        try:
+            with naming(source):
+                yield
+        except InputError as error:
+            faults.update(dict.fromkeys(error.args))
+
+    yield keeping
+    if faults:
+        raise InputError(*faults)
 
 
 def printable(text: str) -> str:

@@ -22,10 +22,14 @@ from tool.reader import Damaged, check, decoding, regular
 Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS counts instead, whose message names the file
 MOST_PIXELS = 1 << 28  # a picture whose header announces more is not decoded
 Image.init()  # makes the table of all formats that this Pillow has
+with suppress(ImportError):  # of a package that need not be there, for what phones write
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
 # Pillow knows more formats. One of them starts a program (Ghostscript, for PostScript).
 FORMATS = tuple(
     name
-    for name in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+    for name in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
     if name in Image.OPEN
 )
 MASK_FORMATS = ("PNG", "BMP", "GIF", "TIFF")  # those that keep ids as they are
@@ -127,7 +131,8 @@ class PictureFile:
         except UnidentifiedImageError as error:
             kinds = ", ".join(self.formats)
             raise InputError(
-                f"{self.path} is not a picture of the kinds {kinds}. Replace it."
+                f"{self.path} is not a picture of the kinds {kinds}. Replace it; for HEIC, call "
+                "pip install pillow-heif."
             ) from error
         image.filename = ""  # makes Pillow read the file: it maps turned TIFFs at the wrong size
         self._check_size(image.size)

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from data.base import Dataset
-from data.lists import read_list, strip_ending
+from data.lists import picture_id, read_list
 from tool.errors import InputError
 from tool.reader import read_table, regular
 
@@ -50,7 +50,7 @@ class COCO(Dataset):
 
     def id_of(self, name: str) -> str:
         """Return the id of a picture in a list, which may also hold COCO's bare image numbers."""
-        stem = strip_ending(name)
+        stem = picture_id(name)
         return self._numbered.get(stem.zfill(DIGITS), stem)
 
     @cached_property

@@ -14,7 +14,7 @@ from data.base import Dataset
 from data.datasets import make_parser, open_dataset
 from data.doctor import dataset as looks
 from data.doctor import machine
-from data.doctor.finding import Check, Checks, show
+from data.doctor.finding import Check, Checks, failing, show
 from net.recipes import MODELS
 from tool import cli, distributed
 from tool.errors import InputError, naming
@@ -75,7 +75,7 @@ def checks_of(args: cli.Settings) -> Checks:
     try:
         dataset = open_dataset(args)
     except InputError as error:
-        yield "dataset", [("FAIL", str(error))]
+        yield "dataset", failing(error.args)
         return
     yield "dataset", [("ok", f"{dataset.name} in {dataset.root}")]
     yield "weights", looks.weights(args.pretrained or dataset.pretrained)

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.base import Dataset, warn_constant_labels
-from data.doctor.finding import GIB, Check
+from data.base import Dataset, check_labels
+from data.doctor.finding import GIB, Check, failing
 from data.evaluate import check_class_ids
 from data.lists import spread
 from net.weights import IMAGENET_URLS, cached, read_pretrained
@@ -34,7 +34,6 @@ LISTED = 24  # classes that a line names
 # Where not all are looked at: pictures to decode and palettes to compare, masks to read, and
 # pictures to compare with each other.
 DECODED, MASKS, COMPARED = 50, 3000, 5000
-FAULTS = 5  # of a kind, that have a line each
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 DISAGREE = 0.5  # share of the masks whose classes are not the labels'
 TAILS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB\x60\x82"}  # of whole JPEGs and PNGs
@@ -55,7 +54,7 @@ def checks_of(
     Args:
         dataset: whose ``bands`` and ``value_range`` say how pictures are read.
         ids: empty, by the names of lists, first of the one to learn from; the checks fill in those
-            of lists without a fault.
+            of pictures that are there.
         judged: lists that need masks; where there are none, masks are looked at as they come.
         whole: decode all pictures, read all masks, and compare all pictures.
     """
@@ -76,8 +75,10 @@ def checks_of(
 
 
 def list_of(dataset: Dataset, name: str, ids: list[str]) -> Check:
-    """Look for a list and its pictures; put its ids into ``ids``."""
-    ids += dataset.picture_ids(name)
+    """Look for a list and its pictures; put the ids of those that are there into ``ids``."""
+    listed = dataset.ids(name)
+    ids += [image_id for image_id in listed if os.path.lexists(dataset.image_path(image_id))]
+    dataset.check_pictures(listed)
     yield "ok", f"{name} has {len(ids)} pictures"
 
 
@@ -100,7 +101,7 @@ def labels(dataset: Dataset, ids: list[str]) -> Check:
             f"these classes are rare: {some(rare, LISTED)}. A class needs at least {FEW} pictures, "
             f"and a {SHARE}th of the {most} of the most frequent one",
         )
-    warn_constant_labels(positives, names)
+    check_labels(positives, names, dataset.source_names)
     for (one, shows), (other, column) in combinations(zip(names, positives.T, strict=True), 2):
         if shows.any() and np.array_equal(shows, column):
             yield "warn", f"{one} and {other} always occur together, so they cannot be told apart"
@@ -154,7 +155,7 @@ def masks(dataset: Dataset, headers: Mapping[str, Header], needed: bool, whole: 
         needed: whether every picture has to have one.
         whole: read all masks.
     """
-    paths = {i: path for i in headers if os.path.isfile(path := dataset.mask_path(i))}
+    paths = {i: path for i in headers if os.path.lexists(path := dataset.mask_path(i))}
     if not paths and dataset.masks_are_optional:
         text = "none, so nothing can be evaluated; train_resnet50_SIPE.py needs --val_freq 0 then"
         yield "ok", text
@@ -242,10 +243,7 @@ def _look(
                 found[image_id] = result.result()
             except InputError as error:
                 faults.append(str(error))
-    if len(faults) > FAULTS:
-        faults[FAULTS:] = [f"{len(faults) - FAULTS} more cannot be used"]
-    for text in faults:
-        yield "FAIL", text
+    yield from failing(faults)
     return found
 
 

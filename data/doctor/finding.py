@@ -1,7 +1,7 @@
 """Checks and what they find, as the doctor, ``data.folder`` and ``log/check.py`` print it."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from logging.handlers import BufferingHandler
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ from tool.errors import InputError
 
 GIB = 1 << 30
 MOST_WARNINGS = 1000
+FAULTS = 5  # of a kind, that have a line each
 
 Check = Iterable[tuple[str, str]]  # yields "ok", "warn" or "FAIL", and what is so
 Checks = Iterable[tuple[str, Check]]  # yields what is looked at, and the check of it
@@ -23,6 +24,14 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.status:4}  {self.what:13} {self.text}"
+
+
+def failing(faults: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the first of some faults of a kind as failures, and one that counts the others."""
+    shown = list(faults[:FAULTS])
+    if len(faults) > FAULTS:
+        shown.append(f"{len(faults) - FAULTS} more are like these")
+    return [("FAIL", text) for text in shown]
 
 
 def show(checks: Checks) -> list[Finding]:
@@ -40,7 +49,7 @@ def show(checks: Checks) -> list[Finding]:
             try:
                 found += check  # what came before an InputError stays
             except InputError as error:
-                found.append(("FAIL", str(error)))
+                found += failing(error.args)
             found += [("warn", record.getMessage()) for record in warnings.buffer]
             warnings.flush()
             for status, text in found:

@@ -14,7 +14,7 @@ import sys
 
 from data.datasets import add_folder_flags, open_dataset
 from data.doctor import dataset as looks
-from data.doctor.finding import Checks, show
+from data.doctor.finding import Check, Checks, show
 from data.folder import Folder
 from data.lists import visible
 from tool.cli import Parser
@@ -23,10 +23,15 @@ from tool.run import run
 
 def checks_of(folder: Folder, whole: bool = False) -> Checks:
     """Yield the checks of all lists, their pictures and their masks."""
-    names = [path.stem for path in visible(folder.root / "splits") if path.suffix == ".txt"]
-    yield "folder", [("ok", f"{len(folder.pictures)} pictures in {folder.root}")]
+    names = [path.stem for path in visible(folder.splits) if path.suffix == ".txt"]
+    yield "folder", pictures_of(folder)
     ids = {name: [] for name in (folder.train_list, *names)}
     yield from looks.checks_of(folder, ids, whole=whole)
+
+
+def pictures_of(folder: Folder) -> Check:
+    """Count the pictures."""
+    yield "ok", f"{len(folder.pictures)} pictures in {folder.root}"
 
 
 def main(arguments: list[str] | None = None) -> None:

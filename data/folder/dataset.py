@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -12,16 +13,22 @@ from data.base import Dataset
 from data.folder.sources import FOLDERS, NEGATIVES, Source, find_sources
 from data.folder.tables import Colours, check_names, names_in
 from data.lists import (
+    MASK,
     PICTURE_ENDINGS,
+    files_in,
     find_list,
-    picture_name,
+    listed,
+    named,
+    picture_id,
+    picture_path,
+    pictures_among,
     plain,
     read_list,
     strip_ending,
     visible,
 )
 from tool.checkpoint import some
-from tool.errors import InputError, naming
+from tool.errors import InputError, collected
 from tool.pictures import read_mask
 from tool.reader import read_lines
 
@@ -39,53 +46,101 @@ class Folder(Dataset):
 
     name = "folder"
     default_root = "pictures"
-    class_names = ()  # until they are read
 
     def __init__(self, root: str | Path | None = None, negative_class: str | None = None) -> None:
         super().__init__(root)
+        self.images, self.splits = named(self.root, "images"), named(self.root, "splits")
         # Without such a list, the segmentation network is judged by what it learnt from.
-        val = self.root / "splits" / "val.txt"
-        self.test_list = "val" if os.path.isfile(val) else self.train_list
+        self.test_list = "val" if os.path.isfile(self.splits / "val.txt") else self.train_list
         self.no_class = (plain(negative_class),) if negative_class else NEGATIVES
-        path = self.root / "classes.txt"
-        self._listed = os.path.lexists(path)  # else a source says what the classes are
-        if self._listed:
-            where, names = path, read_lines(path)
-        else:
+        self.mask_folder = named(self.root, "masks")
+        self._masks: dict[Path, dict[str | None, Path]] = {}  # of a folder by ids
+        self._names = named(self.root, "classes.txt")
+        self._listed = os.path.lexists(self._names)  # else a source says what the classes are
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The K foreground classes, of classes.txt, or of the first source that knows all.
+
+        Raises:
+            InputError: there are none, or names that no class can have.
+        """
+        where, names = self._names, read_lines(self._names) if self._listed else ()
+        if not self._listed:
             source = next((source for source in self._sources if source.classes), None)
+            if source is None and not self._sources:
+                raise InputError(self._nothing)
             if source is None:
-                raise InputError(f"There is no {path}: one class name a line, no background.")
+                raise InputError(f"There is no {where}: one class name a line, no background.")
             where, names = f"{self.root}: {source.name}", self._classes_in(source.classes)
         check_names(where, names)
-        self.class_names = tuple(map(plain, names))
+        return tuple(map(plain, names))
 
     @cached_property
     def _sources(self) -> list[Source]:
-        return find_sources(self.root, self.pictures.values())
+        return find_sources(self.root, self.images, self.pictures.values())
 
-    def _classes_in(self, names: Iterable[str]) -> list[str]:
-        """Return the names that are classes, or do not mean that there is none."""
+    @property
+    def _nothing(self) -> str:
+        """That there are no labels, and which files might be meant to be some."""
+        there = [path.name for path in visible(self.root) if path.suffix and path != self._names]
+        return (
+            f"There is no {self.root / 'labels.csv'} with a header image,labels and a row a "
+            "picture, no annotations.json, and no folder of a class in images. Other files there: "
+            f"{some(there) or 'none'}; of a workbook, save the sheet as CSV."
+        )
+
+    def _classes_in(self, names: Collection[str], known: Collection[str] = ()) -> list[str]:
+        """Return the names that are ``known``, or do not mean that there is no class."""
         none = {name.casefold() for name in self.no_class}
-        return [n for n in names if n in self.class_names or n.casefold() not in none]
+        return [n for n in names if n in known or n.casefold().strip("_") not in none]
 
     @cached_property
     def pictures(self) -> dict[str, Path]:
-        """Id, which is in Unicode's form NFC -> file, in images/ and folders there."""
-        images = self.root / "images"
-        files: dict[str, Path] = {}
-        for path in (p for one in visible(images) for p in (visible(one) or [one])):
-            if path.suffix.lower() in PICTURE_ENDINGS and not path.is_dir():
-                other = files.setdefault(plain(path.stem), path)
-                if other != path:
-                    raise InputError(f"{path} and {other} have the same id. Rename one.")
-        if not files:
-            raise InputError(f"There are no pictures in {images}.")
-        return files
+        """Id, which is in Unicode's form NFC -> file, in images/ and folders there.
+
+        Pictures of equal names have the names of their folders in their ids.
+        """
+        files, others = pictures_among(files_in(self.images))
+        if others:
+            log.warning("%s: left out: %s", self.images, listed(others))
+        times = Counter(plain(path.stem) for path in files)
+        found: dict[str, Path] = {}
+        with collected() as keeping:
+            for path in files:
+                image_id = plain(path.stem)
+                if times[image_id] > 1:
+                    image_id = _within(self.images, path).replace("/", "_")
+                other = found.setdefault(image_id, path)
+                with keeping(path):
+                    if other != path:
+                        raise InputError(f"{path} and {other} have the same id. Rename one.")
+        if not found:
+            raise InputError(f"There are no pictures in {self.images}.")
+        masks = [i for i in found if MASK in i and i.replace(MASK, "") in found]
+        if masks:
+            log.warning("%s look like masks, and lie among the pictures", some(masks))
+        return found
+
+    @cached_property
+    def _ids(self) -> dict[str, str | None]:
+        """Path from any folder on, without its ending -> id of the one picture that it means."""
+        ids: dict[str, str | None] = {}
+        for image_id, path in self.pictures.items():
+            for part in _tails(_within(self.images, path)):
+                ids[part] = None if part in ids else image_id
+        return ids | {image_id: image_id for image_id in self.pictures}
 
     def id_of(self, name: str) -> str:
-        """Return the id of the picture that is called ``name``; ``name`` itself where none is."""
-        name = plain(name)
-        return name if name in self.pictures else strip_ending(name)
+        """Return the id of the picture that is called ``name``, be it with folders or without.
+
+        Where there is no such picture, or there are several, that is the usual one.
+        """
+        for part in _tails(plain(name)):
+            found = self._ids.get(part) or self._ids.get(strip_ending(part))
+            if found:
+                return found
+        return picture_id(plain(name))
 
     @cached_property
     def rows(self) -> dict[str, set[str]]:
@@ -98,30 +153,28 @@ class Folder(Dataset):
         rows: dict[str, set[str]] = {}
         places: dict[str, str] = {}  # id -> where it stands
         known = {*self.class_names, *self.no_class}
-        for source in self._sources:
-            self._check_classes(source)
-            beside = source.name == FOLDERS and source != self._sources[0]
-            for where, image, shown in source.rows:
-                if beside and not known.issuperset(shown):
-                    continue  # it is only a folder
-                image_id = self.id_of(picture_name(image))
-                with naming(where):
-                    names = names_in(shown, known) if isinstance(shown, str) else shown
-                    classes = set(self._classes_in(names))
-                    if image_id not in self.pictures:
-                        raise InputError(f"{image_id!r} is no picture in images/.")
-                    others = rows.setdefault(image_id, classes)
-                    if others != classes:
-                        raise InputError(
-                            f"{image_id!r} shows {_listed(classes)}, and {_listed(others)} by "
-                            f"{places[image_id]}. Correct or remove one."
-                        )
-                places[image_id] = where
+        with collected() as keeping:
+            for source in self._sources:
+                self._check_classes(source)
+                beside = source.name == FOLDERS and source != self._sources[0]
+                for where, image, shown in source.rows:
+                    if beside and not known.issuperset(shown):
+                        continue  # it is only a folder
+                    with keeping(where):
+                        names = names_in(shown, known) if isinstance(shown, str) else shown
+                        classes = set(self._classes_in(names, self.class_names))
+                        image_id = self.id_of(picture_path(image))
+                        if image_id not in self.pictures:
+                            raise InputError(f"{image_id!r} is no picture in images/, or several.")
+                        others = rows.setdefault(image_id, classes)
+                        if others != classes:
+                            raise InputError(
+                                f"{image_id!r} shows {_listed(classes)}, and {_listed(others)} by "
+                                f"{places[image_id]}. Correct or remove one."
+                            )
+                        places[image_id] = where
         if not rows:
-            raise InputError(
-                f"There is no {self.root / 'labels.csv'} with a header image,labels and a row a "
-                "picture, no annotations.json, and no folder of a class in images."
-            )
+            raise InputError(self._nothing)
         self.source_names = " and ".join(source.name for source in self._sources)
         log.info(
             "labels of %s: %d pictures, %d of them without a class; %d classes: %s",
@@ -136,7 +189,8 @@ class Folder(Dataset):
     def _check_classes(self, source: Source) -> None:
         """Raise an InputError where columns or categories are not the classes of the folder."""
         order = sorted if self._listed else list
-        names, known = order(self._classes_in(source.classes)), order(self.class_names)
+        names = order(self._classes_in(source.classes, self.class_names))
+        known = order(self.class_names)
         if source.classes and source.name != FOLDERS and names != known:
             raise InputError(
                 f"{self.root}: {source.name} has the classes {some(names)}, not {some(known)}. "
@@ -146,28 +200,37 @@ class Folder(Dataset):
 
     def list_ids(self, list_name: str) -> list[str]:
         """Return the ids of splits/<list_name>.txt; without it, ``train`` is every picture."""
-        folder = self.root / "splits"
-        if list_name == self.train_list and not os.path.lexists(folder):
+        if list_name == self.train_list and not os.path.lexists(self.splits):
             return list(self.pictures)
-        return read_list(find_list(folder, list_name), self.id_of)
+        return read_list(find_list(self.splits, list_name), self.id_of)
 
     def image_path(self, image_id: str) -> Path:
         """Return the picture's file; one that does not exist for an unknown id."""
-        return self.pictures.get(image_id, self.root / "images" / image_id)
+        return self.pictures.get(image_id, self.images / image_id)
 
     def mask_path(self, image_id: str) -> Path:
-        """Return masks/<id>.png; the ending may be in capitals, the id in any Unicode form."""
-        return self._masks.get(image_id, self.root / "masks" / f"{image_id}.png")
+        """Return masks/<id>.png, or what is called as the picture is, perhaps with _mask behind."""
+        return self.mask_in(self.mask_folder, image_id)
 
-    @cached_property
-    def _masks(self) -> dict[str, Path]:
-        """Id in Unicode's form NFC -> mask."""
-        masks = (path for path in visible(self.root / "masks") if path.suffix.lower() == ".png")
-        return {plain(path.stem): path for path in masks}
+    def mask_in(self, folder: Path, image_id: str) -> Path:
+        """Return the mask of a picture in a folder, or in the folders there."""
+        if folder not in self._masks:
+            self._masks[folder] = self._masks_in(folder)
+        return self._masks[folder].get(image_id, folder / f"{image_id}.png")
+
+    def _masks_in(self, folder: Path) -> dict[str | None, Path]:
+        found: dict[str | None, Path] = {}
+        for path in sorted(files_in(folder), key=lambda path: path.suffix.lower() != ".png"):
+            if path.suffix.lower() in PICTURE_ENDINGS:
+                name = _within(folder, path)
+                found.setdefault(
+                    self._ids.get(name) or self._ids.get(name.removesuffix(MASK)), path
+                )
+        return found
 
     @cached_property
     def _colours(self) -> Colours | None:
-        path = self.root / "colours.csv"
+        path = named(self.root, "colours.csv")
         return Colours(path, self.class_names) if os.path.lexists(path) else None
 
     def read_mask(self, path: Path) -> np.ndarray:
@@ -187,6 +250,18 @@ class Folder(Dataset):
                 "off the list."
             )
         return self.rows[image_id]
+
+
+def _within(folder: Path, path: Path) -> str:
+    """Return a path within a folder without its ending, in Unicode's form NFC."""
+    return plain(strip_ending(path.relative_to(folder).as_posix()))
+
+
+def _tails(path: str) -> Iterator[str]:
+    """Yield a path from every folder on, the whole one first."""
+    while path:
+        yield path
+        path = path.partition("/")[2]
 
 
 def _listed(names: set[str]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.lists import plain
 from tool.checkpoint import some
-from tool.errors import InputError, apart, naming
+from tool.errors import InputError, apart, collected
 from tool.picture_files import MASK_FORMATS, PictureFile, picture_file
 from tool.pictures import UNSURE
 from tool.reader import Damaged, decoding, read_lines, read_table
@@ -33,19 +33,23 @@ def check_names(where: str | Path, names: Sequence[str]) -> None:
     if not 1 <= len(names) <= MOST_CLASSES:
         raise InputError(f"{where} has {len(names)} classes; 1 to {MOST_CLASSES} are possible.")
     before: dict[str, str] = {}
-    for name in names:
-        key = plain(name).casefold()
-        one, other = apart(name, before.get(key, name))
-        fault = None
-        if not {key, key.strip("_- ")}.isdisjoint((*BACKGROUND, "__ignore__")):
-            fault = "is class 0 without being named. Take it off, and compare the ids of the masks"
-        elif not name or " ".join(name.split()) != name:
-            fault = "is empty, or has a tab or two spaces in a row"
-        elif key in before:
-            fault = f"stands twice, as '{other}' before"
-        if fault:
-            raise InputError(f"{where}: '{one}' {fault}.")
-        before[key] = name
+    with collected() as keeping:
+        for name in names:
+            key = plain(name).casefold()
+            one, other = apart(name, before.get(key, name))
+            fault = None
+            if not {key, key.strip("_- ")}.isdisjoint((*BACKGROUND, "__ignore__")):
+                fault = (
+                    "is class 0 without being named. Take it off, and compare the ids of the masks"
+                )
+            elif not name or " ".join(name.split()) != name:
+                fault = "is empty, or has a tab or two spaces in a row"
+            elif key in before:
+                fault = f"stands twice, as '{other}' before"
+            before[key] = name
+            with keeping(where):
+                if fault:
+                    raise InputError(f"{where}: '{one}' {fault}.")
 
 
 def names_in(cell: str, classes: Collection[str]) -> set[str]:
@@ -102,13 +106,14 @@ class Colours:
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path = path
         self.ids: dict[tuple[int, ...], int] = {}  # red, green, blue -> class id
-        for where, name, levels in _labelmap(path) if path.suffix == ".txt" else _table(path):
-            with naming(where):
-                if len(levels) != len(CHANNELS) or not LEVELS.issuperset(levels):
-                    raise InputError(f"{','.join(levels)} is no red,green,blue of 0 to 255.")
-                number = id_of(name, classes)
-                if self.ids.setdefault(tuple(map(int, levels)), number) != number:
-                    raise InputError(f"the colour {','.join(levels)} has another name above.")
+        with collected() as keeping:
+            for where, name, levels in _labelmap(path) if path.suffix == ".txt" else _table(path):
+                with keeping(where):
+                    if len(levels) != len(CHANNELS) or not LEVELS.issuperset(levels):
+                        raise InputError(f"{','.join(levels)} is no red,green,blue of 0 to 255.")
+                    number = id_of(name, classes)
+                    if self.ids.setdefault(tuple(map(int, levels)), number) != number:
+                        raise InputError(f"the colour {','.join(levels)} has another name above.")
 
     def read(self, path: Path) -> np.ndarray:
         """Return a coloured mask as class ids, uint8 (H, W), 255 where not judged, upright.
