@@ -28,9 +28,8 @@ from tool.run import run
 LARGEST = {"cpu": 256, "cuda": 512}  # long side of the pictures that networks learn from, pixels
 GRID = 16  # pixels, of which windows have a multiple
 BATCH = 8
-WINDOWS = 1600  # that steps 1.1 and 2.2 learn from
-LEAST_EPOCHS = 5  # as published
-SEG_WINDOWS = 2400  # that step 3.1 learns from
+WINDOWS = 1600  # that a training learns from
+LEAST_EPOCHS = 5  # of steps 1.1 and 2.2, as published
 # What a picture or a window takes, in seconds of step 1.1 for a window; on a CPU.
 MAPS, LABEL, IRN_WINDOW, SEG_WINDOW, SEGMENT = 6, 3, 2, 3, 6
 
@@ -74,7 +73,7 @@ def flags_of(pictures: int, side: int, device: str, amp: str, model: str) -> dic
     irn_size = f"--irn_crop_size {long_side}"
     epochs_of_irn = f"--irn_batch_size {batch} --irn_num_epoches {epochs} --irn_learning_rate 0.05"
     recipe = "--recipe short " if model == "deeplabv2_resnet101" else ""
-    parts = f"--batch_size {batch} --accumulate 1 --iterations {SEG_WINDOWS // batch}"
+    parts = f"--batch_size {batch} --accumulate 1 --iterations {WINDOWS // batch}"
     flags = {
         "TRAIN": f"--batch_size {batch} --max_epochs {epochs} --lr 0.02 {sizes} --val_freq 0",
         "CAM": f"--scales 1.0 1.5 {small}",
@@ -100,7 +99,7 @@ def minutes_of(pictures: int, tested: int, window: float, refine: str, model: st
     if refine == "irn":
         costs["2.1 and 2.2"] = LABEL * pictures + IRN_WINDOW * windows
     if model != "none":
-        costs |= {"3.1": SEG_WINDOW * SEG_WINDOWS, "3.2": SEGMENT * tested}
+        costs |= {"3.1": SEG_WINDOW * WINDOWS, "3.2": SEGMENT * tested}
     return {step: cost * window / 60 for step, cost in costs.items()}
 
 
