@@ -32,7 +32,7 @@ SESSION=${SESSION:-exp}
 each_seed
 REFINE=${REFINE:-crf}
 words FOLDER_FLAGS MORE
-READ=(--dataset_root "$FOLDER" "${MORE[@]}")
+READ=(--dataset_root "$FOLDER" ${MORE[@]+"${MORE[@]}"}) # empty arrays are unbound in bash 3.2
 ALL=(--dataset folder "${READ[@]}")
 LEARNED=train
 

@@ -321,8 +321,20 @@ FAULTS = {
         ('2: "height", ', "", "onnx classifier"),
         ("cubic_coeff_a_f=-0.5", "cubic_coeff_a_f=-0.75", "onnx classifier"),
     ],
+    "data/folder/settings.py": [
+        ("long_side * 3 // 4", "long_side", "settings suit"),
+        ("4 * long_side**2", "long_side**2", "settings suit"),
+        ("min(side, LARGEST[device])", "side", "settings suit"),
+        ("(pictures // batch * batch)", "pictures", "settings suit"),
+        ("(labels == labels[0]).all()", "False", "settings nothing_is_learnt"),
+    ],
     "data/loaders.py": [
         ("(read_mask(path) == UNSURE)", "(read_mask(path) > UNSURE)", "training teach_nothing"),
+        (
+            "image = reduce(image, self.max_pixels)",
+            "image = reduce(image, math.inf)",
+            "refinement as_they",
+        ),
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
         ("torch.randint(LARGEST, ()).item()", "0", "loaders plain_loader"),
         (
@@ -442,6 +454,12 @@ FAULTS = {
             "deeplabv2 fused_maximum",
         ),
         ("(outputs).requires_grad_(False)", "(outputs)", "deeplabs convolutions"),
+        ("named[CLASSIFIER] / len(HEAD_DILATIONS)", "named[CLASSIFIER]", "deeplabv2 classifier"),
+        (
+            "16: ((1, 2, 2, 1), (1, 1, 1, 1))",
+            "16: ((1, 2, 2, 1), (1, 1, 1, 2))",
+            "deeplabv2 classifier",
+        ),
     ],
     "net/deeplabv1_resnet38.py": [
         ("kept[self.rows] / (1 - self.p)", "kept[self.rows]", "deeplabv1 dropout"),
