@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +23,11 @@ FEWEST = 3  # such pictures
 
 
 class Cover(NamedTuple):
-    """What a picture gives to a class that its image label names."""
+    """What a picture gives to a class that its image label names; or that it names none."""
 
     image_id: str
-    name: str  # of the class
-    share: float  # of the picture's pixels, in [0, 1]
+    name: str = ""  # of the class
+    share: float = 0  # of the picture's pixels, in [0, 1]
     is_equal: bool = False  # its map is so everywhere
 
 
@@ -60,7 +61,8 @@ def covers_of(dataset: Dataset, folder: Path, ids: Iterable[str], ending: str) -
             equal: Sequence[int] = ()
             if ending == ".png":
                 label = read_mask(folder / f"{image_id}{ending}")
-                keys = keys_of(dataset, image_id, label)
+                shown = shown_in(dataset, image_id)
+                keys = np.unique(label[label < dataset.num_classes]) if shown is None else shown
             else:
                 maps = read_maps(folder, image_id, False, dataset.num_classes, MAP_PIXELS)
                 keys, is_cam = maps["keys"], maps["IS_CAM"]
@@ -70,27 +72,22 @@ def covers_of(dataset: Dataset, folder: Path, ids: Iterable[str], ending: str) -
             for key in keys[keys > 0].tolist():
                 share = float((label == key).mean())
                 found.append(Cover(image_id, dataset.all_names[key], share, key in equal))
+            if not keys.any():
+                found.append(Cover(image_id))
     return found
 
 
-def keys_of(dataset: Dataset, image_id: str, label: np.ndarray | None = None) -> np.ndarray:
-    """Return the ids of the classes that a picture's image label names, ascending.
-
-    Where it has none, they are those in a ``label``, (H, W); or an InputError says so.
-    """
-    try:
+def shown_in(dataset: Dataset, image_id: str) -> np.ndarray | None:
+    """Return the ids of the classes that a picture's image label names; None: it has no label."""
+    with suppress(InputError, NotImplementedError):
         return dataset.labels([image_id])[0].nonzero()[0] + 1
-    except (InputError, NotImplementedError):
-        if label is None:
-            raise
-        keys = np.unique(label)
-        return keys[keys < dataset.num_classes]
+    return None
 
 
 def totals(covers: Iterable[Cover]) -> list[Total]:
     """Return what is covered in all, by class, the frequent ones first."""
     by_name: dict[str, list[Cover]] = {}
-    for cover in covers:
+    for cover in filter(attrgetter("name"), covers):
         by_name.setdefault(cover.name, []).append(cover)
     found = []
     for name, ones in by_name.items():

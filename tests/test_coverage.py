@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 import make_seg_labels
-from data.coverage import Cover, Total, covers_of, keys_of, remarks, totals
+from data.coverage import Cover, Total, covers_of, remarks, shown_in, totals
 from data.folder import Folder
 from tests.tiny import KEYS, store_maps
-from tool.errors import InputError
 from tool.pictures import save_label
 
 FORM = (10, 10)
@@ -69,8 +68,10 @@ def test_without_image_labels_the_classes_are_those_of_the_label(tiny, tmp_path)
     label[0] = 255
     save_label(tmp_path / "a.png", label)
     assert covers_of(dataset, tmp_path, "a", ".png") == [Cover("a", "blue", 0.9)]
-    with pytest.raises(InputError):
-        keys_of(dataset, "a")
+    assert shown_in(dataset, "a") is None
+    save_label(tmp_path / "b.png", 0 * label)
+    assert covers_of(dataset, tmp_path, "b", ".png") == [Cover("b")]
+    assert totals([Cover("b")]) == []
 
 
 def test_a_program_says_it_at_its_end(run, tmp_path, caplog):

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from data.base import Dataset
-from data.coverage import LOOKED_AT, covers_of, remarks, totals
+from data.coverage import covers_of, remarks, totals
 from data.datasets import DATASETS, add_dataset_flags, open_dataset
 from data.doctor.machine import commit
-from data.lists import spread
 from log import charts
 from log.curves import read_recorded
 from log.figures import Run, mistakes
@@ -78,17 +77,15 @@ def charts_of(session: Run) -> list[str]:
 
 def looked_at(session: Run, dataset: Dataset) -> dict[str, Any]:
     """Return what can be said and shown of a session's maps and labels, with masks or without."""
-    covered, remarked, ids, covers = {}, [], [], []
+    covered, remarked, covers = {}, [], []
     for title, (name, ending) in COVERED.items():
         folder = session.path / name
-        found = sorted(path.stem for path in folder.glob(f"[!.]*{ending}"))
-        latest = covers_of(dataset, folder, found, ending)
+        ids = sorted(path.stem for path in folder.glob(f"[!.]*{ending}"))
+        found = covers_of(dataset, folder, ids, ending)
         if found:
-            ids, covers = spread(found, LOOKED_AT), latest
-        if latest:
-            covered[title] = totals(latest)
-            remarked += [f"{title}: {remark}" for remark in remarks(latest)]
-    pictures = list(gallery(session, dataset, ids, covers))
+            covers, covered[title] = found, totals(found)
+            remarked += [f"{title}: {remark}" for remark in remarks(found)]
+    pictures = list(gallery(session, dataset, covers))
     return {"covered": covered, "remarks": remarked, "pictures": pictures}
 
 
@@ -107,7 +104,6 @@ def write_report(session: Run, args: cli.Settings) -> None:
         "mistakes": mistakes(judged) if judged else [],
         "data_url": data_url,
         "covered": {},
-        "most": LOOKED_AT,
         **dict.fromkeys(("remarks", "pictures", "why"), ()),
     }
     try:

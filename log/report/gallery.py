@@ -6,9 +6,8 @@ and least is covered.
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from data.base import Dataset
-from data.coverage import Cover, keys_of
+from data.coverage import Cover, shown_in
 from data.lists import spread
 from log.figures import PLAIN, Run
 from tool.errors import InputError
@@ -49,25 +48,23 @@ class Shown(NamedTuple):
     drawings: dict[str, np.ndarray]  # uint8 (h, w, 3) by their titles, WIDTH wide at most
 
 
-def gallery(run: Run, dataset: Dataset, ids: Sequence[str], covers: list[Cover]) -> Iterator[Shown]:
+def gallery(run: Run, dataset: Dataset, covers: list[Cover]) -> Iterator[Shown]:
     """Yield the pictures to show; what cannot be read is noted in the run.
 
-    Where nothing is judged, they are some of ``ids``, of which ``covers`` say what is covered.
+    Where nothing is judged, they are those of which ``covers`` say what is covered.
     """
     seen: set[str] = set()
     for name, each in GROUPS.items():
-        if name:
-            values = run.part(read_mious, run.path / f"eval_{name}.csv") or {}
-            what, high, low, of = "mIoU", "best", "worst", f" of {name}"
-        elif not seen:
-            values = dict.fromkeys(ids, 0.0)
-            for cover in covers:
-                values[cover.image_id] += cover.share
+        values = run.part(read_mious, run.path / f"eval_{name}.csv") or {}
+        what, high, low, of = "mIoU", "best", "worst", f" of {name}"
+        if name == FREE:
             what, high, low, of = "covered", "most", "least", ""
+            for cover in () if seen else covers:
+                values[cover.image_id] = values.get(cover.image_id, 0) + cover.share
         new = values.keys() - seen
         seen |= new
         order = sorted(new, key=lambda image_id: (-values[image_id], image_id))
-        empty = [image_id for image_id in order if shows_nothing(dataset, image_id)]
+        empty = [i for i in order if np.size(shown_in(dataset, i)) == 0]  # that of None is 1
         order = [image_id for image_id in order if image_id not in empty]
         groups = {high: order[:each], low: order[each:][-each:]}
         groups["other"] = spread(order[each:-each], each)
@@ -79,13 +76,6 @@ def gallery(run: Run, dataset: Dataset, ids: Sequence[str], covers: list[Cover])
                     yield Shown(image_id, caption, drawings(run.path, dataset, image_id))
                 except InputError as error:
                     run.unread.append(str(error))
-
-
-def shows_nothing(dataset: Dataset, image_id: str) -> bool:
-    """Return whether a picture's image label, where it has one, names no class."""
-    with suppress(InputError, NotImplementedError):
-        return not len(keys_of(dataset, image_id))
-    return False
 
 
 def read_mious(path: Path) -> dict[str, float]:
@@ -127,49 +117,23 @@ def drawings(session: Path, dataset: Dataset, image_id: str) -> dict[str, np.nda
     Raises:
         InputError: the picture itself cannot be read.
     """
-    picture = np.array(dataset.read(image_id))
-    plain, own = session / PLAIN / "npy", session / "npy"
-    parts = [partial(over_label, dataset.read_mask, "truth", dataset.mask_path(image_id))]
-    for name, folder in {"CAM": plain if plain.is_dir() else own, "IS-CAM": own}.items():
-        parts.append(partial(over_maps, name, folder, image_id))
-    for folder, title in LABELS.items():
-        path = session / folder / f"{image_id}.png"
-        parts.append(partial(over_label, read_mask, title, path))
-    found = {"picture": picture}
-    for draw in parts:
+    picture, names = np.array(dataset.read(image_id)), dataset.all_names
+    found, plain = {"picture": picture}, session / PLAIN / "npy"
+    folders = {"CAM": plain if plain.is_dir() else session / "npy", "IS-CAM": session / "npy"}
+    for title, folder in folders.items():
         with suppress(InputError):
-            found |= draw(dataset, picture)
+            maps = read_maps(folder, image_id, num_classes=len(names))
+            planes = maps.get("CAM", ()) if title == "CAM" else maps["IS_CAM"][1:]
+            for key, plane in zip(maps["keys"][1:], planes, strict=False):
+                if plane.shape == picture.shape[:2]:
+                    found[f"{title}: {names[key]}"] = overlay(picture, plane)
+    paths = {title: session / folder / f"{image_id}.png" for folder, title in LABELS.items()}
+    for title, path in {**paths, "truth": dataset.mask_path(image_id)}.items():
+        with suppress(InputError):
+            label = dataset.read_mask(path) if title == "truth" else read_mask(path)
+            check_label(path, label, len(names), picture.shape[1::-1])
+            found[title] = label_drawing(picture, label, names)
     return {title: thumbnail(drawing) for title, drawing in found.items()}
-
-
-def over_label(
-    read: Callable[[Path], np.ndarray],
-    title: str,
-    path: Path,
-    dataset: Dataset,
-    picture: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Return a label over its picture by its title; InputError: it is missing or does not fit."""
-    label = read(path)
-    check_label(path, label, dataset.num_classes, picture.shape[1::-1])
-    return {title: label_drawing(picture, label, dataset.all_names)}
-
-
-def over_maps(
-    name: str, folder: Path, image_id: str, dataset: Dataset, picture: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return the map of every class, CAM or IS-CAM by ``name``, over its picture by its title.
-
-    Raises:
-        InputError: the maps of the picture cannot be read.
-    """
-    maps = read_maps(folder, image_id, num_classes=dataset.num_classes)
-    keys, planes = maps["keys"][1:], maps.get(name.replace("-", "_"), maps["IS_CAM"][:0])
-    planes = planes[max(len(planes) - len(keys), 0) :]  # that of background is left out
-    if planes.shape[1:] != picture.shape[:2]:
-        return {}
-    titles = [f"{name}: {dataset.all_names[key]}" for key in keys]
-    return {title: overlay(picture, one) for title, one in zip(titles, planes, strict=False)}
 
 
 def thumbnail(drawing: np.ndarray) -> np.ndarray:
