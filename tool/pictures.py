@@ -163,7 +163,7 @@ def label_drawing(
     """
     image = Image.fromarray(label_overlay(picture, label))
     pen, width = ImageDraw.Draw(image), image.width
-    size = max(LETTERS, width // 26)
+    size = max(LETTERS, width // 20)
     font = ImageFont.load_default(size)
     for key in np.unique(label[(label != 0) & (label != UNSURE)]).tolist():
         region = np.pad((label == key).astype(np.uint8), 1)
