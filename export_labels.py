@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     labels = labels_of(dataset, ids, args.label_dir, pixels)
     has_run_lengths = args.format == "coco" and not args.polygons
     with new(args.out) as draft:
-        FORMATS[args.format].write(labels, names, draft, None if has_run_lengths else args.epsilon)
+        FORMATS[args.format](labels, names, draft, None if has_run_lengths else args.epsilon)
         if args.format == "cvat" and args.out.suffix == ".zip":
             pack(draft)
     log.info("%d labels in %s", len(ids), args.out)

@@ -13,16 +13,18 @@ evaluations. It appears whole or not at all, and nothing that is there is overwr
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 import logging
+import os
+import shutil
 import tempfile
-import zipfile
 from pathlib import Path
 
 from data.datasets import add_dataset_flags, open_dataset
-from data.label_formats import FORMATS
+from data.label_formats import READERS
+from data.lists import picture_path
 from tool import cli
 from tool.errors import InputError
-from tool.pictures import save_label
-from tool.reader import decoding
+from tool.pictures import check_label, save_label
+from tool.reader import decoding, regular
 from tool.run import run
 from tool.writer import NOTE, new, write_json
 
@@ -33,8 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.Parser(__doc__)
     add_dataset_flags(parser)
-    formats = [name for name, one in FORMATS.items() if one.read]
-    parser.add_argument("--format", choices=formats, required=True)
+    parser.add_argument("--format", choices=READERS, required=True)
     parser.add_argument("--source", type=Path, required=True, help="folder or file to read")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     return parser.parse_args(arguments)
@@ -43,21 +44,25 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
 def main(arguments: list[str] | None = None) -> None:
     """Write the labels, and say of how many pictures."""
     args = parse_arguments(arguments)
-    dataset, source, done = open_dataset(args), args.source, set()
+    dataset, source = open_dataset(args), args.source
     with new(args.out) as draft, tempfile.TemporaryDirectory() as unpacked:
-        if zipfile.is_zipfile(source):
+        if source.suffix == ".zip":
             with decoding(source, "Pack it again."):
-                zipfile.ZipFile(source).extractall(unpacked)
+                shutil.unpack_archive(source, unpacked)
             source = Path(unpacked)
-        for image_id, label in FORMATS[args.format].read(source, dataset):
-            if image_id in done:
+        for name, label in READERS[args.format](source, dataset):
+            image_id = dataset.id_of(picture_path(name))
+            path = draft / f"{image_id}.png"
+            if path.exists():
                 raise InputError(f"{args.source} has two labels of {image_id}. Leave one.")
-            save_label(draft / f"{image_id}.png", label)
-            done.add(image_id)
-        if not done:
+            regular(dataset.image_path(image_id), f"{dataset.root} has no such picture: {name}.")
+            where = f"{args.source}: the label of {name}"
+            check_label(where, label, dataset.num_classes, dataset.read(image_id).size)
+            save_label(path, label)
+        if not draft.exists():
             raise InputError(f"{args.source} holds no label for --format {args.format}.")
+        log.info("%d labels in %s", len(os.listdir(draft)), args.out)
         write_json(draft / NOTE, {"program": "import_labels", "class_names": dataset.all_names})
-    log.info("%d labels in %s", len(done), args.out)
 
 
 if __name__ == "__main__":

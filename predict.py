@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from data.label_formats import AREAS, area_rows
-from data.lists import OWN, PICTURE_ENDINGS, listed, pictures_in, strip_ending
+from data.lists import OWN, PICTURE_ENDINGS, listed, pictures_among, strip_ending, visible
 from data.predictor import REFINE, Predictor
 from net.recipes import MODELS
 from tool import cli
@@ -37,7 +37,7 @@ from tool.reader import check_exist, read_json
 from tool.record import SOURCES, Outputs
 from tool.run import run
 from tool.session import find_checkpoint
-from tool.writer import own_among, write_atomic, write_table
+from tool.writer import write_atomic, write_table
 
 ABOUT = {"height": int, "width": int, "classes": [{"name": str, "area": int}]}  # of a JSON
 NO_CLASS = "none"  # in --labels: the picture shows background only
@@ -103,9 +103,9 @@ def pictures_of(paths: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     others: Counter[str] = Counter()
     for path in paths:
-        pictures, left = pictures_in(path) if path.is_dir() else ([path], Counter())
-        if not path.is_dir() and own_among(path.parent, {path.name}):
-            pictures, left = [], Counter({OWN: 1})
+        pictures, left = pictures_among(visible(path) if path.is_dir() else [path])
+        if not path.is_dir() and not left[OWN]:
+            pictures, left = [path], Counter()  # whatever its ending
         others += left
         if not pictures and not left[OWN]:
             raise InputError(f"The folder {path} holds no pictures ({', '.join(PICTURE_ENDINGS)}).")

@@ -1,7 +1,7 @@
 """Labels in the formats of annotation tools and trainers, written for them and read from them.
 
 Every format has a function that writes the labels of a list, and one that yields what people made
-of them: ids and labels, uint8 (H, W). No format but VOC's knows pixels that are unsure; they become
+of them: names of pictures and labels. No format but VOC's knows pixels that are unsure; they become
 background.
 
 Outlines are those of OpenCV, through the centres of a region's border pixels. COCO's polygons are
@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -29,16 +29,16 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data.base import Dataset
-from data.coco.annotations import read_linked
+from data.coco.annotations import SIDE, read_linked
 from data.coco.masks import Picture, Region, draw_mask, encode
 from data.folder.tables import Colours, id_of
-from data.lists import files_in, picture_path
-from tool.errors import InputError, naming
-from tool.pictures import UNSURE, check_label, save_label, save_rgb, voc_palette
-from tool.reader import Damaged, decoding, read_json, read_lines, read_text, regular
+from data.lists import files_in, picture_path, plain
+from tool.errors import InputError
+from tool.pictures import UNSURE, save_label, save_rgb, voc_palette
+from tool.reader import Damaged, check, decoding, read_json, read_lines, read_text
 from tool.writer import write_atomic, write_json, write_lines, write_table
 
-Labels = Iterator[tuple[str, np.ndarray]]  # ids of a dataset's pictures, and uint8 (H, W)
+Labels = Iterator[tuple[str, np.ndarray]]  # names of pictures, and uint8 (H, W)
 
 LISTED = "default"  # name of the list in VOC's and CVAT's layout
 # What a class name may not have: control characters, ends of lines, and halves of characters; in
@@ -46,12 +46,16 @@ LISTED = "default"  # name of the list in VOC's and CVAT's layout
 UNWRITABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 UNFIT_FOR_LABELMAP = rf"{UNWRITABLE}|:|^#|^\s|\s$"
 REMEDY = "Write it again with the annotation tool."
-SHAPE = {"label": str, "points": [(float, float)], "shape_type?": str, "mask?": str}
-LABELME = {"imagePath": str, "shapes": [SHAPE], "imageHeight?": int, "imageWidth?": int}
-POINTS = {"rectangle": 2, "circle": 2, "mask": 2}  # of labelme's shapes that have as many always
-OUTLINES = ("polygon", "oriented_rectangle")  # which have more
-YAML_ROW = re.compile(r"\s*(?:-|(\d+):)\s+(.+)")  # a name of a list of YAML, or of a mapping
-CORNERS = 64  # of the outline of a circle
+SIDES = {"height": SIDE, "width": SIDE}
+LABELME = {
+    "imagePath": str,
+    "imageHeight": SIDE,
+    "imageWidth": SIDE,
+    "shapes": [{"label": str, "points": [(float, float)], "shape_type?": str, "mask?": str}],
+}
+# Kinds of labelme's shapes that are areas, and how many points one has at least.
+FEWEST = {"polygon": 3, "oriented_rectangle": 4, "rectangle": 2, "circle": 2, "mask": 2}
+YAML_ROW = re.compile(r"\s*(?:-|(\d+):)\s+(.*?)\s*")  # a name of a list of YAML, or of a mapping
 AREAS = ("picture", "class", "pixels", "share")
 
 log = logging.getLogger(__name__)
@@ -146,21 +150,9 @@ def fill(label: np.ndarray, outline: np.ndarray, key: int) -> None:
 # ---------------------------------------------------------------------------- formats
 
 
-def picture_of(dataset: Dataset, name: str, *sides: int | None) -> tuple[str, tuple[int, int]]:
-    """Return the id and (H, W) of the picture that an annotation file calls ``name``.
-
-    An InputError says that there is none, or that height or width are not ``sides``, if given.
-    """
-    image_id = dataset.id_of(picture_path(name))
-    path = dataset.image_path(image_id)
-    regular(path, f"{name} is annotated, and {dataset.root} has no such picture.")
-    width, height = dataset.read(image_id).size
-    if any(side not in (None, own) for side, own in zip(sides, (height, width), strict=False)):
-        raise InputError(
-            f"{path} has (height, width) {height, width}, and {sides} in its annotation. Annotate "
-            "the picture as it is."
-        )
-    return image_id, (height, width)
+def size_of(dataset: Dataset, name: str) -> tuple[int, int]:
+    """Return (H, W) of the picture that annotations call ``name``; no such one is an InputError."""
+    return dataset.read(dataset.id_of(picture_path(name))).size[::-1]
 
 
 def files_of(folder: Path, ending: str) -> list[Path]:
@@ -178,9 +170,10 @@ def write_coco(
     images, annotations = [], []
     for number, item in enumerate(items, 1):
         height, width = item.label.shape
-        images.append(
-            {"id": number, "file_name": item.picture.name, "height": height, "width": width}
-        )
+        name = item.picture.name
+        if plain(item.picture.stem) != item.image_id:  # other pictures may have the same name
+            name = f"{item.picture.parent.name}/{name}"
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
         for key, region in item.regions():
             rle = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
             shape = {"size": rle["size"], "counts": rle["counts"].decode()}
@@ -216,26 +209,22 @@ def read_coco(path: Path, dataset: Dataset) -> Labels:
     entries, categories, annotations = read_linked(path, REMEDY)
     pictures = {}
     for number, entry in entries.items():
-        with naming(path):
-            sides = entry.get("height"), entry.get("width")
-            image_id, size = picture_of(dataset, entry["file_name"], *sides)
-        pictures[number] = Picture(image_id, *size, [])
-    bare, regions = [], 0
+        with decoding(path, REMEDY):
+            check(entry, SIDES)
+        sides = entry["height"], entry["width"]
+        pictures[number] = Picture(entry["file_name"], *sides, regions=[])
     for number, category, entry in annotations:
         picture = pictures[number]
         where = f"annotation {entry.get('id')} of {picture.image_id}"
         with decoding(path, REMEDY):
             code = encode(entry.get("segmentation"), picture.height, picture.width, where)
             key = id_of(categories[category]["name"], dataset.class_names)
-        picture.regions.append(Region(key, is_crowd=False, code=code))
-        regions += 1
         if code is None:
-            bare.append(where)
-    if bare:
-        lacking = f"{path}: {len(bare)} of {regions} regions, such as {bare[0]}, have no outline"
-        if len(bare) == regions:
-            raise InputError(f"{lacking}. Labels need outlines, not boxes alone.")
-        log.warning("%s, and are left out", lacking)
+            log.warning("%s: %s is left out, for it has no outline", path, where)
+        picture.regions.append(Region(key, is_crowd=False, code=code))
+    codes = [region.code for picture in pictures.values() for region in picture.regions]
+    if codes and not any(codes):
+        raise InputError(f"{path} has boxes alone. Labels need outlines or run lengths.")
     for picture in pictures.values():
         yield picture.image_id, draw_mask(picture.regions, picture.height, picture.width)
 
@@ -261,36 +250,30 @@ def write_yolo(items: Iterable[Labelled], names: Sequence[str], out: Path, epsil
 
 
 def read_yolo(folder: Path, dataset: Dataset) -> Labels:
-    """Yield the labels of the outlines in folders called labels; small ones cover large ones."""
+    """Yield the labels of the outlines in folders called labels; later lines cover earlier ones."""
     names = _names_in(folder / "data.yaml")
     for path in files_of(folder, ".txt"):
         if "labels" not in path.relative_to(folder).parts:
             continue  # it is a list
-        found = []
+        label = np.zeros(size_of(dataset, path.stem), np.uint8)
         with decoding(path, REMEDY):
-            image_id, size = picture_of(dataset, path.stem)
             for line in read_lines(path):
                 number, *shares = line.split()
-                points = np.array(shares, float).reshape(-1, 2) * size[::-1] - 0.5
+                points = np.array(shares, float).reshape(-1, 2) * label.shape[::-1] - 0.5
                 if len(points) < 3 or number not in names:
                     raise Damaged(f"{line!r:.60} is not a class of data.yaml and its outline")
-                found.append((id_of(names[number], dataset.class_names), points))
-            label = np.zeros(size, np.uint8)
-            found.sort(key=lambda one: -cv2.contourArea(one[1].astype(np.float32)))
-            for key, points in found:
-                fill(label, points, key)
-        yield image_id, label
+                fill(label, points, id_of(names[number], dataset.class_names))
+        yield path.stem, label
 
 
 def _names_in(path: Path) -> dict[str, str]:
     """Return the names of classes by their numbers, from a list of YAML in one line or many."""
-    text = read_text(path)
-    with decoding(path, REMEDY):
-        first, *rest = text.partition("\nnames:")[2].strip().splitlines()
-        if first.startswith("["):
+    first, *rest = read_text(path).partition("\nnames:")[2].strip().splitlines() or [""]
+    if first.startswith("["):
+        with decoding(path, REMEDY):
             return {str(number): name for number, name in enumerate(ast.literal_eval(first))}
-        rows = takewhile(bool, (YAML_ROW.match(line) for line in [first, *rest]))
-        return {row[1] or str(place): row[2].strip(" '\"") for place, row in enumerate(rows)}
+    rows = takewhile(bool, map(YAML_ROW.fullmatch, [first, *rest]))
+    return {row[1] or str(place): row[2].strip("'\"") for place, row in enumerate(rows)}
 
 
 def write_labelme(
@@ -325,36 +308,29 @@ def read_labelme(folder: Path, dataset: Dataset) -> Labels:
     """Yield the labels of labelme's JSON files; later shapes cover earlier ones."""
     for path in files_of(folder, ".json"):
         content = read_json(path, REMEDY, LABELME)
+        label = np.zeros((content["imageHeight"], content["imageWidth"]), np.uint8)
         with decoding(path, REMEDY):
-            sides = content.get("imageHeight"), content.get("imageWidth")
-            image_id, size = picture_of(dataset, content["imagePath"], *sides)
-            label = np.zeros(size, np.uint8)
             for shape in content["shapes"]:
                 _draw_shape(label, shape, id_of(shape["label"], dataset.class_names))
-        yield image_id, label
+        yield content["imagePath"], label
 
 
 def _draw_shape(label: np.ndarray, shape: Mapping[str, Any], key: int) -> None:
-    kind, points = shape.get("shape_type") or OUTLINES[0], np.array(shape["points"], float)
-    if kind not in (*OUTLINES, *POINTS):
+    kind, points = shape.get("shape_type") or "polygon", np.array(shape["points"], float)
+    if len(points) < FEWEST.get(kind, np.inf):
         raise InputError(f"A {kind} of {shape['label']!r} is no area. Draw its outline instead.")
-    if len(points) != POINTS.get(kind, max(3, len(points))):
-        raise Damaged(f"a {kind} has {len(points)} points")
-    if kind in OUTLINES:
-        return fill(label, points, key)
-    first, last = points
-    if kind == "circle":  # around the first point, through the other
-        angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
-        circle = np.stack([np.cos(angles), np.sin(angles)], 1)
-        return fill(label, first + np.linalg.norm(last - first) * circle, key)
+    first, last = points[0], points[-1]
+    if kind == "mask":
+        (left, top), (right, bottom) = points.astype(int)
+        image = Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"])
+        label[top : bottom + 1, left : right + 1][np.asarray(image) > 0] = key
+        return
     if kind == "rectangle":
-        return fill(label, np.array([first, (last[0], first[1]), last, (first[0], last[1])]), key)
-    (left, top), (right, bottom) = points.astype(int)
-    image = Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"])
-    part = label[max(0, top) : bottom + 1, max(0, left) : right + 1]
-    if image.size != part.shape[::-1]:
-        raise Damaged(f"a mask is {image.size}, not {part.shape[::-1]}")
-    part[np.asarray(image) > 0] = key
+        points = np.array([first, (first[0], last[1]), last, (last[0], first[1])])
+    elif kind == "circle":  # around the first point, through the last
+        radius = round(np.linalg.norm(last - first))
+        points = cv2.ellipse2Poly(np.rint(first).astype(int), (radius, radius), 0, 0, 360, 5)
+    fill(label, points, key)
 
 
 def write_masks(
@@ -391,20 +367,15 @@ def read_masks(folder: Path, dataset: Dataset) -> Labels:
     They lie in SegmentationClass, or in the folder itself. A picture that the lists name, and that
     has none, is background.
     """
-    legend, found = next(folder.rglob("labelmap.txt"), None), set()
+    legend = next(folder.rglob("labelmap.txt"), None)
     read = Colours(legend, dataset.class_names).read if legend else dataset.read_mask
-    for path in files_of(next(folder.rglob("SegmentationClass"), folder), ".png"):
-        image_id, size = picture_of(dataset, path.name)
-        label = read(path)
-        check_label(path, label, dataset.num_classes, size[::-1])
-        found.add(image_id)
-        yield image_id, label
-    for path in folder.rglob("ImageSets/Segmentation/*.txt"):
-        for name in read_lines(path):
-            image_id, size = picture_of(dataset, name)
-            if image_id not in found:
-                found.add(image_id)
-                yield image_id, np.zeros(size, np.uint8)
+    masks = files_of(next(folder.rglob("SegmentationClass"), folder), ".png")
+    for path in masks:
+        yield path.stem, read(path)
+    lists = folder.rglob("ImageSets/Segmentation/*.txt")
+    listed = {plain(name) for path in lists for name in read_lines(path)}
+    for name in sorted(listed.difference(plain(path.stem) for path in masks)):
+        yield name, np.zeros(size_of(dataset, name), np.uint8)
 
 
 def instances_of(item: Labelled) -> np.ndarray:
@@ -443,18 +414,18 @@ def area_rows(image_id: str, pixels: Mapping[str, int]) -> list[tuple[str, str, 
     return [(image_id, name, count, round(count / total, 6)) for name, count in pixels.items()]
 
 
-class Format(NamedTuple):
-    """How labels are written, and how they are read again, if they can be."""
-
-    write: Callable[[Iterable[Labelled], Sequence[str], Path, float], None]
-    read: Callable[[Path, Dataset], Labels] | None
-
-
 FORMATS = {
-    "coco": Format(write_coco, read_coco),
-    "yolo": Format(write_yolo, read_yolo),
-    "labelme": Format(write_labelme, read_labelme),
-    "cvat": Format(partial(write_masks, coloured=True), read_masks),
-    "voc": Format(partial(write_masks, coloured=False), read_masks),
-    "areas": Format(write_areas, None),
+    "coco": write_coco,
+    "yolo": write_yolo,
+    "labelme": write_labelme,
+    "cvat": partial(write_masks, coloured=True),
+    "voc": partial(write_masks, coloured=False),
+    "areas": write_areas,
+}
+READERS = {
+    "coco": read_coco,
+    "yolo": read_yolo,
+    "labelme": read_labelme,
+    "cvat": read_masks,
+    "voc": read_masks,
 }

@@ -114,32 +114,31 @@ def named(folder: Path, name: str) -> Path:
 
 
 def pictures_among(files: Iterable[Path]) -> tuple[list[Path], Counter[str]]:
-    """Return which files are pictures by their endings, and how many others of each kind are."""
-    pictures, others = [], Counter()
+    """Return which files are pictures by their endings, and how many others of each kind are.
+
+    What this project made is none, but of the kind OWN.
+    """
+    folders: dict[Path, list[Path]] = {}
     for path in files:
-        ending = path.suffix.lower()
-        if ending in PICTURE_ENDINGS:
-            pictures.append(path)
-        else:
-            kind = "folders" if path.is_dir() else printable(ending) or "files without an ending"
-            others[kind] += 1
+        folders.setdefault(path.parent, []).append(path)
+    pictures, others = [], Counter()
+    for folder, paths in folders.items():
+        own = own_among(folder, {path.name for path in paths})
+        for path in paths:
+            ending = path.suffix.lower()
+            if path.name in own:
+                others[OWN] += 1
+            elif ending in PICTURE_ENDINGS:
+                pictures.append(path)
+            else:
+                kind = printable(ending) or "files without an ending"
+                others["folders" if path.is_dir() else kind] += 1
     return pictures, others
 
 
 def listed(others: Counter[str]) -> str:
     """Return how many there are of each kind, for a message."""
     return ", ".join(f"{number} {kind}" for kind, number in others.items())
-
-
-def pictures_in(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Return the pictures in a folder, and how many other things of each kind there are.
-
-    What this project made there is of the kind OWN.
-    """
-    paths = visible(folder)
-    own = own_among(folder, {path.name for path in paths})
-    pictures, others = pictures_among(path for path in paths if path.name not in own)
-    return pictures, others + Counter({OWN: len(own)})
 
 
 def find_list(folder: Path, list_name: str) -> Path:

@@ -399,17 +399,15 @@ FAULTS = {
     "data/folder/tables.py": [
         ("dict.fromkeys(VOID, UNSURE)", "dict.fromkeys(VOID, 0)", "folder_labels coloured"),
     ],
-    "data/lists.py": [("if path.name not in own)", "if True)", "predict left_out")],
+    "data/lists.py": [
+        ("            if path.name in own:", "            if False:", "predict left_out")
+    ],
     "data/label_formats.py": [
         ('"category_id": key', '"category_id": key - 1', "export labels_come"),
         ("key not in (0, UNSURE)", "key != 0", "export labels_come"),
-        ("* size[::-1] - 0.5", "* size[::-1]", "export labels_come"),
-        (
-            "bottom + 1, max(0, left) : right + 1]",
-            "bottom, max(0, left) : right]",
-            "export shapes_of",
-        ),
-        ("            if image_id not in found:\n", "            if False:\n", "export colours_of"),
+        ("* label.shape[::-1] - 0.5", "* label.shape[::-1]", "export labels_come"),
+        ("if codes and not any(codes)", "if not codes", "export named"),
+        ("np.zeros(size_of(dataset, name)", "np.ones(size_of(dataset, name)", "export colours_of"),
         ("{names[0]: 0, **pixels}", "pixels", "export areas"),
     ],
     "export_labels.py": [

@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 import export_labels
 import import_labels
 from data.label_formats import FORMATS, Labelled, check_names, instances_of, write_coco
+from tests.tiny import COLOURS
 from tool.errors import InputError
 from tool.pictures import UNSURE, read_mask, save_label
 
@@ -232,7 +233,7 @@ def test_class_names_come_back_or_are_refused(name, class_name, tmp_path, monkey
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     label = np.zeros((8, 8), np.uint8)
     label[2:6, 2:6] = 1
-    FORMATS[name].write([Labelled("x", tmp_path / "x.png", label)], names, tmp_path / "out", 0.0)
+    FORMATS[name]([Labelled("x", tmp_path / "x.png", label)], names, tmp_path / "out", 0.0)
     monkeypatch.setitem(globals(), "NAMES", names)
     assert np.array_equal(READERS[name](tmp_path / "out")["x"], label)
 
@@ -288,7 +289,23 @@ def test_shapes_of_labelme_cover_those_before(dataset, tmp_path):
     circle = (y - 14) ** 2 + (x - 4) ** 2
     label = back(dataset, "labelme", write_labelme_file(tmp_path / "in", *shapes), tmp_path / "out")
     assert (label["touch"][circle <= 9] == 2).all()
-    assert (label["touch"][circle > 11] == expected[circle > 11]).all()
+    assert (label["touch"][circle > 13] == expected[circle > 13]).all()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_pictures_of_equal_names_come_back(name, dataset, tmp_path):
+    label = drawn()["touch"]
+    (dataset / "masks").rename(dataset / "labels")
+    for number, folder in enumerate(("red", "blue")):
+        (dataset / "images" / folder).mkdir()
+        picture = Image.new("RGB", label.shape[::-1], COLOURS[folder])
+        picture.save(dataset / f"images/{folder}/0.png")
+        save_label(dataset / f"masks/{folder}_0.png", label.T if number else label)
+    (tmp_path / "two.txt").write_text("red/0.png\nblue/0.png\n")
+    run(dataset, name, tmp_path / "in", "--list", str(tmp_path / "two.txt"))
+    labels = back(dataset, name, tmp_path / "in", tmp_path / "out")
+    assert np.array_equal(labels["red_0"], label)
+    assert np.array_equal(labels["blue_0"], label.T)
 
 
 YAML = {
@@ -365,22 +382,18 @@ FAR = shape("polygon", "red", (1, 1), (5, 5), (9, 1e9))
 ODD_SOURCES = {
     "no such picture": ("coco", partial(write_coco_file, outlines=[SQUARE], picture="no.jpg")),
     "'pink' is no class": ("coco", partial(write_coco_file, outlines=[SQUARE], name="pink")),
-    r"touch\.png has .*20, 20.*18, 20": (
+    r"touch\.png does not fit.*20, 18": (
         "coco",
         partial(write_coco_file, outlines=[SQUARE], height=18),
     ),
     "two labels of touch": ("coco", partial(write_coco_file, outlines=[SQUARE, SQUARE])),
-    "1 of 1 regions.*not boxes": ("coco", partial(write_coco_file, outlines=[[]])),
+    "boxes alone": ("coco", partial(write_coco_file, outlines=[[]])),
     "holds 0 JSON files": ("coco", Path.mkdir),
     "holds no label for --format voc": ("voc", Path.mkdir),
     r"touch\.json: A linestrip of 'red'": ("labelme", lambda f: write_labelme_file(f, LINE)),
     r"touch\.json is damaged.*far outside": ("labelme", lambda f: write_labelme_file(f, FAR)),
     r"touch\.txt is damaged.*0 0.5 0.5": ("yolo", partial(write_yolo_line, line="0 0.5 0.5 1 1")),
     r"touch\.txt is damaged.*3 0 0": ("yolo", partial(write_yolo_line, line="3 0 0 0 1 1 1")),
-    r"labelmap\.txt is damaged.*'cat'": (
-        "cvat",
-        lambda f: (f.mkdir(), (f / "labelmap.txt").write_text("cat\n")),
-    ),
 }
 
 
@@ -401,7 +414,7 @@ def test_regions_without_outlines_are_left_out_with_a_word(dataset, tmp_path, ca
     content["images"].pop()
     path.write_text(json.dumps(content))
     label = back(dataset, "coco", path, tmp_path / "out")["touch"]
-    assert "1 of 2 regions" in caplog.text
+    assert "annotation 1 of touch.png is left out" in caplog.text
     assert (label[1:6, 1:8] == 1).all()
     assert label.sum() == 35
 
@@ -417,6 +430,7 @@ def test_areas_are_those_of_the_labels(dataset, tmp_path):
             pixels = (label == key).sum()
             assert found.get((image_id, name), 0) == pixels
             assert key == 0 or pixels or (image_id, name) not in found
+    assert found["touch", "background"] == 0
     for row in rows:
         share = found[row["picture"], row["class"]] / drawn()[row["picture"]].size
         assert float(row["share"]) == pytest.approx(share, abs=1e-6)

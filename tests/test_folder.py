@@ -41,3 +41,13 @@ def test_splits_are_optional_and_replace_the_default(tiny):
         folder.ids("train")
     (tiny / "splits/train.txt").write_text("b\n")
     assert folder.ids("train") == ["b"]
+
+
+def test_predictions_among_the_pictures_are_no_pictures(tiny, caplog):
+    """A folder that a program of this project noted as its own holds none."""
+    out = tiny / "images/out"
+    out.mkdir()
+    (out / "settings.json").write_text('{"program": "predict"}')
+    Image.new("RGB", (8, 8)).save(out / "a_overlay.png")
+    assert set(Folder(tiny).pictures) == set("abcdef")
+    assert "2 files that programs of this project made" in caplog.text

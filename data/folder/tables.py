@@ -11,7 +11,7 @@ from tool.checkpoint import some
 from tool.errors import InputError, apart, collected
 from tool.picture_files import MASK_FORMATS, PictureFile, picture_file
 from tool.pictures import UNSURE
-from tool.reader import Damaged, decoding, read_lines, read_table
+from tool.reader import read_table, read_text
 
 MOST_CLASSES = 254  # 255 is "unsure" in an 8-bit mask, 0 is background
 BACKGROUND = ("background", "bg")
@@ -20,7 +20,7 @@ NAME_SEPARATORS = ";,|"
 REMEDY = "Correct it, see docs/own_pictures.md."
 CHANNELS = ("r", "g", "b")  # columns of colours.csv beside the name
 LEVELS = frozenset(map(str, range(256)))
-LABELMAP = re.compile(r"(.*?):([^:]*):[^:]*:[^:]*")  # a line of labelmap.txt: name, colour, ...
+LABELMAP = re.compile(r"^(.*?):([\d,]+):[^:\n]*:[^:\n]*$", re.M)  # of labelmap.txt: name, colour
 
 
 def check_names(where: str | Path, names: Sequence[str]) -> None:
@@ -147,9 +147,5 @@ def _table(path: Path) -> Iterator[tuple[str, str, list[str]]]:
 
 def _labelmap(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     """Yield the same of the lines ``name:r,g,b:parts:actions`` of labelmap.txt."""
-    for line in read_lines(path):
-        with decoding(path, REMEDY):
-            row = LABELMAP.fullmatch(line)
-            if not row:
-                raise Damaged(f"{line!r} is no name:red,green,blue:parts:actions")
-        yield f"{path}, {line}", row[1], row[2].split(",")
+    for name, levels in LABELMAP.findall(read_text(path)):
+        yield str(path), name, levels.split(",")
