@@ -12,16 +12,16 @@ it.
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from data.base import Dataset
 from data.datasets import make_parser
-from data.loaders import AffinityPictures, to_device
+from data.loaders import AffinityPictures, one_by_one, to_device
 from data.training import Training
 from data.transforms import cut_window
 from net.irn_loss import loss_sums, loss_terms, total_loss
@@ -70,7 +70,7 @@ def top_left_windows(dataset: Dataset, size: int, ids: list[str]) -> tuple[np.nd
 
 @torch.no_grad()
 def store_mean_displacement(
-    net: AffinityDisplacementLoss, windows: DataLoader, total: int, amp: str
+    net: AffinityDisplacementLoss, windows: Iterable[tuple], total: int, amp: str
 ) -> None:
     """Set the mean shift to the mean displacement over the windows of all processes.
 
@@ -131,7 +131,8 @@ def main(arguments: list[str] | None = None) -> None:
         ids = distributed.share(infer_ids)
         at_once = 1 if device.type == "cpu" else batch_size
         read = partial(top_left_windows, dataset, args.irn_crop_size)
-        windows = DataLoader(ids, at_once, num_workers=args.num_workers, collate_fn=read)
+        batches = [ids[first : first + at_once] for first in range(0, len(ids), at_once)]
+        windows = one_by_one(read, batches, args.num_workers)
         store_mean_displacement(net, windows, len(ids), args.amp)
     training.finish()
 

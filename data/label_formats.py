@@ -36,7 +36,7 @@ from data.lists import files_in, picture_path, plain
 from tool.errors import InputError
 from tool.pictures import UNSURE, save_label, save_rgb, voc_palette
 from tool.reader import Damaged, check, decoding, read_json, read_lines, read_text
-from tool.writer import write_atomic, write_json, write_lines, write_table
+from tool.writer import link, write_atomic, write_json, write_lines, write_table
 
 Labels = Iterator[tuple[str, np.ndarray]]  # names of pictures, and uint8 (H, W)
 
@@ -241,9 +241,7 @@ def write_yolo(items: Iterable[Labelled], names: Sequence[str], out: Path, epsil
             numbers = " ".join(f"{share:.6f}" for share in shares.ravel())
             lines.append(f"{key - 1} {numbers}")
         write_lines(out / f"labels/{item.image_id}.txt", lines)
-        link = out / f"images/{item.image_id}{item.picture.suffix}"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(item.picture.resolve())
+        link(item.picture, out / f"images/{item.image_id}{item.picture.suffix}")
     classes = json.dumps(names[1:], ensure_ascii=False)  # a list of JSON is one of YAML too
     header = ["path: .", "train: images", "val: images", f"names: {classes}"]
     write_lines(out / "data.yaml", header)

@@ -32,6 +32,7 @@ from tool.pictures import UNSURE, check_label, read_mask
 from tool.progress import progress
 from tool.reader import check_exist
 from tool.record import settings_of
+from tool.stop import follow_parent
 
 Item = TypeVar("Item")
 
@@ -308,7 +309,7 @@ def one_by_one(
 ) -> DataLoader:
     """Return a loader that yields what a picklable function returns of each item, in order."""
     calls = Calls(function, items)
-    return DataLoader(calls, batch_size=None, num_workers=num_workers, collate_fn=_itself)
+    return _loader(calls, num_workers, batch_size=None, collate_fn=_itself)
 
 
 def for_each(
@@ -324,7 +325,11 @@ def training_loader(pictures: TorchDataset, batches: Sampler[list], num_workers:
 
     A batch is a dict of what the items have, numpy arrays with the pictures along the first axis.
     """
-    return DataLoader(pictures, batch_sampler=batches, num_workers=num_workers, collate_fn=_stacked)
+    return _loader(pictures, num_workers, batch_sampler=batches, collate_fn=_stacked)
+
+
+def _loader(items: TorchDataset, num_workers: int, **options: Any) -> DataLoader:
+    return DataLoader(items, num_workers=num_workers, worker_init_fn=follow_parent, **options)
 
 
 def _itself(item):

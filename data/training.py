@@ -20,6 +20,7 @@ continued training computes anew stands there once.
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ from tool.optimizer import load_optimizer, make_optimizer, set_learning_rate
 from tool.progress import Bar
 from tool.reader import read_table, text_digest
 from tool.record import digest_of, first_change
+from tool.stop import Stopped, patience
 from tool.writer import claim, clear_unfinished, write_atomic, write_table, writing
 
 log = logging.getLogger(__name__)
@@ -210,11 +212,16 @@ class Training:
 
         Raises:
             InputError: a loss or a weight is NaN or infinite.
+            Stopped: a process was asked to end; the step that it was in is saved.
         """
+        with patience() as asked:
+            yield from self._steps(asked)
+
+    def _steps(self, asked: list[int]) -> Iterator[tuple[int, list[Tensor]]]:
         args = self.args
         self.losses: list[Tensor] = []
         self.logged = self.start
-        self.began = self.logged_at = time.time()
+        self.began = self.logged_at = self.saved_at = time.perf_counter()
         size, pictures = self.schedule.step_size, len(self.pictures)
         log.info("%d steps of %d, %d pictures", self.total, size, pictures)
         loader = iter(training_loader(self.pictures, self.schedule, args.num_workers))
@@ -229,14 +236,24 @@ class Training:
             yield step, batch
             if self.row and distributed.is_main():
                 self._write_row()
-            saves = (step + 1) % args.save_freq == 0 or step + 1 == self.total
-            if saves and distributed.is_main():
-                check_finite(dict(self.net.named_parameters()), step)
-                weights, momenta = self.net.state_dict(), self.optimizer.state_dict()
-                now = {"net": weights, "optimizer": momenta, "step": step + 1, "curves": self.rows}
-                checkpoint.save(self.last, {**self.about, **now})
+            stops = bool(distributed.total(torch.tensor(len(asked))))  # all of them, or none
+            late = time.perf_counter() - self.saved_at > 60 * args.save_minutes
+            due = (step + 1) % args.save_freq == 0 or step + 1 == self.total
+            if (stops or late or due) and distributed.is_main():
+                self._save()
+            if stops:
+                number = asked[0] if asked else signal.SIGTERM  # another process was asked
+                raise Stopped(number, f" at step {step + 1} of {self.total}")
             self.bar.update()
         self.bar.close()
+
+    def _save(self) -> None:
+        """Write what the training continues from."""
+        check_finite(dict(self.net.named_parameters()), self.step)
+        weights, momenta = self.net.state_dict(), self.optimizer.state_dict()
+        now = {"net": weights, "optimizer": momenta, "step": self.step + 1, "curves": self.rows}
+        checkpoint.save(self.last, {**self.about, **now})
+        self.saved_at = time.perf_counter()
 
     def update(self, losses: dict[str, Tensor], due: bool = False) -> None:
         """Update the weights by their gradients, and log the mean losses where a line is due.
@@ -257,10 +274,10 @@ class Training:
             self._log(dict(zip(losses, together.mean(0).tolist(), strict=True)))
 
     def _log(self, means: dict[str, float]) -> None:
-        done, now, rate = self.step + 1, time.time(), self.rate(self.step, self.total)
+        done, now, rate = self.step + 1, time.perf_counter(), self.rate(self.step, self.total)
         speed = (done - self.logged) * self.schedule.step_size / (now - self.logged_at)
         each = (now - self.began) / (done - self.start)
-        end = time.ctime(now + each * (self.total - done))
+        end = time.ctime(time.time() + each * (self.total - done))
         self.logged, self.logged_at = done, now
         written = " ".join(f"loss{name}:{mean:.4f}" for name, mean in means.items())
         where = f"step:{self.step:5d}/{self.total:5d}"

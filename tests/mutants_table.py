@@ -111,8 +111,8 @@ FAULTS = {
         ('self.rows = self.begun["step"]', 'self.rows = self.begun["step"] - 1', "restart sipe"),
         ("together.mean(0)", "together[-1]", "training curves_have"),
         (
-            "                check_finite(dict(self.net",
-            "                print(dict(self.net",
+            "        check_finite(dict(self.net",
+            "        print(dict(self.net",
             "training last_update",
         ),
         ("            check_finite(dict(zip(", "            print(dict(zip(", "seg nan_loss"),
@@ -131,6 +131,9 @@ FAULTS = {
         ("first_change(noted, now)", "first_change(noted, {})", "training something_else"),
         ("self.optimizer.zero_grad()", "pass", "restart sipe"),
         ("(args.seed << 32) + step", "(args.seed << 32)", "training own_seed"),
+        ("torch.tensor(len(asked))", "torch.tensor(0)", "stop asked_to_end"),
+        ("distributed.total(torch.tensor(len(asked)))", "asked", "stop one_process"),
+        ('"step": self.step + 1, "curves"', '"step": self.step, "curves"', "stop asked_to_end"),
     ],
     "tool/optimizer.py": [
         ("POWER = 0.9", "POWER = 1.0", "training polynomial"),
@@ -328,6 +331,10 @@ FAULTS = {
         ("(pictures // batch * batch)", "pictures", "settings suit"),
         ("(labels == labels[0]).all()", "False", "settings nothing_is_learnt"),
     ],
+    "tool/stop.py": [
+        ("os.getppid() == started_by and", "", "stop killed"),
+        ("sent.si_pid == parent", "True", "stop asked_to_end"),
+    ],
     "data/loaders.py": [
         ("(read_mask(path) == UNSURE)", "(read_mask(path) > UNSURE)", "training teach_nothing"),
         (
@@ -335,6 +342,7 @@ FAULTS = {
             "image = reduce(image, math.inf)",
             "refinement as_they",
         ),
+        ("worker_init_fn=follow_parent, ", "", "stop killed"),
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
         ("torch.randint(LARGEST, ()).item()", "0", "loaders plain_loader"),
         (

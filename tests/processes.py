@@ -15,6 +15,7 @@ from tests.pretend_gpu import pretend_gpus
 STEPS = ("train_resnet50_SIPE", "make_cam", "eval_cam", "cam2ir", "train_irn", "make_seg_labels")
 STEPS += ("train_seg", "infer_seg", "eval_seg_labels")
 GPUS = "PRETENDED_GPUS"  # the variable that says how many a process has
+METHOD = "START_METHOD"  # the variable that says how it starts processes of its own
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*STEPS, __name__])
 
@@ -32,6 +33,7 @@ def run(
     os.dup2(descriptor, 2)
     os.environ.update(environment)
     os.chdir(folder)
+    multiprocessing.set_start_method(environment.get(METHOD, "fork"), force=True)
     torch.set_num_threads(1)
     main = importlib.import_module(program).main
     gpus = int(os.environ.get(GPUS, 0))
@@ -45,6 +47,16 @@ def start(program: str, flags: list[str], output: Path, environment=None, folder
     process = CONTEXT.Process(target=run, args=arguments)
     process.start()
     return process
+
+
+def environments(number: int) -> list[dict[str, str]]:
+    """Return what torchrun sets for each of so many processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
+    common["LOCAL_WORLD_SIZE"] = str(number)
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
 
 
 def together(
@@ -62,16 +74,9 @@ def together(
     Raises:
         AssertionError: one of them failed; with all that they printed.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
-    common |= {"LOCAL_WORLD_SIZE": str(number), GPUS: str(gpus)}
     processes = [
-        start(
-            program, flags, output, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, folder
-        )
-        for rank in range(number)
+        start(program, flags, output, {**environment, GPUS: str(gpus)}, folder)
+        for environment in environments(number)
     ]
     for process in processes:
         process.join(120)

@@ -17,6 +17,7 @@ FREE = ("tests", "benchmarks", "examples", "log")
 BROAD = {"tool/reader.py", "tool/run.py"}  # catch whatever broken bytes raise; end a program
 IMPORTS = {"tool/cli.py"}  # import what a flag of the user names
 PICKLES = {"tool/maps.py"}  # read a pickle, where --allow_pickle is given
+LOADERS = {"data/loaders.py"}  # start processes, which end with their parent
 
 
 @cache
@@ -88,6 +89,12 @@ def reads_pickles(node: ast.AST) -> bool:
     return given.get("allow_pickle", "False") != "False" or given.get("weights_only") == "False"
 
 
+def makes_loaders(node: ast.AST) -> bool:
+    """Tell whether a node starts processes, or a DataLoader that does."""
+    names = ("DataLoader", "Process", "Pool", "ProcessPoolExecutor")
+    return isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in names
+
+
 def test_modules_import_from_lower_floors_without_a_circle():
     graph = {name: targets - {name} for name, targets in graph_of().items()}
     assert "data.coco.masks" in graph["data.coco.annotations"]
@@ -100,7 +107,12 @@ def test_modules_import_from_lower_floors_without_a_circle():
 
 @pytest.mark.parametrize(
     ("found", "places"),
-    [(catches_all, BROAD), (imports_by_name, IMPORTS), (reads_pickles, PICKLES)],
+    [
+        (catches_all, BROAD),
+        (imports_by_name, IMPORTS),
+        (reads_pickles, PICKLES),
+        (makes_loaders, LOADERS),
+    ],
 )
 def test_a_promise_is_kept_in_its_place_alone(found, places):
     trees = production().items()

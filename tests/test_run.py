@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import resource
 import subprocess
 import sys
 from functools import partial
@@ -19,6 +20,7 @@ from tool.cli import Parser
 from tool.errors import InputError
 from tool.run import run, sentence_of
 from tool.session import Session, _LogFile
+from tool.stop import Stopped
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -36,6 +38,10 @@ REPOSITORY = Path(__file__).parent.parent
         (RuntimeError("DataLoader worker is killed by signal: Killed."), "--num_workers", 2),
         (RuntimeError("[gloo] Connection closed by peer [127.0.0.1]"), "Another process", 2),
         (OSError(errno.ENOSPC, "No space left on device", "x/last.pth"), "x/last.pth: No", 2),
+        (OSError(errno.EMFILE, "Too many open files", "x/a.png"), "ulimit -n", 2),
+        (OSError("Caught OSError in worker: [Errno 24] Too many open files"), "ulimit -n", 2),
+        (RuntimeError("unable to open: Too many open files (24)"), "ulimit -n", 2),
+        (Stopped(15, " at step 3 of 9"), "the same command continues at step 3 of 9", 143),
     ],
 )
 def test_what_ends_as_a_sentence(error, words, status, caplog):
@@ -95,13 +101,14 @@ def test_a_reader_that_goes_ends_nothing(tmp_path):
 
 def test_an_ascii_terminal_shows_what_it_can_and_a_thread_what_it_cannot_write(tmp_path):
     """TensorBoard writes in a thread, and raises its error again where it is next called."""
-    body = "log.info('Größe × 2'); import os, threading; "
+    body = "log.info('Größe × 2'); print('Länge'); import os, threading; "
     body += "threading.Thread(target=lambda: os.stat('nowhere')).start(); "
     body += "threading.Thread(target=lambda: {}['x']).start()"
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
     done = subprocess.run(program(tmp_path, body), capture_output=True, env=env, timeout=60)
     assert done.returncode == 0
     assert b"Gr\\xf6\\xdfe \\xd7 2" in done.stdout
+    assert b"L\\xe4nge" in done.stdout
     assert "Größe × 2" in (tmp_path / "s/s.log").read_text(encoding="utf-8")
     assert b"KeyError: 'x'" in done.stderr
     assert b"FileNotFoundError" not in done.stderr
@@ -123,6 +130,24 @@ def test_an_odd_environment_is_named(name, monkeypatch):
     monkeypatch.setenv(name, "abc")
     with pytest.raises(InputError, match=f"{name} is 'abc'"):
         distributed.number(name, 0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((256, 1024), [(1024, 1024)]),
+        ((256, 10**6), [(4096, 10**6)]),
+        ((256, resource.RLIM_INFINITY), [(4096, resource.RLIM_INFINITY)]),
+        ((8192, 10**6), []),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), []),
+    ],
+)
+def test_the_limit_of_open_files_is_raised(limits, expected, monkeypatch):
+    done = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: done.append(limits))
+    run(lambda: None)
+    assert done == expected
 
 
 def with_shared_memory(size: str, command: list[str]) -> subprocess.CompletedProcess:

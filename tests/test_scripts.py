@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -190,7 +191,7 @@ TEXTS = {
         ["--a", "$(touch", "made)", "`touch", "made`", "$HOME", "*", "#x;"]
     ),
     "-n -e": ["-n", "-e"],
-    "--c": ["--c"],
+    "--c größe": ["--c", "größe"],
 }
 
 
@@ -198,7 +199,12 @@ def test_flags_reach_their_program_alone_split_as_by_a_shell(command_lines, tmp_
     """Nothing of them is executed."""
     texts = dict(zip(FLAGS.values(), TEXTS, strict=True))
     _, lines = command_lines(
-        "run_coco.sh", tmp_path, REFINE="irn", PREPARE_FLAGS="--a 'b c'", **texts
+        "run_coco.sh",
+        tmp_path,
+        REFINE="irn",
+        PREPARE_FLAGS="--a 'b c'",
+        PYTHONIOENCODING="ascii",  # of a terminal that is not UTF-8
+        **texts,
     )
     _, plain = command_lines("run_coco.sh", tmp_path, REFINE="irn")
     for program, name in FLAGS.items():
@@ -229,6 +235,32 @@ def test_relative_paths_count_from_where_the_script_was_started(
     assert (here / session / "seconds.txt").is_file()
     assert lines[0][3::2] == [f"{here}/{value}" for value in roots.values()]
     assert {value_of(line, "--dataset_root") for line in lines[1:]} == {f"{here}/{used}"}
+
+
+# What bash 3.2 lacks, which macOS has, and an example of each.
+NEWER = {
+    r"\b(mapfile|readarray)\b": "mapfile -t lines",
+    r"\b(declare|local|typeset) -\w*[Agnlu]": "declare -A table",
+    r"\$\{\w+(\[[@*]\])?(\^|,|@[A-Z])": "${name,,}",
+    r"\[-\d+\]": "${array[-1]}",
+    r"&>>|\|&|;;?&": "run &>> log",
+    r"\bcoproc\b": "coproc run",
+    r"\[ -v ": "[[ -v name ]]",
+    r"\bwait (-[np]|\"\$!\")": 'wait "$!"',
+    r"printf [^\n]*%\(": "printf '%(%F)T'",
+    r"\bread -\w*[iN]": "read -N 1",
+    r"shopt -s (globstar|lastpipe|inherit_errexit)": "shopt -s lastpipe",
+    r"\$\{?(BASHPID|EPOCH\w+|SRANDOM)": "$EPOCHSECONDS",
+    r"\{\d+\.\.\d+\.\.|\{0\d+\.\.": "{01..10}",
+}
+
+
+@pytest.mark.parametrize("pattern", NEWER)
+def test_scripts_use_nothing_that_bash_3_lacks(pattern):
+    scripts = [path for folder in (".", "tool") for path in (REPOSITORY / folder).glob("*.sh")]
+    assert re.search(pattern, NEWER[pattern])
+    assert len(scripts) > 5
+    assert [path.name for path in scripts if re.search(pattern, path.read_text())] == []
 
 
 ODD = ("NAME", "ALL", "CAM", "TRAIN", "DATA", "LAUNCHER", "OMP_NUM_THREADS", "WORDS", "CDPATH")

@@ -6,7 +6,10 @@ import json
 import multiprocessing
 import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,6 +17,8 @@ from tool import writer
 from tool.errors import InputError
 from tool.writer import (
     claim,
+    clear_unfinished,
+    link,
     own_folder,
     read_note,
     write_atomic,
@@ -126,13 +131,45 @@ def test_a_claim_holds_for_other_processes_until_it_is_closed(tmp_path):
         lock.close()
 
 
-def test_without_locks_a_warning_says_so(tmp_path, monkeypatch, caplog):
-    def none(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+LOCKLESS = ("ENOLCK", "EOPNOTSUPP", "ENOTSUP", "ENOSYS", "EINVAL", "EIO")
 
-    monkeypatch.setattr(fcntl, "lockf", none)
+
+@pytest.mark.parametrize("name", [*LOCKLESS, "Windows"])
+def test_without_locks_a_warning_says_so(name, tmp_path, monkeypatch, caplog):
+    if name == "Windows":
+        monkeypatch.setattr(writer, "fcntl", None)
+    else:
+        error = OSError(getattr(errno, name), "No locks available")
+        for function in ("lockf", "flock"):
+            monkeypatch.setattr(fcntl, function, Mock(side_effect=error))
     claim(tmp_path / "lock", "writing").close()
     assert "no locks" in caplog.text
+    write_own(tmp_path / "a.txt", lambda file: file.write(b"a"))
+    assert (tmp_path / "a.txt").read_bytes() == b"a"
+
+
+@pytest.mark.parametrize("name", ["EPERM", "EOPNOTSUPP", "ENOSYS", "WinError 1314"])
+def test_without_links_there_are_copies(name, tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a.png").write_bytes(b"a")
+    error = OSError(getattr(errno, name, errno.EINVAL), "no links")
+    for copied in (False, True):
+        if copied:
+            monkeypatch.setattr(Path, "symlink_to", Mock(side_effect=error))
+        out = tmp_path / f"out{copied}"
+        link(tmp_path / "folder", out / "folder")
+        link(tmp_path / "folder/a.png", out / "b.png")
+        assert (out / "folder/a.png").read_bytes() == (out / "b.png").read_bytes() == b"a"
+        assert {path.is_symlink() for path in out.iterdir()} == {not copied}
+        assert len(list(out.iterdir())) == 2
+
+
+def test_no_process_is_looked_for_where_that_ends_it(tmp_path, monkeypatch):
+    (tmp_path / ".a.1.tmp").write_bytes(b"")
+    monkeypatch.setattr(os, "kill", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(sys, "platform", "win32")
+    clear_unfinished(tmp_path)
+    assert (tmp_path / ".a.1.tmp").exists()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), OSError(28, "full")])

@@ -252,6 +252,11 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "print_freq": {"type": at_least(1), "help": "steps between log lines"},
     "save_freq": {"type": at_least(1), "help": "steps between checkpoints"},
+    "save_minutes": {
+        "type": above_zero,
+        "default": 10.0,
+        "help": "and minutes between them, where steps are slow",
+    },
     "seed": {"decides": True, "type": at_least(0), "default": 15, "help": "of all chance"},
     "safetensors": {**TRUE, "help": "write the final weights in that format too"},
 }
@@ -274,6 +279,7 @@ def add_training_flags(parser: Parser, print_freq: int, save_freq: int) -> None:
     parser.add_shared("channels_last", decides=True)
     parser.add_shared("print_freq", default=print_freq)
     parser.add_shared("save_freq", default=save_freq)
+    parser.add_shared("save_minutes")
 
 
 def pick_device(name: str, tf32: bool = True, processes: int | None = None) -> torch.device:

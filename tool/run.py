@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from tool import distributed
+from tool import distributed, stop
 from tool.errors import MEMORY, InputError, lacks_memory
 
 SHARED_MEMORY = (
@@ -20,6 +20,8 @@ SHARED_MEMORY = (
     "--num_workers 0, or start the container with a larger one: docker run --shm-size=8g (or "
     "--ipc=host)."
 )
+MOST_FILES = 4096  # open at once, which every system grants
+FILES = "Too many files are open. Raise the limit, ulimit -n, or give fewer --num_workers."
 # What PyTorch's messages contain when the machine lacks something, and the sentence.
 LACKS = (
     ("bus error|shared memory|/dev/shm|unable to mmap|shm_open|torch_shm", SHARED_MEMORY),
@@ -30,7 +32,8 @@ LACKS = (
     ),
     (
         "connection (closed|reset) by peer|broken pipe|socketerror",
-        "Another process of this run has ended; it says why.",
+        "Another process of this run has ended, and says why if it was not killed. The same "
+        "command continues.",
     ),
 )
 
@@ -42,6 +45,8 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, InputError):
         # A DataLoader worker hands over its whole traceback; the sentence stands at its end.
         return str(error).rsplit("InputError: ", 1)[-1].strip()
+    if isinstance(error, (OSError, RuntimeError)) and "Too many open files" in str(error):
+        return FILES
     if isinstance(error, RuntimeError):
         for words, sentence in LACKS:
             if re.search(words, str(error), re.IGNORECASE):
@@ -68,6 +73,17 @@ def _thread_ended(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
+def allow_many_files() -> None:
+    """Raise the limit of open files, of which a process that reads pictures takes some."""
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if resource.RLIM_INFINITY != soft < MOST_FILES:
+            most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def run(main: Callable[[], None]) -> None:
     """Call ``main``; what a user can correct ends as one sentence and exit status 2.
 
@@ -78,11 +94,15 @@ def run(main: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that a terminal cannot show
     try:
+        allow_many_files()
+        if distributed.world_size() > 1:
+            stop.follow_launcher()
         main()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command continues")
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        where = getattr(error, "where", "")
+        log.error("interrupted; the same command continues%s", where)
+        sys.exit(getattr(error, "status", 130))
     except BrokenPipeError:
         # Whoever read the output has gone, as in ``| head``; Python would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

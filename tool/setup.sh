@@ -6,6 +6,8 @@
 #   EVERYTHING    if set, lines that end with "# optional" are wanted too; otherwise .venv does
 #                 without those that cannot be installed
 
+# Bash before 4.4, as macOS has it, takes an empty array for a variable that is not set.
+if [ "${BASH_VERSINFO[0]}" -lt 5 ]; then set +u; fi
 # A variable of the environment is no array.
 [[ $(declare -p REQUIREMENTS 2> /dev/null) == "declare -a"* ]] || REQUIREMENTS=(requirements.txt)
 CALLER=${OLDPWD:-$PWD}
@@ -22,15 +24,15 @@ from_caller() { # from_caller VARIABLE...: relative paths that the user set coun
 }
 
 words() { # words VARIABLE ARRAY: what stands in the variable, split and unquoted as the shell does it
-    # The words come with a NUL behind each, which no word can hold.
-    mapfile -d '' -t "$2" < <("$PYTHON" -c '
-import shlex, sys
+    local quoted # so that nothing of it is executed
+    quoted=$("$PYTHON" -c '
+import os, shlex, sys
 try:
-    found = shlex.split(sys.argv[2])
+    quoted = shlex.join(shlex.split(sys.argv[2]))
+    sys.stdout.buffer.write(os.fsencode(quoted))
 except ValueError as error:
-    sys.exit(f"error: {sys.argv[1]} cannot be read as flags: {error}")
-sys.stdout.write("".join(f"{word}\0" for word in found))' "$1" "${!1:-}")
-    wait "$!" || exit 2
+    sys.exit(f"error: {sys.argv[1]} cannot be read as flags: {error}")' "$1" "${!1:-}") || exit 2
+    eval "$2=($quoted)"
 }
 
 is_on() { # is_on VARIABLE: is a setting 1, yes, true or on, and not 0, no, false, off or empty?

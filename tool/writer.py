@@ -6,13 +6,13 @@ Nobody else's file is replaced. A folder of ours says so in ``settings.json``, s
 
 import csv
 import errno
-import fcntl
 import io
 import json
 import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,12 +21,17 @@ from typing import Any, BinaryIO
 from tool.errors import InputError
 from tool.reader import file_digest, read_json, text_digest
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 LEDGER = ".made.json"  # {name: digests of what this project wrote under it, the latest last}
 KEPT = 2  # digests of a file: a killed program leaves the one before or the latest
 NOTE = "settings.json"  # in a folder of ours: which program made its files, and how
 LONGEST_NAME = 100  # bytes of a name that is made of a text
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # beginnings of what spreadsheets execute
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+BUSY = (errno.EACCES, errno.EAGAIN)  # what a lock raises that another process holds
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +122,17 @@ def _remove(draft: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     with suppress(OSError):
         draft.unlink()
+
+
+def link(source: Path, target: Path) -> None:
+    """Make a link to a file or a folder, or a copy where the file system has no links."""
+    source = source.resolve()
+    with drafting(target) as draft:
+        try:
+            draft.symlink_to(source, target_is_directory=source.is_dir())
+        except OSError:
+            copy = shutil.copytree if source.is_dir() else shutil.copyfile
+            copy(source, draft)
 
 
 @contextmanager
@@ -219,6 +235,8 @@ def read_note(folder: str | Path) -> dict[str, Any]:
 
 def clear_unfinished(folder: str | Path, name: str = "*") -> None:
     """Delete what processes that are no more left of :func:`drafting` in a folder."""
+    if sys.platform == "win32":  # os.kill would end the process, and does not only look for it
+        return
     for left in Path(folder).glob(f".{name}.*.tmp"):
         try:
             os.kill(int(left.name.split(".")[-2]), 0)
@@ -231,8 +249,8 @@ def clear_unfinished(folder: str | Path, name: str = "*") -> None:
 def claim(path: str | Path, what: str) -> BinaryIO:
     """Return an open file that belongs to this process until it is closed or the process ends.
 
-    The lock is the operating system's, so a killed process leaves none. Where the file system has
-    no locks, a warning says that nothing keeps others away.
+    The lock is the operating system's, so a killed process leaves none. Where the file system, or
+    Windows, has no locks, a warning says that nothing keeps others away.
 
     Args:
         path: of the lock, made on demand.
@@ -245,20 +263,25 @@ def claim(path: str | Path, what: str) -> BinaryIO:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "ab")  # noqa: SIM115  # it stays open
     try:
+        if fcntl is None:
+            raise OSError(errno.ENOSYS, "no locks")
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno in BUSY:
             file.close()
             raise InputError(
                 f"Another process is {what} at this moment. Wait for it, or name another place."
             ) from error
-        log.warning("%s: this file system has no locks, so run one program at a time", path)
+        log.warning("%s: there are no locks here, so run one program at a time", path)
     return file
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Wait for a lock of a folder, and hold it; where the file system has none, go on."""
+    """Wait for a lock of a folder, and hold it; where there are no locks, go on."""
+    if fcntl is None:
+        yield
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

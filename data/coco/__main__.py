@@ -33,20 +33,18 @@ from tool.cores import cores
 from tool.reader import check_exist
 from tool.record import Outputs
 from tool.run import run
-from tool.writer import claim, remove_own, write_lines, write_own, write_table, writing
+from tool.writer import claim, link, remove_own, write_lines, write_own, write_table
 
 SAMPLE = 1000  # pictures in train_sample
 
 log = logging.getLogger("data.coco")
 
 
-def link(root: Path, target: Path) -> Path:
+def link_folders(root: Path, target: Path) -> Path:
     """Make a root of links to those folders of one that cannot be written; or an InputError."""
-    with writing(target):
-        target.mkdir(parents=True, exist_ok=True)
-        for name in ("annotations", "images", "train2014", "val2014"):
-            if (root / name).exists() and not (target / name).exists():
-                (target / name).symlink_to((root / name).resolve(), target_is_directory=True)
+    for name in ("annotations", "images", "train2014", "val2014"):
+        if (root / name).exists() and not (target / name).exists():
+            link(root / name, target / name)
     return target
 
 
@@ -120,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         fetch(COCO_ARCHIVES, Path(args.dataset_root).absolute())
     coco = COCO(args.dataset_root)
     if args.link_root:
-        coco = COCO(link(coco.root, args.link_root))
+        coco = COCO(link_folders(coco.root, args.link_root))
     with claim(coco.prepared / ".lock", f"writing {coco.prepared}"):  # before any work
         for split in args.splits:
             prepare(coco, split, args.crowd, args.allow_missing, args.restart, args.num_workers)

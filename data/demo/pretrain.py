@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader
 
 from data.demo import Demo, drawing
+from data.loaders import one_by_one
 from net.inputs import normalise
 from net.resnet50 import EXPANSION, FixedBatchNorm, ResNet50
 from tool import checkpoint
@@ -79,8 +79,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", default=Demo.pretrained, help="file to write")
     args = parser.parse_args(arguments)
     torch.manual_seed(SEED)
-    seeds = [f"scene {SEED} {number}" for number in range(BATCH * (STEPS + STATISTICS))]
-    batches = iter(DataLoader(seeds, BATCH, num_workers=2, collate_fn=draw_scenes))
+    firsts = range(0, BATCH * (STEPS + STATISTICS), BATCH)
+    seeds = [[f"scene {SEED} {first + n}" for n in range(BATCH)] for first in firsts]
+    batches = iter(one_by_one(draw_scenes, seeds, 2))
 
     backbone = ResNet50(WIDTH, frozen_stages=-1)
     for name, module in list(backbone.named_modules()):
