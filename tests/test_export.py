@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import shutil
 import tempfile
 import zipfile
 from functools import partial
@@ -434,3 +435,16 @@ def test_areas_are_those_of_the_labels(dataset, tmp_path):
     for row in rows:
         share = found[row["picture"], row["class"]] / drawn()[row["picture"]].size
         assert float(row["share"]) == pytest.approx(share, abs=1e-6)
+
+
+def test_what_came_back_is_of_its_classes(dataset, tmp_path):
+    """It is a folder of labels like any other, whose note says which classes its numbers are."""
+    run(dataset, "labelme", tmp_path / "in")
+    labels = back(dataset, "labelme", tmp_path / "in", tmp_path / "out")
+    shutil.rmtree(dataset / "masks")
+    (tmp_path / "out").rename(dataset / "masks")
+    run(dataset, "voc", tmp_path / "again")
+    assert np.array_equal(read_masks(tmp_path / "again")["holes"], labels["holes"])
+    (dataset / "classes.txt").write_text("red\nblue\ntraffic light\n")
+    with pytest.raises(InputError, match="class 2 is traffic light, not blue"):
+        run(dataset, "voc", tmp_path / "other")
