@@ -214,7 +214,8 @@ class Training:
             InputError: a loss or a weight is NaN or infinite.
             Stopped: a process was asked to end; the step that it was in is saved.
         """
-        with patience() as asked:
+        bar = Bar(self.total, self.about["program"], "step", self.start)
+        with patience() as asked, bar as self.bar:
             yield from self._steps(asked)
 
     def _steps(self, asked: list[int]) -> Iterator[tuple[int, list[Tensor]]]:
@@ -226,7 +227,6 @@ class Training:
         log.info("%d steps of %d, %d pictures", self.total, size, pictures)
         loader = iter(training_loader(self.pictures, self.schedule, args.num_workers))
         batches = (to_device(batch.values(), self.device) for batch in loader)
-        self.bar = Bar(self.total, self.about["program"], "step", self.start)
         for step, batch in enumerate(ahead(batches, self.device), self.start):
             self.step, self.row = step, {}
             set_learning_rate(self.optimizer, self.rate(step, self.total))
@@ -245,7 +245,6 @@ class Training:
                 number = asked[0] if asked else signal.SIGTERM  # another process was asked
                 raise Stopped(number, f" at step {step + 1} of {self.total}")
             self.bar.update()
-        self.bar.close()
 
     def _save(self) -> None:
         """Write what the training continues from."""

@@ -31,7 +31,7 @@ KINDS = {  # flags of a kind in --help; all others are settings
     "model max_pixels allow_pickle",
     SETTINGS: "",
     "outputs": "session_name out_dir out archive archive_comp restart visualize save_format "
-    "save_cam safetensors format print_freq save_freq tf_freq val_freq",
+    "save_cam safetensors format print_freq save_freq save_minutes tf_freq val_freq",
     "speed": "device num_workers amp channels_last tf32 fused fold_bn",
 }
 
