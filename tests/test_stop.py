@@ -24,6 +24,7 @@ from tool import checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
 PATIENCE = 60.0  # seconds, of which a loaded machine may need some
+READ_AHEAD = 12  # steps, for which two loaders have not read
 # A training, its checkpoint to continue from, and flags for many steps.
 TRAININGS = {
     "train_resnet50_SIPE": ("last", ["--max_epoches", "9999"]),
@@ -86,8 +87,12 @@ def test_a_training_that_is_asked_to_end_saves_its_step(program, number, trainin
     wait_until(lambda: len(steps_of(output)) > 2, "it trains")
     loaders = children(process.pid)
     assert len(loaders) == 2
-    for pid in (*loaders, process.pid):
+    for pid in loaders:
         os.kill(pid, signal.Signals[number])
+    more = len(steps_of(output)) + READ_AHEAD
+    wait_until(lambda: len(steps_of(output)) > more or not process.is_alive(), "it trains on")
+    assert process.is_alive(), output.read_text()
+    os.kill(process.pid, signal.Signals[number])
     process.join(PATIENCE)
     text, done = output.read_text(), steps_of(output)[-1] + 1
     assert process.exitcode == 128 + signal.Signals[number], text
