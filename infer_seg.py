@@ -24,11 +24,10 @@ from torch import nn
 
 from data.archive import ENDINGS, write_archive
 from data.datasets import make_parser
-from data.inference import CRF_PICTURES, enlarged_argmax, mean_logits, refine
+from data.inference import CRF_PICTURES, enlarged_argmax, load_network, mean_logits, refine
 from data.loaders import plain_picture
 from data.picture_loop import PictureStep
 from data.transforms import VIEWS
-from net.weights import restore
 from net.recipes import MODELS, TestFlags, defaults, fill_in
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
@@ -39,7 +38,7 @@ log = logging.getLogger(__name__)
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
-    parser = make_parser(__doc__, *cli.SPEED, "max_pixels", "visualize", "restart")
+    parser = make_parser(__doc__, *cli.SPEED, "fold_bn", "max_pixels", "visualize", "restart")
     parser.add_shared("ckpt", default=None, help="as in make_cam.py; None is seg_<model>.pth")
     flag, decide, switch = parser.add_argument, parser.add_deciding, argparse.BooleanOptionalAction
     decide("--model", choices=sorted(MODELS), default="deeplabv2_resnet101", help="network")
@@ -106,8 +105,9 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(noted, str) and noted != args.model:  # other projects keep their weights there
         raise InputError(f"{content.path} is a {noted}. Give --model {noted}.")
     checkpoint.check_classes(content, dataset.all_names)
-    net = restore(MODELS[args.model].network, content, num_classes=dataset.num_classes)
-    cli.place(net, step.device, args.channels_last)
+    network, number = MODELS[args.model].network, dataset.num_classes
+    net = load_network(network, content, args.fold_bn, num_classes=number)
+    cli.place(net, step.device, args.channels_last, args.compile)
     how = TestFlags(**{name: getattr(args, name) for name in vars(MODELS[args.model].test)})
     folder = args.out_dir or session.path / f"seg_{args.model}"
     step.write(

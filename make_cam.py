@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     net = load_classifier(args.network, content, args.fold_bn, num_classes=dataset.num_classes)
     for name in CHOICES:  # what the network does by itself is noted, too
         setattr(args, name, choose(net, name, getattr(args, name)))
-    cli.place(net, step.device, args.channels_last)
+    cli.place(net, step.device, args.channels_last, args.compile)
     name = ckpt.name if ckpt.parent == step.session.path / "ckpt" else None
     step.write(
         step.session.path / "npy",

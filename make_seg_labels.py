@@ -31,7 +31,7 @@ from tool.walk import refine_by_walk
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     """Return the settings of this program."""
-    parser = make_parser(__doc__, "channels_last", "tf32", "fold_bn", *cli.FROM_MAPS)
+    parser = make_parser(__doc__, "channels_last", "tf32", "compile", "fold_bn", *cli.FROM_MAPS)
     irn, crf = {"refine": "irn"}, {"refine": "crf"}
     parser.add_deciding(
         "--refine", choices=("irn", "crf"), default="irn", help="crf needs neither 2.1 nor 2.2"
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     content = checkpoint.load(step.session.checkpoint(args.irn_ckpt))
     crop_size = args.irn_crop_size
     net = load_network(EdgeDisplacement, content, args.fold_bn, crop_size=crop_size)
-    cli.place(net, step.device, args.channels_last)
+    cli.place(net, step.device, args.channels_last, args.compile)
     how = {"beta": args.beta, "exp_times": args.exp_times, "amp": args.amp}
     step.write_labels(folder, partial(by_walk, net=net, **how), content.digest)
 

@@ -236,7 +236,7 @@ def deeplab(network: type, side: int, parts: int, job: Job) -> Call:
 
 def segment(job: Job) -> Call:
     """Return a picture of 3.2 with the network and the CRF of DeepLab v2's recipe."""
-    net = job.place(V2(job.classes, **SHAPE)).eval()
+    net = job.for_inference(V2(job.classes, **SHAPE))
     img = pixels(job)
 
     @torch.inference_mode()

@@ -15,7 +15,15 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from data.coco import COCO
-from data.inference import GPU_BATCH, SCALES, infer, load_classifier, mean_logits, refine
+from data.inference import (
+    GPU_BATCH,
+    SCALES,
+    infer,
+    load_classifier,
+    load_network,
+    mean_logits,
+    refine,
+)
 from data.lists import plain
 from data.loaders import to_device
 from data.picture_loop import batches_of
@@ -25,7 +33,6 @@ from data.voc import VOC
 from net.method import CHOICES, choose
 from net.recipes import MODELS
 from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
-from net.weights import restore
 from tool import checkpoint, cli
 from tool.crf import crf_inference_label
 from tool.errors import InputError
@@ -147,7 +154,7 @@ class Predictor:
             self.recipe, self.view = MODELS[self.model].test, VIEWS[self.model]
             if scales:
                 self.recipe = replace(self.recipe, scales=list(scales))
-            self.net = restore(MODELS[self.model].network, content)
+            self.net: Any = load_network(MODELS[self.model].network, content, fold_bn=True)
         else:
             self.net = load_classifier(network, content, fold_bn=True)
             self._choose_as_maps(Path(content.path).parent.parent / "npy")

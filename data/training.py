@@ -181,7 +181,8 @@ class Training:
                 process is training the same.
         """
         args = self.args
-        self.net, self.rate = cli.place(net, self.device, args.channels_last), rate
+        self.net = cli.place(net, self.device, args.channels_last, args.compile)
+        self.rate = rate
         self.optimizer = make_optimizer(
             groups, rate(0, self.total), args.momentum, self.device, args.fused, args.optimizer
         )

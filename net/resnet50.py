@@ -64,6 +64,7 @@ class ResNet50(nn.Module):
     """
 
     ignored = ("fc.",)  # torchvision's last layer
+    in_order = True  # see fold_batch_norm
     strides = (4, 4, 8, 16, 16)
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
@@ -115,16 +116,17 @@ class ResNet50(nn.Module):
 
 
 def fold_batch_norm(net: nn.Module) -> nn.Module:
-    """Put every :class:`FixedBatchNorm` of ResNet-50 into the convolution before it, in place.
+    """Put batch normalisation into the convolution that it follows, in place.
 
-    It always uses stored statistics, so a convolution by w and the normalisation after it are one
-    by w * scale / deviation, with a bias. Saves some 7 % of inference on a CPU. The network, in
-    evaluation mode, can neither learn nor be saved under its names afterwards, and is returned.
+    By stored statistics, a convolution by w and the normalisation after it are one by w * scale /
+    deviation, with a bias. Saves some 7 % of inference on a CPU. The network, in evaluation mode,
+    can neither learn nor be saved under its names afterwards, and is returned. What has an
+    attribute ``in_order`` calls its children in the order in which they are registered.
     """
-    backbones = [module for module in net.modules() if isinstance(module, ResNet50)]
-    for module in chain.from_iterable(list(backbone.modules()) for backbone in backbones):
+    ordered = [module for module in net.modules() if getattr(module, "in_order", False)]
+    for module in chain.from_iterable(list(one.modules()) for one in ordered):
         for (before, conv), (name, norm) in pairwise(list(module.named_children())):
-            if isinstance(norm, FixedBatchNorm) and isinstance(conv, nn.Conv2d):
+            if isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
                 setattr(module, before, fuse_conv_bn_eval(conv, norm))
                 setattr(module, name, nn.Identity())
     return net

@@ -45,6 +45,7 @@ class SegmentationNetwork(nn.Module):
         more: what else makes this network again. ``config`` holds all, for the checkpoint.
     """
 
+    in_order = True  # see net.resnet50.fold_batch_norm
     align_corners: bool  # resized maps share the centres of their corner pixels, else the edges
     head: tuple[str, ...]  # beginnings of the names of the head's modules and tensors
     normalise: Callable[[Tensor], Tensor]  # of (B, 3, H, W) RGB in 0..255; 0 is the mean colour

@@ -427,6 +427,11 @@ FAULTS = {
         ('enabled=amp == "bf16"', "enabled=False", "session autocast"),
         ("0 < cards < processes", "False", "session of_its_own"),
         (
+            'getattr(net, "backbone", getattr(net, "base", net)).compile()',
+            "pass",
+            "compile programs_compile",
+        ),
+        (
             "    torch.backends.cuda.matmul.allow_tf32 = False",
             "    pass",
             "gpu products",

@@ -136,7 +136,8 @@ def harm(path: Path, others: list[Path], rng: random.Random) -> str:
 
 def random_flags(program: str, rng: random.Random) -> list[str]:
     """Return up to four flags of a program with values, mostly such as it takes."""
-    options = [action for action in hostile.options_of(program) if action.dest != "download"]
+    slow = ("download", "compile")
+    options = [action for action in hostile.options_of(program) if action.dest not in slow]
     flags = []
     for action in rng.sample(options, min(len(options), rng.choice((0, 0, 1, 1, 2, 4)))):
         flag = rng.choice(action.option_strings)

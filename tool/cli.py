@@ -32,7 +32,7 @@ KINDS = {  # flags of a kind in --help; all others are settings
     SETTINGS: "",
     "outputs": "session_name out_dir out archive archive_comp restart visualize save_format "
     "save_cam safetensors format print_freq save_freq save_minutes tf_freq val_freq",
-    "speed": "device num_workers amp channels_last tf32 fused fold_bn",
+    "speed": "device num_workers amp channels_last tf32 fused compile fold_bn",
 }
 
 
@@ -240,6 +240,11 @@ SHARED: dict[str, dict[str, Any]] = {
         **ON,
         "help": "update all weights in one kernel; on CUDA only",
     },
+    "compile": {
+        **TRUE,
+        "help": "compile the convolutions and what stands between them by torch.compile first, "
+        "which takes minutes and a C++ compiler: fewer kernels; rounds otherwise",
+    },
     "fold_bn": {
         **ON,
         "help": "put batch normalisation into the convolutions; rounds otherwise",
@@ -260,7 +265,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "seed": {"decides": True, "type": at_least(0), "default": 15, "help": "of all chance"},
     "safetensors": {**TRUE, "help": "write the final weights in that format too"},
 }
-SPEED = ("amp", "channels_last", "tf32")  # how a network computes
+SPEED = ("amp", "channels_last", "tf32", "compile")  # how a network computes
 # Of programs that make labels of maps.
 FROM_MAPS = ("infer_list", "allow_pickle", "max_pixels", "visualize", "restart")
 
@@ -268,7 +273,8 @@ FROM_MAPS = ("infer_list", "allow_pickle", "max_pixels", "visualize", "restart")
 def add_training_flags(parser: Parser, print_freq: int, save_freq: int) -> None:
     """Add what every training has; see :class:`data.training.Training` for the meaning.
 
-    Rounding adds up over the steps of a training, so ``--channels_last`` decides its result.
+    Rounding adds up over the steps of a training, so ``--channels_last`` and ``--compile`` decide
+    its result.
     """
     parser.add_deciding("--train_list", help="list name or file; None is the dataset's own")
     first = "a file, imagenet, or none; None is what the dataset starts from"
@@ -276,7 +282,7 @@ def add_training_flags(parser: Parser, print_freq: int, save_freq: int) -> None:
     suits = "sgd as published; adamw suits transformers and narrow networks, with a lower rate"
     parser.add_deciding("--optimizer", choices=OPTIMIZERS, default=OPTIMIZERS[0], help=suits)
     parser.add_shared("amp", "tf32", "fused", "seed", "restart", "safetensors")
-    parser.add_shared("channels_last", decides=True)
+    parser.add_shared("channels_last", "compile", decides=True)
     parser.add_shared("print_freq", default=print_freq)
     parser.add_shared("save_freq", default=save_freq)
     parser.add_shared("save_minutes")
@@ -324,10 +330,26 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16")
 
 
-def place(net: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+def place(
+    net: nn.Module, device: torch.device, channels_last: bool, compiled: bool = False
+) -> nn.Module:
     """Return the network on its device, the channels of its weights last or not.
 
-    Convolutions lay out what they are given like their weights.
+    Convolutions lay out what they are given like their weights. What is compiled when it is called
+    is ``net.backbone``, or ``net.base``, or the whole network without them; names stay as they are.
+
+    Raises:
+        InputError: this machine lacks what PyTorch compiles with.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return net.to(device, memory_format=layout)
+    net.to(device, memory_format=layout)
+    if compiled:
+        try:
+            torch.compile(torch.neg)(torch.ones(1, device=device))
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"--compile: {reason}. Install a C++ compiler, such as g++, or leave the flag out."
+            ) from error
+        getattr(net, "backbone", getattr(net, "base", net)).compile()
+    return net
