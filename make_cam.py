@@ -11,6 +11,7 @@ finishes what is left.
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,15 +20,22 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from data.base import Dataset
 from data.datasets import make_parser
-from data.inference import GPU_BATCH, SCALES, infer, load_classifier
-from data.loaders import scaled_picture, to_cpu, to_device
+from data.inference import GPU_BATCH, SCALES, find_background_weight, infer, load_classifier
+from data.loaders import one_by_one, scaled_picture, to_cpu, to_device
 from data.picture_loop import PictureStep
 from net.method import CHOICES, Method, choose
-from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES
+from net.resnet50_SIPE import COMPETITORS, SEED_FEATURES, Net
 from tool import checkpoint, cli
+from tool.errors import InputError
 from tool.maps import FORMATS, write_maps
+from tool.progress import progress
 from tool.run import run
+
+LOOKED_AT = 50  # pictures, for --background_weight auto
+
+log = logging.getLogger(__name__)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
@@ -47,7 +55,8 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         choices=COMPETITORS,
         help="classes that compete for seeds: all (None, released code) or those in the label",
     )
-    parser.add_shared("background_weight")
+    weight = "as in training (None) or another; auto: found by pictures without a class"
+    parser.add_shared("background_weight", type=cli.number_or_auto, help=weight)
     parser.add_deciding(
         "--save_format",
         choices=FORMATS,
@@ -94,6 +103,31 @@ def write(path: Path, keys: np.ndarray, maps: Callable[[], list[Tensor]], *how: 
     write_maps(path, keys, maps(), *how)
 
 
+def found_weight(net: Method, dataset: Dataset, args: cli.Settings) -> float:
+    """Return the weight of background that the training list suggests.
+
+    The pictures with the fewest classes tell it, of which there may be none.
+
+    Raises:
+        InputError: the network is another method, or every picture shows every class.
+    """
+    flag = "--background_weight auto"
+    if not isinstance(net, Net):
+        raise InputError(f"{flag} is for SIPE, not for {args.network}. Leave the flag out.")
+    ids = dataset.picture_ids(dataset.train_list)
+    shown = dataset.labels(ids).sum(1)
+    fewest = np.argsort(shown, kind="stable")[:LOOKED_AT]
+    ids = [ids[index] for index in fewest if shown[index] < dataset.num_classes - 1]
+    if not ids:
+        raise InputError(f"{flag}: every picture shows every class. Give a number, such as 0.75.")
+    picture_of = partial(scaled_picture, dataset, args.scales[:1], args.max_pixels)
+    items = progress(one_by_one(picture_of, ids, args.num_workers), len(ids), "background")
+    with cli.autocast(args.amp, next(net.parameters()).device):
+        weight = find_background_weight(net, items)
+    log.info("%s is %.2f, of %d pictures", flag, weight, len(ids))
+    return weight
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Write the maps of every picture on the list."""
     args = parse_arguments(arguments)
@@ -105,6 +139,8 @@ def main(arguments: list[str] | None = None) -> None:
     for name in CHOICES:  # what the network does by itself is noted, too
         setattr(args, name, choose(net, name, getattr(args, name)))
     cli.place(net, step.device, args.channels_last, args.compile)
+    if args.background_weight == cli.AUTO:
+        args.background_weight = net.background_weight = found_weight(net, dataset, args)
     name = ckpt.name if ckpt.parent == step.session.path / "ckpt" else None
     step.write(
         step.session.path / "npy",

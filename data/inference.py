@@ -4,7 +4,7 @@ Shared by ``make_cam.py`` and ``infer_seg.py``, which work through a dataset, an
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,14 +16,18 @@ from net.deeplabv2 import MEAN_BGR
 from net.method import Method, choose, import_network
 from net.recipes import TestFlags
 from net.resnet50 import fold_batch_norm
+from net.resnet50_SIPE import Net
 from net.weights import restore
 from tool import cli
 from tool.checkpoint import Checkpoint
 from tool.crf import crf_inference
 from tool.errors import InputError
+from tool.maps import fuse
 
 SCALES = (1.0, 0.5, 1.5, 2.0)  # of the pictures whose maps are fused
 GPU_BATCH = 4  # pictures of one size in a forward pass on CUDA
+WEIGHTS = tuple(number / 20 for number in range(10, 41))  # of background, to choose from
+WRONG = 0.08  # share of a picture's positions that a class may win, on average, where it is not
 CRF_PICTURES = ("original", "mean_subtracted")
 ABSENT = 1e-4  # a class whose probability is nowhere above that takes no part in the CRF
 
@@ -61,6 +65,37 @@ def load_classifier(network: str, content: Checkpoint, fold_bn: bool, **options)
     trained = content.get("settings") or {}
     choose(net, "background_weight", trained.get("background_weight"))
     return net
+
+
+@torch.inference_mode()
+def find_background_weight(net: Net, items: Iterable[dict]) -> float:
+    """Return a weight of background in the seeds that suits a network, found without masks.
+
+    Each picture gets one class more that it does not show, its absent classes in turn. What such a
+    class wins by IS-CAM at the first scale is wrong. The smallest of WEIGHTS counts with which it
+    wins, on average, at most WRONG of a picture's positions, or the largest where there is none.
+
+    Args:
+        net: on its device, evaluating. Its own weight is another one afterwards.
+        items: of :func:`data.loaders.scaled_picture`, without a class at least.
+    """
+    wins = []
+    for number, item in enumerate(items):
+        absent = np.flatnonzero(item["label"] == 0) + 1
+        key = absent[number % len(absent)]
+        label = np.pad(item["label"], (1, 0), constant_values=1)  # (C,)
+        label[key] = 1
+        device = next(net.parameters()).device
+        picture, mask = to_device((item["pictures"][0], label), device)
+        img = net.prepare(picture[None])
+        views = net.views(torch.cat([img, img.flip(3)]))
+        for net.background_weight in WEIGHTS:
+            is_cam = net.stages(views, mask.view(1, -1, 1, 1).float())["IS_cam"][0]
+            winner = fuse([is_cam], is_cam.shape[1:]).argmax(0)  # (h, w)
+            wins.append((winner == key).float().mean())
+    shares = torch.stack(wins).view(-1, len(WEIGHTS)).mean(0).tolist()
+    few = (weight for weight, share in zip(WEIGHTS, shares, strict=True) if share <= WRONG)
+    return next(few, WEIGHTS[-1])
 
 
 def infer(

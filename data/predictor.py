@@ -263,7 +263,8 @@ class Predictor:
             at = x * columns // width, y * rows // height
         present = self.label_of(found.names[1:]).float().to(self.device)
         img = self.net.prepare(*self._scaled([found.picture], [1]))
-        stages = self.net.stages(torch.cat([img, img.flip(3)]), present.view(1, -1, 1, 1))
+        views = self.net.views(torch.cat([img, img.flip(3)]))
+        stages = self.net.stages(views, present.view(1, -1, 1, 1))
         feature, shown = stages["feature"][0].cpu().numpy(), found.keys
         of_classes = {name: stages[name][0, shown].cpu().numpy() for name in STAGES}
         return Explanation(**vars(found), **of_classes, feature=feature, at=at)

@@ -249,18 +249,21 @@ class Net(Method):
 
         CAM includes absent classes, of which IS-CAM is zero.
         """
-        stages = self.stages(pairs, labels)
+        stages = self.stages(self.views(pairs), labels)
         return stages["cam"], stages["IS_cam"]
 
-    def stages(self, pairs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return what all steps of the method give, of the arguments of :meth:`localize`.
+    def views(self, pairs: Tensor) -> tuple[Tensor, ...]:
+        """Return what :meth:`forward_features` does, summed over a picture and its mirror image."""
+        return tuple(x[::2] + x[1::2].flip(3) for x in self.forward_features(pairs))
+
+    def stages(self, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
+        """Return what all steps of the method give, of :meth:`views` and labels (B, C, 1, 1).
 
         They are ``cam``, what :meth:`explore` returns, and ``feature`` (B, D, h, w), whose
         similarities make the seeds.
         """
-        features = self.forward_features(pairs)
-        logits, feature, x4 = (x[::2] + x[1::2].flip(3) for x in features)
-        with torch.autocast(pairs.device.type, enabled=False):  # argmax and maxima want float32
+        logits, feature, x4 = views
+        with torch.autocast(logits.device.type, enabled=False):  # argmax and maxima want float32
             cam = general_cam(logits)
             cam = {"all": cam, "present": cam * labels}[self.competitors]
             seed_feature = {"hierarchical": feature, "semantic": x4}[self.seed_feature]

@@ -142,6 +142,9 @@ FAULTS = {
     ],
     "make_cam.py": [
         ("setattr(args, name, choose(net", "print(choose(net", "programs flags_of_the_maps"),
+        ("shown[index] < dataset.num_classes - 1", "True", "negatives auto"),
+        ('np.argsort(shown, kind="stable")', "np.arange(len(shown))", "negatives auto"),
+        ("= net.background_weight = found_weight", "= found_weight", "negatives auto"),
         ("dataset, args.scales", "dataset, (1.0, 0.5, 1.5, 2.0)", "programs flags_of_the_maps"),
         ('"digest": content.digest', '"digest": ""', "outputs was_replaced"),
         ("    checkpoint.check_classes(content", "    print(content", "outputs other_classes"),
@@ -174,6 +177,10 @@ FAULTS = {
     "data/inference.py": [
         ("[img, img.flip(3)]", "[img, img]", "maps of_the_network"),
         ("    choose(net,", "    print(net,", "programs weight_of_background"),
+        ("label[key] = 1", "pass", "maps auto_is"),
+        ("absent[number % len(absent)]", "absent[0]", "maps auto_is"),
+        ("if share <= WRONG", "if share < 2 * WRONG", "maps auto_is"),
+        ("(winner == key)", "(winner > 0)", "maps auto_is"),
         ("cam[kept[1:]]", "cam[kept[1:] - 1]", "maps of_the_network"),
         ("(len(how.scales) * len(turns))", "len(how.scales)", "seg library"),
         (

@@ -183,8 +183,8 @@ def test_another_network_than_the_one_of_training_is_refused(noted, flags, home,
 
 def test_a_choice_that_the_network_does_not_have_is_refused(training, flags):
     train.main(training)
-    weight = ["--background_weight", "1"]
-    for flag in (["--seed_feature", "semantic"], ["--competitors", "all"], weight):
+    weight, auto = ["--background_weight", "1"], ["--background_weight", "auto"]
+    for flag in (["--seed_feature", "semantic"], ["--competitors", "all"], weight, auto):
         with pytest.raises(InputError, match=f"{flag[0]}.*my_network"):
             make_cam.main([*flags["make_cam"], *OURS, *flag])
     with pytest.raises(InputError, match=r"--background_weight.*my_network"):

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from data import inference
+from data.inference import WEIGHTS
 from make_cam import localize
 from make_cam import write as write_localized
 from net.resnet50_SIPE import CAM
@@ -95,6 +97,44 @@ def test_maps_are_those_of_the_network(tmp_path, together):
         assert read["keys"].tolist() == keys
         np.testing.assert_allclose(read["IS_CAM"], expected[: len(keys)], atol=1e-5)
         np.testing.assert_allclose(read["CAM"], expected[len(keys) :], atol=1e-5)
+
+
+def shares_won(net, items, weights):
+    """The mean share that a class wins where it is not, by the maps of one weight after another."""
+    rows = []
+    for number, item in enumerate(items):
+        absent = [key for key in range(1, 5) if not item["label"][key - 1]]
+        key, label = absent[number % len(absent)], torch.zeros(1, 5, 1, 1)
+        label[0, [0, key, *(item["label"].nonzero()[0] + 1)]] = 1
+        img = net.prepare(torch.from_numpy(item["pictures"][0])[None]).double()
+        row = []
+        for net.background_weight in weights:
+            maps = net.localize(torch.cat([img, img.flip(3)]), label)[1][0]
+            best = (maps / (maps.amax((1, 2), keepdim=True) + 1e-5)).argmax(0)
+            row.append(float((best == key).double().mean()))
+        rows.append(row)
+    return np.mean(rows, 0)
+
+
+def test_auto_is_the_smallest_weight_at_which_absent_classes_win_few_positions(monkeypatch):
+    """One class that is absent competes with background and the present ones; float64."""
+    torch.manual_seed(1)
+    net = CAM(5, pretrained=None, width=4).double().eval()
+    rng, labels = np.random.default_rng(0), ([0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1])
+    items = [
+        {"label": np.array(label), "pictures": [rng.integers(0, 256, (3, 64, 80), np.uint8)]}
+        for label in labels
+    ]
+    with torch.inference_mode():
+        shares = shares_won(net, items, WEIGHTS)
+    monkeypatch.setattr(net, "prepare", lambda pictures: CAM.prepare(net, pictures).double())
+    found = []
+    for limit in (shares.max() + 1e-6, shares.min() + 0.01, shares.min() / 2):
+        monkeypatch.setattr(inference, "WRONG", limit)
+        fits = [weight for weight, share in zip(WEIGHTS, shares, strict=True) if share <= limit]
+        found.append(inference.find_background_weight(net, items))
+        assert found[-1] == (fits or [2.0])[0]
+    assert found[0] < found[1]
 
 
 def test_maps_of_a_large_picture_are_read_at_the_reduced_size(tmp_path):

@@ -8,10 +8,13 @@ import torch
 from conftest import play
 from tiny import LABELS, command_lines
 
+import make_cam
+import train_resnet50_SIPE
 from data.folder.tables import MOST_CLASSES
 from eval_cam import THRESHOLDS, sweep_counts
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_SIPE import Net
+from tool.errors import InputError
 from tool.maps import read_maps
 from tool.pictures import read_mask, save_label
 
@@ -51,6 +54,41 @@ def test_negatives_beside_one_class_and_beside_254(tiny, weights, tmp_path, othe
     assert list(result["iou"]) == ["background", *names]
     sweep = json.loads((session / "eval_cam.json").read_text())["cam"]
     assert len(sweep["miou_by_threshold"]) == len(THRESHOLDS)
+
+
+def test_auto_weighs_background_by_the_pictures_with_the_fewest_classes(
+    tiny, weights, tmp_path, monkeypatch
+):
+    """And the maps are made, and noted, with the weight that it finds."""
+    lines, used = command_lines(tiny, tmp_path / "run", weights), []
+    rows = ["image,red,blue", "a.png,1,0", "b.png,0,0", "c.png,1,1", "d.png,0,1", "e.png,0,0"]
+    (tiny / "classes.txt").write_text("red\nblue\n")
+    (tiny / "labels.csv").write_text("\n".join([*rows, "f.png,1,1"]) + "\n")
+    train_resnet50_SIPE.main(lines["train_resnet50_SIPE"])
+    infer = make_cam.infer
+
+    def find(net, items):
+        used.append([item["id"] for item in items])
+        return 1.25
+
+    def inferred(net, *given):
+        used.append(net.background_weight)
+        return infer(net, *given)
+
+    monkeypatch.setattr(make_cam, "find_background_weight", find)
+    monkeypatch.setattr(make_cam, "infer", inferred)
+    auto = [*lines["make_cam"], "--scales", "1", "--background_weight", "auto"]
+    make_cam.main(auto)
+    assert used == [["b", "e", "a", "d"], *[1.25] * 6]
+    noted = json.loads((tmp_path / "run/npy/settings.json").read_text())
+    assert noted["background_weight"] == 1.25
+    monkeypatch.setattr(make_cam, "LOOKED_AT", 2)
+    make_cam.main(auto)  # nothing is left to do
+    assert used[7:] == [["b", "e"]]
+    rows = ["image,red,blue", *(f"{image_id}.png,1,1" for image_id in LABELS)]
+    (tiny / "labels.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(InputError, match="--background_weight auto: every picture"):
+        make_cam.main(auto)
 
 
 def test_training_loss_without_a_class_is_finite_and_foreground_zero():

@@ -18,6 +18,7 @@ from tool.errors import InputError
 from tool.optimizer import OPTIMIZERS
 
 NETWORK = "net.resnet50_SIPE"
+AUTO = "auto"  # a value that a program finds by itself
 LARGEST = 2**31 - 1  # of whole numbers: seeds and sizes stay within every library's integers
 LARGEST_REAL = 1e15  # products of two such numbers, a rate and its factor, stay within float32
 SMALLEST_FRACTION = 1e-6
@@ -150,6 +151,11 @@ def within(kind: type, smallest: float, largest: float) -> Callable[[str], Any]:
 def at_least(smallest: int, largest: int = LARGEST) -> Callable[[str], int]:
     """Return an argparse type: a whole number from ``smallest`` to ``largest``."""
     return within(int, smallest, largest)
+
+
+def number_or_auto(text: str) -> float | str:
+    """An argparse type: a number of at least 0, or the word auto."""
+    return text if text == AUTO else number(text)
 
 
 def names(text: str) -> list[str]:
