@@ -46,6 +46,11 @@ def test_settings_suit_the_number_and_the_size_of_pictures(folder):
     found = [int(train[f"--{name}"]) for name in names]
     found += [int(words_of(flags, step)["--max_pixels"]) for step in ("CAM", "LABEL")]
     assert tuple(found) == SUITS[folder]
+    assert (train["--background_weight"], train["--gsc_weight"]) == ("1", "1")
+    many = words_of(settings.flags_of(*folder, "off", V2, 15), "TRAIN")
+    assert many == {**train, "--gsc_weight": "5"}
+    maps = words_of(flags, "CAM")
+    assert (maps["--background_weight"], maps["--competitors"]) == ("auto", "present")
     seg = words_of(flags, "SEG")
     windows = int(seg["--batch_size"]) * int(seg["--iterations"])
     assert settings.WINDOWS - settings.BATCH < windows <= settings.WINDOWS

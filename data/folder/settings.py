@@ -53,7 +53,9 @@ def epochs_of(pictures: int) -> int:
     return max(LEAST_EPOCHS, -(-WINDOWS // (pictures // batch * batch)))
 
 
-def flags_of(pictures: int, side: int, device: str, amp: str, model: str) -> dict[str, str]:
+def flags_of(
+    pictures: int, side: int, device: str, amp: str, model: str, classes: int = 1
+) -> dict[str, str]:
     """Return the flags of the steps, by the variable of the script.
 
     No window is larger than the pictures. The steps that learn and localize see objects in one
@@ -65,18 +67,22 @@ def flags_of(pictures: int, side: int, device: str, amp: str, model: str) -> dic
         device: ``"cpu"`` or ``"cuda"``.
         amp: of :func:`tool.cli.autocast`.
         model: of step 3.
+        classes: without background. The consistency loss averages over absent ones, too, and is
+            weighed so that many do not weaken it.
     """
     long_side, window = sides_of(side, device)
     batch, epochs = min(BATCH, pictures), epochs_of(pictures)
     small, large = f"--max_pixels {long_side**2}", f"--max_pixels {4 * long_side**2}"
+    background = f"--background_weight 1 --gsc_weight {max(1, classes // 3)}"
     sizes = f"--crop_size {window} --resize_min {long_side * 5 // 8} --resize_max {long_side}"
+    steps = f"--batch_size {batch} --max_epochs {epochs}"
     irn_size = f"--irn_crop_size {long_side}"
     epochs_of_irn = f"--irn_batch_size {batch} --irn_num_epoches {epochs} --irn_learning_rate 0.05"
     recipe = "--recipe short " if model == "deeplabv2_resnet101" else ""
     parts = f"--batch_size {batch} --accumulate 1 --iterations {WINDOWS // batch}"
     flags = {
-        "TRAIN": f"--batch_size {batch} --max_epochs {epochs} --lr 0.02 {sizes} --val_freq 0",
-        "CAM": f"--scales 1.0 1.5 {small}",
+        "TRAIN": f"{background} {steps} --lr 0.02 {sizes} --val_freq 0",
+        "CAM": f"--background_weight auto --competitors present --scales 1.0 1.5 {small}",
         "IRN": f"{epochs_of_irn} {irn_size} --edge_only {small}",
         "LABEL": f"{irn_size} --exp_times 6 {large}",
         "SEG": f"{recipe}{parts} --crop_size {window + 1} {small}",
@@ -152,7 +158,9 @@ def main(arguments: list[str] | None = None) -> None:
     is_fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     amp = args.amp or ("bf16" if is_fast else "off")
     side = round(median(max(stored(dataset.image_path(i)).size) for i in ids))
-    for name, words in flags_of(len(ids), side, device.type, amp, args.model).items():
+    classes = dataset.num_classes - 1
+    flags = flags_of(len(ids), side, device.type, amp, args.model, classes)
+    for name, words in flags.items():
         print(f"{name}={words}")
     judged = {name: name if has_masks(dataset, found) else "" for name, found in lists.items()}
     print(f"JUDGED={judged[dataset.train_list]}")
