@@ -28,6 +28,7 @@ from pathlib import Path
 from data.label_formats import AREAS, area_rows
 from data.lists import OWN, PICTURE_ENDINGS, listed, pictures_among, strip_ending, visible
 from data.predictor import REFINE, Predictor
+from net.method import CHOICES
 from net.recipes import MODELS
 from tool import cli
 from tool.errors import InputError, naming
@@ -153,7 +154,8 @@ def main(arguments: list[str] | None = None) -> None:
     explain = args.explain_at or args.explain
     if explain:
         predictor.check_stages()
-    settings = f"{predictor.digest} {predictor.all_names} {args.labels} {explain} {how}"
+    chosen = [getattr(predictor.net, name, None) for name in CHOICES]
+    settings = f"{predictor.digest} {predictor.all_names} {args.labels} {explain} {how} {chosen}"
     paths = list(pictures.values())
     sources = {"picture": paths, "settings": [settings] * len(paths)}
     outputs = Outputs(

@@ -145,7 +145,7 @@ FAULTS = {
         ("shown[index] < dataset.num_classes - 1", "True", "negatives auto"),
         ('np.argsort(shown, kind="stable")', "np.arange(len(shown))", "negatives auto"),
         ("= net.background_weight = found_weight", "= found_weight", "negatives auto"),
-        ("dataset, args.scales", "dataset, (1.0, 0.5, 1.5, 2.0)", "programs flags_of_the_maps"),
+        ("dataset, args.scales, ", "dataset, (1.0, 0.5, 1.5, 2.0), ", "programs flags_of_the_maps"),
         ('"digest": content.digest', '"digest": ""', "outputs was_replaced"),
         ("    checkpoint.check_classes(content", "    print(content", "outputs other_classes"),
         ("[str(row.nonzero()[0].tolist()) for row", '["" for row', "outputs corrected_label"),

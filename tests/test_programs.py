@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import eval_cam
 import make_cam
+import predict
 import train_resnet50_SIPE as train
 from data.picture_loop import batches_of
 from data.predictor import Predictor
@@ -126,6 +127,7 @@ def test_the_weight_of_background_goes_from_training_to_maps_and_to_single_pictu
     flags, tiny, session
 ):
     """And a flag of the maps goes before that of the training."""
+    single, masks = ["--session_name", str(session), "--out_dir", str(session / "single")], []
     train.main([*flags["train"], "--background_weight", "0.8", "--max_epochs", "1"])
     for given, expected in (([], 0.8), (["--background_weight", "2"], 2.0), ([], 0.8)):
         make_cam.main([*flags["make_cam"], *given, "--scales", "1", "--restart"])
@@ -134,6 +136,11 @@ def test_the_weight_of_background_goes_from_training_to_maps_and_to_single_pictu
         assert noted["background_weight"] == predictor.net.background_weight == expected
         maps = predictor(tiny / "images/d.png", ["red", "blue"]).maps
         np.testing.assert_allclose(maps, read_maps(session / "npy", "d")["IS_CAM"], atol=1e-5)
+        predict.main([str(tiny / "images/d.png"), *single])
+        masks.append((session / "single/d_mask.png").stat().st_mtime_ns)
+        predict.main([str(tiny / "images/d.png"), *single])
+        assert masks[-1] == (session / "single/d_mask.png").stat().st_mtime_ns
+    assert len(set(masks)) == 3
     noted["background_weight"] = "much"
     (session / "npy/settings.json").write_text(json.dumps(noted))
     with pytest.raises(InputError, match=r"npy.*background_weight.*make_cam.py"):
