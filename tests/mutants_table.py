@@ -175,7 +175,8 @@ FAULTS = {
         ("    checkpoint.check_classes(content", "    print(content", "seg other_classes"),
     ],
     "data/inference.py": [
-        ("[img, img.flip(3)]", "[img, img]", "maps of_the_network"),
+        ("stack([img, img.flip(3)]", "stack([img, img]", "maps of_the_network"),
+        ("cat([img, img.flip(3)]", "cat([img, img]", "maps auto_is"),
         ("    choose(net,", "    print(net,", "programs weight_of_background"),
         ("label[key] = 1", "pass", "maps auto_is"),
         ("absent[number % len(absent)]", "absent[0]", "maps auto_is"),
