@@ -181,7 +181,7 @@ FAULTS = {
         ("label[key] = 1", "pass", "maps auto_is"),
         ("absent[number % len(absent)]", "absent[0]", "maps auto_is"),
         ("if share <= WRONG", "if share < 2 * WRONG", "maps auto_is"),
-        ("(winner == key)", "(winner > 0)", "maps auto_is"),
+        ("(winner == key)", "(winner == 0)", "maps auto_is"),
         ("cam[kept[1:]]", "cam[kept[1:] - 1]", "maps of_the_network"),
         ("(len(how.scales) * len(turns))", "len(how.scales)", "seg library"),
         (
