@@ -98,8 +98,8 @@ READ = {
     "Roboflow, multi-class": ("_classes.csv", ONE_HOT.replace(",", ", ")),
     "Label Studio, choices": (
         "labels.csv",
-        '"annotation_id","choice","id","image"\n1,"red",1,"/data/upload/1/a.png"\n'
-        '2,"green",2,"/data/upload/1/b.png"\n3,"",3,"/data/upload/1/c.png"\n',
+        '"annotation_id","annotator","choice","image"\n1,"1","red","/data/upload/1/a.png"\n'
+        '2,"1","{""choices"":[""green"",""green""]}","/data/upload/1/b.png"\n3,"1","","c.png"\n',
     ),
     "CVAT": ("annotations/instances_default.json", coco()),
     "CVAT beside the images": ("instances_default.json", coco()),

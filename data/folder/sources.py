@@ -7,6 +7,7 @@ annotations.json    boxes and regions, crowds included, name the classes of a pi
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ FOLDERS = "the folders in images"
 # Names of a table's columns, the usual one first.
 IMAGE = ("image", "filename", "file_name", "file", "image_name", "image_path", "path", "picture")
 LABELS = ("labels", "label", "classes", "class", "category", "choice")
+CHOICES = re.compile(r'^{"choices":\[|"|\]}$')  # around several labels in Label Studio's tables
 INDEX = ("", "unnamed: 0", "index")  # columns in which pandas numbers the rows
 ROOT = "0"  # id of the category that Roboflow puts above all others
 NOTHING = (None, [], [[]], [0, 0, 0, 0])  # of a box or a region
@@ -78,7 +80,7 @@ def find_sources(root: Path, images: Path, pictures: Iterable[Path]) -> list[Sou
 def _table(path: Path) -> Source:
     table = read_table(path, REMEDY, (), whole=True)
     columns = {name.casefold(): name for row in table[:1] for name in row}
-    refuse_other_tools(path, columns)
+    refuse_other_tools(path, list(columns))
     image, labels = (
         next((columns[name] for name in names if name in columns), None)
         for names in (IMAGE, LABELS)
@@ -91,7 +93,7 @@ def _table(path: Path) -> Source:
         classes = [n for n in others if any(row[n].casefold() in ZERO_ONE for row in table)]
         rows = _zero_one(table, image, classes)
     else:
-        rows = [(row.where, row[image], row[labels]) for row in table]
+        rows = [(row.where, row[image], CHOICES.sub("", row[labels])) for row in table]
     remarks = [name for name in others if name not in classes]
     if remarks:
         log.warning("%s: these columns are remarks, not classes: %s", path, some(remarks))
