@@ -68,7 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     decide("--blocks", type=count, nargs=4, help="of the four stages; None: of the weights")
     decide("--stride_on", choices=STRIDE_ON, help="DeepLab v2 only; None: where the weights had it")
     stride = "of the logits, DeepLab v2 only; None: 16 from a classifier of step 1, else 8"
-    decide("--stride", type=int, choices=sorted(STAGES), help=stride)
+    decide("--stride", type=count, choices=sorted(STAGES), help=stride)
     freeze = (
         "batch normalisation by stored statistics, as DeepLab v2 always has it; v1 needs it with "
         "several processes on CPUs"

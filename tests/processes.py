@@ -6,6 +6,7 @@ Processes come from a server that has imported everything already, so that one s
 import importlib
 import multiprocessing
 import os
+import signal
 import socket
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,11 +24,17 @@ CONTEXT.set_forkserver_preload([*STEPS, __name__])
 def run(
     program: str, flags: list[str], output: str, environment: dict[str, str], folder: str
 ) -> None:
-    """Do in a fresh process what ``python program.py flags`` does in a folder."""
+    """Do in a fresh process what ``python program.py flags`` does in a folder.
+
+    It takes signals as one that is started from a terminal, also where the tests run behind nohup.
+    """
     import torch
 
     from tool.run import run as run_program
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

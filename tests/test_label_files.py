@@ -323,8 +323,10 @@ def test_heic_names_its_package(tmp_path):
         read_rgb(tmp_path / "x.heic")
 
 
-@pytest.mark.parametrize("ending", ["gif", "jp2", "avif", "ppm"])
+@pytest.mark.parametrize("ending", ["gif", "jp2", "avif", "ppm", "heic"])
 def test_pictures_of_all_formats_that_can_be_read_count(bare, ending):
+    if ending == "heic":
+        pytest.importorskip("pillow_heif")
     Image.open(bare / "images/c.png").save(bare / f"images/d.{ending}")
     assert Folder(bare).ids("train") == list("abcd")
 

@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).parent.parent
 MODULES = {  # of a package that is imported under another name
     "pillow": "PIL",
     "opencv-python-headless": "cv2",
+    "pillow-heif": "pillow_heif",
     "pydensecrf2": "pydensecrf",
 }
 # In .ci/run or run_tests.sh, and imported by none.
@@ -24,7 +25,8 @@ TOOLS = {
     "pytest-xdist": "--dist worksteal",
 }
 HIDDEN = {"torch.utils.tensorboard": "tensorboard"}  # modules of others that import a package
-OPTIONAL = {"onnx", "onnxruntime", "timm"}  # a flag of the user's wants them, which says so
+# What a flag or a picture of the user's wants; a sentence says so.
+OPTIONAL = {"onnx", "onnxruntime", "pillow_heif", "timm"}
 
 
 def listed(name: str) -> set[str]:
@@ -63,8 +65,8 @@ def test_files_import_what_requirements_name():
     tests = {f for name in ("tests", "benchmarks") for f in (REPOSITORY / name).rglob("*.py")}
     needed, development = listed("requirements.txt"), listed("requirements-dev.txt")
     assert imported(files - tests) - OPTIONAL == modules_of(needed)
-    assert development >= OPTIONAL
     development = modules_of(development - set(TOOLS))
+    assert development >= OPTIONAL
     assert development <= imported(tests) <= development | modules_of(needed)
     commands = "".join((REPOSITORY / name).read_text() for name in (".ci/run", "run_tests.sh"))
     assert all(command in commands for command in TOOLS.values())
