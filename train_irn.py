@@ -23,7 +23,7 @@ from data.base import Dataset
 from data.datasets import make_parser
 from data.loaders import AffinityPictures, one_by_one, to_device
 from data.training import Training
-from data.transforms import cut_window
+from data.transforms import cut_window, reduce
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_irn import AffinityDisplacementLoss
 from tool import cli, distributed
@@ -60,9 +60,14 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return parser.parse_args(arguments)
 
 
-def top_left_windows(dataset: Dataset, size: int, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the top left windows of pictures, uint8 (B, 3, S, S), and the boxes, int64 (B, 4)."""
-    pictures = [np.asarray(dataset.read(image_id)) for image_id in ids]
+def top_left_windows(
+    dataset: Dataset, size: int, max_pixels: float, ids: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the top left windows of pictures, uint8 (B, 3, S, S), and the boxes, int64 (B, 4).
+
+    Pictures of more than ``max_pixels`` are reduced to so many first, as they are in training.
+    """
+    pictures = [np.asarray(reduce(dataset.read(image_id), max_pixels)) for image_id in ids]
     cut = [cut_window(picture, (0, 0), size, fill=0) for picture in pictures]
     windows, boxes = map(np.stack, zip(*cut, strict=True))
     return np.ascontiguousarray(windows.transpose(0, 3, 1, 2)), boxes
@@ -130,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not args.edge_only:
         ids = distributed.share(infer_ids)
         at_once = 1 if device.type == "cpu" else batch_size
-        read = partial(top_left_windows, dataset, args.irn_crop_size)
+        read = partial(top_left_windows, dataset, args.irn_crop_size, args.max_pixels)
         batches = [ids[first : first + at_once] for first in range(0, len(ids), at_once)]
         windows = one_by_one(read, batches, args.num_workers)
         store_mean_displacement(net, windows, len(ids), args.amp)

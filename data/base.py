@@ -17,13 +17,13 @@ from PIL import Image
 from data.lists import picture_id, plain, read_list
 from tool import distributed
 from tool.checkpoint import some
+from tool.cli import AUTO
 from tool.errors import InputError, collected
 from tool.picture_files import PictureFile, picture_file
 from tool.pictures import read_mask, read_rgb
 from tool.reader import check_exist
 
 LONGEST_ID = 210  # bytes; files are named by ids, with up to 45 bytes more, and 255 are possible
-AUTO = "auto"  # a range of values that is found on a list
 PERCENTILES = (1, 99)  # of values that become black and white
 MOST_PICTURES, MOST_VALUES = 200, 50_000  # looked at, of a list and of a picture
 # What an id has nowhere; the last ones stand for bytes that are no UTF-8.

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from data.base import AUTO, Dataset
+from data.base import Dataset
 from data.coco import COCO
 from data.demo import Demo
 from data.folder import Folder
 from data.folder.sources import NEGATIVES
 from data.voc import VOC
 from tool import distributed
-from tool.cli import Parser, Settings, at_least, import_named, pick_device
+from tool.cli import AUTO, Parser, Settings, at_least, import_named, pick_device
 from tool.cores import cores
 from tool.errors import InputError
 from tool.reader import read_json

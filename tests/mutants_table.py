@@ -31,6 +31,7 @@ FAULTS = {
         ("(433, 449)", "(65, 65)", "onnx segmentation"),
     ],
     "train_irn.py": [
+        ("reduce(dataset.read(image_id), max_pixels)", "dataset.read(image_id)", "irn as_large_as"),
         (
             "(args.irn_learning_rate, args.irn_weight_decay)",
             "(args.irn_learning_rate, 1e-4)",

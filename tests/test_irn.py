@@ -1,9 +1,12 @@
 """IRN's network: its parts, its names, and the released code's numbers."""
 
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
@@ -12,6 +15,7 @@ from tests.fill import filled
 from tests.reference import parity, relative
 from tool.checkpoint import load_weights
 from tool.errors import InputError
+from train_irn import top_left_windows
 
 TOLERANCE = 1e-5
 
@@ -109,6 +113,15 @@ def test_mean_shift_is_for_evaluation():
     mean = net.mean_shift.running_mean
     assert mean.abs().min() > 0
     torch.testing.assert_close(raw - shifted, mean[None, :, None, None].expand_as(raw))
+
+
+@pytest.mark.parametrize(("limit", "sides"), [(2400, [40, 60]), (600, [20, 30])])
+def test_the_mean_displacement_is_of_pictures_as_large_as_those_of_the_training(limit, sides):
+    dataset = SimpleNamespace(read=lambda _: Image.new("RGB", (60, 40), "white"))
+    windows, _ = top_left_windows(dataset, 64, limit, ["a", "b"])
+    expected = np.zeros((2, 3, 64, 64), np.uint8)
+    expected[..., : sides[0], : sides[1]] = 255
+    assert np.array_equal(windows, expected)
 
 
 @pytest.mark.parametrize("kept", ["", "resnet50.", "stage", "backbone."])

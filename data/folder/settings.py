@@ -125,7 +125,7 @@ def seconds_a_window(size: int, device: torch.device, amp: str) -> float:
     return min(seconds) / len(windows)
 
 
-def check_labels(dataset: Folder, ids: list[str]) -> None:
+def check_differences(dataset: Folder, ids: list[str]) -> None:
     """Raise an InputError where all pictures show the same, so that nothing can be learnt."""
     labels = dataset.labels(ids)
     if (labels == labels[0]).all():
@@ -153,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = open_dataset(args)
     lists = {name: dataset.picture_ids(name) for name in (dataset.train_list, dataset.test_list)}
     ids, test_ids = lists[dataset.train_list], lists[dataset.test_list]
-    check_labels(dataset, ids)
+    check_differences(dataset, ids)
     device = cli.pick_device(args.device)
     is_fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     amp = args.amp or ("bf16" if is_fast else "off")
