@@ -13,10 +13,9 @@ pictures and maps, are kept, so running the same command again finishes what is 
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
-from functools import partial
+from typing import Any
 
 import numpy as np
-import torch
 
 from data.datasets import make_parser
 from data.picture_loop import PictureStep
@@ -37,39 +36,29 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return parser.parse_args(arguments)
 
 
-def views_of(is_cam: np.ndarray) -> np.ndarray:
-    """Return the largest of the maps in two views, uint8 (2, H, W) of places among the P maps.
-
-    The first looks for objects and takes the maps as they are, float (P, H, W) in [0, 1] with
-    background first; the second looks for background and halves that of background.
-    """
-    share = np.ones((len(is_cam), 1, 1), is_cam.dtype)
-    share[0] = BACKGROUND_SHARE
-    return np.stack([is_cam.argmax(0), (is_cam * share).argmax(0)]).astype(np.uint8)
-
-
 def confident_areas(
-    img: np.ndarray,
-    is_cam: np.ndarray,
-    keys: np.ndarray,
-    t: int,
-    gt_prob: float,
-    device: str | torch.device = "cpu",
+    img: np.ndarray, is_cam: np.ndarray, keys: np.ndarray, **how: Any
 ) -> np.ndarray:
     """Return the label of what is sure.
 
+    The CRF sees the largest of the maps in two views. The first looks for objects and takes the
+    maps as they are; the second looks for background and halves that of background.
+
     Args:
         img: uint8 (H, W, 3).
-        is_cam: float (P, H, W), of which :func:`views_of` makes two views.
+        is_cam: float (P, H, W) in [0, 1].
         keys: int64 (P,), class ids of the maps, 0 first.
-        t, gt_prob, device: of the CRF, see :func:`tool.crf.crf_inference_label`.
+        how: iterations ``t``, ``gt_prob`` and ``device`` of the CRF, see
+            :func:`tool.crf.crf_inference_label`.
 
     Returns:
         uint8 (H, W): the class where the view of objects sees one; 0 where both views see
         background; 255 elsewhere.
     """
-    views = views_of(is_cam)
-    objects, ground = crf_inference_label(img, views, t, len(keys), gt_prob, device)
+    halved = is_cam.copy()
+    halved[0] *= BACKGROUND_SHARE
+    views = np.stack([is_cam.argmax(0), halved.argmax(0)])
+    objects, ground = crf_inference_label(img, views, num_classes=len(keys), **how)
     sure = np.where((objects == 0) & (ground > 0), UNSURE, keys[objects])
     return sure.astype(np.uint8)
 
@@ -78,8 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the label of every picture on the list."""
     args = parse_arguments(arguments)
     step = PictureStep(args, "cam2ir")
-    how = {"t": args.crf_iterations, "gt_prob": args.gt_prob, "device": step.device}
-    step.write_labels(step.session.path / "ir_label", partial(confident_areas, **how))
+    step.write_labels(step.session.path / "ir_label", confident_areas)
 
 
 if __name__ == "__main__":

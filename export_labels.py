@@ -42,15 +42,10 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     parser.add_argument("--list", help="list name or file; None is the training list")
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--out", type=Path, required=True, help="file or folder to write")
-    parser.add_argument(
-        "--polygons", action="store_true", help="for coco: outlines in place of run lengths"
-    )
-    parser.add_argument(
-        "--epsilon",
-        type=cli.number,
-        default=0.0,
-        help="distance in pixels that outlines may have from the exact ones, to have fewer points",
-    )
+    outlines = "for coco: outlines in place of run lengths"
+    parser.add_argument("--polygons", action="store_true", help=outlines)
+    fewer = "distance in pixels that outlines may have from the exact ones, to have fewer points"
+    parser.add_argument("--epsilon", type=cli.number, default=0.0, help=fewer)
     args = parser.parse_args(arguments)
     if args.polygons and args.format != "coco":
         parser.error("--polygons is for --format coco; yolo and labelme always have outlines")
@@ -92,16 +87,16 @@ def main(arguments: list[str] | None = None) -> None:
 
     pixels = Counter()
     labels = labels_of(dataset, ids, args.label_dir, pixels)
-    has_run_lengths = args.format == "coco" and not args.polygons
+    run_lengths = args.format == "coco" and not args.polygons
     with new(args.out) as draft:
-        FORMATS[args.format](labels, names, draft, None if has_run_lengths else args.epsilon)
+        FORMATS[args.format](labels, names, draft, None if run_lengths else args.epsilon)
         if args.format == "cvat" and args.out.suffix == ".zip":
             pack(draft)
     log.info("%d labels in %s", len(ids), args.out)
     if pixels["unsure"]:
-        becomes = "stay unsure" if args.format in ("voc", "areas") else "become background"
+        become = "stay unsure" if args.format in ("voc", "areas") else "become background"
         share = 100 * pixels["unsure"] / pixels["all"]
-        log.info("%.2f %% of the pixels are unsure and %s", share, becomes)
+        log.info("%.2f %% of the pixels are unsure and %s", share, become)
 
 
 if __name__ == "__main__":

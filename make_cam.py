@@ -87,8 +87,7 @@ def localize(net: Method, save_cam: bool, amp: str, items: list[dict]) -> list[t
         amp: of :func:`tool.cli.autocast`.
         items: of :func:`data.loaders.scaled_picture`.
     """
-    labels = np.stack([item["label"] for item in items])
-    labels = np.pad(labels, ((0, 0), (1, 0)), constant_values=1)  # (B, C), background first
+    labels = np.stack([item["present"] for item in items])  # (B, C)
     by_scale = zip(*(item["pictures"] for item in items), strict=True)
     device = next(net.parameters()).device
     scaled = to_device(map(np.stack, by_scale), device)

@@ -14,6 +14,7 @@ import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,23 +70,16 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return parser.parse_args(arguments)
 
 
-def by_crf(
-    picture: np.ndarray,
-    is_cam: np.ndarray,
-    keys: np.ndarray,
-    t: int,
-    gt_prob: float,
-    device: str | torch.device = "cpu",
-) -> np.ndarray:
+def by_crf(picture: np.ndarray, is_cam: np.ndarray, keys: np.ndarray, **how: Any) -> np.ndarray:
     """Return the label, (h, w), that the CRF makes of the largest maps.
 
     Args:
         picture: uint8 (h, w, 3).
         is_cam: float (P, h, w).
         keys: int64 (P,), class ids of the maps, 0 first.
-        t, gt_prob, device: of :func:`tool.crf.crf_inference_label`.
+        how: ``t``, ``gt_prob`` and ``device`` of :func:`tool.crf.crf_inference_label`.
     """
-    return keys[crf_inference_label(picture, is_cam.argmax(0), t, len(keys), gt_prob, device)]
+    return keys[crf_inference_label(picture, is_cam.argmax(0), num_classes=len(keys), **how)]
 
 
 def by_walk(
@@ -120,11 +114,10 @@ def main(arguments: list[str] | None = None) -> None:
     step = PictureStep(args, "make_seg_labels")
     folder = args.out_dir or step.session.path / "pseudo_label"
     if args.refine == "crf":
-        how = {"t": args.crf_iterations, "gt_prob": args.gt_prob, "device": step.device}
-        return step.write_labels(folder, partial(by_crf, **how))
+        return step.write_labels(folder, by_crf)
     content = checkpoint.load(step.session.checkpoint(args.irn_ckpt))
-    crop_size = args.irn_crop_size
-    net = load_network(EdgeDisplacement, content, args.fold_bn, crop_size=crop_size)
+    size = args.irn_crop_size
+    net = load_network(EdgeDisplacement, content, args.fold_bn, crop_size=size)
     cli.place(net, step.device, args.channels_last, args.compile)
     how = {"beta": args.beta, "exp_times": args.exp_times, "amp": args.amp}
     step.write_labels(folder, partial(by_walk, net=net, **how), content.digest)

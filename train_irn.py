@@ -102,15 +102,14 @@ def store_mean_displacement(
 def main(arguments: list[str] | None = None) -> None:
     """Train, measure the mean displacement, and write the checkpoint."""
     args = parse_arguments(arguments)
-    batch_size = args.irn_batch_size
     views = partial(
         AffinityPictures,
         size=args.irn_crop_size,
         folder=Path(args.session_name, "ir_label"),
         max_pixels=args.max_pixels,
     )
-    flag = f"--irn_batch_size {batch_size}"
-    training = Training(args, "train_irn", "irn", views, flag, batch_size, args.irn_num_epoches)
+    epochs = args.irn_num_epoches
+    training = Training(args, "train_irn", "irn", views, "irn_batch_size", epochs)
     if training.is_finished:
         return
     dataset, device = training.dataset, training.device
@@ -134,10 +133,9 @@ def main(arguments: list[str] | None = None) -> None:
         training.update(dict(zip(TERMS, terms / distributed.world_size(), strict=True)))
     if not args.edge_only:
         ids = distributed.share(infer_ids)
-        at_once = 1 if device.type == "cpu" else batch_size
+        at_once = 1 if device.type == "cpu" else args.irn_batch_size
         read = partial(top_left_windows, dataset, args.irn_crop_size, args.max_pixels)
-        batches = [ids[first : first + at_once] for first in range(0, len(ids), at_once)]
-        windows = one_by_one(read, batches, args.num_workers)
+        windows = one_by_one(read, ids, args.num_workers, at_once)
         store_mean_displacement(net, windows, len(ids), args.amp)
     training.finish()
 

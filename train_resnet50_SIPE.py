@@ -37,6 +37,7 @@ from net.method import Method, choose, import_network
 from net.resnet50_SIPE import CAM_EPS
 from tool import cli, distributed
 from tool.errors import InputError
+from tool.maps import fuse
 from tool.metrics import confusion
 from tool.optimizer import RELEASED_MOMENTUM, learning_rate
 from tool.pictures import overlay
@@ -62,14 +63,12 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     backbone = "resnet50, or timm: and a network of timm, such as timm:convnext_tiny"
     decide("--backbone", default=RESNET50, help=backbone)
     decide("--batch_size", type=count, default=16, help="pictures a step")
-    rounds = "times that every picture is learnt from"
-    decide("--max_epoches", "--max_epochs", type=count, default=5, help=rounds)
+    decide("--max_epoches", "--max_epochs", type=count, default=5, help="rounds through the list")
     decide("--lr", type=cli.number, default=0.1, help="of layer3 and layer4; heads 10x")
     decide("--wt_dec", type=cli.number, default=1e-4, help="weight decay")
     momentum = "as in the released code; with 0.9 lower --lr about ten times"
     decide("--momentum", type=cli.number, default=RELEASED_MOMENTUM, help=momentum)
-    gsc = "of the consistency loss; 0: CAM alone"
-    decide("--gsc_weight", type=cli.number, default=1.0, help=gsc)
+    decide("--gsc_weight", type=cli.number, default=1.0, help="of the consistency loss; 0: CAM")
     weights = "of losses, 1 without the flag; GSC=W is --gsc_weight W"
     decide("--loss_weight", type=loss_weight, nargs="+", default={}, metavar="NAME=W", help=weights)
     decide("--crop_size", type=count, default=512, help="training window, pixels")
@@ -127,8 +126,8 @@ def validate(
     torch.backends.cudnn.benchmark = False  # every picture has another size
     with cli.autocast(amp, device):
         for item in progress(one_by_one(picture_of, ids, workers), len(ids), "validation"):
-            label, picture = to_device((item["label"], item["pictures"][0][None]), device)
-            prediction = predict(net, label, picture, item["size"]).cpu().numpy()
+            present, picture = to_device((item["present"], item["pictures"][0][None]), device)
+            prediction = predict(net, present, picture, item["size"]).cpu().numpy()
             path = dataset.mask_path(item["id"])
             truth = dataset.read_mask(path)
             counts += torch.from_numpy(confusion(classes, truth, prediction, path))
@@ -137,16 +136,15 @@ def validate(
     return distributed.total(counts).numpy()
 
 
-def predict(net: Method, label: Tensor, picture: Tensor, size: tuple[int, int]) -> Tensor:
+def predict(net: Method, present: Tensor, picture: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the classes that IS-CAM sees in a picture, int64 (H, W).
 
     Args:
         net: evaluating.
-        label: uint8 (K,) in {0, 1}, the classes of the picture.
+        present: uint8 (C,) in {0, 1}, the classes of the picture and background.
         picture: uint8 (1, 3, h, w).
         size: (H, W).
     """
-    present = F.pad(label, (1, 0), value=1)  # (C,)
     img = net.prepare(picture)  # (1, 3, h, w)
     is_cam = net(img, present[None, :, None, None].float())["IS_cam"]  # (1, C, h / 4, w / 4)
     keys = present.nonzero()[:, 0]
@@ -155,21 +153,18 @@ def predict(net: Method, label: Tensor, picture: Tensor, size: tuple[int, int]) 
     return keys[maps.argmax(0)]
 
 
-def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[str, Tensor]:
+def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Return, for TensorBoard, CAM and IS-CAM of each picture's first class over the picture.
 
     Of a picture without class they are those of background.
     """
     shown = windows[:PICTURES_SHOWN].permute(0, 2, 3, 1).cpu().numpy()
-    keys = (label.argmax(1) + 1) * label.any(1)
+    keys = ((label.argmax(1) + 1) * label.any(1))[:PICTURES_SHOWN]
     drawn = {}
-    for name, maps in (("CAM", out["cam"]), ("IS-CAM", out["IS_cam"])):
-        chosen = maps.detach()[torch.arange(len(keys)), keys]  # (B, h, w)
-        large = F.interpolate(chosen[:, None], windows.shape[2:])[:, 0]
-        shares = (large / (large.amax((1, 2), keepdim=True) + CAM_EPS)).cpu().numpy()
-        pairs = zip(shown, shares, strict=False)
-        drawings = [overlay(picture, share) for picture, share in pairs]
-        drawn[name] = torch.from_numpy(np.stack(drawings))
+    for title, name in {"CAM": "cam", "IS-CAM": "IS_cam"}.items():
+        chosen = out[name].detach()[torch.arange(len(keys)), keys]  # (n, h, w)
+        shares = fuse([chosen], windows.shape[2:]).cpu().numpy()
+        drawn[title] = np.stack(list(map(overlay, shown, shares)))
     return drawn
 
 
@@ -197,15 +192,13 @@ def total_loss(terms: dict[str, Tensor], gsc_weight: float, others: dict[str, fl
 def main(arguments: list[str] | None = None) -> None:
     """Train, validate now and then, and write the checkpoint."""
     args = parse_arguments(arguments)
-    batch_size = args.batch_size
     views = partial(
         ClassificationPictures,
         size=args.crop_size,
         smallest=args.resize_min,
         largest=args.resize_max,
     )
-    flag = f"--batch_size {batch_size}"
-    training = Training(args, "train_resnet50_SIPE", "", views, flag, batch_size, args.max_epoches)
+    training = Training(args, "train_resnet50_SIPE", "", views, "batch_size", args.max_epoches)
     if training.is_finished:
         return
     dataset, device = training.dataset, training.device
@@ -226,12 +219,12 @@ def main(arguments: list[str] | None = None) -> None:
         with cli.autocast(args.amp, device):
             out = model(img, net.valid_mask(box, args.crop_size, label))
         terms = net.losses(out, label)
-        share = len(window) * distributed.world_size() / batch_size
-        (total_loss(terms, args.gsc_weight, args.loss_weight) * share).backward()
+        share = len(window) / args.batch_size  # gradients are averaged over processes
+        loss = total_loss(terms, args.gsc_weight, args.loss_weight) * distributed.world_size()
+        (loss * share).backward()
         clip_grad_norm_(learning, GRADIENT_NORM)
         validates = bool(args.val_freq and step and step % args.val_freq == 0)
-        part = share / distributed.world_size()
-        training.update({name: term * part for name, term in terms.items()}, due=validates)
+        training.update({name: term * share for name, term in terms.items()}, due=validates)
         if step % args.tf_freq == 0:
             training.draw(draw_maps(window, label, out))
         if validates:

@@ -211,8 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
         "train_seg",
         f"seg_{args.model}",
         views,
-        f"--batch_size {args.batch_size} times --accumulate {args.accumulate}",
-        args.batch_size,
+        "batch_size",
         parts=args.accumulate,
         total=args.iterations,
     )

@@ -84,24 +84,26 @@ def evaluate(
     args, names = session.args, dataset.all_names
     about = {"dataset": args.dataset, "list": str(args.eval_list or dataset.eval_list)}
     truth = dataset.masks(dataset.ids(about["list"]), args.gt_path)
-    ids, masks = list(truth), list(truth.values())
-    predictions = [path_of(image_id) for image_id in ids]
-    check_exist(predictions, "predictions", remedy)
+    files = {"predictions": [path_of(image_id) for image_id in truth], "masks": [*truth.values()]}
+    check_exist(files["predictions"], "predictions", remedy)
     settings = settings_of(folder, names)
-    files = {"predictions": predictions, "masks": masks}
-    digests = {name: digest_of(session.path, paths) for name, paths in files.items()}
+
+    def digests() -> dict[str, str]:
+        return {kind: digest_of(session.path, paths) for kind, paths in files.items()}
+
+    before = digests()
     count = partial(_count, predict, dataset.read_mask, len(names))
-    loader = one_by_one(count, list(zip(ids, masks, strict=True)), args.num_workers)
-    counted = progress(loader, len(ids), session.program)
+    loader = one_by_one(count, list(truth.items()), args.num_workers)
+    counted = progress(loader, len(truth), session.program)
     total, further, table = 0, 0, [["id", "miou", *names]]
-    for image_id, (counts, more) in zip(ids, counted, strict=True):
+    for image_id, (counts, more) in zip(truth, counted, strict=True):
         total = total + counts
         further = None if further is None or more is None else further + more
         values = [f"{value:.4f}" for value in (miou_of(counts), *iou_of(counts))]
         table.append([image_id, *(value.replace("nan", "") for value in values)])
     if not total[1:].any():
-        check_class_ids(masks, len(names), dataset.read_mask)
-    if digests != {name: digest_of(session.path, paths) for name, paths in files.items()}:
+        check_class_ids(files["masks"], len(names), dataset.read_mask)
+    if digests() != before:
         raise InputError(
             f"Files in {folder} or masks changed while they were judged. Run the same command "
             "again when nothing writes them."
@@ -110,12 +112,12 @@ def evaluate(
         "program": session.program,
         "unit": UNIT,
         **about,
-        "images": len(ids),
+        "images": len(truth),
         "source": str(folder),
         "miou": miou_of(total),
         "iou": dict(zip(names, iou_of(total).tolist(), strict=True)),
         "settings": settings,
-        "digests": digests,
+        "digests": before,
         "confusion": [" ".join(map(str, row)) for row in total.tolist()],
     }
     log.info("%s", iou_table(names, iou_of(total)))

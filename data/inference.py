@@ -81,9 +81,9 @@ def find_background_weight(net: Net, items: Iterable[dict]) -> float:
     """
     wins = []
     for number, item in enumerate(items):
-        absent = np.flatnonzero(item["label"] == 0) + 1
+        absent = np.flatnonzero(item["present"] == 0)
         key = absent[number % len(absent)]
-        label = np.pad(item["label"], (1, 0), constant_values=1)  # (C,)
+        label = item["present"].copy()  # (C,)
         label[key] = 1
         device = next(net.parameters()).device
         picture, mask = to_device((item["pictures"][0], label), device)

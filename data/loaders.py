@@ -15,14 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from data.base import Dataset
-from data.transforms import (
-    random_pair,
-    random_scale,
-    random_window,
-    reduce,
-    rescale,
-    shift_hsv,
-)
+from data.transforms import random_pair, random_scale, random_window, reduce, rescale, shift_hsv
 from net.recipes import TrainingFlags
 from tool import distributed
 from tool.cli import LARGEST
@@ -241,13 +234,14 @@ def scaled_picture(
 ) -> dict:
     """Return what :func:`plain_picture` does, but ``pictures``, one uint8 (3, h, w) a scale.
 
-    And ``label``: uint8 (K,).
+    And ``present``: uint8 (C,) in {0, 1}, the classes of its label and background.
     """
     item = plain_picture(dataset, max_pixels, image_id)
     image = Image.fromarray(item.pop("picture"))
     resized = (np.array(rescale(image, scale)) for scale in scales)
     pictures = [pixels.transpose(2, 0, 1) for pixels in resized]
-    return {**item, "label": dataset.labels([image_id])[0], "pictures": pictures}
+    present = np.pad(dataset.labels([image_id])[0], (1, 0), constant_values=1)
+    return {**item, "present": present, "pictures": pictures}
 
 
 def to_device(arrays: Iterable[np.ndarray], device: torch.device) -> list[Tensor]:
@@ -290,26 +284,17 @@ def ahead(items: Iterator[Item], device: torch.device) -> Iterator[Item]:
 # of which containers have 64 MB, and a full one kills or stops the processes.
 
 
-@dataclass
-class Calls(TorchDataset):
-    """Every item is what a picklable function returns, called where the item is asked for."""
-
-    function: Callable[[Any], Any]
-    items: Sequence[Any]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.function(self.items[index])
-
-
 def one_by_one(
-    function: Callable[[Any], Any], items: Sequence[Any], num_workers: int
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    num_workers: int,
+    at_once: int | None = None,
 ) -> DataLoader:
-    """Return a loader that yields what a picklable function returns of each item, in order."""
-    calls = Calls(function, items)
-    return _loader(calls, num_workers, batch_size=None, collate_fn=_itself)
+    """Return a loader that yields what a picklable function returns of each item, in order.
+
+    With ``at_once``, the function takes lists of so many items.
+    """
+    return _loader(items, num_workers, batch_size=at_once, collate_fn=function)
 
 
 def for_each(
@@ -328,12 +313,8 @@ def training_loader(pictures: TorchDataset, batches: Sampler[list], num_workers:
     return _loader(pictures, num_workers, batch_sampler=batches, collate_fn=_stacked)
 
 
-def _loader(items: TorchDataset, num_workers: int, **options: Any) -> DataLoader:
+def _loader(items: TorchDataset | Sequence[Any], num_workers: int, **options: Any) -> DataLoader:
     return DataLoader(items, num_workers=num_workers, worker_init_fn=follow_parent, **options)
-
-
-def _itself(item):
-    return item
 
 
 def _stacked(items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -141,7 +141,8 @@ class PictureStep:
         Args:
             folder: of the labels.
             label_of: returns the label, (h, w), of what :func:`mapped_picture` returns:
-                ``picture``, ``is_cam`` and ``keys``.
+                ``picture``, ``is_cam`` and ``keys``. The CRF takes ``t``, ``gt_prob`` and
+                ``device`` besides, see :func:`tool.crf.crf_inference_label`.
             digest: of the checkpoint of its network; None is the CRF, which has none.
 
         Raises:
@@ -157,10 +158,13 @@ class PictureStep:
         compute = partial(_labels, label_of)
         if digest is not None:
             settings["digest"] = digest
-        elif self.device.type == "cpu":
-            # Processes compute the CRF, one a core; a GPU has work from this one alone.
-            item_of = partial(_computed, item_of, compute)
-            compute = partial(map, itemgetter("result"))
+        else:
+            how = {"t": args.crf_iterations, "gt_prob": args.gt_prob, "device": self.device}
+            compute = partial(_labels, partial(label_of, **how))
+            if self.device.type == "cpu":
+                # Processes compute the CRF, one a core; a GPU has work from this one alone.
+                item_of = partial(_computed, item_of, compute)
+                compute = partial(map, itemgetter("result"))
         self.write(folder, item_of, compute, settings, maps=maps)
 
     def _outputs(self, folder: Path, settings: dict[str, Any], ending: str, **sources) -> Outputs:

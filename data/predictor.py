@@ -89,11 +89,7 @@ def rgb_of(
         if array.is_floating_point() and ((array >= 0) & (array <= 1)).all():
             array = (array.float() * 255).round().byte()
         array = np.moveaxis(array.numpy(force=True), 0, -1)
-    if (
-        isinstance(array, np.ndarray)
-        and array.size
-        and (array.shape[2:], array.dtype) == ((3,), np.uint8)
-    ):
+    if getattr(array, "dtype", None) == np.uint8 and array.size and array.shape[2:] == (3,):
         return Image.fromarray(array)
     kind, what = getattr(picture, "dtype", "this"), getattr(picture, "shape", picture)
     raise InputError(
@@ -221,7 +217,7 @@ class Predictor:
         predict, names = self._segment if self.model else self._localize, self.all_names
         for batch in batches_of(sorted(items, key=itemgetter("size")), self.batch_size):
             for item, (scores, keys, maps, mask) in zip(batch, predict(batch), strict=True):
-                each = zip(names[1:], scores.tolist(), strict=True)
+                rounded = [round(score, 6) for score in scores.tolist()]
                 item["prediction"] = Prediction(
                     item["picture"],
                     item["size"],
@@ -229,7 +225,7 @@ class Predictor:
                     keys,
                     maps.cpu().numpy(),
                     mask.astype(np.uint8),
-                    {name: round(score, 6) for name, score in each},
+                    dict(zip(names[1:], rounded, strict=True)),
                     guessed=item["label"] is None,
                 )
         return [item["prediction"] for item in items]
@@ -282,10 +278,11 @@ class Predictor:
         img = self.net.prepare(scaled[0])
         scores = self.net.scores(img).sigmoid().cpu()  # (B, K)
         guesses = F.pad(scores > self.threshold, (1, 0), value=True)  # (B, C)
-        labels = [item["label"] for item in items]
-        labels = [guess if one is None else one for one, guess in zip(labels, guesses, strict=True)]
-        of_scales = infer(self.net, scaled, torch.stack(labels).numpy())
-        for item, score, label, maps in zip(items, scores, labels, of_scales, strict=True):
+        for item, guess in zip(items, guesses, strict=True):
+            if item["label"] is not None:
+                guess.copy_(item["label"])
+        of_scales = infer(self.net, scaled, guesses.numpy())
+        for item, score, label, maps in zip(items, scores, guesses, of_scales, strict=True):
             keys = label.nonzero()[:, 0].numpy()
             picture = item["picture"]
             fused = fuse([one[: len(keys)].float() for one in maps], picture.shape[:2])

@@ -2,7 +2,7 @@
 
 A trainer keeps its data, network and loss, and asks for the rest in this order::
 
-    training = Training(args, "train_irn", "irn", views, flag, batch_size, epochs)
+    training = Training(args, "train_irn", "irn", views, "irn_batch_size", epochs)
     if training.is_finished:
         return
     model = training.begin(net, groups, rate)
@@ -57,8 +57,8 @@ class Training:
         name: of the files, ``ckpt/<name>.pth``, ``ckpt/<name>_last.pth``, ``runs_<name>/``;
             without it ``ckpt/final.pth``, ``ckpt/last.pth`` and ``runs/``.
         views: makes the pictures to learn from, of a dataset, a list and ``seed``.
-        flag: that says how many pictures a step takes, with its value.
-        batch_size, epochs, parts, total: see :class:`data.loaders.Schedule`.
+        size: name of the flag that says how many pictures a part of a step has.
+        epochs, parts, total: see :class:`data.loaders.Schedule`.
 
     Attributes:
         dataset, pictures: what is learnt from.
@@ -78,8 +78,7 @@ class Training:
         program: str,
         name: str,
         views: Callable[..., RandomViews],
-        flag: str,
-        batch_size: int,
+        size: str,
         epochs: int | None = None,
         parts: int = 1,
         total: int | None = None,
@@ -88,7 +87,9 @@ class Training:
         self.session, self.device, self.dataset = open_session(args, program)
         args.train_list = args.train_list or self.dataset.train_list
         args.pretrained = args.pretrained or self.dataset.pretrained
-        ids = self.dataset.picture_ids(args.train_list, batch_size * parts, flag)
+        batch_size = getattr(args, size)
+        flags = f"--{size} {batch_size}" if parts == 1 else f"--{size} and --accumulate"
+        ids = self.dataset.picture_ids(args.train_list, batch_size * parts, flags)
         self.pictures = views(self.dataset, ids, seed=args.seed)
         path, ending = self.session.path, f"_{name}" if name else ""
         self.final = path / "ckpt" / f"{name or 'final'}.pth"
@@ -215,37 +216,34 @@ class Training:
             InputError: a loss or a weight is NaN or infinite.
             Stopped: a process was asked to end; the step that it was in is saved.
         """
-        bar = Bar(self.total, self.about["program"], "step", self.start)
-        with patience() as asked, bar as self.bar:
-            yield from self._steps(asked)
-
-    def _steps(self, asked: list[int]) -> Iterator[tuple[int, list[Tensor]]]:
         args = self.args
         self.losses: list[Tensor] = []
         self.logged = self.start
         self.began = self.logged_at = self.saved_at = time.perf_counter()
         size, pictures = self.schedule.step_size, len(self.pictures)
         log.info("%d steps of %d, %d pictures", self.total, size, pictures)
-        loader = iter(training_loader(self.pictures, self.schedule, args.num_workers))
-        batches = (to_device(batch.values(), self.device) for batch in loader)
-        for step, batch in enumerate(ahead(batches, self.device), self.start):
-            self.step, self.row = step, {}
-            set_learning_rate(self.optimizer, self.rate(step, self.total))
-            self.optimizer.zero_grad()
-            # Dropout is a function of seed and step: a continued run draws what a whole one draws.
-            torch.manual_seed((args.seed << 32) + step)
-            yield step, batch
-            if self.row and distributed.is_main():
-                self._write_row()
-            stops = bool(distributed.total(torch.tensor(len(asked))))  # all of them, or none
-            late = time.perf_counter() - self.saved_at > 60 * args.save_minutes
-            due = (step + 1) % args.save_freq == 0 or step + 1 == self.total
-            if (stops or late or due) and distributed.is_main():
-                self._save()
-            if stops:
-                number = asked[0] if asked else signal.SIGTERM  # another process was asked
-                raise Stopped(number, f" at step {step + 1} of {self.total}")
-            self.bar.update()
+        bar = Bar(self.total, self.about["program"], "step", self.start)
+        with patience() as asked, bar as self.bar:
+            loader = iter(training_loader(self.pictures, self.schedule, args.num_workers))
+            batches = (to_device(batch.values(), self.device) for batch in loader)
+            for step, batch in enumerate(ahead(batches, self.device), self.start):
+                self.step, self.row = step, {}
+                set_learning_rate(self.optimizer, self.rate(step, self.total))
+                self.optimizer.zero_grad()
+                # Dropout is a function of seed and step, so a continued run draws the same.
+                torch.manual_seed((args.seed << 32) + step)
+                yield step, batch
+                if self.row and distributed.is_main():
+                    self._write_row()
+                stops = bool(distributed.total(torch.tensor(len(asked))))  # all of them, or none
+                late = time.perf_counter() - self.saved_at > 60 * args.save_minutes
+                due = (step + 1) % args.save_freq == 0 or step + 1 == self.total
+                if (stops or late or due) and distributed.is_main():
+                    self._save()
+                if stops:
+                    number = asked[0] if asked else signal.SIGTERM  # another process was asked
+                    raise Stopped(number, f" at step {step + 1} of {self.total}")
+                self.bar.update()
 
     def _save(self) -> None:
         """Write what the training continues from."""
@@ -279,17 +277,16 @@ class Training:
         each = (now - self.began) / (done - self.start)
         end = time.ctime(time.time() + each * (self.total - done))
         self.logged, self.logged_at = done, now
-        written = " ".join(f"loss{name}:{mean:.4f}" for name, mean in means.items())
-        where = f"step:{self.step:5d}/{self.total:5d}"
+        losses = " ".join(f"loss{name}:{mean:.4f}" for name, mean in means.items())
+        shown = f"{losses} imps:{speed:.1f}"
+        self.bar.note(shown)
         digits = ".4f" if rate >= 1e-3 else ".2e"
         level = logging.INFO if self.bar.disable else logging.DEBUG  # that the file has alone
-        form = "%s %s imps:%.1f lr: %s etc:%s"
-        log.log(level, form, where, written, speed, f"{rate:{digits}}", end)
-        shown = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
-        self.bar.note(f"loss {shown}, {speed:.1f} pic/s")
-        pace = {"learning_rate": rate, "images_per_second": speed}
-        losses = {f"loss_{name.lower()}": mean for name, mean in means.items()}
-        self.row = {"step": self.step, "total": self.total, **losses, **pace}
+        form = "step:%5d/%5d %s lr: %s etc:%s"
+        log.log(level, form, self.step, self.total, shown, f"{rate:{digits}}", end)
+        self.row = {"step": self.step, "total": self.total}
+        self.row |= {f"loss_{name.lower()}": mean for name, mean in means.items()}
+        self.row |= {"learning_rate": rate, "images_per_second": speed}
 
     def note_validation(self, counts: np.ndarray) -> None:
         """Take mIoU and the classes' IoU, fractions, in a step that has a log line.
@@ -302,7 +299,7 @@ class Training:
             log.info("  iou %s: %.4f", name, value)
             self.row[f"iou {name}"] = "" if np.isnan(value) else value
 
-    def draw(self, drawings: Mapping[str, Tensor]) -> None:
+    def draw(self, drawings: Mapping[str, np.ndarray]) -> None:
         """Show pictures of the step in TensorBoard: uint8 (n, H, W, 3) by their name."""
         if distributed.is_main():
             for name, pictures in drawings.items():

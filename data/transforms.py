@@ -195,51 +195,6 @@ def deeplabv1_view(picture: np.ndarray, scale: float) -> np.ndarray:
 VIEWS = {V2: deeplabv2_view, "deeplabv1_resnet38": deeplabv1_view}
 
 
-def window_of(
-    model: str,
-    picture: np.ndarray,
-    label: np.ndarray,
-    scale: float,
-    place: Sequence[int],
-    mirrored: bool,
-    size: int,
-    resample: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a training sample of a model, a resized, mirrored and cropped or padded square.
-
-    That of DeepLab v2 is mirrored at last, and its label resized by Pillow's nearest filter; that
-    of v1 is mirrored at first, uint8 while it is resized, and its label by OpenCV's nearest filter.
-
-    Args:
-        model: a key of VIEWS.
-        picture: uint8 (H, W, 3) RGB.
-        label: uint8 (H, W).
-        scale: factor of both sides, see :func:`sides_of`.
-        place: of the window, see :func:`cut_window`; 0 along a side of v2 that is shorter than it.
-        mirrored: from left to right.
-        size: side S of the window in pixels.
-        resample: filter of the picture, one of RESAMPLE.
-
-    Returns:
-        window: float32 (3, S, S), as the network takes it; zeros in the padding.
-        label: uint8 (S, S), 255 in the padding.
-    """
-    turn = -1 if mirrored else 1
-    if model == V2:
-        pixels = deeplabv2_view(picture, scale, resample).transpose(1, 2, 0)
-        sides = pixels.shape[1::-1]  # width, height
-        label = np.asarray(Image.fromarray(label).resize(sides, Image.Resampling.NEAREST))
-    else:
-        picture, label = picture[:, ::turn], label[:, ::turn]
-        pixels = prepared(normalise, resize_opencv(picture, scale, RESAMPLE[resample]))
-        label = resize_opencv(label, scale, cv2.INTER_NEAREST)
-    window, _ = cut_window(pixels, place, size, 0)
-    label, _ = cut_window(label, place, size, UNSURE)
-    if model == V2:
-        window, label = window[:, ::turn], label[:, ::turn]
-    return window.transpose(2, 0, 1), label
-
-
 def random_window(
     model: str,
     picture: np.ndarray,
@@ -249,12 +204,39 @@ def random_window(
     size: int,
     resample: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sample of :func:`window_of` at a random place, mirrored or not.
+    """Return a training sample of a model, a resized, mirrored and cropped or padded square.
 
+    That of DeepLab v2 is mirrored at last, and its label resized by Pillow's nearest filter; that
+    of v1 is mirrored at first, uint8 while it is resized, and its label by OpenCV's nearest filter.
     DeepLab v2 pads a short picture at its end; v1 puts it anywhere.
+
+    Args:
+        model: a key of VIEWS.
+        picture: uint8 (H, W, 3) RGB.
+        label: uint8 (H, W).
+        rng: says whether the sample is mirrored, and then its place, vertically and horizontally.
+        scale: factor of both sides, see :func:`sides_of`.
+        size: side S of the window in pixels.
+        resample: filter of the picture, one of RESAMPLE.
+
+    Returns:
+        window: float32 (3, S, S), as the network takes it; zeros in the padding.
+        label: uint8 (S, S), 255 in the padding.
     """
-    mirrored = rng.random() < 0.5
-    differences = [side - size for side in sides_of(picture, scale, model == V2)]
-    slacks = [max(0, excess) if model == V2 else abs(excess) for excess in differences]
+    turn = -1 if rng.random() < 0.5 else 1
+    sides = height, width = sides_of(picture, scale, model == V2)
+    if model == V2:
+        slacks = [max(0, side - size) for side in sides]
+        pixels = deeplabv2_view(picture, scale, resample).transpose(1, 2, 0)
+        label = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
+    else:
+        slacks = [abs(side - size) for side in sides]
+        picture, label = picture[:, ::turn], label[:, ::turn]
+        pixels = prepared(normalise, resize_opencv(picture, scale, RESAMPLE[resample]))
+        label = resize_opencv(label, scale, cv2.INTER_NEAREST)
     place = [int(rng.integers(slack, endpoint=True)) for slack in slacks]
-    return window_of(model, picture, label, scale, place, mirrored, size, resample)
+    window, _ = cut_window(pixels, place, size, 0)
+    label, _ = cut_window(label, place, size, UNSURE)
+    if model == V2:
+        window, label = window[:, ::turn], label[:, ::turn]
+    return window.transpose(2, 0, 1), label

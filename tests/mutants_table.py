@@ -12,7 +12,7 @@ FAULTS = {
         ("(terms, args.gsc_weight", "(terms, 1", "programs gsc_weight"),
         ('"GSC": gsc_weight, **others}', '"GSC": gsc_weight}', "any_network weighed"),
         (" or args.network != cli.NETWORK", "", "any_network every_program"),
-        (" * share).backward()", ").backward()", "distributed sipe_weights"),
+        ("(loss * share).backward()", "loss.backward()", "distributed sipe_weights"),
         ("net.prepare(window, box)", "net.prepare(window)", "training windows_and_masks"),
         ("return keys[maps.argmax(0)]", "return maps.argmax(0)", "training class_ids"),
         ("    net.train()\n", "", "training validation_evaluates"),
@@ -153,13 +153,9 @@ FAULTS = {
     ],
     "cam2ir.py": [
         ("BACKGROUND_SHARE = 0.5", "BACKGROUND_SHARE = 1.0", "refinement by_the_crf"),
-        ('"t": args.crf_iterations', '"t": 10', "refinement by_the_crf"),
-        ('"gt_prob": args.gt_prob', '"gt_prob": 0.7', "refinement by_the_crf"),
     ],
     "make_seg_labels.py": [
         ('"exp_times": args.exp_times', '"exp_times": 8', "refinement walk_label"),
-        ('"t": args.crf_iterations', '"t": 10', "refinement by_the_crf"),
-        ('"gt_prob": args.gt_prob', '"gt_prob": 0.7', "refinement by_the_crf"),
         ("keys[index.cpu().numpy()]", "index.cpu().numpy()", "refinement walk_label"),
         ("torch.stack([img, img.flip(2)])", "torch.stack([img, img])", "refinement walk_label"),
         ("**how), content.digest)", '**how), "")', "outputs was_replaced"),
@@ -231,6 +227,8 @@ FAULTS = {
             "outputs list_of_its_own",
         ),
         ('key=lambda item: item["size"]', "key=lambda item: 0", "programs in_batches"),
+        ('"t": args.crf_iterations', '"t": 10', "refinement by_the_crf"),
+        ('"gt_prob": args.gt_prob', '"gt_prob": 0.7', "refinement by_the_crf"),
         (
             "note_of(self.session.path, self.dataset.all_names, **wanted)",
             "{}",
@@ -294,7 +292,7 @@ FAULTS = {
             "outputs every_flag and eval_cam",
         ),
         ('value.replace("nan", "")', 'value.replace("nan", "0")', "evaluate no_zero"),
-        ("if digests != {", "if not {", "evaluate judged"),
+        ("if digests() != before", "if False", "evaluate judged"),
         ("*iou_of(counts))]", "*iou_of(total))]", "evaluate plain_loop"),
         (
             "    settings = settings_of(folder, names)",
@@ -354,11 +352,7 @@ FAULTS = {
         ("worker_init_fn=follow_parent, ", "", "stop killed"),
         ("[self.seed, epoch, index]", "[self.seed, index]", "loaders functions_of"),
         ("torch.randint(LARGEST, ()).item()", "0", "loaders plain_loader"),
-        (
-            '([image_id])[0], "pictures"',
-            '([image_id])[0] * 0, "pictures"',
-            "loaders scaled_pictures",
-        ),
+        ("labels([image_id])[0], (1, 0)", "labels([image_id])[0] * 0, (1, 0)", "loaders scaled"),
         ("        event.synchronize()\n", "", "gpu waited_for"),
         ("tensors = map(Tensor.pin_memory, tensors)", "pass", "gpu no_step"),
         ('if device.type != "cuda":', "if True:", "loaders thread"),

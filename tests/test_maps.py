@@ -73,17 +73,17 @@ def test_maps_are_those_of_the_network(tmp_path, together):
     torch.manual_seed(0)
     net = CAM(5, pretrained=None, width=4).eval()
     net.competitors = "present"
-    labels = np.array([[1, 0, 0, 1], [0, 1, 0, 0]], np.uint8)[: 1 + together]
+    labels = np.array([[1, 1, 0, 0, 1], [1, 0, 1, 0, 0]], np.uint8)[: 1 + together]
     rng, sizes = np.random.default_rng(0), ((80, 93), (40, 46))
     items = [
-        {"label": one, "pictures": [rng.integers(0, 256, (3, *s), np.uint8) for s in sizes]}
+        {"present": one, "pictures": [rng.integers(0, 256, (3, *s), np.uint8) for s in sizes]}
         for one in labels
     ]
     items = [{**item, "id": str(i), "size": SIZE} for i, item in enumerate(items)]
     with torch.inference_mode():
         results = localize(net, True, "off", items)
     for item, result in zip(items, results, strict=True):
-        keys = [0, *(item["label"].nonzero()[0] + 1)]
+        keys = item["present"].nonzero()[0].tolist()
         of_scales = []
         for picture in item["pictures"]:
             img = net.prepare(torch.from_numpy(picture)[None])
@@ -103,9 +103,9 @@ def shares_won(net, items, weights):
     """The mean share that a class wins where it is not, by the maps of one weight after another."""
     rows = []
     for number, item in enumerate(items):
-        absent = [key for key in range(1, 5) if not item["label"][key - 1]]
+        absent = [key for key in range(1, 5) if not item["present"][key]]
         key, label = absent[number % len(absent)], torch.zeros(1, 5, 1, 1)
-        label[0, [0, key, *(item["label"].nonzero()[0] + 1)]] = 1
+        label[0, [key, *item["present"].nonzero()[0]]] = 1
         img = net.prepare(torch.from_numpy(item["pictures"][0])[None]).double()
         row = []
         for net.background_weight in weights:
@@ -120,9 +120,9 @@ def test_auto_is_the_smallest_weight_at_which_absent_classes_win_few_positions(m
     """One class that is absent competes with background and the present ones; float64."""
     torch.manual_seed(1)
     net = CAM(5, pretrained=None, width=4).double().eval()
-    rng, labels = np.random.default_rng(0), ([0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1])
+    rng, labels = np.random.default_rng(0), ([1, 0, 0, 0, 0], [1, 0, 1, 0, 0], [1, 1, 0, 0, 1])
     items = [
-        {"label": np.array(label), "pictures": [rng.integers(0, 256, (3, 64, 80), np.uint8)]}
+        {"present": np.array(label), "pictures": [rng.integers(0, 256, (3, 64, 80), np.uint8)]}
         for label in labels
     ]
     with torch.inference_mode():

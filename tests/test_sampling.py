@@ -1,6 +1,7 @@
 """How step 3 samples pictures: against the published programs, plain formulas, and by counting."""
 
 from collections import Counter
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -14,7 +15,6 @@ from data.transforms import (
     deeplabv1_view,
     random_window,
     shift_hsv,
-    window_of,
 )
 from net.deeplabv2 import MEAN_BGR
 from net.recipes import MODELS
@@ -22,6 +22,12 @@ from tests.reference import PARITY
 from tool.errors import InputError
 
 V2, V1 = MODELS
+
+
+def drawing(mirrored: bool, top: float, left: float) -> Mock:
+    """A generator that draws a sample which is mirrored or not, at a place."""
+    draws = {"random.return_value": 0.0 if mirrored else 1.0}
+    return Mock(**draws, **{"integers.side_effect": [int(top), int(left)]})
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -53,8 +59,8 @@ def check_window(found, window, label):
 def test_parity_windows_of_deeplabv2(reference, number):
     picture, label = reference[f"picture{number}"], reference[f"label{number}"]
     scale, top, left, mirrored = reference[f"v2_draw{number}"]
-    place = int(top), int(left)
-    found = window_of(V2, picture, label, scale, place, bool(mirrored), 65, "bilinear")
+    rng = drawing(mirrored, top, left)
+    found = random_window(V2, picture, label, rng, scale, 65, "bilinear")
     check_window(found, reference[f"v2_window{number}"], reference[f"v2_label{number}"])
 
 
@@ -62,11 +68,11 @@ def test_parity_windows_of_deeplabv2(reference, number):
 def test_parity_windows_of_deeplabv1(reference, number):
     picture, label = reference[f"picture{number}"], reference[f"label{number}"]
     draw = reference[f"v1_draw{number}"]
-    shift, mirrored, scale = draw[:3].astype(int), bool(draw[3]), float(draw[4])
+    shift, mirrored, scale = draw[:3].astype(int), draw[3], float(draw[4])
     recoloured = shift_hsv(picture, shift)
     np.testing.assert_array_equal(recoloured, reference[f"v1_hsv{number}"])
-    place = int(draw[5]), int(draw[6])
-    found = window_of(V1, recoloured, label, scale, place, mirrored, 73, "bicubic")
+    rng = drawing(mirrored, *draw[5:7])
+    found = random_window(V1, recoloured, label, rng, scale, 73, "bicubic")
     check_window(found, reference[f"v1_window{number}"], reference[f"v1_label{number}"])
 
 
@@ -113,8 +119,8 @@ def test_window_of_deeplabv2_is_the_plain_formula(scale, top, left, mirrored):
     if mirrored:
         padded, ids = padded[:, ::-1], ids[:, ::-1]
     expected = padded[..., ::-1] - MEAN_BGR
-    place = top, left
-    window, found = window_of(V2, picture, label, scale, place, mirrored, size, "bilinear")
+    rng = drawing(mirrored, top, left)
+    window, found = random_window(V2, picture, label, rng, scale, size, "bilinear")
     np.testing.assert_allclose(window, expected.transpose(2, 0, 1), atol=1e-3)
     np.testing.assert_array_equal(found, ids)
     assert (window[:, found == 255] == 0).all()

@@ -225,9 +225,9 @@ def test_validation_evaluates_and_training_goes_on_in_training_mode(lines, wrapp
 def test_validation_tells_class_ids_of_present_classes():
     """Maps of absent classes do not count, and each map counts by its share of its maximum."""
     maps = torch.tensor([[1.0, 0.5], [9.0, 9.0], [9.0, 9.0], [0.1, 0.3]])[None, :, None]
-    label = torch.tensor([0, 0, 1], dtype=torch.uint8)
+    present = torch.tensor([1, 0, 0, 1], dtype=torch.uint8)
     net = Mock(return_value={"IS_cam": maps})
-    assert train_sipe.predict(net, label, torch.zeros(1, 3, 1, 2), (1, 2)).tolist() == [[0, 3]]
+    assert train_sipe.predict(net, present, torch.zeros(1, 3, 1, 2), (1, 2)).tolist() == [[0, 3]]
 
 
 # ------------------------------------------------------------------------------ lists and labels
@@ -312,7 +312,7 @@ def test_a_terminal_shows_a_bar_and_the_log_file_has_the_published_lines(
     train_sipe.main([*lines[SIPE], "--max_epochs", "1"])
     out, err = capsys.readouterr()
     name = f"{SIPE}:"
-    bar = rf"{name}   0%.* 0/3 .*\r{name} 100%.* 3/3 .*step.*loss CLS \d\.\d+ GSC \S+, \S+ pic/s"
+    bar = rf"{name}   0%.* 0/3 .*\r{name} 100%.* 3/3 .*step.*lossCLS:\d\.\d+ lossGSC:\S+ imps:\S+"
     assert bool(re.search(bar, err, re.S)) == is_terminal
     assert ("lossCLS" in out) != is_terminal
     assert (f"{name} 100% 3/3" in out) != is_terminal

@@ -79,9 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", default=Demo.pretrained, help="file to write")
     args = parser.parse_args(arguments)
     torch.manual_seed(SEED)
-    firsts = range(0, BATCH * (STEPS + STATISTICS), BATCH)
-    seeds = [[f"scene {SEED} {first + n}" for n in range(BATCH)] for first in firsts]
-    batches = iter(one_by_one(draw_scenes, seeds, 2))
+    seeds = [f"scene {SEED} {number}" for number in range(BATCH * (STEPS + STATISTICS))]
+    batches = iter(one_by_one(draw_scenes, seeds, 2, BATCH))
 
     backbone = ResNet50(WIDTH, frozen_stages=-1)
     for name, module in list(backbone.named_modules()):
