@@ -19,7 +19,7 @@ from tool import distributed
 from tool.checkpoint import some
 from tool.cli import AUTO
 from tool.errors import InputError, collected
-from tool.picture_files import PictureFile, picture_file
+from tool.picture_files import picture_file
 from tool.pictures import read_mask, read_rgb
 from tool.reader import check_exist
 
@@ -187,8 +187,8 @@ class Dataset:
         """
         found = []
         for path in paths[:: -(-len(paths) // MOST_PICTURES)]:
-            with picture_file(path):
-                values = PictureFile(path).samples(self.bands, AUTO)[0].ravel()
+            with picture_file(path) as file:
+                values = file.samples(self.bands, AUTO)[0].ravel()
             found.append(values[:: -(-len(values) // MOST_VALUES)].astype(np.float64))
         low, high = np.percentile(np.concatenate(found), PERCENTILES).tolist()
         if not low < high:

@@ -281,7 +281,7 @@ class Training:
         shown = f"{losses} imps:{speed:.1f}"
         self.bar.note(shown)
         digits = ".4f" if rate >= 1e-3 else ".2e"
-        level = logging.INFO if self.bar.disable else logging.DEBUG  # that the file has alone
+        level = logging.DEBUG if self.bar.is_drawn else logging.INFO  # that the file has alone
         form = "step:%5d/%5d %s lr: %s etc:%s"
         log.log(level, form, self.step, self.total, shown, f"{rate:{digits}}", end)
         self.row = {"step": self.step, "total": self.total}

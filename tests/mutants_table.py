@@ -260,15 +260,10 @@ FAULTS = {
         ("        write_json(path.with_name(LEDGER), made)", "        pass", "writer our_own"),
     ],
     "tool/checkpoint.py": [
-        (
-            '        check_weights(content["net"])',
-            "        pass",
-            "weight_files none_of_ours or continue",
-        ),
-        ('{**BEGUN, "program": {program}}', "{**BEGUN}", "weight_files none_of_ours"),
+        ('{"program": {program}, ', '{"program": str, ', "weight_files none_of_ours"),
         ("hashlib.sha256(packed)", 'hashlib.sha256(b"")', "weight_files digest"),
         ("weights_only=True", "weights_only=False", "checkpoint executed"),
-        ("torch.save(_on_cpu(content), buffer)", "torch.save(dict(content), buffer)", "gpu no_gpu"),
+        ("tree_map_only(Tensor, Tensor.cpu, content)", "dict(content)", "gpu no_gpu"),
         ("or value.shape != place.shape", "", "checkpoint do_not_fit"),
         (
             "missing = [name for name in own if name not in given and",
@@ -401,7 +396,7 @@ FAULTS = {
         ("/ self.white * 255", "/ 65535 * 255", "hostile_pictures by_their_own"),
         ("values[..., 2::-1]", "values[..., :3]", "hostile_pictures 16_bit_png"),
         ("            del self.orientation ", "            pass ", "hostile_pictures upright"),
-        ("tiff.pages[place]", "tiff.pages[0]", "hostile_pictures bands"),
+        ("tiff.pages[: max(bands)]", "tiff.pages[:1]", "hostile_pictures bands"),
     ],
     "data/folder/sources.py": [
         ("del categories[ROOT]", "pass", "label_files other_tools_write"),

@@ -87,7 +87,6 @@ FILES: dict[str, tuple[Callable[[Path], object], Callable[[Path], None]]] = {
     "net.safetensors": (write_weights, read_weights),
     "net.params": (write_weights, read_weights),
     "a.npz": (write_picture, read_picture),
-    "b.npy": (write_picture, read_picture),
 }
 
 

@@ -126,9 +126,7 @@ COUNTS = [[8, 2, 0, 0, 0], [1, 4, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 3, 1]]
     "change",
     [
         {},
-        {"miou": 0.5},  # of something else
         {"unit": "percent"},
-        {"iou": dict.fromkeys(CLASSES, 0.5)},
         {"confusion": ["1 2 3"]},
         {"cam": {"miou": 0.4}},
     ],

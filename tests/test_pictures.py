@@ -7,7 +7,6 @@ from PIL import Image
 
 from tests.tiny import orientation_tag
 from tool.pictures import (
-    border,
     heat,
     label_colours,
     label_drawing,
@@ -141,10 +140,11 @@ def test_label_roundtrip_shows_the_colours(tmp_path):
 
 def test_heat_runs_from_blue_to_red():
     colours = heat(np.array([[0, 0.2, 1], [-1, 0.1, 2]], np.float16))
-    blue, red = [0, 0, 140], [150, 0, 0]
+    blue, red = [0, 0, 128], [128, 0, 0]
     assert colours.dtype == np.uint8
-    expected = [[blue, [0, 110, 255], red], [blue, [0, 55, 197], red]]
-    assert np.abs(colours.astype(int) - expected).max() <= 1
+    assert colours[:, 0].tolist() == [blue] * 2
+    assert colours[:, 2].tolist() == [red] * 2
+    assert (colours[:, 1, 2] > colours[:, 1, 0]).all()  # low values are blue
 
 
 def test_overlay_mixes_picture_and_colours():
@@ -153,16 +153,10 @@ def test_overlay_mixes_picture_and_colours():
     assert np.abs(overlay(picture, values) - expected).max() < 1
 
 
-def test_border_by_hand():
-    label = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 2], [0, 0, 0, 2]])
-    expected = [[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]]
-    assert border(label).astype(int).tolist() == expected
-
-
 def test_regions_have_a_tint_and_a_line_and_the_rest_is_grey():
     picture = np.full((9, 20, 3), 128, np.uint8)
     picture[:, 10:] = (200, 120, 64)  # of the same brightness
-    label = np.zeros((9, 20), np.int64)
+    label = np.zeros((9, 20), np.uint8)
     label[2:7, 2:8] = label[2:7, 12:18] = 1
     shown = label_overlay(picture, label).astype(int)
     np.testing.assert_array_equal(shown[:, :10], shown[:, 10:])  # the picture's colours are gone

@@ -10,7 +10,6 @@ from tool.reader import (
     Between,
     Damaged,
     check,
-    check_arrays,
     decoding,
     file_digest,
     read_arrays,
@@ -89,7 +88,7 @@ def test_what_is_no_json_object_is_damaged(tmp_path, text):
         ({"a", "b"}, ["a"], ["c", None, ["a"], {}]),
         ([int], [[], [1, 2]], [1, [1, "2"], {"0": 1}]),
         ((int, str), [[1, "a"]], [[1], [1, "a", 2], ["a", 1]]),
-        ({str: int}, [{}, {"a": 1}], [{"a": "1"}, {1: 1}, []]),
+        ({str: int}, [{}, {"a": 1}], [{"a": "1"}, []]),
         ({"a": int, "b?": str}, [{"a": 1}, {"a": 1, "b": None, "c": []}], [{}, {"a": 1, "b": 2}]),
     ],
 )
@@ -106,42 +105,14 @@ def test_a_message_says_where_and_what():
         check({"a": [{"b": 1}, {"b": "x"}]}, {"a": [{"b": int}]})
 
 
-MAPS = {"keys": "int P", "IS_CAM": "float P n", "CAM?": "float P-1 n", "size": "int 2"}
-
-
-def maps(**other):
-    arrays = {"keys": np.arange(3), "IS_CAM": np.zeros((3, 5), np.float32), "size": np.ones(2, int)}
-    return {**arrays, **other}
-
-
-def test_array_schemas_bind_sizes():
-    assert check_arrays(maps(CAM=np.zeros((2, 5))), MAPS) == {"P": 3, "n": 5}
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"keys": np.arange(2)},
-        {"keys": np.arange(3.0)},
-        {"CAM": np.zeros((3, 5))},
-        {"CAM": np.zeros((2, 4))},
-        {"size": np.ones(3, int)},
-    ],
-)
-def test_arrays_of_another_shape_or_kind_are_damaged(tmp_path, other):
-    path = tmp_path / "a.npz"
-    np.savez(path, **maps(**other))
-    message_of(path, read_arrays, REMEDY, MAPS)
-
-
 def test_every_cut_of_arrays_is_damaged(tmp_path):
     path = tmp_path / "a.npz"
-    np.savez(path, other=np.array([{}], object), **maps())
-    assert set(read_arrays(path, REMEDY, MAPS)) == {"keys", "IS_CAM", "size"}
+    np.savez(path, other=np.array([{}], object), keys=np.arange(3), maps=np.zeros((3, 5)))
+    assert set(read_arrays(path, REMEDY, ("keys", "maps", "more"))) == {"keys", "maps"}
     content = path.read_bytes()
     for length in range(0, len(content), 97):
         path.write_bytes(content[:length])
-        message_of(path, read_arrays, REMEDY, MAPS)
+        message_of(path, read_arrays, REMEDY, ("keys", "maps"))
 
 
 def test_tables_need_their_columns(tmp_path):

@@ -111,8 +111,8 @@ def test_auto_is_found_once(deep, tmp_path):
 def test_auto_without_a_session_looks_at_a_sample(deep, monkeypatch):
     monkeypatch.setattr(base, "MOST_PICTURES", 3)
     monkeypatch.setattr(base, "MOST_VALUES", 100)
-    seen, read = [], base.PictureFile
-    monkeypatch.setattr(base, "PictureFile", lambda path: seen.append(path.stem) or read(path))
+    seen, read = [], base.picture_file
+    monkeypatch.setattr(base, "picture_file", lambda path: seen.append(path.stem) or read(path))
     dataset = Folder(deep)
     dataset.bands, dataset.value_range = [3, 2, 1], "auto"
     dataset.check_pictures(list("abcdef"))

@@ -15,7 +15,7 @@ def test_damaged_files_are_refused_or_give_sane_numbers(tmp_path):
     signal.signal(signal.SIGALRM, before)
     ways, ends = zip(*(key.split(": ") for key in counts), strict=True)
     assert set(ends) == set(sweep_files.WELL)
-    assert len(set(ways)) == 8
+    assert len(set(ways)) == 7
 
 
 @pytest.mark.parametrize(

@@ -97,14 +97,6 @@ def test_a_network_may_have_a_part_of_that_name():
     assert torch.equal(net["module"].weight, other["module"].weight)
 
 
-def test_two_names_for_one_tensor_must_agree(path):
-    state = backbone()
-    torch.save({**state, **{f"module.{n}": v.half().float() for n, v in state.items()}}, path)
-    assert_refused(path, r"The tensor module\.\S+ is given twice")
-    torch.save({**state, **{f"module.{n}": v.double() for n, v in state.items()}}, path)
-    assert_loads(path, state)
-
-
 def test_what_is_no_state_dict_is_refused(path):
     within_itself = {"epoch": 3}
     within_itself["net"] = within_itself
@@ -281,20 +273,19 @@ HUGE = b"\x8a\x06\x00\x00\x00\x00\x00\x10"  # 2^44 in a pickle
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "compression"),
+    ("before", "after"),
     [
-        (b"K\x0a\x85q\x08K\x01", HUGE + b"\x85q\x08K\x00", zipfile.ZIP_STORED),
-        (b"K\x0atq\x07Q", HUGE + b"tq\x07Q", zipfile.ZIP_STORED),
-        (b".", b"." + bytes(64 << 20), zipfile.ZIP_DEFLATED),
+        (b"K\x0a\x85q\x08K\x01", HUGE + b"\x85q\x08K\x00"),
+        (b"K\x0atq\x07Q", HUGE + b"tq\x07Q"),
     ],
-    ids=["repetitions", "storage", "zip bomb"],
+    ids=["repetitions", "storage"],
 )
-def test_what_is_larger_than_the_file_is_not_made(path, before, after, compression):
-    """A tensor of stride 0, a storage, and what is packed."""
+def test_what_is_larger_than_the_file_is_not_made(path, before, after):
+    """A tensor of stride 0, and a storage."""
     torch.save({"w": torch.arange(10.0)}, path)
     with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as old:
         members = {name: old.read(name) for name in old.namelist()}
-    with zipfile.ZipFile(path, "w", compression) as new:
+    with zipfile.ZipFile(path, "w") as new:
         for name, inside in members.items():
             changed = inside.replace(before, after) if name.endswith("data.pkl") else inside
             assert changed != inside or not name.endswith("data.pkl")
@@ -358,11 +349,7 @@ def test_a_checkpoint_to_continue_from(path):
     "change",
     [
         *({name: None} for name in begun()),
-        {"net": {"w": 3}},
-        {"net": {"w": torch.tensor([torch.nan])}},
         {"program": "train_seg"},
-        {"sources": {"pretrained": 3}},
-        {"optimizer": {"state": {}, "param_groups": [{"lr": 1}]}},
     ],
 )
 def test_a_checkpoint_that_is_none_of_ours_is_refused(change):
@@ -370,19 +357,14 @@ def test_a_checkpoint_that_is_none_of_ours_is_refused(change):
         check_begun(begun(**change), "train_irn", finished=False)
 
 
-@pytest.mark.parametrize("change", ["shape", "place", "nan"])
-def test_momenta_of_another_network_are_refused(change):
+def test_momenta_of_another_network_are_refused():
     net = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
     net(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     state = copy.deepcopy(optimizer.state_dict())
     load_optimizer(optimizer, state)
-    if change == "place":
-        state["param_groups"][0]["params"] = [0]
-    else:
-        wrong = {"shape": torch.ones(3), "nan": torch.full((2,), torch.nan)}[change]
-        state["state"][1]["momentum_buffer"] = wrong
+    state["param_groups"][0]["params"] = [0]
     with pytest.raises(InputError, match="optimizer"):
         load_optimizer(optimizer, state)
 

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,9 +41,6 @@ KINDS = {  # flags of a kind in --help; all others are settings
 class _Help(argparse.RawDescriptionHelpFormatter):
     """The script's docstring as it stands, and the defaults that say something."""
 
-    def __init__(self, prog: str, **options: Any) -> None:
-        super().__init__(prog, max_help_position=29, width=WIDTH, **options)
-
     def _format_usage(self, usage, actions, groups, prefix) -> str:
         needed = [action for action in actions if action.required]
         return super()._format_usage(usage, needed, groups, prefix).rstrip() + " [flags]\n\n"
@@ -72,8 +70,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str, prog: str | None = None) -> None:
         end = "* decides the result: a continued run must have the same"
+        form = partial(_Help, max_help_position=29, width=WIDTH)
         super().__init__(
-            prog, description=description, epilog=end, formatter_class=_Help, add_help=False
+            prog, description=description, epilog=end, formatter_class=form, add_help=False
         )
         self.deciding: list[tuple[str, dict[str, Any]]] = []
         self.kinds = {kind: self.add_argument_group(kind) for kind in KINDS}
@@ -99,9 +98,8 @@ class Parser(argparse.ArgumentParser):
     def add_shared(self, *names: str, **options: Any) -> None:
         """Add flags of :data:`SHARED`, with ``options`` in the place of those that stand there."""
         for name in names:
-            given = {"decides": False, **SHARED[name], **options}
-            add = self.add_deciding if given.pop("decides") else self.add_argument
-            add(f"--{name}", **given)
+            add = self.add_deciding if name in DECIDING else self.add_argument
+            add(f"--{name}", **{**SHARED[name], **options})
 
     def parse_args(self, args=None) -> Settings:
         """Return the settings, which know their parser and what it was given."""
@@ -172,8 +170,7 @@ fraction = within(float, SMALLEST_FRACTION, 1 - SMALLEST_FRACTION)
 
 TRUE = {"action": "store_true"}
 ON = {"action": argparse.BooleanOptionalAction, "default": True}  # --name and --no-name
-# Flags of several programs, by name: options of ``add_argument``; and whether they decide the
-# result.
+# Flags of several programs, by name: options of ``add_argument``.
 SHARED: dict[str, dict[str, Any]] = {
     "session_name": {"default": "exp", "help": "folder of this run: a name or a path"},
     "num_workers": {
@@ -183,7 +180,6 @@ SHARED: dict[str, dict[str, Any]] = {
     "device": {"default": "auto", "help": "auto (CUDA if there is one), cpu, cuda:N"},
     "restart": {**TRUE, "help": "make everything again, whatever is there"},
     "network": {
-        "decides": True,
         "default": NETWORK,
         "help": "module with the class Net; put your own here, see docs/own_method.md; what a "
         "checkpoint names is not imported",
@@ -193,7 +189,6 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "a path, or a file in <session>/ckpt; released ones too",
     },
     "class_names": {
-        "decides": True,
         "type": names,
         "help": "between commas, without background, for files that hold none",
     },
@@ -207,26 +202,22 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "draw maps over pictures in <session>/visual, labels in <session>/visual_<folder>",
     },
     "max_pixels": {
-        "decides": True,
         "type": at_least(1),
         "default": 1_000_000,
         "help": "larger pictures are reduced to this many pixels first, and labels enlarged again; "
         "a matter of memory, and of objects, kernels and walks as large as in VOC's pictures",
     },
     "crf_iterations": {
-        "decides": True,
         "type": at_least(0),
         "default": 10,
         "help": "of the mean field",
     },
     "gt_prob": {
-        "decides": True,
         "type": fraction,
         "default": 0.7,
         "help": "how far the CRF trusts the maps, 0 to 1",
     },
     "amp": {
-        "decides": True,
         "choices": ("off", "bf16"),
         "default": "off",
         "help": "bf16 runs the convolutions in bfloat16: less than half the time where the "
@@ -256,7 +247,6 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "put batch normalisation into the convolutions; rounds otherwise",
     },
     "background_weight": {
-        "decides": True,
         "type": number,
         "help": "of the background's soft IoU where classes compete for seeds; None is that of the "
         "checkpoint, or 0.5 (released code); 1 suits few classes",
@@ -268,9 +258,19 @@ SHARED: dict[str, dict[str, Any]] = {
         "default": 10.0,
         "help": "and minutes between them, where steps are slow",
     },
-    "seed": {"decides": True, "type": at_least(0), "default": 15, "help": "of all chance"},
+    "seed": {"type": at_least(0), "default": 15, "help": "of all chance"},
     "safetensors": {**TRUE, "help": "write the final weights in that format too"},
 }
+DECIDING = (
+    "network",
+    "class_names",
+    "max_pixels",
+    "crf_iterations",
+    "gt_prob",
+    "amp",
+    "background_weight",
+    "seed",
+)
 SPEED = ("amp", "channels_last", "tf32", "compile")  # how a network computes
 # Of programs that make labels of maps.
 FROM_MAPS = ("infer_list", "allow_pickle", "max_pixels", "visualize", "restart")
@@ -288,7 +288,8 @@ def add_training_flags(parser: Parser, print_freq: int, save_freq: int) -> None:
     suits = "sgd as published; adamw suits transformers and narrow networks, with a lower rate"
     parser.add_deciding("--optimizer", choices=OPTIMIZERS, default=OPTIMIZERS[0], help=suits)
     parser.add_shared("amp", "tf32", "fused", "seed", "restart", "safetensors")
-    parser.add_shared("channels_last", "compile", decides=True)
+    for name in ("channels_last", "compile"):
+        parser.add_deciding(f"--{name}", **SHARED[name])
     parser.add_shared("print_freq", default=print_freq)
     parser.add_shared("save_freq", default=save_freq)
     parser.add_shared("save_minutes")

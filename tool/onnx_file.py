@@ -85,6 +85,10 @@ def _exported(net: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's, of decisions that hold at every size
         given = {**inputs, **dict(zip(outputs, net(**inputs), strict=True))}
+        free = {
+            name: {axis: f"{name}_{word}" for axis, word in AXES.items() if axis < value.ndim}
+            for name, value in given.items()
+        }
         try:
             torch.onnx.export(
                 net,
@@ -93,7 +97,7 @@ def _exported(net: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> 
                 dynamo=False,
                 input_names=list(inputs),
                 output_names=outputs,
-                dynamic_axes={name: _free_axes(name, value) for name, value in given.items()},
+                dynamic_axes=free,
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise InputError(f"PyTorch cannot export this network: {error}") from error
@@ -124,8 +128,3 @@ def _antialiased(graph, picture, size, *_):
         mode_s="cubic",
         coordinate_transformation_mode_s="half_pixel",
     )
-
-
-def _free_axes(name: str, value: Tensor) -> dict[int, str]:
-    """Return what the file calls the axes whose lengths are free."""
-    return {axis: f"{name}_{word}" for axis, word in AXES.items() if axis < value.ndim}

@@ -85,17 +85,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         state: of a checkpoint that :func:`tool.checkpoint.check_begun` has seen.
 
     Raises:
-        InputError: the momenta are not those of these parameters, or not finite.
+        InputError: the network's parameters are grouped otherwise.
     """
     own = optimizer.state_dict()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     places = [[group["params"] for group in one["param_groups"]] for one in (own, state)]
-    fits = places[0] == places[1]
-    for number, values in state["state"].items() if fits else ():
-        for value in values.values():  # of the parameter's shape, and AdamW's step is one number
-            fits &= value.shape in ((), parameters[number].shape) and bool(value.isfinite().all())
-    if not fits:
-        raise InputError(
-            "Its optimizer is of another network, or not finite. --restart begins anew."
-        )
+    if places[0] != places[1]:
+        raise InputError("Its optimizer is of another network. --restart begins anew.")
     optimizer.load_state_dict({**own, "state": state["state"]})

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.Image import Transpose
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from tool.errors import InputError
 from tool.reader import Damaged, check, decoding, regular
@@ -33,15 +32,6 @@ FORMATS = tuple(
     if name in Image.OPEN
 )
 MASK_FORMATS = ("PNG", "BMP", "GIF", "TIFF")  # those that keep ids as they are
-TURNS = {  # EXIF orientation -> what makes the picture upright
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
 HEADER = 4096  # bytes in which PNG, BMP, PPM and JPEG 2000 say how large a sample may be
 CODESTREAM, BITS_AT = b"\xff\x4f\xff\x51", 42  # of JPEG 2000: its begin, and bytes to the bits
 TIFF_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -66,14 +56,6 @@ BLACK_AND_WHITE = "say which values are black and white with --value_range LOW H
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a fault becomes one sentence of ours
 
 
-@contextmanager
-def picture_file(path: str | Path) -> Iterator[None]:
-    """Name a picture in whatever is wrong with it; it is a file that opens without waiting."""
-    regular(path, f"There is no picture {path}.")
-    with decoding(path, "Replace it."):
-        yield
-
-
 def rgb_on_white(image: Image.Image) -> Image.Image:
     """Return an image of 8-bit samples as RGB; what is transparent is laid on white."""
     if image.has_transparency_data:
@@ -83,7 +65,7 @@ def rgb_on_white(image: Image.Image) -> Image.Image:
 
 
 class PictureFile:
-    """A picture file, of which the header is read. All of it runs inside :func:`picture_file`.
+    """A picture file, of which the header is read; see :func:`picture_file`.
 
     Attributes:
         path: of the file.
@@ -96,7 +78,7 @@ class PictureFile:
         InputError: it is of another format, has more than MOST_PIXELS or none, or is damaged.
     """
 
-    def __init__(self, path: str | Path, formats: tuple[str, ...] = FORMATS) -> None:
+    def __init__(self, path: str | Path, formats: tuple[str, ...]) -> None:
         self.path, self.formats, self.page = path, formats, None
         with open(path, "rb") as file:
             header = file.read(HEADER)
@@ -157,7 +139,8 @@ class PictureFile:
 
     def upright(self, image: Image.Image) -> Image.Image:
         """Return an image of the stored size turned as viewers turn the picture."""
-        return image.transpose(TURNS[self.orientation]) if self.orientation in TURNS else image
+        image.getexif()[ExifTags.Base.Orientation] = self.orientation
+        return ImageOps.exif_transpose(image)
 
     def ids(self) -> Image.Image:
         """Return a label picture, whose values are class ids; others raise an InputError."""
@@ -211,23 +194,32 @@ class PictureFile:
         Raises:
             InputError: the flags do not suffice to tell colours.
         """
-        alpha = None
-        if self.page and self._is_scientific(bands, value_range):
-            return self._read_tiff(bands)
-        if self.bits > 8 and not self.page:
+        page, colours, has_alpha = self.page, 3, False
+        if page and self._is_scientific(bands, value_range):
+            values, colours = self._read_tiff(bands), COLOURS[page.photometric]
+            has_alpha = page.extrasamples[:1] in ALPHAS
+        elif self.bits > 8 and not page:
             values = cv2.imread(str(self.path), cv2.IMREAD_UNCHANGED)
             if values is None:
                 raise Damaged(f"its {self.bits} bits cannot be read")
-            values = np.atleast_3d(values)  # (H, W, 1, 3 or 4)
-            alpha = values[..., 3:] / self.white if values.shape[2] == 4 else None
-            values = values[..., 2::-1]  # OpenCV has blue first, and transparency last
+            values = np.atleast_3d(values)  # (H, W, 1, 3 or 4), blue first and transparency last
+            values = np.concatenate([values[..., 2::-1], values[..., 3:]], -1)
+            has_alpha = values.shape[2] == 4
         elif self.image.mode == "F":
             values = np.asarray(self.image)[..., None]
         else:
             values = np.asarray(rgb_on_white(self.image))
         if bands:
-            values, alpha = values[..., self._places(bands, values.shape[2])], None
-        return values, alpha
+            number = values.shape[2]
+            if max(bands) > number:
+                raise InputError(
+                    f"{self.path} has {number} bands; --bands names band {max(bands)}."
+                )
+            return values[..., [band - 1 for band in bands]], None
+        if not has_alpha:
+            return values[..., :colours], None
+        whole = 1 if values.dtype.kind == "f" else self.white
+        return values[..., :colours], (values[..., colours, None] / whole).clip(0, 1)
 
     def _is_scientific(self, bands, value_range) -> bool:
         """Tell whether a TIFF has more than 8-bit colours, or other bands are asked for.
@@ -246,41 +238,35 @@ class PictureFile:
             )
         return kind in COLOURS and bool(bands or page.dtype not in SHALLOW)
 
-    def _read_tiff(self, bands: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return samples of the first page; where that has one band, the pages are the bands.
+    def _read_tiff(self, bands: Sequence[int] | None) -> np.ndarray:
+        """Return all samples of the first page; where that has one band, the pages are the bands.
 
-        Fewer bands, or a missing package that decompresses the file, raise an InputError.
+        A missing package that decompresses the file raises an InputError.
         """
         from tifffile import TiffFile  # slow to import, and only needed here
 
-        page, alpha = self.page, None
-        number, colours = page.samplesperpixel, COLOURS[page.photometric]
+        page = self.page
+        has_one = page.samplesperpixel == 1
         with TiffFile(self.path) as tiff:
-            by_page = bands and number == 1 and len(tiff.pages) > 1
-            chosen = self._places(
-                bands or range(1, colours + 1), len(tiff.pages) if by_page else number
-            )
+            pages = tiff.pages[: max(bands)] if bands and has_one else tiff.pages[:1]
             try:
-                pages = [_pixels(tiff.pages[place]) for place in (chosen if by_page else [0])]
-                values = np.concatenate(pages, -1)
+                return np.concatenate([_pixels(one) for one in pages], -1)
             except ValueError as error:
                 if "imagecodecs" not in str(error):
                     raise
-                if bands or number > 1 or page.dtype not in PILLOW_READS:
+                if bands or not has_one or page.dtype not in PILLOW_READS:
                     raise InputError(
                         f"{self.path}: {error}. Call pip install imagecodecs."
                     ) from error
-                values = np.asarray(self.image).astype(page.dtype)[..., None]
-        if page.extrasamples[:1] in ALPHAS and not bands:
-            whole = 1 if page.dtype.kind == "f" else self.white
-            alpha = (values[..., colours, None] / whole).clip(0, 1)
-        return values if by_page else values[..., chosen], alpha
+        return np.asarray(self.image).astype(page.dtype)[..., None]
 
-    def _places(self, bands: Sequence[int], number: int) -> list[int]:
-        """Return bands counted from 0; an InputError says that the picture has fewer."""
-        if max(bands) > number:
-            raise InputError(f"{self.path} has {number} bands; --bands names band {max(bands)}.")
-        return [band - 1 for band in bands]
+
+@contextmanager
+def picture_file(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[PictureFile]:
+    """Open a picture, and name it in whatever is wrong with it."""
+    regular(path, f"There is no picture {path}.")
+    with decoding(path, "Replace it."):
+        yield PictureFile(path, formats)
 
 
 def _pixels(page) -> np.ndarray:

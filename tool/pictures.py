@@ -14,13 +14,6 @@ from tool.picture_files import MASK_FORMATS, PictureFile, picture_file
 from tool.writer import write_atomic
 
 UNSURE = 255  # the label of a pixel that no one judges
-HEAT_STOPS = np.array(  # blue, cyan, yellow, red: what readers of CAM papers are used to
-    [[0, 0, 140], [0, 110, 255], [60, 235, 200], [255, 235, 60], [255, 80, 0], [150, 0, 0]]
-)
-SHARES, STOPS = np.linspace(0, 1, 1024), np.linspace(0, 1, len(HEAT_STOPS))
-HEAT = np.stack(  # colours of SHARES, uint8 (1024, 3)
-    [np.interp(SHARES, STOPS, channel).astype(np.uint8) for channel in HEAT_STOPS.T], -1
-)
 STRENGTH = 0.6  # of the colours of a map over a picture
 GOLDEN = 0.618034  # of the circle of hues, from a class to the next
 LIGHTNESS, SATURATION = (0.8, 0.6, 0.45), (0.6, 1)  # in turn
@@ -46,14 +39,14 @@ def read_rgb(
         value_range: (low, high), samples that become 0 and 255, linearly, rounded to the nearest;
             others are cut off. None takes what their bits can hold.
     """
-    with picture_file(path):
-        return PictureFile(path).rgb(bands, value_range)
+    with picture_file(path) as file:
+        return file.rgb(bands, value_range)
 
 
 def stored(path: str | Path) -> PictureFile:
     """Return what the header of a picture says; a file that is none raises an InputError."""
-    with picture_file(path):
-        return PictureFile(path)
+    with picture_file(path) as file:
+        return file
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -62,8 +55,8 @@ def read_mask(path: str | Path) -> np.ndarray:
     Its EXIF orientation is applied, as to the picture that it belongs to. A file that is missing or
     broken, or holds colours or other numbers instead of ids, raises an InputError.
     """
-    with picture_file(path):
-        return np.array(PictureFile(path, MASK_FORMATS).ids(), np.uint8)
+    with picture_file(path, MASK_FORMATS) as file:
+        return np.array(file.ids(), np.uint8)
 
 
 def check_label(
@@ -117,8 +110,8 @@ def save_rgb(path: str | Path, picture: np.ndarray) -> None:
 
 def heat(values: np.ndarray) -> np.ndarray:
     """Colour a map: float (H, W) in [0, 1] -> uint8 (H, W, 3), blue for 0 and red for 1."""
-    levels = np.clip(values, 0, 1) * (len(HEAT) - 1) + 0.5
-    return HEAT[levels.astype(np.int16)]
+    levels = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return cv2.applyColorMap(levels, cv2.COLORMAP_JET)[..., ::-1]
 
 
 def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -135,7 +128,8 @@ def label_overlay(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
     """
     tints = label_colours()[label]  # (H, W, 3)
     shaded = tints * (0.4 + 0.6 * picture.mean(2, keepdims=True) / 255)
-    line = border(label) & (label != 0)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    line = (cv2.morphologyEx(label, cv2.MORPH_GRADIENT, cross) > 0) & (label != 0)
     return np.where(line[..., None], (tints + 255) / 2, shaded).astype(np.uint8)
 
 
@@ -181,9 +175,3 @@ def label_drawing(
             stroke_fill="black",
         )
     return np.array(image)
-
-
-def border(label: np.ndarray) -> np.ndarray:
-    """Return bool (H, W): pixels that have another label than one of their 4 neighbours."""
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    return cv2.morphologyEx(label.astype(np.uint8), cv2.MORPH_GRADIENT, cross) > 0

@@ -1,10 +1,10 @@
 """Progress for a person at a terminal, and for one who reads the log in the morning."""
 
+import io
 import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -15,6 +15,15 @@ SECONDS_BETWEEN_LINES = 20.0
 
 Item = TypeVar("Item")
 log = logging.getLogger(__name__)
+
+
+class _Lines(io.StringIO):
+    """Where a bar writes that nobody watches: the log."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            log.info(text.strip())
+        return len(text)
 
 
 class Bar(tqdm):
@@ -30,27 +39,17 @@ class Bar(tqdm):
     """
 
     def __init__(self, total: int, what: str, unit: str = "pic", start: int = 0) -> None:
-        is_main, drawn = distributed.is_main(), sys.stderr.isatty()
-        self.lined = is_main and not drawn
-        self.done = start
-        self.began = self.shown = time.monotonic()
-        how = {"total": total, "unit": unit, "initial": start}
-        self.line = partial(tqdm.format_meter, ncols=0, prefix=what, **how)
-        super().__init__(desc=what, dynamic_ncols=True, disable=not (is_main and drawn), **how)
-
-    def update(self, n: int = 1) -> None:
-        """Count what is done more."""
-        super().update(n)
-        self.done += n
-        now = time.monotonic()
-        if self.lined and (now - self.shown >= SECONDS_BETWEEN_LINES or self.done == self.total):
-            self.shown = now
-            log.info(self.line(self.done, elapsed=now - self.began))
+        self.is_drawn = sys.stderr.isatty()
+        lines = {"file": _Lines(), "ncols": 0, "mininterval": SECONDS_BETWEEN_LINES, "miniters": 1}
+        how = {"dynamic_ncols": True} if self.is_drawn else lines
+        hidden = not total or not distributed.is_main()
+        super().__init__(None, what, total, unit=unit, initial=start, disable=hidden, **how)
 
     def note(self, text: str) -> None:
         """Show a text behind the bar; in the place of lines somebody else has said it."""
-        self.set_postfix_str(text)
-        self.shown = time.monotonic()
+        if self.is_drawn:
+            self.set_postfix_str(text)
+        self.last_print_t = time.time()
 
 
 def progress(items: Iterable[Item], total: int, what: str, weigh=lambda item: 1) -> Iterator[Item]:

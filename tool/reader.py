@@ -31,7 +31,7 @@ import sys
 import traceback
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -59,7 +59,6 @@ LARGEST_WHOLE = 1 << 53  # beyond it, JSON of other languages rounds whole numbe
 # Exceptions that tell of a mistake in this project where one of its own lines raised them.
 MISTAKES = (TypeError, AttributeError, NameError, AssertionError, ImportError)
 PROJECT = Path(__file__).resolve().parent.parent
-KINDS = {"int": "iu", "float": "f", "str": "SU"}  # of numpy's dtypes
 
 
 class Damaged(ValueError):
@@ -276,17 +275,15 @@ def read_table(
 
 @dataclass(frozen=True)
 class Between:
-    """The schema of a finite number from ``low`` to ``high``, or of None too."""
+    """The schema of a finite number from ``low`` to ``high``."""
 
     low: float = -sys.float_info.max
     high: float = sys.float_info.max
-    or_none: bool = False
 
     def admits(self, value: Any) -> bool:
         """Tell whether a value is such a number, and no bool."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return self.or_none and value is None
-        return self.low <= value <= self.high
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high
 
     def __str__(self) -> str:
         return f"a number from {self.low:g} to {self.high:g}"
@@ -312,7 +309,6 @@ def check(value: Any, schema: Any, where: str = "content") -> None:
                 check(one, inner, f"{where}: {key}")
     elif isinstance(schema, dict):
         for name, one in value.items():
-            check(name, str, f"a name in {where}")
             check(one, schema[str], f"{where}[{name:.40}]")
     elif isinstance(schema, list | tuple):
         schemas = schema if isinstance(schema, tuple) else schema * len(value)
@@ -340,52 +336,17 @@ def _fits(value: Any, schema: Any) -> tuple[bool, str]:
     return isinstance(value, schema), f"a {schema.__name__}"
 
 
-def read_arrays(path: str | Path, remedy: str, schema: dict[str, str]) -> dict[str, np.ndarray]:
-    """Return the arrays of an npz file by their names.
+def read_arrays(path: str | Path, remedy: str, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return those arrays of an npz file that have one of these names.
 
-    The names of ``schema`` are those of :func:`check_arrays`; further arrays are left out. What
-    members announce is bounded, and no pickle is read.
+    What members announce is bounded, and no pickle is read.
 
     Raises:
-        InputError: the file cannot be read, or does not agree with the schema.
+        InputError: the file cannot be read.
     """
     path = regular(path)
     with decoding(path, remedy), np.lib.npyio.NpzFile(path) as archive:
         announced = sum(member.file_size for member in archive.zip.infolist())
         if announced > max(LARGEST_ARRAYS, path.stat().st_size):
             raise Damaged("it announces more than it can hold")
-        names = {name.removesuffix("?") for name in schema}.intersection(archive.files)
-        arrays = {name: np.asarray(archive[name]) for name in names}
-        check_arrays(arrays, schema)
-    return arrays
-
-
-def check_arrays(arrays: dict[str, np.ndarray], schema: dict[str, str]) -> dict[str, int]:
-    """Compare arrays with a schema, and return the sizes that it names.
-
-    A schema such as ``{"keys": "int P", "CAM?": "float P-1 n"}`` says the kind of every array, one
-    of KINDS, and its sides: a number, a name, or a name and a difference. Equal names are equal
-    sizes, bound by their first use without a difference; a name that ends in ``?`` may be absent.
-
-    Raises:
-        Damaged: an array is missing, or of another kind or shape.
-    """
-    sizes: dict[str, int] = {}
-    for name, form in schema.items():
-        key = name.removesuffix("?")
-        if key not in arrays:
-            if name.endswith("?"):
-                continue
-            raise Damaged(f"it has no {key}")
-        kind, *sides = form.split()
-        array = arrays[key]
-        fits = array.dtype.kind in KINDS[kind] and array.ndim == len(sides)
-        for side, length in zip(sides, array.shape, strict=False):
-            letter, _, less = side.partition("-")
-            if letter.isdecimal():
-                fits &= length == int(letter)
-            else:
-                fits &= sizes.setdefault(letter, length) - int(less or 0) == length
-        if not fits:
-            raise Damaged(f"{key} is {array.dtype} {array.shape}, not {form}")
-    return sizes
+        return {name: np.asarray(archive[name]) for name in names if name in archive.files}

@@ -119,8 +119,7 @@ class Header(NamedTuple):
 
 def header_of(path: Path) -> Header:
     """Return what a picture's header says; an InputError where it is no picture."""
-    with picture_file(path):
-        file = stored(path)
+    with picture_file(path) as file:
         content = np.memmap(path, mode="r")
         head, tail = content[:HEAD].tobytes(), content[-TAIL:].tobytes()
     whole = all(end in tail for begin, end in TAILS.items() if head.startswith(begin))

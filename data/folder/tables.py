@@ -9,7 +9,7 @@ import numpy as np
 from data.lists import plain
 from tool.checkpoint import some
 from tool.errors import InputError, apart, collected
-from tool.picture_files import MASK_FORMATS, PictureFile, picture_file
+from tool.picture_files import MASK_FORMATS, picture_file
 from tool.pictures import UNSURE
 from tool.reader import read_table, read_text
 
@@ -123,8 +123,7 @@ class Colours:
         Raises:
             InputError: it is no such picture, or has a colour that is not in the table.
         """
-        with picture_file(path):
-            file = PictureFile(path, MASK_FORMATS)
+        with picture_file(path, MASK_FORMATS) as file:
             rgb = np.asarray(file.upright(file.image.convert("RGB")))
         ids, known = np.zeros(rgb.shape[:2], np.uint8), np.zeros(rgb.shape[:2], bool)
         for colour, number in self.ids.items():
