@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 dependencies = ["torch", "torchvision", "numpy", "PIL", "cv2", "tqdm", "tensorboard"]
-dependencies += ["matplotlib", "jinja2", "pycocotools", "ijson", "safetensors", "tifffile"]
+dependencies += ["matplotlib", "jinja2", "pycocotools", "safetensors", "tifffile"]
 
 for name in ("net", "data", "tool"):
     found = find_spec(name)  # what is imported already, else what comes first on the path

@@ -29,13 +29,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data.base import Dataset
-from data.coco.annotations import SIDE, read_linked
-from data.coco.masks import Picture, Region, draw_mask, encode
+from data.coco.annotations import SIDE, pictures_of, read_linked
+from data.coco.masks import draw_mask
 from data.folder.tables import Colours, id_of
 from data.lists import files_in, picture_path, plain
 from tool.errors import InputError
 from tool.pictures import UNSURE, save_label, save_rgb, voc_palette
-from tool.reader import Damaged, check, decoding, read_json, read_lines, read_text
+from tool.reader import Damaged, decoding, read_json, read_lines, read_text
 from tool.writer import link, write_atomic, write_json, write_lines, write_table
 
 Labels = Iterator[tuple[str, np.ndarray]]  # names of pictures, and uint8 (H, W)
@@ -46,7 +46,6 @@ LISTED = "default"  # name of the list in VOC's and CVAT's layout
 UNWRITABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 UNFIT_FOR_LABELMAP = rf"{UNWRITABLE}|:|^#|^\s|\s$"
 REMEDY = "Write it again with the annotation tool."
-SIDES = {"height": SIDE, "width": SIDE}
 LABELME = {
     "imagePath": str,
     "imageHeight": SIDE,
@@ -206,26 +205,15 @@ def read_coco(path: Path, dataset: Dataset) -> Labels:
     if len(files) != 1:
         raise InputError(f"{path} holds {len(files)} JSON files. Name the one in COCO's format.")
     (path,) = files
-    entries, categories, annotations = read_linked(path, REMEDY)
-    pictures = {}
-    for number, entry in entries.items():
-        with decoding(path, REMEDY):
-            check(entry, SIDES)
-        sides = entry["height"], entry["width"]
-        pictures[number] = Picture(entry["file_name"], *sides, regions=[])
-    for number, category, entry in annotations:
-        picture = pictures[number]
-        where = f"annotation {entry.get('id')} of {picture.image_id}"
-        with decoding(path, REMEDY):
-            code = encode(entry.get("segmentation"), picture.height, picture.width, where)
-            key = id_of(categories[category]["name"], dataset.class_names)
-        if code is None:
-            log.warning("%s: %s is left out, for it has no outline", path, where)
-        picture.regions.append(Region(key, is_crowd=False, code=code))
-    codes = [region.code for picture in pictures.values() for region in picture.regions]
+    content, class_id_of = read_linked(path, REMEDY), partial(id_of, classes=dataset.class_names)
+    with decoding(path, REMEDY):
+        pictures = pictures_of(content, class_id_of)
+    codes = [region.code for picture in pictures for region in picture.regions]
     if codes and not any(codes):
         raise InputError(f"{path} has boxes alone. Labels need outlines or run lengths.")
-    for picture in pictures.values():
+    if None in codes:
+        log.warning("%s: %d boxes without an outline are left out", path, codes.count(None))
+    for picture in pictures:
         yield picture.image_id, draw_mask(picture.regions, picture.height, picture.width)
 
 

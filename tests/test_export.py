@@ -415,7 +415,7 @@ def test_regions_without_outlines_are_left_out_with_a_word(dataset, tmp_path, ca
     content["images"].pop()
     path.write_text(json.dumps(content))
     label = back(dataset, "coco", path, tmp_path / "out")["touch"]
-    assert "annotation 1 of touch.png is left out" in caplog.text
+    assert "default.json: 1 boxes without an outline are left out" in caplog.text
     assert (label[1:6, 1:8] == 1).all()
     assert label.sum() == 35
 

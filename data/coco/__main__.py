@@ -7,9 +7,10 @@ Reads   <root>/annotations/instances_{train,val}2014.json, the pictures in <root
 Writes  <root>/prepared/: masks/<id>.png, then {train,val}_labels.csv, {train,val}.txt and
         train_sample.txt (1,000 pictures of train, for validation while training)
 
-Takes about two minutes for the annotation files, and 10 minutes of one core for the masks. Masks
-that exist are kept, so running the same command again finishes what is left. A list appears when
-all of its masks are there; nothing but this preparation ever reads the annotation files.
+Takes a minute and 3 GB of memory for an annotation file, and 10 minutes of one core for the
+masks. Masks that exist are kept, so running the same command again finishes what is left. A list
+appears when all of its masks are there; nothing but this preparation ever reads the annotation
+files.
 
 Regions that are marked as a crowd (``iscrowd``: a heap of bananas, the people in a stadium) are
 outlined coarsely. ``--crowd keep`` draws them as their class: an image label counts them too, and a

@@ -11,7 +11,6 @@ computes in bfloat16, so that a run that is continued has those that it began wi
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 import logging
-import os
 import time
 from statistics import median
 
@@ -73,23 +72,21 @@ def flags_of(
     long_side, window = sides_of(side, device)
     batch, epochs = min(BATCH, pictures), epochs_of(pictures)
     small, large = f"--max_pixels {long_side**2}", f"--max_pixels {4 * long_side**2}"
-    background = f"--background_weight 1 --gsc_weight {max(1, classes // 3)}"
-    sizes = f"--crop_size {window} --resize_min {long_side * 5 // 8} --resize_max {long_side}"
-    steps = f"--batch_size {batch} --max_epochs {epochs}"
-    irn_size = f"--irn_crop_size {long_side}"
-    epochs_of_irn = f"--irn_batch_size {batch} --irn_num_epoches {epochs} --irn_learning_rate 0.05"
     recipe = "--recipe short " if model == "deeplabv2_resnet101" else ""
-    parts = f"--batch_size {batch} --accumulate 1 --iterations {WINDOWS // batch}"
-    flags = {
-        "TRAIN": f"{background} {steps} --lr 0.02 {sizes} --val_freq 0",
-        "CAM": f"--background_weight auto --competitors present --scales 1.0 1.5 {small}",
-        "IRN": f"{epochs_of_irn} {irn_size} --edge_only {small}",
-        "LABEL": f"{irn_size} --exp_times 6 {large}",
-        "SEG": f"{recipe}{parts} --crop_size {window + 1} {small}",
-        "INFER": large,
+    return {
+        "TRAIN_FLAGS": f"--background_weight 1 --gsc_weight {max(1, classes // 3)} "
+        f"--batch_size {batch} --max_epochs {epochs} --lr 0.02 --crop_size {window} "
+        f"--resize_min {long_side * 5 // 8} --resize_max {long_side} --val_freq 0 --amp {amp}",
+        "CAM_FLAGS": "--background_weight auto --competitors present --scales 1.0 1.5 "
+        f"{small} --amp {amp}",
+        "IRN_FLAGS": f"--irn_batch_size {batch} --irn_num_epoches {epochs} "
+        f"--irn_learning_rate 0.05 --irn_crop_size {long_side} --edge_only {small} --amp {amp}",
+        "LABEL_FLAGS": f"--irn_crop_size {long_side} --exp_times 6 {large} --amp {amp}",
+        "SEG_FLAGS": f"{recipe}--batch_size {batch} --accumulate 1 "
+        f"--iterations {WINDOWS // batch} --crop_size {window + 1} {small} --amp {amp}",
+        "INFER_FLAGS": f"{large} --amp {amp}",
+        "CAM2IR_FLAGS": large,
     }
-    computed = {f"{name}_FLAGS": f"{words} --amp {amp}" for name, words in flags.items()}
-    return {**computed, "CAM2IR_FLAGS": large}
 
 
 def minutes_of(pictures: int, tested: int, window: float, refine: str, model: str) -> dict:
@@ -136,11 +133,6 @@ def check_differences(dataset: Folder, ids: list[str]) -> None:
         )
 
 
-def has_masks(dataset: Folder, ids: list[str]) -> bool:
-    """Return whether a picture has a mask, so that its list can be judged."""
-    return any(os.path.isfile(dataset.mask_path(image_id)) for image_id in ids)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Print the settings."""
     parser = make_parser(__doc__, "amp")
@@ -158,14 +150,13 @@ def main(arguments: list[str] | None = None) -> None:
     is_fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     amp = args.amp or ("bf16" if is_fast else "off")
     side = round(median(max(stored(dataset.image_path(i)).size) for i in ids))
-    classes = dataset.num_classes - 1
-    flags = flags_of(len(ids), side, device.type, amp, args.model, classes)
-    for name, words in flags.items():
-        print(f"{name}={words}")
-    judged = {name: name if has_masks(dataset, found) else "" for name, found in lists.items()}
-    print(f"JUDGED={judged[dataset.train_list]}")
-    print(f"TESTED={dataset.test_list}")
-    print(f"SEG_JUDGED={judged[dataset.test_list]}")
+    lines = flags_of(len(ids), side, device.type, amp, args.model, dataset.num_classes - 1)
+    lines["TESTED"] = dataset.test_list
+    for name, found in (("JUDGED", dataset.train_list), ("SEG_JUDGED", dataset.test_list)):
+        has_masks = any(dataset.mask_path(image_id).is_file() for image_id in lists[found])
+        lines[name] = found if has_masks else ""
+    for name, value in lines.items():
+        print(f"{name}={value}")
     log.info("%d pictures, half of them above %d pixels, on %s", len(ids), side, device)
 
     window = seconds_a_window(sides_of(side, device.type)[1], device, amp)
