@@ -1,9 +1,10 @@
 """What maps and labels cover, and what of it looks wrong; no masks are needed for that."""
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
-from operator import attrgetter
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -58,11 +59,11 @@ def covers_of(dataset: Dataset, folder: Path, ids: Iterable[str], ending: str) -
     found = []
     for image_id in spread(ids, LOOKED_AT):
         with suppress(InputError):
-            equal: Sequence[int] = ()
             if ending == ".png":
-                label = read_mask(folder / f"{image_id}{ending}")
-                shown = shown_in(dataset, image_id)
-                keys = np.unique(label[label < dataset.num_classes]) if shown is None else shown
+                label, equal = read_mask(folder / f"{image_id}{ending}"), ()
+                keys = shown_in(dataset, image_id)
+                if keys is None:
+                    keys = np.unique(label[label < dataset.num_classes])
             else:
                 maps = read_maps(folder, image_id, False, dataset.num_classes, MAP_PIXELS)
                 keys, is_cam = maps["keys"], maps["IS_CAM"]
@@ -86,15 +87,16 @@ def shown_in(dataset: Dataset, image_id: str) -> np.ndarray | None:
 
 def totals(covers: Iterable[Cover]) -> list[Total]:
     """Return what is covered in all, by class, the frequent ones first."""
-    by_name: dict[str, list[Cover]] = {}
-    for cover in filter(attrgetter("name"), covers):
-        by_name.setdefault(cover.name, []).append(cover)
+    by_name = defaultdict(list)
+    for cover in covers:
+        by_name[cover.name].append(cover)
+    by_name.pop("", None)  # of pictures without a class
     found = []
     for name, ones in by_name.items():
-        shares = np.array([one.share for one in ones])
-        whole, none = int((shares > EVERYTHING).sum()), int((shares == 0).sum())
+        shares = [one.share for one in ones]
+        whole = sum(share > EVERYTHING for share in shares)
         equal = sum(one.is_equal for one in ones)
-        found.append(Total(name, len(ones), float(shares.mean()), whole, none, equal))
+        found.append(Total(name, len(ones), fmean(shares), whole, shares.count(0), equal))
     return sorted(found, key=lambda total: (-total.pictures, total.name))
 
 
@@ -102,11 +104,11 @@ def remarks(covers: Iterable[Cover]) -> list[str]:
     """Return a sentence on everything that looks wrong in many pictures of a class."""
     found, sentences = totals(covers), []
     for kind, (what, remedy) in KINDS.items():
-        names = []
-        for total in found:
-            count = getattr(total, kind)
-            if count >= max(FEWEST, MANY * total.pictures):
-                names.append(f"{total.name} in {count} of its {total.pictures} pictures")
+        names = [
+            f"{total.name} in {getattr(total, kind)} of its {total.pictures} pictures"
+            for total in found
+            if getattr(total, kind) >= max(FEWEST, MANY * total.pictures)
+        ]
         if names:
             sentences.append(f"{what} {', '.join(names)}. {remedy}")
     return sentences

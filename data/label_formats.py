@@ -40,7 +40,6 @@ from tool.writer import link, write_atomic, write_json, write_lines, write_table
 
 Labels = Iterator[tuple[str, np.ndarray]]  # names of pictures, and uint8 (H, W)
 
-LISTED = "default"  # name of the list in VOC's and CVAT's layout
 # What a class name may not have: control characters, ends of lines, and halves of characters; in
 # labelmap.txt also what separates fields, begins a comment, or is cut off.
 UNWRITABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
@@ -98,7 +97,7 @@ def outlines(region: np.ndarray, epsilon: float, enlarged: int = 1) -> list[np.n
     """Return one closed outline for each part of a region, float (N > 2, 2), (x, y) in pixels.
 
     Args:
-        region: bool (H, W).
+        region: bool (H, W), not empty.
         epsilon: largest distance in pixels from the exact outline, by Douglas and Peucker.
         enlarged: 1 for outlines through the centres of border pixels, whose coordinates are whole
             numbers; 2 for such that run a quarter of a pixel inside the border, in coordinates in
@@ -106,8 +105,6 @@ def outlines(region: np.ndarray, epsilon: float, enlarged: int = 1) -> list[np.n
     """
     pixels = region.astype(np.uint8).repeat(enlarged, 0).repeat(enlarged, 1)
     contours, tree = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if not contours:
-        return []
     simple = [_simplified(contour, epsilon * enlarged) for contour in contours]
     found = []
     for number, (_, _, hole, parent) in enumerate(tree[0]):
@@ -136,16 +133,6 @@ def _joined(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return np.concatenate([outline[: here + 1], around, around[:1], outline[here:]])
 
 
-def fill(label: np.ndarray, outline: np.ndarray, key: int) -> None:
-    """Give the pixels on and within an outline through pixel centres, (N, 2), a class id.
-
-    ``label``, uint8 (H, W), is changed. A point far outside of it raises :class:`Damaged`.
-    """
-    if not np.abs(outline).max() <= 2 * max(label.shape):
-        raise Damaged("a point lies far outside the picture")
-    cv2.fillPoly(label, [np.rint(outline).astype(np.int32)], key)
-
-
 # ---------------------------------------------------------------------------- formats
 
 
@@ -157,6 +144,16 @@ def size_of(dataset: Dataset, name: str) -> tuple[int, int]:
 def files_of(folder: Path, ending: str) -> list[Path]:
     """Return the files with an ending in a folder and in those within, but hidden ones."""
     return [path for path in files_in(folder) if path.suffix.lower() == ending]
+
+
+def pixels_of(label: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return the pixels of a label in which points are, int32 (N, 2).
+
+    A point far outside of it raises :class:`Damaged`.
+    """
+    if not np.abs(points).max() <= 2 * max(label.shape):
+        raise Damaged("a point lies far outside the picture")
+    return np.rint(points).astype(np.int32)
 
 
 def write_coco(
@@ -175,7 +172,7 @@ def write_coco(
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         for key, region in item.regions():
             rle = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
-            shape = {"size": rle["size"], "counts": rle["counts"].decode()}
+            shape = {**rle, "counts": rle["counts"].decode()}
             if epsilon is not None:
                 parts = outlines(region, epsilon, enlarged=2)
                 shape = [points.round(2).ravel().tolist() for points in parts]
@@ -245,21 +242,23 @@ def read_yolo(folder: Path, dataset: Dataset) -> Labels:
         with decoding(path, REMEDY):
             for line in read_lines(path):
                 number, *shares = line.split()
-                points = np.array(shares, float).reshape(-1, 2) * label.shape[::-1] - 0.5
-                if len(points) < 3 or number not in names:
+                name, numbers = names.get(int(number)), np.array(shares, float)
+                points = numbers.reshape(-1, 2) * label.shape[::-1] - 0.5
+                if len(points) < 3 or name is None:
                     raise Damaged(f"{line!r:.60} is not a class of data.yaml and its outline")
-                fill(label, points, id_of(names[number], dataset.class_names))
+                class_id = id_of(name, dataset.class_names)
+                cv2.fillPoly(label, [pixels_of(label, points)], class_id)
         yield path.stem, label
 
 
-def _names_in(path: Path) -> dict[str, str]:
+def _names_in(path: Path) -> dict[int, str]:
     """Return the names of classes by their numbers, from a list of YAML in one line or many."""
-    first, *rest = read_text(path).partition("\nnames:")[2].strip().splitlines() or [""]
-    if first.startswith("["):
+    lines = read_text(path).partition("\nnames:")[2].strip().splitlines()
+    if lines and lines[0].startswith("["):
         with decoding(path, REMEDY):
-            return {str(number): name for number, name in enumerate(ast.literal_eval(first))}
-    rows = takewhile(bool, map(YAML_ROW.fullmatch, [first, *rest]))
-    return {row[1] or str(place): row[2].strip("'\"") for place, row in enumerate(rows)}
+            return dict(enumerate(ast.literal_eval(lines[0])))
+    rows = takewhile(bool, map(YAML_ROW.fullmatch, lines))
+    return {int(row[1] or place): row[2].strip("'\"") for place, row in enumerate(rows)}
 
 
 def write_labelme(
@@ -305,18 +304,19 @@ def _draw_shape(label: np.ndarray, shape: Mapping[str, Any], key: int) -> None:
     kind, points = shape.get("shape_type") or "polygon", np.array(shape["points"], float)
     if len(points) < FEWEST.get(kind, np.inf):
         raise InputError(f"A {kind} of {shape['label']!r} is no area. Draw its outline instead.")
-    first, last = points[0], points[-1]
+    corners = pixels_of(label, points)
+    first, last = corners[0].tolist(), corners[-1].tolist()
     if kind == "mask":
-        (left, top), (right, bottom) = points.astype(int)
+        (left, top), (right, bottom) = first, last
         image = Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"])
         label[top : bottom + 1, left : right + 1][np.asarray(image) > 0] = key
-        return
-    if kind == "rectangle":
-        points = np.array([first, (first[0], last[1]), last, (last[0], first[1])])
+    elif kind == "rectangle":
+        cv2.rectangle(label, first, last, key, cv2.FILLED)
     elif kind == "circle":  # around the first point, through the last
-        radius = round(np.linalg.norm(last - first))
-        points = cv2.ellipse2Poly(np.rint(first).astype(int), (radius, radius), 0, 0, 360, 5)
-    fill(label, points, key)
+        radius = round(np.linalg.norm(points[-1] - points[0]))
+        cv2.circle(label, first, radius, key, cv2.FILLED)
+    else:
+        cv2.fillPoly(label, [corners], key)
 
 
 def write_masks(
@@ -327,7 +327,7 @@ def write_masks(
     The PNGs have palettes, and 255 for unsure pixels; or they are ``coloured``, for CVAT's
     "Segmentation mask 1.1".
     """
-    ids, palette = [], voc_palette()
+    ids, palette, classes = [], voc_palette(), dict(enumerate(names))
     for item in items:
         for kind, label in (("Class", item.label), ("Object", instances_of(item))):
             path = out / f"Segmentation{kind}/{item.image_id}.png"
@@ -336,8 +336,7 @@ def write_masks(
             else:
                 save_label(path, label)
         ids.append(item.image_id)
-    write_lines(out / f"ImageSets/Segmentation/{LISTED}.txt", ids)
-    classes = dict(enumerate(names))
+    write_lines(out / "ImageSets/Segmentation/default.txt", ids)
     if not coloured:
         classes[UNSURE] = "ignored"
     rows = ["# label:color_rgb:parts:actions"]

@@ -9,12 +9,13 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 from tool.errors import InputError, printable
 from tool.reader import decoding, read_lines, regular
-from tool.writer import own_among
+from tool.writer import own_in
 
 PICTURE_ENDINGS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
@@ -67,24 +68,19 @@ def plain(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry]:
-    """Yield what :func:`visible` lists; no entry is opened to tell whether it is a folder."""
-    if os.path.islink(folder) and not os.path.exists(folder):
-        regular(folder)  # says where the link leads
-    if not os.path.isdir(folder):
-        return
-    with decoding(folder, "Give a folder that may be read."), os.scandir(folder) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
-    yield from sorted(shown, key=lambda entry: entry.name)
-
-
 def visible(folder: Path) -> list[Path]:
     """Return what a folder holds, sorted by name, without names that start with a dot.
 
     A folder that does not exist holds nothing; one that may not be read, or that a broken link
     stands for, raises an InputError.
     """
-    return [Path(entry) for entry in _entries(folder)]
+    if not os.path.isdir(folder):
+        if os.path.islink(folder):
+            regular(folder)  # says where the link leads
+        return []
+    with decoding(folder, "Give a folder that may be read."):
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    return [folder / name for name in sorted(names)]
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -93,9 +89,8 @@ def files_in(folder: Path) -> list[Path]:
     Links to a folder that they lie in are left out, because they would never end.
     """
     files = []
-    for entry in _entries(folder):
-        path = Path(entry)
-        if not (os.path.isdir(path) if entry.is_symlink() else entry.is_dir()):
+    for path in visible(folder):
+        if not os.path.isdir(path):
             files.append(path)
         elif not folder.resolve().is_relative_to(path.resolve()):
             files += files_in(path)
@@ -118,21 +113,17 @@ def pictures_among(files: Iterable[Path]) -> tuple[list[Path], Counter[str]]:
 
     What this project made is none, but of the kind OWN.
     """
-    folders: dict[Path, list[Path]] = {}
-    for path in files:
-        folders.setdefault(path.parent, []).append(path)
+    own_of = cache(own_in)
     pictures, others = [], Counter()
-    for folder, paths in folders.items():
-        own = own_among(folder, {path.name for path in paths})
-        for path in paths:
-            ending = path.suffix.lower()
-            if path.name in own:
-                others[OWN] += 1
-            elif ending in PICTURE_ENDINGS:
-                pictures.append(path)
-            else:
-                kind = printable(ending) or "files without an ending"
-                others["folders" if path.is_dir() else kind] += 1
+    for path in files:
+        ending = path.suffix.lower()
+        if path.name in own_of(path.parent):
+            others[OWN] += 1
+        elif ending in PICTURE_ENDINGS:
+            pictures.append(path)
+        else:
+            kind = printable(ending) or "files without an ending"
+            others["folders" if path.is_dir() else kind] += 1
     return pictures, others
 
 

@@ -400,14 +400,12 @@ FAULTS = {
     ],
     "data/folder/sources.py": [
         ("del categories[ROOT]", "pass", "label_files other_tools_write"),
-        ("region not in NOTHING or", "True or", "label_files other_tools_write"),
+        ('and entry.get("segmentation") in NOTHING', "and False", "label_files other_tools_write"),
     ],
     "data/folder/tables.py": [
         ("dict.fromkeys(VOID, UNSURE)", "dict.fromkeys(VOID, 0)", "folder_labels coloured"),
     ],
-    "data/lists.py": [
-        ("            if path.name in own:", "            if False:", "predict left_out")
-    ],
+    "data/lists.py": [("if path.name in own_of(path.parent):", "if False:", "predict left_out")],
     "data/label_formats.py": [
         ('"category_id": key', '"category_id": key - 1', "export labels_come"),
         ("key not in (0, UNSURE)", "key != 0", "export labels_come"),

@@ -81,11 +81,11 @@ def _check_own(path: Path) -> dict[str, list[str]]:
     return made
 
 
-def own_among(folder: Path, names: Iterable[str]) -> set[str]:
+def own_in(folder: Path) -> set[str]:
     """Return which files of a folder are known, by note or ledger, to be made by this project."""
     with suppress(InputError):  # somebody else's file is called like the note or the ledger
         made = read_json(folder / LEDGER, "Delete it.", {str: [str]}, {})
-        return set(names) if "program" in read_note(folder) else made.keys() & names
+        return set(os.listdir(folder) if "program" in read_note(folder) else made)
     return set()
 
 

@@ -65,13 +65,13 @@ class Folder(Dataset):
         Raises:
             InputError: there are none, or names that no class can have.
         """
-        where, names = self._names, read_lines(self._names) if self._listed else ()
-        if not self._listed:
+        if self._listed:
+            where, names = str(self._names), read_lines(self._names)
+        else:
             source = next((source for source in self._sources if source.classes), None)
-            if source is None and not self._sources:
-                raise InputError(self._nothing)
             if source is None:
-                raise InputError(f"There is no {where}: one class name a line, no background.")
+                unnamed = f"There is no {self._names}: one class name a line, no background."
+                raise InputError(unnamed if self._sources else self._nothing)
             where, names = f"{self.root}: {source.name}", self._classes_in(source.classes)
         check_names(where, names)
         return tuple(map(plain, names))
@@ -156,7 +156,7 @@ class Folder(Dataset):
         with collected() as keeping:
             for source in self._sources:
                 self._check_classes(source)
-                beside = source.name == FOLDERS and source != self._sources[0]
+                beside = source.name == FOLDERS and len(self._sources) > 1
                 for where, image, shown in source.rows:
                     if beside and not known.issuperset(shown):
                         continue  # it is only a folder

@@ -66,14 +66,14 @@ def find_sources(root: Path, images: Path, pictures: Iterable[Path]) -> list[Sou
         path = named((root / name).parent, Path(name).name)
         if os.path.lexists(path):
             sources.append(source_of(path))
-    within = [path for path in pictures if path.parent != images]
-    if within:
-        rows = [
-            (str(path), path.relative_to(images).as_posix(), {plain(path.parent.name)})
-            for path in within
-        ]
-        names = () if sources else sorted({plain(path.parent.name) for path in within})
-        sources.append(Source(FOLDERS, tuple(names), rows))
+    rows = [
+        (str(path), path.relative_to(images).as_posix(), {plain(path.parent.name)})
+        for path in pictures
+        if path.parent != images
+    ]
+    if rows:
+        names = set() if sources else set().union(*(shown for _, _, shown in rows))
+        sources.append(Source(FOLDERS, tuple(sorted(names)), rows))
     return sources
 
 
@@ -121,11 +121,11 @@ def _annotations(path: Path) -> Source:
     shown: dict[str, set[str]] = {key: set() for key in pictures}
     empty = 0
     for picture, category, entry in annotations:
-        boxed, region = entry.get("bbox") not in NOTHING, entry.get("segmentation")
-        if boxed or region not in NOTHING or "bbox" not in entry:
-            shown[picture].add(category)
-        else:  # some tools say by an empty box that there is nothing
+        # Some tools say by an empty box that there is nothing.
+        if entry.get("bbox", True) in NOTHING and entry.get("segmentation") in NOTHING:
             empty += 1
+        else:
+            shown[picture].add(category)
     if empty:
         log.warning("%s: %d annotations have an empty box, and are of no class", path, empty)
     top = categories.get(ROOT)
