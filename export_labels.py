@@ -11,12 +11,11 @@ Try     python export_labels.py --dataset folder --label_dir exp/pseudo_label --
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 import logging
-import os
 import shutil
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -66,12 +65,10 @@ def labels_of(
 
 def pack(folder: Path) -> None:
     """Put a zip archive of a folder in its place."""
-    packed = folder.with_suffix(".zip.tmp")
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in folder.rglob("*"):
-            archive.write(path, path.relative_to(folder))
-    shutil.rmtree(folder)
-    os.replace(packed, folder)
+    with TemporaryDirectory() as elsewhere:
+        packed = shutil.make_archive(f"{elsewhere}/labels", "zip", folder)
+        shutil.rmtree(folder)
+        shutil.move(packed, folder)
 
 
 def main(arguments: list[str] | None = None) -> None:

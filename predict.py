@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from data.label_formats import AREAS, area_rows
+from data.label_formats import write_area_table
 from data.lists import OWN, PICTURE_ENDINGS, listed, pictures_among, strip_ending, visible
 from data.predictor import REFINE, Predictor
 from net.method import CHOICES
@@ -38,7 +38,6 @@ from tool.reader import check_exist, read_json
 from tool.record import SOURCES, Outputs
 from tool.run import run
 from tool.session import find_checkpoint
-from tool.writer import write_atomic, write_table
 
 ABOUT = {"height": int, "width": int, "classes": [{"name": str, "area": int}]}  # of a JSON
 NO_CLASS = "none"  # in --labels: the picture shows background only
@@ -129,15 +128,15 @@ def pictures_of(paths: Sequence[Path]) -> dict[str, Path]:
 
 def write_areas(folder: Path) -> None:
     """Write areas.csv: what the masks of all pictures in a folder cover, by their JSONs."""
-    rows = [AREAS]
+    areas = []
     for image_id in read_json(folder / SOURCES, "Delete it.", {str: str}):
         path = folder / f"{image_id}.json"
         if path.exists():
             about = read_json(path, "Delete it, and predict again.", ABOUT)
             pixels = {one["name"]: one["area"] for one in about["classes"]}
             background = about["height"] * about["width"] - sum(pixels.values())
-            rows += area_rows(image_id, {"background": background, **pixels})
-    write_table(folder / "areas.csv", rows, write_atomic)
+            areas.append((image_id, {"background": background, **pixels}))
+    write_area_table(folder / "areas.csv", areas)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -24,13 +24,13 @@ def write_archive(path: Path, competition: str, files: list[Path]) -> None:
     where = FOLDER.format(competition=competition)
 
     def pack(archive: BinaryIO) -> None:
-        is_zip = path.suffix == ".zip"
-        if is_zip:
+        if path.suffix == ".zip":
             packed = zipfile.ZipFile(archive, "w")
+            add = packed.write
         else:
             packed = tarfile.open(fileobj=archive, mode="w:gz")  # noqa: SIM115  # closed below
+            add = partial(packed.add, filter=_anonymous)
         with packed:
-            add = packed.write if is_zip else partial(packed.add, filter=_anonymous)
             for file in files:
                 add(file, f"{where}/{file.name}")
 

@@ -54,7 +54,6 @@ LABELME = {
 # Kinds of labelme's shapes that are areas, and how many points one has at least.
 FEWEST = {"polygon": 3, "oriented_rectangle": 4, "rectangle": 2, "circle": 2, "mask": 2}
 YAML_ROW = re.compile(r"\s*(?:-|(\d+):)\s+(.*?)\s*")  # a name of a list of YAML, or of a mapping
-AREAS = ("picture", "class", "pixels", "share")
 
 log = logging.getLogger(__name__)
 
@@ -146,16 +145,6 @@ def files_of(folder: Path, ending: str) -> list[Path]:
     return [path for path in files_in(folder) if path.suffix.lower() == ending]
 
 
-def pixels_of(label: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the pixels of a label in which points are, int32 (N, 2).
-
-    A point far outside of it raises :class:`Damaged`.
-    """
-    if not np.abs(points).max() <= 2 * max(label.shape):
-        raise Damaged("a point lies far outside the picture")
-    return np.rint(points).astype(np.int32)
-
-
 def write_coco(
     items: Iterable[Labelled], names: Sequence[str], out: Path, epsilon: float | None
 ) -> None:
@@ -242,12 +231,11 @@ def read_yolo(folder: Path, dataset: Dataset) -> Labels:
         with decoding(path, REMEDY):
             for line in read_lines(path):
                 number, *shares = line.split()
-                name, numbers = names.get(int(number)), np.array(shares, float)
-                points = numbers.reshape(-1, 2) * label.shape[::-1] - 0.5
-                if len(points) < 3 or name is None:
-                    raise Damaged(f"{line!r:.60} is not a class of data.yaml and its outline")
-                class_id = id_of(name, dataset.class_names)
-                cv2.fillPoly(label, [pixels_of(label, points)], class_id)
+                name = names.get(int(number))
+                if name is None:
+                    raise Damaged(f"{line!r:.60} is of no class of data.yaml")
+                points = np.array(shares, float).reshape(-1, 2) * label.shape[::-1] - 0.5
+                draw(label, {"label": name, "points": points}, dataset)
         yield path.stem, label
 
 
@@ -296,15 +284,28 @@ def read_labelme(folder: Path, dataset: Dataset) -> Labels:
         label = np.zeros((content["imageHeight"], content["imageWidth"]), np.uint8)
         with decoding(path, REMEDY):
             for shape in content["shapes"]:
-                _draw_shape(label, shape, id_of(shape["label"], dataset.class_names))
+                draw(label, shape, dataset)
         yield content["imagePath"], label
 
 
-def _draw_shape(label: np.ndarray, shape: Mapping[str, Any], key: int) -> None:
+def draw(label: np.ndarray, shape: Mapping[str, Any], dataset: Dataset) -> None:
+    """Give the pixels on and within a shape of labelme's the class that it names.
+
+    Args:
+        label: uint8 (H, W), which is changed.
+        shape: of the schema of LABELME.
+        dataset: which has the class.
+
+    Raises:
+        InputError: the shape is no area, or of no class.
+        Damaged: a point lies far outside the picture.
+    """
     kind, points = shape.get("shape_type") or "polygon", np.array(shape["points"], float)
     if len(points) < FEWEST.get(kind, np.inf):
         raise InputError(f"A {kind} of {shape['label']!r} is no area. Draw its outline instead.")
-    corners = pixels_of(label, points)
+    if not np.abs(points).max() <= 2 * max(label.shape):
+        raise Damaged("a point lies far outside the picture")
+    key, corners = id_of(shape["label"], dataset.class_names), np.rint(points).astype(np.int32)
     first, last = corners[0].tolist(), corners[-1].tolist()
     if kind == "mask":
         (left, top), (right, bottom) = first, last
@@ -380,23 +381,28 @@ def instances_of(item: Labelled) -> np.ndarray:
 
 
 def write_areas(items: Iterable[Labelled], names: Sequence[str], out: Path, epsilon: float) -> None:
-    """Write a table of areas, see :func:`area_rows`."""
-    names = {**dict(enumerate(names)), UNSURE: "unsure"}
-    rows = [AREAS]
+    """Write a table of areas, see :func:`write_area_table`."""
+    named = dict(enumerate(names)) | {UNSURE: "unsure"}
+    areas = []
     for item in items:
-        keys, counts = np.unique(item.label, return_counts=True)
-        pixels = {names[key]: count for key, count in zip(keys.tolist(), counts, strict=True)}
-        rows += area_rows(item.image_id, {names[0]: 0, **pixels})
-    write_table(out, rows, write_atomic)
+        counts = np.bincount(item.label.ravel(), minlength=UNSURE + 1).tolist()
+        pixels = {name: counts[key] for key, name in named.items() if counts[key] or key == 0}
+        areas.append((item.image_id, pixels))
+    write_area_table(out, areas)
 
 
-def area_rows(image_id: str, pixels: Mapping[str, int]) -> list[tuple[str, str, int, float]]:
-    """Return rows as AREAS heads them: picture, class, its pixels, and their share in [0, 1].
+def write_area_table(out: Path, areas: Iterable[tuple[str, Mapping[str, int]]]) -> None:
+    """Write a table of the pixels of every class in every picture, and of their share in [0, 1].
 
-    ``pixels`` has the numbers by the name of the class, which together are all of the picture.
+    ``areas`` has pictures, and their pixels by the name of the class, which together are all of the
+    picture.
     """
-    total = sum(pixels.values())
-    return [(image_id, name, count, round(count / total, 6)) for name, count in pixels.items()]
+    rows = [("picture", "class", "pixels", "share")]
+    for image_id, pixels in areas:
+        total = sum(pixels.values())
+        for name, count in pixels.items():
+            rows.append((image_id, name, count, round(count / total, 6)))
+    write_table(out, rows, write_atomic)
 
 
 FORMATS = {

@@ -383,8 +383,8 @@ FAULTS = {
     "data/coco/masks.py": [
         ("if len(counts) > 2 else", "if counts[1:] else", "export labels_come"),
         (
-            'UNSURE if region.is_crowd and crowd == "ignore"',
-            '0 if region.is_crowd and crowd == "ignore"',
+            "UNSURE if is_ignored",
+            "0 if is_ignored",
             "coco crowd",
         ),
     ],
@@ -412,7 +412,7 @@ FAULTS = {
         ("* label.shape[::-1] - 0.5", "* label.shape[::-1]", "export labels_come"),
         ("if codes and not any(codes)", "if not codes", "export named"),
         ("np.zeros(size_of(dataset, name)", "np.ones(size_of(dataset, name)", "export colours_of"),
-        ("{names[0]: 0, **pixels}", "pixels", "export areas"),
+        ("if counts[key] or key == 0", "if counts[key]", "export areas"),
     ],
     "export_labels.py": [
         ("args.list or dataset.train_list", "dataset.train_list", "export parts_of"),

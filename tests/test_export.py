@@ -393,7 +393,7 @@ ODD_SOURCES = {
     "holds no label for --format voc": ("voc", Path.mkdir),
     r"touch\.json: A linestrip of 'red'": ("labelme", lambda f: write_labelme_file(f, LINE)),
     r"touch\.json is damaged.*far outside": ("labelme", lambda f: write_labelme_file(f, FAR)),
-    r"touch\.txt is damaged.*0 0.5 0.5": ("yolo", partial(write_yolo_line, line="0 0.5 0.5 1 1")),
+    r"touch\.txt: A polygon of 'red'": ("yolo", partial(write_yolo_line, line="0 0.5 0.5 1 1")),
     r"touch\.txt is damaged.*3 0 0": ("yolo", partial(write_yolo_line, line="3 0 0 0 1 1 1")),
 }
 

@@ -31,7 +31,7 @@ from data.download import COCO_ARCHIVES, fetch
 from data.loaders import for_each
 from tool.cli import Parser
 from tool.cores import cores
-from tool.reader import check_exist
+from tool.reader import check_exist, regular
 from tool.record import Outputs
 from tool.run import run
 from tool.writer import claim, link, remove_own, write_lines, write_own, write_table
@@ -55,15 +55,21 @@ def annotated_pictures(coco: COCO, split: str, allow_missing: bool) -> list[Pict
     A picture whose file is missing is an error, or left out where that is allowed.
     """
     path = coco.root / "annotations" / f"instances_{split}2014.json"
-    remedy = "Unpack annotations_trainval2014.zip there, or name the others with --splits"
-    check_exist([path], "annotation files", remedy)
+    regular(
+        path,
+        f"There is no {path}. Unpack annotations_trainval2014.zip there, or name the others with "
+        "--splits.",
+    )
     log.info("%-5s reading %s", split, path)
-    pictures = [picture for picture in read_annotations(path, split) if picture.regions]
-    files = [coco.image_path(picture.image_id) for picture in pictures]
-    there = [p for p, file in zip(pictures, files, strict=True) if file.is_file()]
+    pictures = {
+        coco.image_path(picture.image_id): picture
+        for picture in read_annotations(path, split)
+        if picture.regions
+    }
+    there = [picture for file, picture in pictures.items() if file.is_file()]
     if not (allow_missing and there):
         remedy = "Complete them, or go on with those that are there: --allow_missing"
-        check_exist(files, f"pictures of {split}2014", remedy)
+        check_exist(list(pictures), f"pictures of {split}2014", remedy)
     return there
 
 
@@ -102,11 +108,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(__doc__, prog="python -m data.coco")
     add = parser.add_argument
     add("--dataset_root", default=COCO.default_root, help="the folder of MS COCO")
-    links = (
-        "where --dataset_root cannot be written: a folder to make, with links to what is there; it "
-        "is the --dataset_root of all that follows"
+    add(
+        "--link_root",
+        type=Path,
+        help="where --dataset_root cannot be written: a folder to make, with links to what is "
+        "there; it is the --dataset_root of all that follows",
     )
-    add("--link_root", type=Path, help=links)
     add("--splits", nargs="+", choices=SPLITS, default=SPLITS)
     add("--crowd", choices=CROWD, default=CROWD[0], help="what crowds become, see above (keep)")
     add("--allow_missing", action="store_true", help="leave out pictures that are not there")

@@ -74,14 +74,14 @@ class COCO(Dataset):
         return self.prepared / "masks" / f"{image_id}.png"
 
     @cached_property
-    def _names(self) -> dict[str, list[str]]:
+    def _names(self) -> dict[str, set[str]]:
         """The classes of every picture of the splits that are prepared, by its id."""
         again = f"Delete it and prepare again: {self.command}"
         paths = [self.prepared / f"{split}_labels.csv" for split in SPLITS]
-        names: dict[str, list[str]] = {}
+        names: dict[str, set[str]] = {}
         for path in filter(Path.is_file, paths):
             rows = read_table(path, again, ("id", "classes"))
-            names |= {row["id"]: row["classes"].split("; ") for row in rows}
+            names |= {row["id"]: set(row["classes"].split("; ")) for row in rows}
         if not names:
             raise InputError(f"There is no {paths[0]}; MS COCO must be prepared: {self.command}")
         return names
@@ -93,4 +93,4 @@ class COCO(Dataset):
                 f"{image_id} has no label in {self.prepared}. Take it off the list; or, if it came "
                 f"in since the preparation: {self.command}"
             )
-        return set(self._names[image_id])
+        return self._names[image_id]

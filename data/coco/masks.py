@@ -15,12 +15,15 @@ from tool.reader import Damaged, check
 CROWD = ("keep", "ignore", "drop")
 
 
+Code = dict[str, Any]  # run lengths as pycocotools has them: ``size`` and compressed ``counts``
+
+
 class Region(NamedTuple):
     """Where one object is."""
 
     class_id: int  # 1..80
     is_crowd: bool
-    code: bytes | None  # run lengths in pycocotools' compressed form; None where there is no area
+    code: Code | None  # None where there is no area
 
 
 class Picture(NamedTuple):
@@ -32,8 +35,8 @@ class Picture(NamedTuple):
     regions: list[Region]  # in the file's order
 
 
-def encode(segmentation: Any, height: int, width: int, name: str = "it") -> bytes | None:
-    """Return an annotation's region as what pycocotools calls ``counts``, compressed run lengths.
+def encode(segmentation: Any, height: int, width: int, name: str = "it") -> Code | None:
+    """Return an annotation's region as pycocotools' compressed run lengths.
 
     It is None where there is no area, which is so for polygons of less than three points.
 
@@ -56,7 +59,7 @@ def encode(segmentation: Any, height: int, width: int, name: str = "it") -> byte
         fits = min(counts, default=0) >= 0 and sum(counts) == height * width
         if segmentation.get("size") != code["size"] or not fits:
             raise Damaged(f"the run lengths of {name} are not those of {height} x {width} pixels")
-        return rle_codes.frPyObjects(code, height, width)["counts"]
+        return rle_codes.frPyObjects(code, height, width)
     check(segmentation, [list], f"the segmentation of {name}")
     for polygon in segmentation:
         numbers = np.array(polygon, float)
@@ -65,9 +68,7 @@ def encode(segmentation: Any, height: int, width: int, name: str = "it") -> byte
         if numbers.ndim != 1 or numbers.size % 2 or not near:
             raise Damaged(f"a polygon of {name} is no list of pairs within the picture")
     polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-    if not polygons:
-        return None
-    return rle_codes.merge(rle_codes.frPyObjects(polygons, height, width))["counts"]
+    return rle_codes.merge(rle_codes.frPyObjects(polygons, height, width)) if polygons else None
 
 
 def run_lengths(text: str) -> list[int]:
@@ -98,16 +99,11 @@ def draw_mask(
     255, or not at all. The result is uint8 (height, width) in pixels: 0 background, class ids, and
     255 in ignored crowds.
     """
-    drawn = []
-    for region in regions:
-        if region.code is None or (region.is_crowd and crowd == "drop"):
-            continue
-        code = {"size": [height, width], "counts": region.code}
-        value = UNSURE if region.is_crowd and crowd == "ignore" else region.class_id
-        drawn.append((int(rle_codes.area(code)), value, code))
+    kept = [r for r in regions if r.code and not (r.is_crowd and crowd == "drop")]
     mask = np.zeros((height, width), np.uint8, order="F")  # as pycocotools' own arrays lie
-    for _, value, code in sorted(drawn, key=lambda region: region[0], reverse=True):
-        mask[rle_codes.decode(code).view(bool)] = value
+    for region in sorted(kept, key=lambda region: rle_codes.area(region.code), reverse=True):
+        is_ignored = region.is_crowd and crowd == "ignore"
+        mask[rle_codes.decode(region.code).view(bool)] = UNSURE if is_ignored else region.class_id
     return np.ascontiguousarray(mask)
 
 
