@@ -92,7 +92,7 @@ class VOC(Dataset):
 def trainaug_file(root: Path) -> Path | None:
     """Return the list trainaug where the user has it as a file."""
     paths = (root / name for name in TRAINAUG_FILES)
-    return next((path for path in paths if os.path.isfile(path)), None)
+    return next(filter(os.path.isfile, paths), None)
 
 
 def find_trainaug(root: Path, sbd_root: Path | None = None) -> list[str]:
@@ -200,12 +200,11 @@ def main(arguments: list[str] | None = None) -> None:
         path = voc.root / TRAINAUG_FILES[0]
         write_lines(path, ids)
         log.info("%s written", path)
-    lists = {}
-    for list_name, published in PUBLISHED_COUNTS.items():
-        lists[list_name] = ids = voc.picture_ids(list_name)
+    lists = {name: voc.picture_ids(name) for name in PUBLISHED_COUNTS}
+    for name, ids in lists.items():
         mean = voc.labels(ids).sum() / len(ids)
         text = "%-8s %6d pictures (published: %d), %.2f classes a picture"
-        log.info(text, list_name, len(ids), published, mean)
+        log.info(text, name, len(ids), PUBLISHED_COUNTS[name], mean)
     if args.halve:
         halve(voc, lists, args.halve, args.num_workers)
 

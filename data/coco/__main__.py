@@ -49,8 +49,8 @@ def link_folders(root: Path, target: Path) -> Path:
     return target
 
 
-def annotated_pictures(coco: COCO, split: str, allow_missing: bool) -> list[Picture]:
-    """Return the pictures of a split that have regions, by its annotation file.
+def annotated_pictures(coco: COCO, split: str, allow_missing: bool) -> dict[str, Picture]:
+    """Return the pictures of a split that have regions, by their ids, of its annotation file.
 
     A picture whose file is missing is an error, or left out where that is allowed.
     """
@@ -61,15 +61,12 @@ def annotated_pictures(coco: COCO, split: str, allow_missing: bool) -> list[Pict
         "--splits.",
     )
     log.info("%-5s reading %s", split, path)
-    pictures = {
-        coco.image_path(picture.image_id): picture
-        for picture in read_annotations(path, split)
-        if picture.regions
-    }
-    there = [picture for file, picture in pictures.items() if file.is_file()]
+    pictures = [picture for picture in read_annotations(path, split) if picture.regions]
+    there = {p.image_id: p for p in pictures if coco.image_path(p.image_id).is_file()}
     if not (allow_missing and there):
+        files = [coco.image_path(picture.image_id) for picture in pictures]
         remedy = "Complete them, or go on with those that are there: --allow_missing"
-        check_exist(list(pictures), f"pictures of {split}2014", remedy)
+        check_exist(files, f"pictures of {split}2014", remedy)
     return there
 
 
@@ -82,25 +79,25 @@ def prepare(
     are not as they must be raise an InputError.
     """
     pictures = annotated_pictures(coco, split, allow_missing)
-    ids = [picture.image_id for picture in pictures]
-    folder = coco.mask_path(ids[0]).parent
-    sources = {"regions": [f"{crowd} {picture}" for picture in pictures]}
+    ids, folder = list(pictures), coco.prepared / "masks"
+    sources = {"regions": [f"{crowd} {picture}" for picture in pictures.values()]}
     masks = Outputs(coco.prepared, folder, "data.coco", {}, coco.all_names, ids, ".png", sources)
-    missing = set(masks.open(restart))
-    if missing:  # a list appears when all of its masks are there
+    todo = [pictures[image_id] for image_id in masks.open(restart)]
+    if todo:  # a list appears when all of its masks are there
         remove_own(coco.prepared / f"{split}.txt")
-    todo = [picture for picture in pictures if picture.image_id in missing]
     for_each(todo, partial(draw_file, coco, crowd), num_workers, f"masks of {split}2014")
     masks.finish()
-    names = [{coco.all_names[region.class_id] for region in p.regions} for p in pictures]
-    rows = [[image_id, "; ".join(sorted(one))] for image_id, one in zip(ids, names, strict=True)]
-    write_table(coco.prepared / f"{split}_labels.csv", [["id", "classes"], *rows])
+    rows, total = [("id", "classes")], 0
+    for image_id, picture in pictures.items():
+        names = {coco.all_names[region.class_id] for region in picture.regions}
+        rows.append((image_id, "; ".join(sorted(names))))
+        total += len(names)
+    write_table(coco.prepared / f"{split}_labels.csv", rows)
     if split == "train":
         sample = ids[:: max(1, len(ids) // SAMPLE)][:SAMPLE]
         write_lines(coco.prepared / "train_sample.txt", sample, write_own)
     write_lines(coco.prepared / f"{split}.txt", ids, write_own)
-    mean = sum(map(len, names)) / len(ids)
-    log.info("%-5s %6d pictures, %.2f classes a picture", split, len(ids), mean)
+    log.info("%-5s %6d pictures, %.2f classes a picture", split, len(ids), total / len(ids))
 
 
 def main(arguments: list[str] | None = None) -> None:

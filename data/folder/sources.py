@@ -105,14 +105,17 @@ def _zero_one(table: list[Row], image: str, classes: list[str]) -> list[Shown]:
     with collected() as keeping:
         for row in table:
             with keeping(row.where):
-                said = {name: ZERO_ONE.get(row[name].casefold()) for name in classes}
-                unclear = [name for name in classes if said[name] is None]
-                if unclear:
-                    raise InputError(
-                        f"{row[unclear[0]]!r} in the column {unclear[0]} is neither 0 nor 1. Names "
-                        "of classes would stand in a column called labels."
-                    )
-                rows.append((row.where, row[image], {name for name in classes if said[name]}))
+                shown = set()
+                for name in classes:
+                    said = ZERO_ONE.get(row[name].casefold())
+                    if said is None:
+                        raise InputError(
+                            f"{row[name]!r} in the column {name} is neither 0 nor 1. Names of "
+                            "classes would stand in a column called labels."
+                        )
+                    if said:
+                        shown.add(name)
+                rows.append((row.where, row[image], shown))
     return rows
 
 

@@ -1,7 +1,7 @@
 """The texts of a folder of pictures: names of classes, cells of labels, colours of masks."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +106,14 @@ class Colours:
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path = path
         self.ids: dict[tuple[int, ...], int] = {}  # red, green, blue -> class id
+        if path.suffix == ".txt":
+            lines = LABELMAP.findall(read_text(path))
+            rows = [(str(path), name, levels.split(",")) for name, levels in lines]
+        else:
+            table = read_table(path, REMEDY, ("name", *CHANNELS), whole=True)
+            rows = [(row.where, row["name"], [row[c] for c in CHANNELS]) for row in table]
         with collected() as keeping:
-            for where, name, levels in _labelmap(path) if path.suffix == ".txt" else _table(path):
+            for where, name, levels in rows:
                 with keeping(where):
                     if len(levels) != len(CHANNELS) or not LEVELS.issuperset(levels):
                         raise InputError(f"{','.join(levels)} is no red,green,blue of 0 to 255.")
@@ -136,15 +142,3 @@ class Colours:
                 f"which is not in {self.path}. Add it, or draw the mask without soft edges."
             )
         return ids
-
-
-def _table(path: Path) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield where each row of a table of colours stands, its name and its colour."""
-    for row in read_table(path, REMEDY, ("name", *CHANNELS), whole=True):
-        yield row.where, row["name"], [row[channel] for channel in CHANNELS]
-
-
-def _labelmap(path: Path) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield the same of the lines ``name:r,g,b:parts:actions`` of labelmap.txt."""
-    for name, levels in LABELMAP.findall(read_text(path)):
-        yield str(path), name, levels.split(",")
