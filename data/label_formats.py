@@ -126,7 +126,7 @@ def _simplified(contour: np.ndarray, epsilon: float) -> np.ndarray:
 
 def _joined(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """Return an outline that goes to the hole, around it, and back, where they are nearest."""
-    distances = ((outline[:, None] - hole[None]) ** 2).sum(2)
+    distances = np.linalg.norm(outline[:, None] - hole, axis=2)
     here, there = np.unravel_index(distances.argmin(), distances.shape)
     around = np.roll(hole, -there, axis=0)
     return np.concatenate([outline[: here + 1], around, around[:1], outline[here:]])
@@ -135,9 +135,14 @@ def _joined(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------- formats
 
 
-def size_of(dataset: Dataset, name: str) -> tuple[int, int]:
-    """Return (H, W) of the picture that annotations call ``name``; no such one is an InputError."""
-    return dataset.read(dataset.id_of(picture_path(name))).size[::-1]
+def background_of(dataset: Dataset, name: str) -> np.ndarray:
+    """Return zeros, uint8 (H, W), for the picture that annotations call ``name``.
+
+    Raises:
+        InputError: there is no such picture.
+    """
+    picture = dataset.read(dataset.id_of(picture_path(name)))
+    return np.zeros(picture.size[::-1], np.uint8)
 
 
 def files_of(folder: Path, ending: str) -> list[Path]:
@@ -227,7 +232,7 @@ def read_yolo(folder: Path, dataset: Dataset) -> Labels:
     for path in files_of(folder, ".txt"):
         if "labels" not in path.relative_to(folder).parts:
             continue  # it is a list
-        label = np.zeros(size_of(dataset, path.stem), np.uint8)
+        label = background_of(dataset, path.stem)
         with decoding(path, REMEDY):
             for line in read_lines(path):
                 number, *shares = line.split()
@@ -321,7 +326,11 @@ def draw(label: np.ndarray, shape: Mapping[str, Any], dataset: Dataset) -> None:
 
 
 def write_masks(
-    items: Iterable[Labelled], names: Sequence[str], out: Path, epsilon: float, coloured: bool
+    items: Iterable[Labelled],
+    names: Sequence[str],
+    out: Path,
+    epsilon: float,
+    coloured: bool = False,
 ) -> None:
     """Write the devkit's layout: PNGs, a list, and the colours of the classes in labelmap.txt.
 
@@ -361,7 +370,7 @@ def read_masks(folder: Path, dataset: Dataset) -> Labels:
     lists = folder.rglob("ImageSets/Segmentation/*.txt")
     listed = {plain(name) for path in lists for name in read_lines(path)}
     for name in sorted(listed.difference(plain(path.stem) for path in masks)):
-        yield name, np.zeros(size_of(dataset, name), np.uint8)
+        yield name, background_of(dataset, name)
 
 
 def instances_of(item: Labelled) -> np.ndarray:
@@ -371,13 +380,12 @@ def instances_of(item: Labelled) -> np.ndarray:
     """
     instances, count = np.zeros(item.label.shape, np.int64), 0
     for _, region in item.regions():
-        number, parts = cv2.connectedComponents(region.astype(np.uint8))
+        _, parts = cv2.connectedComponents(region.astype(np.uint8))
         instances[region] = parts[region] + count
-        count += number - 1
+        count = instances.max()
     if count >= UNSURE:
         log.warning("%s has %d parts, 254 fit SegmentationObject", item.image_id, count)
-        instances[instances >= UNSURE] = 0
-    return instances.astype(np.uint8)
+    return np.where(instances < UNSURE, instances, 0).astype(np.uint8)
 
 
 def write_areas(items: Iterable[Labelled], names: Sequence[str], out: Path, epsilon: float) -> None:
@@ -410,7 +418,7 @@ FORMATS = {
     "yolo": write_yolo,
     "labelme": write_labelme,
     "cvat": partial(write_masks, coloured=True),
-    "voc": partial(write_masks, coloured=False),
+    "voc": write_masks,
     "areas": write_areas,
 }
 READERS = {

@@ -411,7 +411,7 @@ FAULTS = {
         ("key not in (0, UNSURE)", "key != 0", "export labels_come"),
         ("* label.shape[::-1] - 0.5", "* label.shape[::-1]", "export labels_come"),
         ("if codes and not any(codes)", "if not codes", "export named"),
-        ("np.zeros(size_of(dataset, name)", "np.ones(size_of(dataset, name)", "export colours_of"),
+        ("np.zeros(picture.size", "np.ones(picture.size", "export colours_of"),
         ("if counts[key] or key == 0", "if counts[key]", "export areas"),
     ],
     "export_labels.py": [
