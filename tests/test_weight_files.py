@@ -273,19 +273,20 @@ HUGE = b"\x8a\x06\x00\x00\x00\x00\x00\x10"  # 2^44 in a pickle
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("before", "after", "compression"),
     [
-        (b"K\x0a\x85q\x08K\x01", HUGE + b"\x85q\x08K\x00"),
-        (b"K\x0atq\x07Q", HUGE + b"tq\x07Q"),
+        (b"K\x0a\x85q\x08K\x01", HUGE + b"\x85q\x08K\x00", zipfile.ZIP_STORED),
+        (b"K\x0atq\x07Q", HUGE + b"tq\x07Q", zipfile.ZIP_STORED),
+        (b".", b"." + bytes(64 << 20), zipfile.ZIP_DEFLATED),
     ],
-    ids=["repetitions", "storage"],
+    ids=["repetitions", "storage", "zip bomb"],
 )
-def test_what_is_larger_than_the_file_is_not_made(path, before, after):
-    """A tensor of stride 0, and a storage."""
+def test_what_is_larger_than_the_file_is_not_made(path, before, after, compression):
+    """A tensor of stride 0, a storage, and what is packed."""
     torch.save({"w": torch.arange(10.0)}, path)
     with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as old:
         members = {name: old.read(name) for name in old.namelist()}
-    with zipfile.ZipFile(path, "w") as new:
+    with zipfile.ZipFile(path, "w", compression) as new:
         for name, inside in members.items():
             changed = inside.replace(before, after) if name.endswith("data.pkl") else inside
             assert changed != inside or not name.endswith("data.pkl")

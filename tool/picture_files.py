@@ -137,13 +137,14 @@ class PictureFile:
                 "read. Replace or reduce it."
             )
 
-    def upright(self, image: Image.Image) -> Image.Image:
-        """Return an image of the stored size turned as viewers turn the picture."""
+    def upright(self, pixels: np.ndarray) -> np.ndarray:
+        """Return pixels, as they are stored, turned as viewers turn the picture."""
+        image = Image.fromarray(pixels)
         image.getexif()[ExifTags.Base.Orientation] = self.orientation
-        return ImageOps.exif_transpose(image)
+        return np.array(ImageOps.exif_transpose(image))
 
-    def ids(self) -> Image.Image:
-        """Return a label picture, whose values are class ids; others raise an InputError."""
+    def ids(self) -> np.ndarray:
+        """Return the class ids of a label picture, upright; another one raises an InputError."""
         page = self.page
         keeps_ids = page is None or (
             page.samplesperpixel == 1 and self.bits <= 8 and page.photometric != WHITE_IS_ZERO
@@ -155,8 +156,7 @@ class PictureFile:
                 f"{self.path} has colours, or numbers of {self.bits} bits; a mask is an 8-bit "
                 "palette or grey PNG whose pixel values are class ids."
             )
-        self.image.load()  # of a damaged one, EXIF would hide the error
-        return self.upright(self.image)
+        return self.upright(np.asarray(self.image))
 
     def rgb(self, bands: Sequence[int] | None, value_range: Sequence[float] | None) -> Image.Image:
         """Return the upright RGB of :func:`tool.pictures.read_rgb`."""
@@ -178,7 +178,7 @@ class PictureFile:
         if alpha is not None:
             colours = np.rint(colours * alpha + 255 * (1 - alpha)).astype(np.uint8)
         colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
-        return self.upright(Image.fromarray(colours))
+        return Image.fromarray(self.upright(colours))
 
     def samples(
         self, bands: Sequence[int] | None, value_range: Sequence[float] | str | None

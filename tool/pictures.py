@@ -56,7 +56,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     broken, or holds colours or other numbers instead of ids, raises an InputError.
     """
     with picture_file(path, MASK_FORMATS) as file:
-        return np.array(file.ids(), np.uint8)
+        return file.ids().astype(np.uint8)
 
 
 def check_label(

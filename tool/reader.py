@@ -301,15 +301,14 @@ def check(value: Any, schema: Any, where: str = "content") -> None:
     fits, what = _fits(value, schema)
     if not fits:
         raise Damaged(f"{where} is {printable(repr(value))[:60]}, not {what}")
-    if isinstance(schema, dict) and str not in schema:
+    if isinstance(schema, dict):
+        if str in schema:
+            schema = dict.fromkeys(value, schema[str])
         for name, inner in schema.items():
             key = name.removesuffix("?")
             one = value.get(key)
             if key == name or one is not None:
-                check(one, inner, f"{where}: {key}")
-    elif isinstance(schema, dict):
-        for name, one in value.items():
-            check(one, schema[str], f"{where}[{name:.40}]")
+                check(one, inner, f"{where}: {key:.40}")
     elif isinstance(schema, list | tuple):
         schemas = schema if isinstance(schema, tuple) else schema * len(value)
         for place, (one, inner) in enumerate(zip(value, schemas, strict=True)):

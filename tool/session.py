@@ -22,16 +22,6 @@ from tool.writer import clear_unfinished, write_json, writing
 
 MARKS = ("args.json", ".digests.json", "seconds.txt", "value_range.json")  # of a session
 
-SETTINGS = {  # in args.json
-    str: {
-        "dataset?": str,
-        "dataset_root?": str,
-        "negative_class?": str,
-        "versions?": {str: str},
-        "commands?": [str],
-    }
-}
-
 log = logging.getLogger(__name__)
 
 
@@ -151,7 +141,7 @@ class Session:
 
 def read_settings(path: Path) -> dict[str, dict[str, Any]]:
     """Return the settings in an ``args.json``, if there is one, by the programs that ran."""
-    return read_json(path, "Delete it, and run the steps again.", SETTINGS, {})
+    return read_json(path, "Delete it, and run the steps again.", {str: dict}, {})
 
 
 def find_checkpoint(session: Path, name: str) -> Path:

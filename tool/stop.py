@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 SECONDS = 1.0  # between looks at a parent
+# What asks a program to end; Windows has no SIGHUP.
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 ANSWER = b"\nending after this step, which is saved; Ctrl-C ends at once\n"
 
 
@@ -39,10 +43,9 @@ def patience() -> Iterator[list[int]]:
         if signal.SIGINT in usual:
             signal.signal(signal.SIGINT, usual[signal.SIGINT])
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
+    for number in SIGNALS:
         with suppress(ValueError):  # only the main thread gets signals
-            if number and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 usual[number] = signal.signal(number, take)
     try:
         yield asked
@@ -70,9 +73,8 @@ def follow_parent(_: int) -> None:
 
     A signal that reaches all processes of a program is the parent's to answer.
     """
-    for name in ("SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in set(SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()

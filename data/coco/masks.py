@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as rle_codes
 
 from data.coco.dataset import COCO
@@ -120,5 +119,5 @@ def draw_file(coco: COCO, crowd: str, picture: Picture) -> None:
             f"{path} is {width}x{height}, its annotation says {picture.width}x{picture.height}. "
             "Replace it with the original."
         )
-    mask = Image.fromarray(draw_mask(picture.regions, height, width, crowd))
-    save_label(coco.mask_path(picture.image_id), np.asarray(header.upright(mask)))
+    mask = draw_mask(picture.regions, height, width, crowd)
+    save_label(coco.mask_path(picture.image_id), header.upright(mask))

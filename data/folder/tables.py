@@ -130,7 +130,7 @@ class Colours:
             InputError: it is no such picture, or has a colour that is not in the table.
         """
         with picture_file(path, MASK_FORMATS) as file:
-            rgb = np.asarray(file.upright(file.image.convert("RGB")))
+            rgb = file.upright(np.asarray(file.image.convert("RGB")))
         ids, known = np.zeros(rgb.shape[:2], np.uint8), np.zeros(rgb.shape[:2], bool)
         for colour, number in self.ids.items():
             here = (rgb == colour).all(2)
