@@ -47,6 +47,7 @@ def test_settings_suit_the_number_and_the_size_of_pictures(folder):
     found += [int(words_of(flags, step)["--max_pixels"]) for step in ("CAM", "LABEL")]
     assert tuple(found) == SUITS[folder]
     assert (train["--background_weight"], train["--gsc_weight"]) == ("1", "1")
+    assert train["--lr"] == ("0.05" if folder[0] >= 100 else "0.02")
     many = words_of(settings.flags_of(*folder, "off", V2, 15), "TRAIN")
     assert many == {**train, "--gsc_weight": "5"}
     maps = words_of(flags, "CAM")
