@@ -76,32 +76,22 @@ def fetch(archives: list[Archive], folder: Path) -> None:
         InputError: there is no network or no space, or a file differs from its checksum.
     """
     downloads = folder / "downloads"
-    with claim(downloads / ".lock", f"fetching into {folder}"):
-        wanted = [
-            archive
-            for archive in archives
-            if not all((folder / path).exists() for path in archive.content.values())
-        ]
-        log.info("%d of %d archives are to be fetched", len(wanted), len(archives))
-        socket.setdefaulttimeout(PATIENCE)
-        for archive in wanted:
-            _fetch_one(archive, folder, downloads)
-        shutil.rmtree(downloads)
-
-
-def _fetch_one(archive: Archive, folder: Path, downloads: Path) -> None:
-    log.info("fetching %s", archive.url)
     remedy = (
         f"Look at the network and the space, or put the file into {downloads} by hand; the same "
         "command goes on."
     )
-    with (
-        decoding(f"The download of {archive.url}", remedy),
-        TemporaryDirectory(dir=downloads) as unpacked,
-    ):
-        download_and_extract_archive(archive.url, downloads, unpacked, md5=archive.md5)
-        for name, path in archive.content.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            if not (folder / path).exists():
-                os.replace(Path(unpacked) / name, folder / path)
-        (downloads / Path(archive.url).name).unlink()
+    socket.setdefaulttimeout(PATIENCE)
+    with claim(downloads / ".lock", f"fetching into {folder}"):
+        for url, md5, content in archives:
+            if all((folder / path).exists() for path in content.values()):
+                continue
+            log.info("fetching %s", url)
+            unpacking = TemporaryDirectory(dir=downloads)
+            with decoding(f"The download of {url}", remedy), unpacking as unpacked:
+                download_and_extract_archive(url, downloads, unpacked, md5=md5)
+                for name, path in content.items():
+                    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                    if not (folder / path).exists():
+                        os.replace(Path(unpacked) / name, folder / path)
+                (downloads / Path(url).name).unlink()
+        shutil.rmtree(downloads)

@@ -390,7 +390,7 @@ FAULTS = {
     ],
     "data/base.py": [
         ("row[columns[name]] = 1", "row[columns[name] - 1] = 1", "folder what_the_folder_says"),
-        ("if not labels.any():", "if not labels.size:", "label_files never_shown"),
+        ("if not labels.any():", "if not labels.size:", "hostile_lists never_shown"),
     ],
     "tool/picture_files.py": [
         ("/ self.white * 255", "/ 65535 * 255", "hostile_pictures by_their_own"),

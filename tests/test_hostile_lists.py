@@ -246,8 +246,17 @@ def test_file_in_place_of_the_splits_is_no_permission_to_train_on_everything(tin
         Folder(tiny).ids("train")
 
 
-@pytest.mark.parametrize(("row", "named"), [([1, 1], "a and b"), ([0, 0], None)])
-def test_class_that_is_never_absent(row, named, caplog):
-    check_labels(np.array([[1, 1], row], np.uint8), ("a", "b"), "labels.csv")
-    assert len(caplog.records) == bool(named)
-    assert (f"shows {named}, so the classifier cannot learn" in caplog.text) is bool(named)
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([[1, 1], [1, 1]], "shows a and b, so the classifier cannot learn"),
+        ([[0, 1], [0, 0]], "no picture of the training list shows a"),
+        ([[1, 1], [0, 0]], None),
+    ],
+)
+def test_classes_that_are_never_absent_or_never_shown(rows, said, caplog):
+    check_labels(np.array(rows, np.uint8), ("a", "b"), "labels.csv")
+    assert len(caplog.records) == bool(said)
+    assert (said or "") in caplog.text
+    with refused("labels.csv"):
+        check_labels(np.zeros((2, 2), np.uint8), ("a", "b"), "labels.csv")

@@ -364,11 +364,3 @@ def test_masks_of_some_pictures_are_what_is_judged(bare, caplog):
         folder.masks(list("abc"), bare / "other")
     save_label(bare / "other/c.png", np.ones((42, 48), np.uint8))
     assert folder.masks(list("abc"), bare / "other") == {"c": bare / "other/c.png"}
-
-
-@pytest.mark.parametrize(("rows", "words"), [([[0, 1], [0, 0]], "shows a"), ([[1, 1], [0, 1]], "")])
-def test_class_that_is_never_shown_is_a_hint(rows, words, caplog):
-    check_labels(np.array(rows, np.uint8), ("a", "b"), "labels.csv")
-    assert ("no picture of the training list shows a" in caplog.text) is bool(words)
-    with refused("labels.csv"):
-        check_labels(np.zeros((2, 2), np.uint8), ("a", "b"), "labels.csv")
