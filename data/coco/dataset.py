@@ -78,7 +78,7 @@ class COCO(Dataset):
         """The classes of every picture of the splits that are prepared, by its id."""
         again = f"Delete it and prepare again: {self.command}"
         paths = [self.prepared / f"{split}_labels.csv" for split in SPLITS]
-        names: dict[str, set[str]] = {}
+        names = {}
         for path in filter(Path.is_file, paths):
             rows = read_table(path, again, ("id", "classes"))
             names |= {row["id"]: set(row["classes"].split("; ")) for row in rows}

@@ -105,7 +105,7 @@ class Folder(Dataset):
         if others:
             log.warning("%s: left out: %s", self.images, listed(others))
         times = Counter(plain(path.stem) for path in files)
-        found: dict[str, Path] = {}
+        found = {}
         with collected() as keeping:
             for path in files:
                 image_id = plain(path.stem)
@@ -125,7 +125,7 @@ class Folder(Dataset):
     @cached_property
     def _ids(self) -> dict[str, str | None]:
         """Path from any folder on, without its ending -> id of the one picture that it means."""
-        ids: dict[str, str | None] = {}
+        ids = {}
         for image_id, path in self.pictures.items():
             for part in _tails(_within(self.images, path)):
                 ids[part] = None if part in ids else image_id
@@ -150,8 +150,7 @@ class Folder(Dataset):
             InputError: there is no source of labels, one has other classes, a row is of no class or
                 picture, or two disagree.
         """
-        rows: dict[str, set[str]] = {}
-        places: dict[str, str] = {}  # id -> where it stands
+        rows, places = {}, {}  # by ids: class names, and where they stand
         known = {*self.class_names, *self.no_class}
         with collected() as keeping:
             for source in self._sources:
@@ -215,18 +214,13 @@ class Folder(Dataset):
     def mask_in(self, folder: Path, image_id: str) -> Path:
         """Return the mask of a picture in a folder, or in the folders there."""
         if folder not in self._masks:
-            self._masks[folder] = self._masks_in(folder)
+            found = self._masks[folder] = {}
+            for path in sorted(files_in(folder), key=lambda path: path.suffix.lower() != ".png"):
+                if path.suffix.lower() in PICTURE_ENDINGS:
+                    name = _within(folder, path)
+                    of = self._ids.get(name) or self._ids.get(name.removesuffix(MASK))
+                    found.setdefault(of, path)
         return self._masks[folder].get(image_id, folder / f"{image_id}.png")
-
-    def _masks_in(self, folder: Path) -> dict[str | None, Path]:
-        found: dict[str | None, Path] = {}
-        for path in sorted(files_in(folder), key=lambda path: path.suffix.lower() != ".png"):
-            if path.suffix.lower() in PICTURE_ENDINGS:
-                name = _within(folder, path)
-                found.setdefault(
-                    self._ids.get(name) or self._ids.get(name.removesuffix(MASK)), path
-                )
-        return found
 
     @cached_property
     def _colours(self) -> Colours | None:

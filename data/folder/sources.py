@@ -88,7 +88,7 @@ def _table(path: Path) -> Source:
     if image is None:
         raise InputError(f"{path} has no row below a header with a column {IMAGE[0]}. {REMEDY}")
     others = [n for n in table[0] if n.casefold() not in INDEX and n not in (image, labels)]
-    classes: list[str] = []
+    classes = []
     if labels is None:
         classes = [n for n in others if any(row[n].casefold() in ZERO_ONE for row in table)]
         rows = _zero_one(table, image, classes)
@@ -121,7 +121,7 @@ def _zero_one(table: list[Row], image: str, classes: list[str]) -> list[Shown]:
 
 def _annotations(path: Path) -> Source:
     pictures, categories, annotations = read_linked(path, REMEDY)
-    shown: dict[str, set[str]] = {key: set() for key in pictures}
+    shown = {key: set() for key in pictures}  # ids of categories by those of pictures
     empty = 0
     for picture, category, entry in annotations:
         # Some tools say by an empty box that there is nothing.

@@ -32,7 +32,7 @@ def check_names(where: str | Path, names: Sequence[str]) -> None:
     """
     if not 1 <= len(names) <= MOST_CLASSES:
         raise InputError(f"{where} has {len(names)} classes; 1 to {MOST_CLASSES} are possible.")
-    before: dict[str, str] = {}
+    before = {}  # names by what makes them equal
     with collected() as keeping:
         for name in names:
             key = plain(name).casefold()
@@ -105,7 +105,7 @@ class Colours:
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path = path
-        self.ids: dict[tuple[int, ...], int] = {}  # red, green, blue -> class id
+        self.ids = {}  # (red, green, blue) -> class id
         if path.suffix == ".txt":
             lines = LABELMAP.findall(read_text(path))
             rows = [(str(path), name, levels.split(",")) for name, levels in lines]
