@@ -67,9 +67,8 @@ class Labelled(NamedTuple):
 
     def regions(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (class id, bool (H, W)) of every class that is there."""
-        for key in np.unique(self.label).tolist():
-            if key not in (0, UNSURE):
-                yield key, self.label == key
+        for key in np.setdiff1d(self.label, (0, UNSURE)).tolist():
+            yield key, self.label == key
 
     def outlined(self, epsilon: float) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (class id, outline) of every part of a class."""

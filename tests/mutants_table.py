@@ -408,7 +408,11 @@ FAULTS = {
     "data/lists.py": [("if path.name in own_of(path.parent):", "if False:", "predict left_out")],
     "data/label_formats.py": [
         ('"category_id": key', '"category_id": key - 1', "export labels_come"),
-        ("key not in (0, UNSURE)", "key != 0", "export labels_come"),
+        (
+            "np.setdiff1d(self.label, (0, UNSURE))",
+            "np.setdiff1d(self.label, 0)",
+            "export labels_come",
+        ),
         ("* label.shape[::-1] - 0.5", "* label.shape[::-1]", "export labels_come"),
         ("if codes and not any(codes)", "if not codes", "export named"),
         ("np.zeros(picture.size", "np.ones(picture.size", "export colours_of"),
