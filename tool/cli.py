@@ -233,10 +233,6 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "CUDA convolutions may round their input to 10 bits; products of the method never "
         "do",
     },
-    "fused": {
-        **ON,
-        "help": "update all weights in one kernel; on CUDA only",
-    },
     "compile": {
         **TRUE,
         "help": "compile the convolutions and what stands between them by torch.compile first, "
@@ -251,15 +247,6 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "of the background's soft IoU where classes compete for seeds; None is that of the "
         "checkpoint, or 0.5 (released code); 1 suits few classes",
     },
-    "print_freq": {"type": at_least(1), "help": "steps between log lines"},
-    "save_freq": {"type": at_least(1), "help": "steps between checkpoints"},
-    "save_minutes": {
-        "type": above_zero,
-        "default": 10.0,
-        "help": "and minutes between them, where steps are slow",
-    },
-    "seed": {"type": at_least(0), "default": 15, "help": "of all chance"},
-    "safetensors": {**TRUE, "help": "write the final weights in that format too"},
 }
 DECIDING = (
     "network",
@@ -269,7 +256,6 @@ DECIDING = (
     "gt_prob",
     "amp",
     "background_weight",
-    "seed",
 )
 SPEED = ("amp", "channels_last", "tf32", "compile")  # how a network computes
 # Of programs that make labels of maps.
@@ -287,12 +273,17 @@ def add_training_flags(parser: Parser, print_freq: int, save_freq: int) -> None:
     parser.add_deciding("--pretrained", "--initial", help=first)
     suits = "sgd as published; adamw suits transformers and narrow networks, with a lower rate"
     parser.add_deciding("--optimizer", choices=OPTIMIZERS, default=OPTIMIZERS[0], help=suits)
-    parser.add_shared("amp", "tf32", "fused", "seed", "restart", "safetensors")
+    parser.add_deciding("--seed", type=at_least(0), default=15, help="of all chance")
+    parser.add_shared("amp", "tf32", "restart")
     for name in ("channels_last", "compile"):
         parser.add_deciding(f"--{name}", **SHARED[name])
-    parser.add_shared("print_freq", default=print_freq)
-    parser.add_shared("save_freq", default=save_freq)
-    parser.add_shared("save_minutes")
+    add, whole = parser.add_argument, at_least(1)
+    add("--fused", **ON, help="update all weights in one kernel; on CUDA only")
+    add("--safetensors", **TRUE, help="write the final weights in that format too")
+    add("--print_freq", type=whole, default=print_freq, help="steps between log lines")
+    add("--save_freq", type=whole, default=save_freq, help="steps between checkpoints")
+    slow = "and minutes between them, where steps are slow"
+    add("--save_minutes", type=above_zero, default=10.0, help=slow)
 
 
 def pick_device(name: str, tf32: bool = True, processes: int | None = None) -> torch.device:
