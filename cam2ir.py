@@ -27,7 +27,7 @@ from tool.run import run
 BACKGROUND_SHARE = 0.5  # of the background map in the view that looks for background
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = make_parser(__doc__, "crf_iterations", "gt_prob", *cli.FROM_MAPS)
     origin = "that the maps must be of; None is what make_cam.py noted"
@@ -63,7 +63,7 @@ def confident_areas(
     return sure.astype(np.uint8)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Write the label of every picture on the list."""
     args = parse_arguments(arguments)
     step = PictureStep(args, "cam2ir")

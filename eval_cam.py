@@ -30,7 +30,7 @@ THRESHOLDS = np.arange(101) / 100  # background wins where no CAM is above the t
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = make_parser(__doc__, "gt_path", "eval_list", "allow_pickle")
     return parser.parse_args(arguments)
@@ -98,7 +98,7 @@ def best_cam(sweep: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Print the table and write eval_cam.json."""
     args = parse_arguments(arguments)
     session, _, dataset = open_session(args, "eval_cam")

@@ -24,7 +24,7 @@ from tool.run import run
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = make_parser(__doc__, "gt_path", "eval_list")
     labels = "folder of PNGs; None is <session>/pseudo_label"
@@ -54,7 +54,7 @@ def result_path(session: Path, folder: Path) -> Path:
     return session / f"eval_{name}.json"
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Print the table and write the result."""
     args = parse_arguments(arguments)
     session, _, dataset = open_session(args, "eval_seg_labels")

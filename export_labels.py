@@ -33,7 +33,7 @@ from tool.writer import new
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.Parser(__doc__)
     add_dataset_flags(parser)
@@ -71,7 +71,7 @@ def pack(folder: Path) -> None:
         shutil.move(packed, folder)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Write the labels, and say how many of their pixels are unsure."""
     args = parse_arguments(arguments)
     dataset = open_dataset(args)

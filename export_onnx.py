@@ -51,7 +51,7 @@ class Classifier(nn.Sequential):
         return net.scores(img), *net.localize(pairs, present)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.Parser(__doc__)
     parser.add_shared("session_name", "ckpt", "network", "class_names")
@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Write the file, and compare it with PyTorch."""
     args = parse_arguments(arguments)
     ckpt = find_checkpoint(Path(args.session_name), args.ckpt)

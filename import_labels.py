@@ -31,7 +31,7 @@ from tool.writer import NOTE, new, write_json
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.Parser(__doc__)
     add_dataset_flags(parser)
@@ -41,7 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Write the labels, and say of how many pictures."""
     args = parse_arguments(arguments)
     dataset, source = open_dataset(args), args.source

@@ -36,7 +36,7 @@ from tool.run import run
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
     parser = make_parser(__doc__, *cli.SPEED, "fold_bn", "max_pixels", "visualize", "restart")
     parser.add_shared("ckpt", default=None, help="as in make_cam.py; None is seg_<model>.pth")
@@ -95,7 +95,7 @@ def segment(
     return labels
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Write the label of every picture on the list, and the archive if asked."""
     args = parse_arguments(arguments)
     step = PictureStep(args, "infer_seg", "test_list")

@@ -38,7 +38,7 @@ LOOKED_AT = 50  # pictures, for --background_weight auto
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     shared = ("network", *cli.SPEED, "fold_bn", "ckpt", "max_pixels")
     parser = make_parser(__doc__, *shared, "infer_list", "visualize", "restart")
@@ -127,7 +127,7 @@ def found_weight(net: Method, dataset: Dataset, args: cli.Settings) -> float:
     return weight
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Write the maps of every picture on the list."""
     args = parse_arguments(arguments)
     step = PictureStep(args, "make_cam")

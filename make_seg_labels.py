@@ -30,7 +30,7 @@ from tool.run import run
 from tool.walk import refine_by_walk
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = make_parser(__doc__, "channels_last", "tf32", "compile", "fold_bn", *cli.FROM_MAPS)
     irn, crf = {"refine": "irn"}, {"refine": "crf"}
@@ -108,7 +108,7 @@ def by_walk(
     return keys[index.cpu().numpy()]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Write the label of every picture on the list."""
     args = parse_arguments(arguments)
     step = PictureStep(args, "make_seg_labels")

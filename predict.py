@@ -45,7 +45,7 @@ NO_CLASS = "none"  # in --labels: the picture shows background only
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.Parser(__doc__)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of them")
@@ -139,7 +139,7 @@ def write_areas(folder: Path) -> None:
     write_area_table(folder / "areas.csv", areas)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Write mask, drawings and JSON of every picture."""
     args = parse_arguments(arguments)
     pictures = pictures_of(args.pictures)

@@ -28,7 +28,7 @@ from net.irn_loss import loss_sums, loss_terms, total_loss
 from net.resnet50_irn import AffinityDisplacementLoss
 from tool import cli, distributed
 from tool.indexing import STRIDE, sources
-from tool.optimizer import RELEASED_MOMENTUM, learning_rate
+from tool.optimizer import RELEASED_MOMENTUM
 from tool.progress import progress
 from tool.run import run
 
@@ -36,7 +36,7 @@ RADIUS = 10  # of the pairs that are learnt from; the walk uses 5
 TERMS = ("pos", "neg", "dp_fg", "dp_bg")  # of the loss, see net.irn_loss
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = make_parser(__doc__)
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
@@ -99,7 +99,7 @@ def store_mean_displacement(
     mean.copy_(sums[:2] / sums[2])
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Train, measure the mean displacement, and write the checkpoint."""
     args = parse_arguments(arguments)
     views = partial(
@@ -119,8 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     sources(side, side, RADIUS)  # refuses a window without any pair
     net = AffinityDisplacementLoss(args.pretrained, edge_only=args.edge_only)
     groups = net.trainable_groups(args.irn_learning_rate, args.irn_weight_decay)
-    rate = partial(learning_rate, args.irn_learning_rate)
-    model = training.begin(net, groups, rate)
+    model = training.begin(net, groups, args.irn_learning_rate)
     for _, (window, box, label) in training.steps():
         img = net.prepare(window, box)
         with cli.autocast(args.amp, device):

@@ -39,7 +39,7 @@ from tool import cli, distributed
 from tool.errors import InputError
 from tool.maps import fuse
 from tool.metrics import confusion
-from tool.optimizer import RELEASED_MOMENTUM, learning_rate
+from tool.optimizer import RELEASED_MOMENTUM
 from tool.pictures import overlay
 from tool.progress import progress
 from tool.run import run
@@ -54,7 +54,7 @@ def loss_weight(text: str) -> tuple[str, float]:
     return name, cli.number(weight)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = make_parser(__doc__, "network", "background_weight")
     cli.add_training_flags(parser, print_freq=10, save_freq=200)
@@ -189,7 +189,7 @@ def total_loss(terms: dict[str, Tensor], gsc_weight: float, others: dict[str, fl
     return sum(weighed)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Train, validate now and then, and write the checkpoint."""
     args = parse_arguments(arguments)
     views = partial(
@@ -209,10 +209,9 @@ def main(arguments: list[str] | None = None) -> None:
     net = make_network(args.network, dataset.num_classes, args.pretrained, args.backbone)
     choose(net, "background_weight", args.background_weight)
     groups = net.trainable_groups(args.lr, args.wt_dec)
-    rate = partial(learning_rate, args.lr)
     # Without the consistency loss nothing teaches the side layers.
     unused = 0 in (args.gsc_weight, *args.loss_weight.values()) or args.network != cli.NETWORK
-    model = training.begin(net, groups, rate, some_unused=unused)
+    model = training.begin(net, groups, args.lr, some_unused=unused)
     learning = [p for group in training.optimizer.param_groups for p in group["params"]]
     for step, (window, box, label) in training.steps():
         img = net.prepare(window, box)

@@ -33,11 +33,9 @@ from data.training import Training
 from data.transforms import RESAMPLE
 from net.deeplabv2 import PIXEL_BYTES, STAGES, STRIDE_ON
 from net.recipes import MODELS, TrainingFlags, defaults, fill_in
-from net.segmentation import build as start_network
-from net.segmentation import mean_loss
+from net.segmentation import build, mean_loss
 from tool import cli, distributed
 from tool.errors import InputError
-from tool.optimizer import learning_rate
 from tool.run import run
 
 # Flags that are for the other network.
@@ -50,7 +48,7 @@ MEMORY = 0.75  # of what is free, for what a pass keeps
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
     parser = make_parser(__doc__)
     cli.add_training_flags(parser, print_freq=50, save_freq=500)
@@ -105,19 +103,6 @@ def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
         args.pretrained = args.pretrained or str(Path(args.session_name, "ckpt/final.pth"))
     fill_in(args, recipe.shared_by(distributed.world_size(), *given))
     return args
-
-
-def build(args: cli.Settings, num_classes: int) -> tuple[nn.Module, dict]:
-    """Return the network in training mode, and the record of what it started from."""
-    return start_network(
-        MODELS[args.model].network,
-        num_classes,
-        args.pretrained,
-        width=args.width,
-        blocks=args.blocks,
-        stride_on=args.stride_on,
-        stride=args.stride,
-    )
 
 
 def synchronised(args: cli.Settings, net: nn.Module, device: torch.device) -> nn.Module:
@@ -193,7 +178,7 @@ def accumulated_step(
     return total
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Train and write the checkpoint."""
     args = parse_arguments(arguments)
     args.label_dir = str(args.label_dir or Path(args.session_name, "pseudo_label"))
@@ -220,13 +205,21 @@ def main(arguments: list[str] | None = None) -> None:
     num_classes, device = training.dataset.num_classes, training.device
     check_class_ids(training.pictures.label_files, num_classes)
 
-    net, record = build(args, num_classes)
+    net, record = build(
+        MODELS[args.model].network,
+        num_classes,
+        args.pretrained,
+        width=args.width,
+        blocks=args.blocks,
+        stride_on=args.stride_on,
+        stride=args.stride,
+    )
     training.about |= {"model": args.model, "record": record}
     log.info("starting from %s, fresh: %s; %s", args.pretrained, record["fresh"], net.config)
     net = synchronised(args, net, device)
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
-    rate = partial(learning_rate, args.lr, every=args.lr_every, past=args.lr_past)
-    model = training.begin(net, groups, rate)
+    schedule = {"every": args.lr_every, "past": args.lr_past}
+    model = training.begin(net, groups, args.lr, **schedule)
     passes = passes_of(args, net, device)
     for _, batch in training.steps():
         loss = accumulated_step(model, net, batch, args.accumulate, passes, args.amp)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.lists import picture_id, plain, read_list
+from data.lists import picture_id, plain, read_list, spread
 from tool import distributed
 from tool.checkpoint import some
 from tool.cli import AUTO
@@ -186,7 +186,7 @@ class Dataset:
         all equal, raise an InputError.
         """
         found = []
-        for path in paths[:: -(-len(paths) // MOST_PICTURES)]:
+        for path in spread(paths, MOST_PICTURES):
             with picture_file(path) as file:
                 values = file.samples(self.bands, AUTO)[0].ravel()
             found.append(values[:: -(-len(values) // MOST_VALUES)].astype(np.float64))
@@ -232,13 +232,13 @@ def check_labels(labels: np.ndarray, names: Sequence[str], source: str) -> None:
             f"No picture of the training list shows a class by {source}. Correct the labels, or "
             "the list."
         )
-    constant = [name for name, always in zip(names, labels.min(0), strict=True) if always]
-    unseen = [name for name, ever in zip(names, labels.max(0), strict=True) if not ever]
-    if constant and distributed.is_main():
+    classes = np.array(names)
+    constant, unseen = classes[labels.all(0)], classes[~labels.any(0)]
+    if constant.size and distributed.is_main():
         log.warning(
             "every picture of the training list shows %s, so the classifier cannot learn what sets "
             "that apart; the list needs pictures without it",
             " and ".join(constant),
         )
-    if unseen and distributed.is_main():
+    if unseen.size and distributed.is_main():
         log.warning("no picture of the training list shows %s", some(unseen))

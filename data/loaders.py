@@ -28,6 +28,7 @@ from tool.record import settings_of
 from tool.stop import follow_parent
 
 Item = TypeVar("Item")
+Arrays = dict[str, np.ndarray]
 
 MAKE = "Make them of the same list by cam2ir.py or make_seg_labels.py, or give another --label_dir"
 
@@ -60,7 +61,7 @@ class RandomViews(TorchDataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, np.ndarray]:
+    def __getitem__(self, key: tuple[int, int] | int) -> Arrays:
         epoch, index = key if isinstance(key, tuple) else (torch.randint(LARGEST, ()).item(), key)
         return self.view(index, np.random.default_rng([self.seed, epoch, index]))
 
@@ -97,10 +98,8 @@ class LabelledPictures(RandomViews):
         label = read_mask(path)
         check_label(path, label, self.dataset.num_classes, image.size)
         image = reduce(image, self.max_pixels)
-        if image.size != label.shape[::-1]:
-            smaller = Image.fromarray(label).resize(image.size, Image.Resampling.NEAREST)
-            label = np.array(smaller)
-        return image, label
+        smaller = Image.fromarray(label).resize(image.size, Image.Resampling.NEAREST)
+        return image, np.array(smaller)
 
 
 @dataclass
@@ -117,7 +116,7 @@ class ClassificationPictures(RandomViews):
     def __post_init__(self) -> None:
         self.labels = self.dataset.labels(self.ids)  # (n, K)
 
-    def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def view(self, index: int, rng: np.random.Generator) -> Arrays:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (K,)."""
         image = self.dataset.read(self.ids[index])
         long_side = int(rng.integers(self.smallest, self.largest, endpoint=True))
@@ -132,7 +131,7 @@ class AffinityPictures(LabelledPictures):
 
     scales = (0.5, 1.5)
 
-    def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def view(self, index: int, rng: np.random.Generator) -> Arrays:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (S / 4, S / 4)."""
         image, label = self.read_pair(index)
         scale = float(rng.uniform(*self.scales))
@@ -157,7 +156,7 @@ class SegmentationPictures(LabelledPictures):
     model: str
     how: TrainingFlags
 
-    def view(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def view(self, index: int, rng: np.random.Generator) -> Arrays:
         """Return window float32 (3, S, S), as the network takes it, and label uint8 (S, S).
 
         That is 13 bytes a pixel: 1.3 MB at DeepLab v2's 321, 2.6 MB at v1's 448.
@@ -317,7 +316,7 @@ def _loader(items: TorchDataset | Sequence[Any], num_workers: int, **options: An
     return DataLoader(items, num_workers=num_workers, worker_init_fn=follow_parent, **options)
 
 
-def _stacked(items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _stacked(items: list[Arrays]) -> Arrays:
     # Channel by channel, since the weights alone decide the layout that convolutions take.
     return {
         name: np.ascontiguousarray(np.stack([item[name] for item in items])) for name in items[0]

@@ -13,7 +13,6 @@ from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +85,7 @@ class PictureStep:
         folder: Path,
         item_of: Callable[[str], dict],
         compute: Compute,
-        settings: dict[str, Any],
+        settings: dict,
         save: Callable[..., None] = save_label,
         ending: str = ".png",
         batch_size: int = 1,
@@ -106,7 +105,7 @@ class PictureStep:
             sources: what else the files are made from, see :class:`tool.record.Outputs`.
         """
         args = self.args
-        outputs = self._outputs(folder, {**cli.deciding(args), **settings}, ending, **sources)
+        outputs = self._outputs(folder, cli.deciding(args) | settings, ending, **sources)
         todo = outputs.open(args.restart, self.device)
         self.session.accept()
         if batch_size > 1:
@@ -167,9 +166,9 @@ class PictureStep:
                 compute = partial(map, itemgetter("result"))
         self.write(folder, item_of, compute, settings, maps=maps)
 
-    def _outputs(self, folder: Path, settings: dict[str, Any], ending: str, **sources) -> Outputs:
+    def _outputs(self, folder: Path, settings: dict, ending: str, **sources) -> Outputs:
         dataset = self.dataset
-        settings = {**settings, **dataset.reading}
+        settings = settings | dataset.reading
         sources = {"picture": [dataset.image_path(image_id) for image_id in self.ids], **sources}
         return Outputs(
             self.session.path,

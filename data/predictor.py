@@ -89,8 +89,10 @@ def rgb_of(
         if array.is_floating_point() and ((array >= 0) & (array <= 1)).all():
             array = (array.float() * 255).round().byte()
         array = np.moveaxis(array.numpy(force=True), 0, -1)
-    if getattr(array, "dtype", None) == np.uint8 and array.size and array.shape[2:] == (3,):
-        return Image.fromarray(array)
+    if isinstance(array, np.ndarray):
+        fits = array.dtype == np.uint8 and array.shape[2:] == (3,)
+        if fits and array.size:
+            return Image.fromarray(array)
     kind, what = getattr(picture, "dtype", "this"), getattr(picture, "shape", picture)
     raise InputError(
         "A picture is a path, a PIL image of 8 bits, an array (H, W, 3) uint8, or a tensor "
@@ -153,7 +155,7 @@ class Predictor:
             self.net: Any = load_network(MODELS[self.model].network, content, fold_bn=True)
         else:
             self.net = load_classifier(network, content, fold_bn=True)
-            self._choose_as_maps(Path(content.path).parent.parent / "npy")
+            self._choose_as_maps(content.path.parents[1] / "npy")
             self.scales = tuple(scales or SCALES)
         num_classes = self.net.config["num_classes"]
         cli.place(self.net, self.device, channels_last=True)
@@ -272,7 +274,7 @@ class Predictor:
         resized = ([np.array(rescale(image, scale)) for image in images] for scale in scales)
         return to_device((np.stack(s).transpose(0, 3, 1, 2) for s in resized), self.device)
 
-    def _localize(self, items: list[dict[str, Any]]) -> Iterator[tuple]:
+    def _localize(self, items: list[dict]) -> Iterator[tuple]:
         """Yield scores (K,), keys, maps (P, h, w) and mask (h, w) by IS-CAM of each picture."""
         scaled = self._scaled([item["picture"] for item in items], self.scales)
         img = self.net.prepare(scaled[0])
@@ -291,7 +293,7 @@ class Predictor:
                 index = crf_inference_label(picture, index, 10, len(keys), device=self.device)
             yield score, keys, fused, keys[index]
 
-    def _segment(self, items: list[dict[str, Any]]) -> Iterator[tuple]:
+    def _segment(self, items: list[dict]) -> Iterator[tuple]:
         """Yield scores (K,), keys, maps (P, h, w) and mask (h, w) by a segmentation network."""
         pictures = [item["picture"] for item in items]
         each = mean_logits(self.net, pictures, self.view, self.recipe)  # (B, C, h, w)

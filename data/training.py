@@ -5,7 +5,7 @@ A trainer keeps its data, network and loss, and asks for the rest in this order:
     training = Training(args, "train_irn", "irn", views, "irn_batch_size", epochs)
     if training.is_finished:
         return
-    model = training.begin(net, groups, rate)
+    model = training.begin(net, groups, lr)
     for step, batch in training.steps():
         ...                              # compute gradients
         training.update({"CLS": ..., "GSC": ...})
@@ -23,6 +23,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from data.loaders import RandomViews, Schedule, ahead, to_device, training_loade
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError, naming
 from tool.metrics import iou_of, miou_of
-from tool.optimizer import load_optimizer, make_optimizer, set_learning_rate
+from tool.optimizer import learning_rate, load_optimizer, make_optimizer, set_learning_rate
 from tool.progress import Bar
 from tool.reader import read_table, text_digest
 from tool.record import digest_of, first_change
@@ -88,7 +89,9 @@ class Training:
         args.train_list = args.train_list or self.dataset.train_list
         args.pretrained = args.pretrained or self.dataset.pretrained
         batch_size = getattr(args, size)
-        flags = f"--{size} {batch_size}" if parts == 1 else f"--{size} and --accumulate"
+        flags = f"--{size} {batch_size}"
+        if parts > 1:
+            flags += f" times --accumulate {parts}"
         ids = self.dataset.picture_ids(args.train_list, batch_size * parts, flags)
         self.pictures = views(self.dataset, ids, seed=args.seed)
         path, ending = self.session.path, f"_{name}" if name else ""
@@ -121,16 +124,14 @@ class Training:
     def _sources(self) -> dict[str, str]:
         """Return a digest of everything that the training learns from, by name."""
         pictures, pretrained = self.pictures, self.args.pretrained
-        labels = pictures.labels.tobytes().hex()
+        labels, digest = pictures.labels.tobytes().hex(), partial(digest_of, self.session.path)
         if os.path.isfile(pretrained):
-            pretrained = digest_of(self.session.path, [Path(pretrained)])
+            pretrained = digest([Path(pretrained)])
         return {
             "train_list": f"{len(pictures)} pictures, {text_digest(*pictures.ids, labels)}",
-            "pictures": digest_of(
-                self.session.path, [self.dataset.image_path(i) for i in pictures.ids]
-            ),
+            "pictures": digest([self.dataset.image_path(i) for i in pictures.ids]),
             "pretrained": str(pretrained),
-            "label_dir": digest_of(self.session.path, pictures.label_files),
+            "label_dir": digest(pictures.label_files),
         }
 
     def _find_begun(self) -> checkpoint.Checkpoint | None:
@@ -146,8 +147,8 @@ class Training:
         checkpoint.check_classes(begun, self.about["class_names"])
         if not distributed.is_main():
             return begun
-        noted = {**begun["settings"], **begun["sources"]}
-        now = {**self.about["settings"], **self.about["sources"]}
+        noted = begun["settings"] | begun["sources"]
+        now = self.about["settings"] | self.about["sources"]
         name = first_change(noted, now)
         if name:
             raise InputError(
@@ -160,8 +161,9 @@ class Training:
         self,
         net: nn.Module,
         groups: list[dict[str, Any]],
-        rate: Callable[[int, int], float],
+        lr: float,
         some_unused: bool = False,
+        **schedule: int,
     ) -> nn.Module:
         """Take up an earlier run where it stopped, or clear the ground; all processes meet here.
 
@@ -171,8 +173,9 @@ class Training:
             net: in training mode; ``config`` holds the arguments that make it again. It is moved
                 to the device, and an earlier run's weights replace its own.
             groups: of its parameters, for the optimiser.
-            rate: the learning rate of a step of so many.
+            lr: learning rate of the first step.
             some_unused: parameters may have no gradient in a step.
+            schedule: further arguments of :func:`tool.optimizer.learning_rate`.
 
         Returns:
             What to call in training: the network, or its data parallel wrapper.
@@ -183,9 +186,9 @@ class Training:
         """
         args = self.args
         self.net = cli.place(net, self.device, args.channels_last, args.compile)
-        self.rate = rate
+        self.rate = partial(learning_rate, lr, **schedule)
         self.optimizer = make_optimizer(
-            groups, rate(0, self.total), args.momentum, self.device, args.fused, args.optimizer
+            groups, lr, args.momentum, self.device, args.fused, args.optimizer
         )
         self.about["config"] = net.config
         if self.begun:
@@ -250,7 +253,7 @@ class Training:
         check_finite(dict(self.net.named_parameters()), self.step)
         weights, momenta = self.net.state_dict(), self.optimizer.state_dict()
         now = {"net": weights, "optimizer": momenta, "step": self.step + 1, "curves": self.rows}
-        checkpoint.save(self.last, {**self.about, **now})
+        checkpoint.save(self.last, self.about | now)
         self.saved_at = time.perf_counter()
 
     def update(self, losses: dict[str, Tensor], due: bool = False) -> None:

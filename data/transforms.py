@@ -82,8 +82,8 @@ def random_pair(
     turn = -1 if rng.random() < 0.5 else 1  # mirrored, or as it is
     place = rng.random(2)
     image = rescale(image, scale)
-    slacks = [abs(size - side) for side in image.size[::-1]]
-    offsets = [min(int(at * (slack + 1)), slack) for at, slack in zip(place, slacks, strict=True)]
+    slacks = abs(size - np.array(image.size[::-1]))
+    offsets = np.minimum(place * (slacks + 1), slacks).astype(int)
     window, box = cut_window(np.asarray(image)[:, ::turn], offsets, size, fill=0)
     if label is not None:
         label = np.asarray(Image.fromarray(label).resize(image.size, Image.Resampling.NEAREST))
@@ -224,13 +224,14 @@ def random_window(
         label: uint8 (S, S), 255 in the padding.
     """
     turn = -1 if rng.random() < 0.5 else 1
-    sides = height, width = sides_of(picture, scale, model == V2)
+    excess = np.subtract(sides_of(picture, scale, model == V2), size)
     if model == V2:
-        slacks = [max(0, side - size) for side in sides]
+        slacks = excess.clip(0)
         pixels = deeplabv2_view(picture, scale, resample).transpose(1, 2, 0)
-        label = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
+        sides = pixels.shape[1::-1]  # width, height
+        label = np.asarray(Image.fromarray(label).resize(sides, Image.Resampling.NEAREST))
     else:
-        slacks = [abs(side - size) for side in sides]
+        slacks = abs(excess)
         picture, label = picture[:, ::turn], label[:, ::turn]
         pixels = prepared(normalise, resize_opencv(picture, scale, RESAMPLE[resample]))
         label = resize_opencv(label, scale, cv2.INTER_NEAREST)

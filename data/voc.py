@@ -22,7 +22,7 @@ from data.base import Dataset
 from data.download import fetch, voc_archives
 from data.lists import find_list, read_list, visible
 from data.loaders import for_each
-from tool.cli import Parser
+from tool.cli import Parser, Words
 from tool.cores import cores
 from tool.errors import InputError
 from tool.pictures import check_label, read_mask, save_label
@@ -176,7 +176,7 @@ def _halve_one(voc: VOC, half: VOC, image_id: str) -> None:
     write_atomic(half.annotation_path(image_id), lambda file: file.write(annotation))
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Words = None) -> None:
     """Check the devkit and write trainaug.txt where there is none."""
     parser = Parser(__doc__)
     add = parser.add_argument

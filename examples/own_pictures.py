@@ -11,14 +11,14 @@ import shutil
 from pathlib import Path
 
 from data.demo import Demo
-from tool.cli import Parser
+from tool.cli import Parser, Words
 from tool.run import run
 from tool.writer import own_folder, write_lines
 
 NUM_CLASSES = 3  # foreground classes of the example; few classes need little training
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Words = None) -> None:
     """Write the folder; one that this program made is written again, no other one."""
     parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="the folder to write")

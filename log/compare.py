@@ -11,7 +11,6 @@ Writes: a table on the screen; with ``--out`` a picture of the curves, and with 
 It takes a few seconds, and also works on a run that is still going.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from log import charts
 from log.check import check
 from log.curves import LOSS, OWN, RECORDED, Curves, nearest, read_curves, read_recorded
 from log.render import render
-from tool.cli import Parser
+from tool.cli import Parser, Settings, Words
 from tool.run import run
 from tool.writer import write_own, write_table
 
@@ -49,7 +48,7 @@ def save(ours: Curves, path: Path) -> None:
     print(f"The curves are in {path}.")
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Words = None) -> Settings:
     """Return the settings of this program."""
     parser = Parser(__doc__.splitlines()[0])
     flag = parser.add_argument
@@ -79,7 +78,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Words = None) -> None:
     """Print the comparison, and draw and save it when asked."""
     args = parse_arguments(arguments)
     ours = read_curves(args.run)

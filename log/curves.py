@@ -27,12 +27,13 @@ RECORDED = PUBLISHED | OWN
 
 # What the released code prints: of a step, and of a validation, {'iou': .., 'miou': ..}.
 SAMPLE = "step:  510/ 3305 lossCLS:0.0994 lossGSC:0.0159 imps:36.6 lr: 0.0430"
-NUMBER = r"\s*([-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf))"
+NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf)"
 TRAINING_LINE = re.compile(
-    r"\bstep:\s*(\d{1,7})\s*/\s*(\d{1,7})"
-    rf"\s+loss(?:CLS|C):{NUMBER}\s+loss(?:GSC|L1):{NUMBER}\s+imps:{NUMBER}\s+lr:{NUMBER}"
+    r"\bstep:\s*(?P<step>\d{1,7})\s*/\s*(?P<total>\d{1,7})"
+    rf"\s+loss(?:CLS|C):\s*(?P<loss_cls>{NUMBER})\s+loss(?:GSC|L1):\s*(?P<loss_gsc>{NUMBER})"
+    rf"\s+imps:\s*{NUMBER}\s+lr:\s*(?P<learning_rate>{NUMBER})"
 )
-VALIDATION = re.compile(rf"['\"]miou['\"]:\s*(?:np\.float\d+\()?{NUMBER}")
+VALIDATION = re.compile(rf"['\"]miou['\"]:\s*(?:np\.float\d+\()?\s*({NUMBER})")
 VALIDATED = 500  # steps between two validations of the released code
 LOSS = "loss_"  # begins the names of losses
 
@@ -138,10 +139,9 @@ def entries_of_log(path: Path) -> Iterator[Entry]:
     for line in read_text(regular(path, f"There is no file {path}. {WHERE}")).splitlines():
         line = line[:LONGEST_LINE]
         if match := TRAINING_LINE.search(line):
-            last, total = int(match[1]), int(match[2])
-            numbers = map(float, match.group(3, 4, 6))
-            names = ("loss_cls", "loss_gsc", "learning_rate")
-            yield last, total, dict(zip(names, numbers, strict=True))
+            values = {name: float(text) for name, text in match.groupdict().items()}
+            last, total = int(values.pop("step")), int(values.pop("total"))
+            yield last, total, values
         elif match := VALIDATION.search(line):
             yield VALIDATED * round(last / VALIDATED) or last, total, {"miou": float(match[1])}
 

@@ -17,6 +17,7 @@ from tool.errors import InputError
 from tool.results import counts_of, read_result, read_seconds
 from tool.session import read_settings
 
+Result = dict[str, Any]  # of an evaluation, see tool.results
 RESULTS = json.loads((FOLDER / "results.json").read_text())  # published ones, and ours
 OVER = {(): "figures", tuple(sorted(RESULTS["seven"])): "figures_of_the_seven"}  # such classes
 PLAIN = "cam_only"  # session of the classifier without GSC, within a session
@@ -53,7 +54,7 @@ class Figure(NamedTuple):
     miou: float | None  # in percent
     goals: list[float]  # published or recorded, in percent, that may stand beside it
     note: str  # why none may
-    result: dict[str, Any] | None  # the evaluation, None where it is missing
+    result: Result | None  # the evaluation, None where it is missing
 
     @property
     def beside(self) -> str:
@@ -128,24 +129,24 @@ class Run:
         Raises:
             InputError: an evaluation does not know one of the classes.
         """
-        by_kind: dict[str, dict] = {kind: {} for kind in TITLES}
+        kinds = {kind: [] for kind in TITLES}
         for name, result in self.results.items():
-            by_kind[kind_of(name, result)][name] = result
+            kinds[kind_of(name, result)].append(result)
         maps = self.results.get(PLAIN) or self.results.get("cam", {})
         if "cam" in maps:
-            by_kind["cam"][PLAIN] = maps | maps["cam"]
-        labels = "crf" if by_kind["crf"] else "irn"
+            kinds["cam"].append(maps | maps["cam"])
+        labels = "crf" if kinds["crf"] else "irn"
         for kind in ("cam", "is_cam", labels, "seg"):
-            by_kind[kind] = by_kind[kind] or {PLAIN: None}
-        for kind, results in by_kind.items():
-            for result in results.values():
+            kinds[kind] = kinds[kind] or [None]
+        for kind, results in kinds.items():
+            for result in results:
                 alone = len(results) == 1 and kind != "labels"
                 where = "" if alone else f" in {Path(result['source']).name}"
                 goals, note = self.goals_of(kind, result)
                 miou = self._mean(result)
                 yield Figure(kind + where, TITLES[kind] + where, miou, goals, note, result)
 
-    def goals_of(self, kind: str, result: dict[str, Any] | None) -> tuple[list[float], str]:
+    def goals_of(self, kind: str, result: Result | None) -> tuple[list[float], str]:
         """Return what is published of a kind of figure, or the mean of our runs at half size.
 
         It is one figure, several or none, in percent. Beside figures over some classes stands none,
@@ -167,7 +168,7 @@ class Run:
             other = "the classifier without GSC"
         return ([], f"{in_words(goals)} is of {other}") if other else (goals, "")
 
-    def _mean(self, result: dict[str, Any] | None) -> float | None:
+    def _mean(self, result: Result | None) -> float | None:
         """Return mIoU in percent, over the classes that are asked for and occur."""
         if not (result and self.classes):
             return 100 * result["miou"] if result else None
@@ -180,7 +181,7 @@ class Run:
         return float(np.mean(iou)) if iou else None
 
 
-def kind_of(name: str, result: dict[str, Any]) -> str:
+def kind_of(name: str, result: Result) -> str:
     """Return which of TITLES a result of a name is, by what made that which it judges."""
     if result["program"] == "eval_cam":
         return "cam_ipe" if name == PLAIN else "is_cam"
@@ -188,7 +189,7 @@ def kind_of(name: str, result: dict[str, Any]) -> str:
     return MADE.get(str(settings.get("refine") or settings.get("model")), "labels")
 
 
-def read_plain(path: Path) -> dict[str, Any]:
+def read_plain(path: Path) -> Result:
     """Return the result of the maps of a classifier without GSC; InputError: it was one with it."""
     settings = read_settings(path.with_name("args.json")).get(TRAINER, {})
     if settings.get("gsc_weight") != 0:
@@ -196,7 +197,7 @@ def read_plain(path: Path) -> dict[str, Any]:
     return read_result(path)
 
 
-def mistakes(result: dict[str, Any]) -> list[tuple[float, str, str]]:
+def mistakes(result: Result) -> list[tuple[float, str, str]]:
     """Return (share of the true class's pixels, true, predicted) of the ten largest mistakes."""
     counts = counts_of(result)[:, :-1]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)

@@ -8,7 +8,7 @@ FAULTS = {
         ('args.pretrained or "imagenet"', "args.pretrained", "backbones unless_a_file"),
         ("    choose(net,", "    print(net,", "programs weight_of_background"),
         ("args.val_list or dataset.eval_list", "dataset.train_list", "training not_named"),
-        ("partial(learning_rate, args.lr)", "partial(learning_rate, 0.1)", "training every_update"),
+        ("groups, args.lr,", "groups, 0.1,", "training every_update"),
         ("(terms, args.gsc_weight", "(terms, 1", "programs gsc_weight"),
         ('"GSC": gsc_weight, **others}', '"GSC": gsc_weight}', "any_network weighed"),
         (" or args.network != cli.NETWORK", "", "any_network every_program"),
@@ -38,8 +38,8 @@ FAULTS = {
             "training flags_reach",
         ),
         (
-            "(learning_rate, args.irn_learning_rate)",
-            "(learning_rate, 0.1)",
+            "groups, args.irn_learning_rate)",
+            "groups, 0.1)",
             "training every_update",
         ),
         ("sums[0] * distributed.world_size()", "sums[0]", "distributed irn_weights"),
@@ -55,7 +55,7 @@ FAULTS = {
             "seg presets",
         ),
         ("args.weight_decay, args.head_lr)", "args.weight_decay)", "training flags_reach"),
-        ("every=args.lr_every", "every=1", "training every_update"),
+        ('"every": args.lr_every', '"every": 1', "training every_update"),
         (
             "getattr(args, name) for name in",
             "getattr(recipe, name) for name in",
@@ -83,7 +83,7 @@ FAULTS = {
             "training not_named",
         ),
         (
-            "digest_of(self.session.path, pictures.label_files)",
+            "digest(pictures.label_files)",
             '""',
             "training something_else and label_file",
         ),

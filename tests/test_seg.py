@@ -24,6 +24,7 @@ from data.loaders import Schedule, SegmentationPictures
 from data.transforms import VIEWS
 from net.recipes import MODELS
 from net.resnet50_SIPE import Net
+from net.segmentation import build
 from net.weights import restore
 from tests.pretend_gpu import pretend_gpus
 from tests.tiny import KEYS, command_lines
@@ -163,10 +164,16 @@ def test_parts_have_a_picture_for_every_process(monkeypatch, processes, parts):
         assert (args.batch_size, args.accumulate) == (5, 2)
 
 
+def built(args):
+    """The network of ``train_seg.py`` with these settings, of four classes."""
+    size = {"width": args.width, "blocks": args.blocks}
+    return build(MODELS[args.model].network, 4, args.pretrained, **size)[0]
+
+
 def test_batch_statistics_of_several_processes_need_gpus(run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     args = train_seg.parse_arguments([*run["train"], "--model", V1])
-    net, _ = train_seg.build(args, 4)
+    net = built(args)
     with pytest.raises(InputError, match="--freeze_bn"):
         train_seg.synchronised(args, net, CPU)
 
@@ -193,7 +200,7 @@ def test_an_update_is_the_plain_formula(run, session, model, device, passes, tin
 
     args = train_seg.parse_arguments(flags)
     torch.manual_seed(args.seed)
-    net, _ = train_seg.build(args, 4)
+    net = built(args)
     train_seg.synchronised(args, net, CPU)
     fields = ("scales", "scale_draw", "resample", "hsv_shift")
     how = replace(MODELS[model].training, **{name: getattr(args, name) for name in fields})
@@ -247,7 +254,7 @@ def test_how_fast_batch_statistics_are_stored_is_a_flag(run, session):
 @pytest.mark.parametrize("model", MODELS)
 def test_logits_are_resized_in_float32_under_autocast(run, model):
     args = train_seg.parse_arguments([*run["train"], "--model", model])
-    net = train_seg.build(args, 4)[0].eval()
+    net = built(args).eval()
     coarse = []
     last = net.cls_conv if model == V1 else net.base
     last.register_forward_hook(lambda module, given, out: coarse.append(out))

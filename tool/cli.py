@@ -23,7 +23,7 @@ AUTO = "auto"  # a value that a program finds by itself
 LARGEST = 2**31 - 1  # of whole numbers: seeds and sizes stay within every library's integers
 LARGEST_REAL = 1e15  # products of two such numbers, a rate and its factor, stay within float32
 SMALLEST_FRACTION = 1e-6
-
+Words = list[str] | None  # of a command line; None are those that the program was started with
 
 WIDTH = 100  # of the help, as of the docstrings in it
 SETTINGS = "settings"

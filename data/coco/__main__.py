@@ -29,7 +29,7 @@ from data.coco.dataset import COCO, SPLITS
 from data.coco.masks import CROWD, Picture, draw_file
 from data.download import COCO_ARCHIVES, fetch
 from data.loaders import for_each
-from tool.cli import Parser
+from tool.cli import Parser, Words
 from tool.cores import cores
 from tool.reader import check_exist, regular
 from tool.record import Outputs
@@ -100,7 +100,7 @@ def prepare(
     log.info("%-5s %6d pictures, %.2f classes a picture", split, len(ids), total / len(ids))
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Words = None) -> None:
     """Prepare MS COCO."""
     parser = Parser(__doc__, prog="python -m data.coco")
     add = parser.add_argument

@@ -27,7 +27,7 @@ from data.loaders import one_by_one
 from net.inputs import normalise
 from net.resnet50 import EXPANSION, FixedBatchNorm, ResNet50
 from tool import checkpoint
-from tool.cli import Parser
+from tool.cli import Parser, Words
 from tool.progress import progress
 from tool.run import run
 
@@ -73,7 +73,7 @@ def draw_scenes(seeds: list[str]) -> tuple[Tensor, Tensor]:
     return img, torch.tensor(labels, dtype=torch.float32)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Words = None) -> None:
     """Draw the pictures, train, average the statistics, write the weights."""
     parser = Parser(__doc__)
     parser.add_argument("--out", default=Demo.pretrained, help="file to write")

@@ -21,7 +21,7 @@ from tool.errors import InputError, naming
 from tool.run import run
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = make_parser(__doc__, "eval_list")
     parser.prog = "python -m tool.doctor"
@@ -91,7 +91,7 @@ def checks_of(args: cli.Settings) -> Checks:
         yield "disk", looks.disk(dataset, there, args.session_name)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Print the findings; a failure ends in status 1."""
     findings = show(checks_of(parse_arguments(arguments)))
     faults = [finding for finding in findings if finding.status != "ok"]

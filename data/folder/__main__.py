@@ -17,7 +17,7 @@ from data.doctor import dataset as looks
 from data.doctor.finding import Check, Checks, show
 from data.folder import Folder
 from data.lists import visible
-from tool.cli import Parser
+from tool.cli import Parser, Words
 from tool.run import run
 
 
@@ -34,7 +34,7 @@ def pictures_of(folder: Folder) -> Check:
     yield "ok", f"{len(folder.pictures)} pictures in {folder.root}"
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Words = None) -> None:
     """Print what is in the folder, and exit with 1 where it cannot be used."""
     parser = Parser(__doc__, prog="python -m data.folder")
     parser.set_defaults(dataset="folder")

@@ -135,7 +135,7 @@ def check_differences(dataset: Folder, ids: list[str]) -> None:
         )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Print the settings."""
     parser = make_parser(__doc__, "amp")
     parser.prog = "python -m data.folder.settings"

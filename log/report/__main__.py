@@ -30,14 +30,11 @@ from tool.errors import InputError
 from tool.run import run
 from tool.writer import write_json, write_lines, write_own
 
-COVERED = {  # title of maps or labels: their folder, and the ending of their files
-    **{title: (folder, ".png") for folder, title in SEGMENTED.items()},
-    "IS-CAM": ("npy", ".npz"),
-    "pseudo labels": ("pseudo_label", ".png"),
-}
+MAPS = "npy"
+COVERED = {**SEGMENTED, MAPS: "IS-CAM", "pseudo_label": "pseudo labels"}  # folder, title
 
 
-def parse_arguments(arguments: list[str] | None = None) -> cli.Settings:
+def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program."""
     parser = cli.Parser(__doc__, prog="python -m tool.report")
     parser.add_argument("sessions", nargs="+", type=Path, help="folders of runs")
@@ -78,8 +75,8 @@ def charts_of(session: Run) -> list[str]:
 def looked_at(session: Run, dataset: Dataset) -> dict[str, Any]:
     """Return what can be said and shown of a session's maps and labels, with masks or without."""
     covered, remarked, covers = {}, [], []
-    for title, (name, ending) in COVERED.items():
-        folder = session.path / name
+    for name, title in COVERED.items():
+        folder, ending = session.path / name, ".npz" if name == MAPS else ".png"
         ids = sorted(path.stem for path in folder.glob(f"[!.]*{ending}"))
         found = covers_of(dataset, folder, ids, ending)
         if found:
@@ -120,7 +117,7 @@ def write_report(session: Run, args: cli.Settings) -> None:
     print(render("summary.txt", **values))
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: cli.Words = None) -> None:
     """Write and print it all."""
     args = parse_arguments(arguments)
     if len(args.sessions) > 1:

@@ -66,9 +66,12 @@ def gallery(run: Run, dataset: Dataset, covers: list[Cover]) -> Iterator[Shown]:
         order = sorted(new, key=lambda image_id: (-values[image_id], image_id))
         empty = [i for i in order if np.size(shown_in(dataset, i)) == 0]  # that of None is 1
         order = [image_id for image_id in order if image_id not in empty]
-        groups = {high: order[:each], low: order[each:][-each:]}
-        groups["other"] = spread(order[each:-each], each)
-        groups["without a class"] = spread(empty, UNLABELLED)
+        groups = {
+            high: order[:each],
+            low: order[each:][-each:],
+            "other": spread(order[each:-each], each),
+            "without a class": spread(empty, UNLABELLED),
+        }
         for why, chosen in groups.items():
             for image_id in chosen:
                 caption = f"{what} {100 * values[image_id]:.1f} %: {why}{of}"
