@@ -59,7 +59,7 @@ def sweep_counts(
     # As the threshold rises, a pixel turns from its winner to background once: it is foreground at
     # the first ``level`` thresholds, those below its best value. One histogram by level, summed
     # from above, so gives the foreground counts at every threshold.
-    level = np.searchsorted(THRESHOLDS, best, side="left")  # 0..101
+    level = np.searchsorted(THRESHOLDS, best)  # 0..101
     histogram = np.zeros((len(THRESHOLDS) + 1, num_classes, num_classes + 1), np.int64)
     np.add.at(histogram, (level, truth, winner), 1)
     counts = histogram[::-1].cumsum(0)[::-1][1:]  # foreground at threshold t: level > t

@@ -119,8 +119,8 @@ def main(arguments: cli.Words = None) -> None:
     size = args.irn_crop_size
     net = load_network(EdgeDisplacement, content, args.fold_bn, crop_size=size)
     cli.place(net, step.device, args.channels_last, args.compile)
-    how = {"beta": args.beta, "exp_times": args.exp_times, "amp": args.amp}
-    step.write_labels(folder, partial(by_walk, net=net, **how), content.digest)
+    label_of = partial(by_walk, net=net, beta=args.beta, exp_times=args.exp_times, amp=args.amp)
+    step.write_labels(folder, label_of, content.digest)
 
 
 if __name__ == "__main__":

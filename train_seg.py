@@ -97,11 +97,12 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     for other in FOREIGN[args.model]:
         if getattr(args, other) is not None:
             raise InputError(f"--{other} is not for {args.model}. Leave it out.")
-    recipe, given = MODELS[args.model].training, (args.batch_size, args.accumulate)
+    recipe = MODELS[args.model].training
     if args.recipe == "short":
         recipe = MODELS[args.model].short
         args.pretrained = args.pretrained or str(Path(args.session_name, "ckpt/final.pth"))
-    fill_in(args, recipe.shared_by(distributed.world_size(), *given))
+    recipe = recipe.shared_by(distributed.world_size(), args.batch_size, args.accumulate)
+    fill_in(args, recipe)
     return args
 
 
@@ -218,8 +219,7 @@ def main(arguments: cli.Words = None) -> None:
     log.info("starting from %s, fresh: %s; %s", args.pretrained, record["fresh"], net.config)
     net = synchronised(args, net, device)
     groups = net.trainable_groups(args.lr, args.weight_decay, args.head_lr)
-    schedule = {"every": args.lr_every, "past": args.lr_past}
-    model = training.begin(net, groups, args.lr, **schedule)
+    model = training.begin(net, groups, args.lr, every=args.lr_every, past=args.lr_past)
     passes = passes_of(args, net, device)
     for _, batch in training.steps():
         loss = accumulated_step(model, net, batch, args.accumulate, passes, args.amp)

@@ -115,7 +115,8 @@ class PictureStep:
         reduced, written = 0, iter(())
         with torch.inference_mode(), ThreadPoolExecutor(WRITERS) as writers:
             for batch in progress(batches, len(todo), self.program, len):
-                results = _named(compute, batch)
+                with naming(batch[0]["path"]):  # the first picture of what goes wrong
+                    results = compute(batch)
                 list(written)  # waits for the files of the batch before, and raises their errors
                 paths = [outputs.path_of(item["id"]) for item in batch]
                 written = writers.map(lambda path, result: save(path, *result), paths, results)
@@ -154,16 +155,17 @@ class PictureStep:
         wanted = {name: getattr(args, name, None) for name in ("ckpt", "network")}
         settings = {"maps": note_of(self.session.path, self.dataset.all_names, **wanted)}
         item_of = partial(mapped_picture, self.dataset, npy, args.allow_pickle, args.max_pixels)
-        compute = partial(_labels, label_of)
-        if digest is not None:
-            settings["digest"] = digest
+        if digest is None:
+            label_of = partial(
+                label_of, t=args.crf_iterations, gt_prob=args.gt_prob, device=self.device
+            )
         else:
-            how = {"t": args.crf_iterations, "gt_prob": args.gt_prob, "device": self.device}
-            compute = partial(_labels, partial(label_of, **how))
-            if self.device.type == "cpu":
-                # Processes compute the CRF, one a core; a GPU has work from this one alone.
-                item_of = partial(_computed, item_of, compute)
-                compute = partial(map, itemgetter("result"))
+            settings["digest"] = digest
+        compute = partial(_labels, label_of)
+        if digest is None and self.device.type == "cpu":
+            # Processes compute the CRF, one a core; a GPU has work from this one alone.
+            item_of = partial(_computed, item_of, compute)
+            compute = partial(map, itemgetter("result"))
         self.write(folder, item_of, compute, settings, maps=maps)
 
     def _outputs(self, folder: Path, settings: dict, ending: str, **sources) -> Outputs:
@@ -221,13 +223,9 @@ def _labels(label_of: Callable[..., np.ndarray], items: list[dict]) -> list[tupl
 def _computed(item_of: Callable[[str], dict], compute: Compute, image_id: str) -> dict:
     """Return what is computed of a picture, in the process of a loader."""
     item = item_of(image_id)
-    return {**item, "picture": None, "is_cam": None, "result": _named(compute, [item])[0]}
-
-
-def _named(compute: Compute, items: list[dict]) -> list[tuple]:
-    """Compute, and name the first picture in what goes wrong."""
-    with naming(items[0]["path"]):
-        return compute(items)
+    with naming(item["path"]):
+        (result,) = compute([item])
+    return {**item, "picture": None, "is_cam": None, "result": result}
 
 
 def batches_of(items: Iterable[dict], most: int) -> Iterator[list[dict]]:

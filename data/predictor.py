@@ -47,15 +47,6 @@ Labels = str | Sequence[str] | None
 
 REFINE = ("none", "crf")
 STAGES = ("cam", "seeds", "prototypes", "IS_cam")
-BAND = Between(1)
-# What a checkpoint of ours notes beside its weights.
-NOTED = {
-    "input?": {
-        "bands?": (BAND, BAND, BAND),
-        "value_range?": (float, float),
-        "long_side?": (BAND, BAND),
-    },
-}
 MAPS_NOTE = {
     "seed_feature?": set(SEED_FEATURES),
     "competitors?": set(COMPETITORS),
@@ -144,7 +135,7 @@ class Predictor:
         self.model = model or (found if isinstance(found, str) and found in MODELS else None)
         self.by_crf = (refine or ("crf" if self.model else "none")) == "crf"
         with decoding(ckpt, "Give another file."):
-            check(content, NOTED)
+            check(content, {"input?": dict})  # which only checkpoints of ours have
         about = content.get("input") or {}
         self.bands, self.value_range = about.get("bands"), about.get("value_range")
         self.longest = (about.get("long_side") or (0, math.inf))[1]
@@ -155,7 +146,7 @@ class Predictor:
             self.net: Any = load_network(MODELS[self.model].network, content, fold_bn=True)
         else:
             self.net = load_classifier(network, content, fold_bn=True)
-            self._choose_as_maps(content.path.parents[1] / "npy")
+            self._choose_as_maps(content.path.parent.parent / "npy")
             self.scales = tuple(scales or SCALES)
         num_classes = self.net.config["num_classes"]
         cli.place(self.net, self.device, channels_last=True)

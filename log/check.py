@@ -37,8 +37,16 @@ def check(path: Path, ours: Curves, against: str | None) -> tuple[str, int]:
         why = f"no published run made {ours.total_steps} steps; name one with --against"
         findings = [Finding(OPEN, "list", why)]
     left, unknown = ([f for f in findings if f.status == status] for status in (LEAVES, OPEN))
-    found = {"findings": findings, "left": left, "unknown": unknown}
-    text = render("check.txt", path=path, name=name, about=TOLERANCES, ours=ours, **found)
+    text = render(
+        "check.txt",
+        path=path,
+        name=name,
+        about=TOLERANCES,
+        ours=ours,
+        findings=findings,
+        left=left,
+        unknown=unknown,
+    )
     return text, 1 if left else 2 if unknown else 0
 
 
@@ -68,8 +76,8 @@ def examine(session: Path, ours: Curves, name: str) -> Iterator[Finding]:
     last = min(ours.last_step, theirs.last_step)
     ends = [LEAST_STEP, *range(spacing, last, spacing), last]
     for loss in ("loss_cls", "loss_gsc"):
-        means = [one.means(loss, ends, LEAST_ROWS) for one in (ours, theirs)]
-        yield near(loss, *means)
+        mean = ours.means(loss, ends, LEAST_ROWS)
+        yield near(loss, mean, theirs.means(loss, ends, LEAST_ROWS))
     judged = str(settings.get("val_list") or "train")
     if Path(judged).stem == "train":
         yield near("validation", ours.of("miou"), theirs.of("miou"))

@@ -91,10 +91,17 @@ def main(arguments: Words = None) -> None:
     name = args.against or nearest(ours, RECORDED) or "voc_repository_run"
     runs = [ours, read_recorded(name)]
     losses = list(dict.fromkeys(runs[1].names(LOSS) + ours.names(LOSS)))
-    rows, own = table(runs, losses, RECORDED[name]), name in OWN
-    last = max(ours.of("miou").keys() & runs[1].of("miou"), default=None)
-    found = {"losses": losses, "rows": rows, "last": last}
-    print(render("compare.txt", args=args, name=name, runs=runs, own=own, **found))
+    text = render(
+        "compare.txt",
+        args=args,
+        name=name,
+        runs=runs,
+        own=name in OWN,
+        losses=losses,
+        rows=table(runs, losses, RECORDED[name]),
+        last=max(ours.of("miou").keys() & runs[1].of("miou"), default=None),
+    )
+    print(text)
     if args.out:
         both = {name: runs[1], "ours": ours}
         figure = charts.draw(both, charts.names_of(both))

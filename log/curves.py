@@ -12,7 +12,6 @@ FOLDER = Path(__file__).resolve().parent
 FILE = "curves.csv"  # which a trainer writes into its session
 WHERE = f"The curves of a training are {FILE} in its session."
 LARGEST_STEP = 10_000_000
-LONGEST_LINE = 4096  # letters of a log's line that are looked at
 
 
 # Runs to lay beside, by the authors and ours, and the steps between two rows of our table.
@@ -137,7 +136,6 @@ def entries_of_log(path: Path) -> Iterator[Entry]:
     """Yield the steps and validations in a log of the released code, and pass over other lines."""
     last = total = 0
     for line in read_text(regular(path, f"There is no file {path}. {WHERE}")).splitlines():
-        line = line[:LONGEST_LINE]
         if match := TRAINING_LINE.search(line):
             values = {name: float(text) for name, text in match.groupdict().items()}
             last, total = int(values.pop("step")), int(values.pop("total"))

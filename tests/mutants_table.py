@@ -50,12 +50,12 @@ FAULTS = {
     ],
     "train_seg.py": [
         (
-            "recipe, given = MODELS[args.model].training",
-            'recipe, given = MODELS["deeplabv2_resnet101"].training',
+            "    recipe = MODELS[args.model].training\n    if",
+            '    recipe = MODELS["deeplabv2_resnet101"].training\n    if',
             "seg presets",
         ),
         ("args.weight_decay, args.head_lr)", "args.weight_decay)", "training flags_reach"),
-        ('"every": args.lr_every', '"every": 1', "training every_update"),
+        ("every=args.lr_every", "every=1", "training every_update"),
         (
             "getattr(args, name) for name in",
             "getattr(recipe, name) for name in",
@@ -155,10 +155,10 @@ FAULTS = {
         ("BACKGROUND_SHARE = 0.5", "BACKGROUND_SHARE = 1.0", "refinement by_the_crf"),
     ],
     "make_seg_labels.py": [
-        ('"exp_times": args.exp_times', '"exp_times": 8', "refinement walk_label"),
+        ("exp_times=args.exp_times", "exp_times=8", "refinement walk_label"),
         ("keys[index.cpu().numpy()]", "index.cpu().numpy()", "refinement walk_label"),
         ("torch.stack([img, img.flip(2)])", "torch.stack([img, img])", "refinement walk_label"),
-        ("**how), content.digest)", '**how), "")', "outputs was_replaced"),
+        ("label_of, content.digest)", 'label_of, "")', "outputs was_replaced"),
     ],
     "infer_seg.py": [
         ('"infer_seg", "test_list"', '"infer_seg"', "outputs list_of_its_own"),
@@ -227,8 +227,8 @@ FAULTS = {
             "outputs list_of_its_own",
         ),
         ('key=lambda item: item["size"]', "key=lambda item: 0", "programs in_batches"),
-        ('"t": args.crf_iterations', '"t": 10', "refinement by_the_crf"),
-        ('"gt_prob": args.gt_prob', '"gt_prob": 0.7', "refinement by_the_crf"),
+        ("t=args.crf_iterations", "t=10", "refinement by_the_crf"),
+        ("gt_prob=args.gt_prob", "gt_prob=0.7", "refinement by_the_crf"),
         (
             "note_of(self.session.path, self.dataset.all_names, **wanted)",
             "{}",

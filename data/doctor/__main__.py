@@ -45,8 +45,8 @@ def batches(args: cli.Settings, dataset: Dataset, name: str) -> Check:
     if args.irn_batch_size:
         sizes["--irn_batch_size"] = (args.irn_batch_size, 1)
     if args.model != "none":
-        given = args.seg_batch_size, args.accumulate
-        recipe = MODELS[args.model].training.shared_by(args.processes, *given)
+        recipe = MODELS[args.model].training
+        recipe = recipe.shared_by(args.processes, args.seg_batch_size, args.accumulate)
         parts = args.accumulate or recipe.accumulate
         flags = f"{args.model}: --accumulate {parts} --batch_size"
         sizes[flags] = (args.seg_batch_size or recipe.batch_size, parts)
@@ -69,8 +69,7 @@ def checks_of(args: cli.Settings) -> Checks:
     """Yield all checks; those of the dataset once it is open."""
     yield "requirements", machine.requirements()
     yield "device", machine.device(args.device, args.processes)
-    needs = (args.batch_size, args.crop_size, args.num_workers, args.device)
-    yield "memory", machine.memory(*needs)
+    yield "memory", machine.memory(args.batch_size, args.crop_size, args.num_workers, args.device)
     yield "/dev/shm", machine.shared_memory(args.num_workers)
     try:
         dataset = open_dataset(args)
