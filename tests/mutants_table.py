@@ -263,7 +263,7 @@ FAULTS = {
         ('{"program": {program}, ', '{"program": str, ', "weight_files none_of_ours"),
         ("hashlib.sha256(packed)", 'hashlib.sha256(b"")', "weight_files digest"),
         ("weights_only=True", "weights_only=False", "checkpoint executed"),
-        ("tree_map_only(Tensor, Tensor.cpu, content)", "dict(content)", "gpu no_gpu"),
+        ("tree_map_only(Tensor, Tensor.cpu, dict(content))", "dict(content)", "gpu no_gpu"),
         ("or value.shape != place.shape", "", "checkpoint do_not_fit"),
         (
             "missing = [name for name in own if name not in given and",

@@ -75,7 +75,7 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
         packed = safetensors.torch.save(tensors, {"format": "pt", **plain})
     else:
         buffer = io.BytesIO()
-        torch.save(tree_map_only(Tensor, Tensor.cpu, content), buffer)
+        torch.save(tree_map_only(Tensor, Tensor.cpu, dict(content)), buffer)
         packed = buffer.getbuffer()
     write_atomic(path, lambda file: file.write(packed))
 
