@@ -32,6 +32,7 @@ from torch.autograd.function import once_differentiable
 from net.irn_pairs import LOSS_EPS, by_group, by_offset
 
 CACHED = 1 << 14  # cells of edge maps, about one picture of the published setting
+SMALL = 1 << 10  # cells of an edge map up to which groups take a CPU less time too
 
 
 def loss_sums(
@@ -40,8 +41,8 @@ def loss_sums(
     """Return the numerators and denominators of the five losses of a batch.
 
     Both are (5,), float32 or wider, without eps, in the order bg_pos, fg_pos, neg, dp_fg, dp_bg,
-    and the numerators have a gradient. The pairs are taken offset by offset, on CUDA some offsets
-    at a time, and nothing that has the size of all pairs is kept.
+    and the numerators have a gradient. The pairs are taken offset by offset, on CUDA and
+    in small maps some offsets at a time, and nothing that has the size of all pairs is kept.
 
     Args:
         edge: (B, 1, h, w) logits, with gradient.
@@ -79,7 +80,7 @@ def _parts(edge: Tensor, displacement: Tensor | None, label: Tensor, num_classes
     on the CPU as many pictures as have their numbers in the cache."""
     on_cpu = edge.device.type == "cpu"
     step = max(1, CACHED // edge[0].numel()) if on_cpu else len(edge)
-    pairs_of = by_offset if on_cpu else by_group
+    pairs_of = by_offset if on_cpu and edge[0].numel() > SMALL else by_group
     for start in range(0, len(edge), step):
         some = slice(start, start + step)
         maps = edge[some], None if displacement is None else displacement[some], label[some]

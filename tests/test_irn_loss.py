@@ -1,5 +1,7 @@
 """IRN's loss: against losses of every gathered pair, and by hand."""
 
+from inspect import unwrap
+
 import pytest
 import torch
 
@@ -26,10 +28,10 @@ def gradients(loss: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def in_groups(monkeypatch, group: int) -> None:
-    """Take the form of CUDA on this processor too, some offsets at a time."""
+    """Take so many offsets at a time, as CUDA and small maps do; none are offset by offset."""
+    monkeypatch.setattr(irn_loss, "SMALL", 1000 if group else 0)
     monkeypatch.setattr(irn_pairs, "GROUP", group)
-    irn_pairs.groups.cache_clear()
-    monkeypatch.setattr(irn_loss, "by_offset", irn_loss.by_group)
+    monkeypatch.setattr(irn_pairs, "groups", unwrap(irn_pairs.groups))
 
 
 # Pictures at once: 1 or 2, all; or offsets at once.
@@ -37,10 +39,9 @@ def in_groups(monkeypatch, group: int) -> None:
 @pytest.mark.parametrize(("radius", "size"), [(3, (3, 7, 9)), (10, (1, 12, 20))])
 def test_all_losses_and_gradients_against_gathering(radius, size, form, monkeypatch):
     name, value = form
+    in_groups(monkeypatch, value if name == "GROUP" else 0)
     if name == "CACHED":
         monkeypatch.setattr(irn_loss, "CACHED", value)
-    else:
-        in_groups(monkeypatch, value)
     edge, displacement, label = batch(size=size)
     weight = torch.arange(1, 6, dtype=torch.float64)
     expected = reference.loss_sums(edge, displacement, label, 3, radius)
@@ -55,8 +56,7 @@ def test_all_losses_and_gradients_against_gathering(radius, size, form, monkeypa
 @pytest.mark.parametrize("group", [0, 4])
 def test_the_backward_pass_is_the_derivative(group, monkeypatch):
     """Numerically, in float64: offset by offset, and four offsets at a time."""
-    if group:
-        in_groups(monkeypatch, group)
+    in_groups(monkeypatch, group)
     edge, displacement, label = batch(size=(2, 4, 6))
     assert torch.autograd.gradcheck(
         lambda *maps: loss_sums(*maps, label, 3, 2)[0], (edge, displacement)
@@ -70,13 +70,13 @@ def test_both_forms_agree_where_edges_are_equal_or_rough(dtype, contrast, monkey
     edge, displacement, label = batch(size=(2, 12, 20))
     logits = (edge.detach() * contrast).to(dtype).requires_grad_()
 
-    def compute():
+    def compute(group):
+        in_groups(monkeypatch, group)
         sums = loss_sums(logits, displacement.to(dtype), label, 3, 10)
         return *sums, gradients(total_loss(loss_terms(*sums)), logits)[0].double()
 
-    sums, pairs, grad = compute()
-    in_groups(monkeypatch, 16)
-    other_sums, other_pairs, other_grad = compute()
+    sums, pairs, grad = compute(0)
+    other_sums, other_pairs, other_grad = compute(16)
     assert torch.equal(pairs, other_pairs)
     assert relative(other_sums, sums.detach()) < 1e-5
     rounding = torch.finfo(dtype).eps * float(grad.abs().sum())
