@@ -427,10 +427,11 @@ FAULTS = {
         ('enabled=amp == "bf16"', "enabled=False", "session autocast"),
         ("0 < cards < processes", "False", "session of_its_own"),
         (
-            'getattr(net, "backbone", getattr(net, "base", net)).compile()',
+            'next(parts, net).compile(options={"fallback_random": True})',
             "pass",
-            "compile programs_compile",
+            "compile files_are_the_same",
         ),
+        ('options={"fallback_random": True}', "", "compile but_for_rounding"),
         (
             "    torch.backends.cuda.matmul.allow_tf32 = False",
             "    pass",

@@ -257,6 +257,7 @@ DECIDING = (
     "amp",
     "background_weight",
 )
+BACKBONES = ("backbone", "base", "resnet50")  # of networks, which are compiled
 SPEED = ("amp", "channels_last", "tf32", "compile")  # how a network computes
 # Of programs that make labels of maps.
 FROM_MAPS = ("infer_list", "allow_pickle", "max_pixels", "visualize", "restart")
@@ -334,7 +335,8 @@ def place(
     """Return the network on its device, the channels of its weights last or not.
 
     Convolutions lay out what they are given like their weights. What is compiled when it is called
-    is ``net.backbone``, or ``net.base``, or the whole network without them; names stay as they are.
+    is the first of BACKBONES that the network has, or all of it; names stay as they are. Sizes of
+    other parts depend on those of pictures in ways that take a compiler many minutes.
 
     Raises:
         InputError: this machine lacks what PyTorch compiles with.
@@ -349,5 +351,7 @@ def place(
             raise InputError(
                 f"--compile: {reason}. Install a C++ compiler, such as g++, or leave the flag out."
             ) from error
-        getattr(net, "backbone", getattr(net, "base", net)).compile()
+        parts = (getattr(net, name) for name in BACKBONES if hasattr(net, name))
+        # Chance is PyTorch's own, as in a network that is not compiled.
+        next(parts, net).compile(options={"fallback_random": True})
     return net
