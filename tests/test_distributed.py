@@ -12,6 +12,10 @@ import torch
 from processes import together
 
 import cam2ir
+import train_irn
+import train_resnet50_SIPE
+import train_seg
+from tests.conftest import load_program
 from tests.tiny import command_lines
 from tool import distributed
 from tool.checkpoint import load_state
@@ -81,12 +85,11 @@ def test_irn_weights_do_not_depend_on_the_number_of_processes(run, tmp_path):
 @pytest.fixture
 def trained(flags, run, tiny, weights, tmp_path) -> Path:
     """The session of both fixtures, with the weights of all three networks."""
-    output = tmp_path / "out.txt"
     cam2ir.main(run["cam2ir"])
-    together("train_resnet50_SIPE", flags["train"], 1, output)
-    together("train_irn", run["train_irn"], 1, output)
+    train_resnet50_SIPE.main(flags["train"])
+    train_irn.main(run["train_irn"])
     segmentation = command_lines(tiny, tmp_path / "run", weights)["train_seg"]
-    together("train_seg", [*segmentation, "--label_dir", str(tiny / "masks")], 1, output)
+    train_seg.main([*segmentation, "--label_dir", str(tiny / "masks")])
     return tmp_path / "run"
 
 
@@ -102,7 +105,10 @@ def test_programs_that_write_a_file_a_picture_write_the_same(flags, trained, tmp
         commands = {"make_cam": [common], "cam2ir": [common], "make_seg_labels": [labels, crf]}
         commands["infer_seg"] = [[*common, "--crf_iterations", "1"]]
         for program, command in ((name, one) for name in commands for one in commands[name]):
-            together(program, command, number, tmp_path / "out.txt")
+            if number == 1:
+                load_program(program).main(command)
+            else:
+                together(program, command, number, tmp_path / "out.txt")
         content = {}
         for path in session.glob("*/*.*"):
             if path.suffix == ".png":
@@ -123,7 +129,7 @@ def launch(*command: str) -> subprocess.CompletedProcess:
 
 
 def test_torchrun_starts_a_program(flags, tmp_path, weights):
-    together("train_resnet50_SIPE", flags["train"], 1, tmp_path / "out.txt")
+    train_resnet50_SIPE.main(flags["train"])
     done = launch("make_cam.py", *flags["make_cam"])
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "run/npy").glob("*.npz"))) == 6
@@ -131,11 +137,16 @@ def test_torchrun_starts_a_program(flags, tmp_path, weights):
     assert (done.stdout + done.stderr).count("3 of 6 pictures, 0 done before") == 1
 
 
-def test_several_processes_end_with_a_sentence_and_no_traceback(flags):
-    done = launch("train_resnet50_SIPE.py", *flags["train"], "--batch_size", "1")
+def test_several_processes_end_with_a_sentence_and_no_traceback(flags, tmp_path):
+    command = [*flags["train"], "--batch_size", "1"]
+    with pytest.raises(AssertionError, match=r"\[2, 2\]") as ended:
+        together("train_resnet50_SIPE", command, 2, tmp_path / "out.txt")
+    assert "error: A batch of 1 " in str(ended.value)
+    program = tmp_path / "refuses.py"
+    program.write_text("raise SystemExit(2)")
+    done = launch(str(program))
     assert done.returncode == 2
-    assert "error: A batch of 1 " in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr + str(ended.value)
 
 
 # ------------------------------------------------------------------------------ who does what

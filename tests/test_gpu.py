@@ -155,17 +155,6 @@ def test_other_flags_run_on_a_gpu_too(chain, tmp_path):
     assert len(list(session.glob("seg_*/*.png"))) == 2 * 6
 
 
-def test_a_predictor_sees_on_a_gpu_what_it_sees_on_the_cpu(chain, tiny):
-    picture = tiny / "images/d.png"
-    for path in (chain.session / "ckpt/final.pth", chain.session / "ckpt" / SEG):
-        for labels in (["red", "blue"], None):
-            expected = Predictor(path, "cpu", refine="crf")(picture, labels)
-            with pretend_gpus():
-                found = Predictor(path, "cuda", refine="crf")(picture, labels)
-            assert found.names == expected.names
-            assert np.array_equal(found.mask, expected.mask)
-
-
 @pytest.mark.parametrize("devices", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
 def test_a_training_goes_on_on_another_device(tiny, weights, tmp_path, monkeypatch, devices):
     flags = command_lines(tiny, tmp_path / "run", weights)["train_seg"]
@@ -193,7 +182,7 @@ def test_a_training_goes_on_on_another_device(tiny, weights, tmp_path, monkeypat
 def test_pictures_are_predicted_as_on_the_processor(chain, ckpt):
     files = sorted(chain.session.parent.glob("tiny/images/*.png"))
     pixels = np.array(read_rgb(files[0]))
-    pictures, labels = [pixels, pixels[::-1], files[1]], ["red", None, []]
+    pictures, labels = [pixels, pixels[::-1], files[1]], [["red", "blue"], None, []]
     made = {}
     for device, gpus in {"cpu": nullcontext(), "cuda": pretend_gpus()}.items():
         with gpus:

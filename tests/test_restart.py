@@ -15,16 +15,16 @@ from net.recipes import MODELS
 from tests.tiny import command_lines
 from tool import checkpoint
 
-KILLS = 7
+KILLS = 5
 PATIENCE = 60.0  # seconds that a process may take to its next checkpoint
 V2, V1 = MODELS
-# A trainer, its last weights and those to continue from, and flags for 42 to 48 steps.
+# A trainer, its last weights and those to continue from, and flags for 33 steps.
 TRAINERS = [
-    ("train_resnet50_SIPE", "final", "last", ["--max_epoches", "16"]),
-    ("train_irn", "irn", "irn_last", ["--irn_num_epoches", "14"]),
-    ("train_seg", f"seg_{V2}", f"seg_{V2}_last", ["--iterations", "48"]),
+    ("train_resnet50_SIPE", "final", "last", ["--max_epoches", "11"]),
+    ("train_irn", "irn", "irn_last", ["--irn_num_epoches", "11"]),
+    ("train_seg", f"seg_{V2}", f"seg_{V2}_last", ["--iterations", "33"]),
     # DeepLab v1 has chance (dropout) and running statistics beside its weights.
-    ("train_seg", f"seg_{V1}", f"seg_{V1}_last", ["--iterations", "48", "--model", V1]),
+    ("train_seg", f"seg_{V1}", f"seg_{V1}_last", ["--iterations", "33", "--model", V1]),
 ]
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -25,12 +24,7 @@ from tool import checkpoint
 REPOSITORY = Path(__file__).parent.parent
 PATIENCE = 60.0  # seconds, of which a loaded machine may need some
 READ_AHEAD = 12  # steps, for which two loaders have not read
-# A training, its checkpoint to continue from, and flags for many steps.
-TRAININGS = {
-    "train_resnet50_SIPE": ("last", ["--max_epoches", "9999"]),
-    "train_irn": ("irn_last", ["--irn_num_epoches", "9999"]),
-    "train_seg": ("seg_deeplabv2_resnet101_last", ["--iterations", "9999"]),
-}
+LAST = "run/ckpt/seg_deeplabv2_resnet101_last.pth"
 
 
 def wait_until(condition, what: str) -> None:
@@ -53,15 +47,12 @@ def lives(process: int) -> bool:
 @pytest.fixture
 def training(tiny, weights, tmp_path):
     """Return a function that starts a training, and waits for its steps: process, output."""
-    (tmp_path / "run").mkdir()
-    for name in ("ir_label", "pseudo_label"):
-        (tmp_path / "run" / name).symlink_to(tiny / "masks")
-    lines = command_lines(tiny, tmp_path / "run", weights)
+    flags = [*command_lines(tiny, tmp_path / "run", weights)["train_seg"], "--iterations", "9999"]
+    flags += ["--save_freq", "99999", "--label_dir", str(tiny / "masks")]
 
-    def begin(program: str, *more: str, **environment: str):
-        flags = [*lines[program], *TRAININGS[program][1], "--save_freq", "99999", *more]
+    def begin(*more: str, **environment: str):
         output = tmp_path / f"out{environment.get('RANK', '')}.txt"
-        process = start(program, flags, output, environment)
+        process = start("train_seg", [*flags, *more], output, environment)
         processes.append(process)
         return process, output
 
@@ -77,13 +68,10 @@ def steps_of(output: Path) -> list[int]:
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="loaders die of SIGTERM here")
-@pytest.mark.parametrize(
-    ("program", "number"),
-    [("train_resnet50_SIPE", "SIGINT"), ("train_irn", "SIGTERM"), ("train_seg", "SIGHUP")],
-)
-def test_a_training_that_is_asked_to_end_saves_its_step(program, number, training, tmp_path):
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_training_that_is_asked_to_end_saves_its_step(number, training, tmp_path):
     """Its loaders get the signal too, as from a terminal or a batch system, and live on."""
-    process, output = training(program, "--num_workers", "2")
+    process, output = training("--num_workers", "2")
     wait_until(lambda: len(steps_of(output)) > 2, "it trains")
     loaders = children(process.pid)
     assert len(loaders) == 2
@@ -98,15 +86,15 @@ def test_a_training_that_is_asked_to_end_saves_its_step(program, number, trainin
     assert process.exitcode == 128 + signal.Signals[number], text
     assert f"interrupted; the same command continues at step {done} of " in text
     assert "Traceback" not in text
-    last = checkpoint.load(tmp_path / f"run/ckpt/{TRAININGS[program][0]}.pth")
+    last = checkpoint.load(tmp_path / LAST)
     assert (last["step"], len(last["curves"])) == (done, done)
     wait_until(lambda: not any(map(lives, loaders)), "its loaders end")
 
 
 @pytest.mark.parametrize(("method", "loaders"), [("fork", 3), ("forkserver", 1)])
 def test_loaders_end_with_a_training_that_is_killed(method, loaders, training):
-    """Also where a server of processes is the parent of its loaders."""
-    process, output = training("train_irn", "--num_workers", str(loaders), START_METHOD=method)
+    """Also where a server of processes, which has imported nothing, is the parent of loaders."""
+    process, output = training("--num_workers", str(loaders), START_METHOD=method)
     wait_until(lambda: steps_of(output), "it trains")
     below = children(process.pid)
     below += [pid for one in below for pid in children(one)]
@@ -117,15 +105,13 @@ def test_loaders_end_with_a_training_that_is_killed(method, loaders, training):
 
 
 def test_a_signal_of_one_process_ends_all_of_them_at_one_step(training, tmp_path):
-    (first, output), (second, other) = (
-        training("train_resnet50_SIPE", **environment) for environment in environments(2)
-    )
+    (first, output), (second, other) = (training(**one) for one in environments(2))
     wait_until(lambda: len(steps_of(output)) > 2, "it trains")
     os.kill(second.pid, signal.SIGTERM)
     first.join(PATIENCE)
     second.join(PATIENCE)
     assert (first.exitcode, second.exitcode) == (143, 143), output.read_text()
-    done = checkpoint.load(tmp_path / "run/ckpt/last.pth")["step"]
+    done = checkpoint.load(tmp_path / LAST)["step"]
     for text in (output.read_text(), other.read_text()):
         assert f"continues at step {done} of " in text
 
@@ -208,14 +194,6 @@ def test_a_process_of_several_ends_with_torchrun(tmp_path):
 # ------------------------------------------------------------------------------- where it runs
 
 
-@pytest.fixture
-def method():
-    """Return a function that sets how processes are started, for this test."""
-    before = multiprocessing.get_start_method()
-    yield partial(multiprocessing.set_start_method, force=True)
-    multiprocessing.set_start_method(before, force=True)
-
-
 def chain(tiny: Path, session: Path, weights: Path, workers: int) -> list[list[str]]:
     """Return the command lines of all programs that read pictures in processes."""
     lines = command_lines(tiny, session, weights)
@@ -231,17 +209,20 @@ def chain(tiny: Path, session: Path, weights: Path, workers: int) -> list[list[s
     return [*steps, ["make_seg_labels.py", *lines["make_seg_labels"], *crf, *workers]]
 
 
-def test_every_program_runs_where_processes_are_not_forked(method, tiny, weights, tmp_path):
+@pytest.fixture
+def unforked():
+    """Processes come from the server of tests/processes.py, which has imported everything."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("unforked")
+def test_every_program_runs_where_processes_are_not_forked(tiny, weights, tmp_path):
     """What they are given has to be pickled, as by Windows, macOS and Python 3.14."""
-    method("forkserver")  # that of tests/processes.py, which has imported everything
     play(chain(tiny, tmp_path / "run", weights, 1))
     assert (tmp_path / "run/eval_seg_deeplabv2_resnet101.json").exists()
-
-
-def test_a_program_runs_where_processes_are_spawned(method, run, tmp_path):
-    method("spawn")
-    load_program("cam2ir").main([*run["cam2ir"], "--num_workers", "1"])
-    assert len(list((tmp_path / "run/ir_label").glob("*.png"))) == 6
 
 
 MISSING = """
@@ -258,10 +239,11 @@ run(lambda: play({lines!r}))
 """
 
 
-def test_every_program_runs_without_what_windows_lacks(tiny, weights, tmp_path):
-    code = MISSING.format(lines=chain(tiny, tmp_path / "run", weights, 0))
+def test_programs_run_without_what_windows_lacks(tiny, weights, tmp_path):
+    """A training, one that writes files of pictures, and one that judges them."""
+    code = MISSING.format(lines=chain(tiny, tmp_path / "run", weights, 0)[:3])
     words = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "there are no locks here" in done.stdout
-    assert (tmp_path / "run/eval_seg_deeplabv2_resnet101.json").exists()
+    assert (tmp_path / "run/eval_cam.json").exists()
