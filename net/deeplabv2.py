@@ -28,6 +28,9 @@ BLOCKS = (3, 4, 23, 3)
 # the logits: those of the published network, and those of the classifier of step 1.
 STAGES = {8: ((1, 2, 1, 1), (1, 1, 2, 4)), 16: ((1, 2, 2, 1), (1, 1, 1, 1))}
 HEAD_DILATIONS = (6, 12, 18, 24)
+# Of a head that starts from a classifier of step 1: what the classifier's logits are divided by, and
+# the first logit of background.
+TEMPERATURE, FIRST_BACKGROUND = 4.0, 4.0
 HEAD_DEVIATION = 0.01  # of the head's first weights; its biases start at zero
 SCALES = (0.5, 0.75)  # of the picture, beside its own size
 # Bytes that a training pass keeps of a pixel of a window, float32: 13,100 to 14,100.
@@ -187,18 +190,21 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
     def first_weights(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of a file; those of a classifier of step 1 become a network's.
 
-        At stride 16 its logits are those of the class activation maps at first, and those of
-        background zero: in the middle of the four kernels of the head stands a quarter of the
-        classifier.
+        At stride 16 its first logits are those of the class activation maps over TEMPERATURE, and
+        that of background is FIRST_BACKGROUND: the middles of the four kernels of the head, and
+        their biases, share them.
         """
         named = {renamed(name, Net.aliases): value for name, value in state.items()}
         if CLASSIFIER not in named:
             return state
-        quarter = F.pad(named[CLASSIFIER] / len(HEAD_DILATIONS), (1, 1, 1, 1, 0, 0, 1, 0))
+        parts = len(HEAD_DILATIONS)
+        kernel = F.pad(named[CLASSIFIER] / TEMPERATURE / parts, (1, 1, 1, 1, 0, 0, 1, 0))
+        bias = kernel.new_zeros(len(kernel))
+        bias[0] = FIRST_BACKGROUND / parts
         weights = {n.removeprefix(BACKBONE): v for n, v in named.items() if n.startswith(BACKBONE)}
-        for number in range(len(HEAD_DILATIONS)):
-            weights[f"base.aspp.c{number}.weight"] = quarter
-            weights[f"base.aspp.c{number}.bias"] = quarter.new_zeros(len(quarter))
+        for number in range(parts):
+            weights[f"base.aspp.c{number}.weight"] = kernel
+            weights[f"base.aspp.c{number}.bias"] = bias
         return weights
 
     @staticmethod

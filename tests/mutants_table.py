@@ -466,7 +466,7 @@ FAULTS = {
             "deeplabv2 fused_maximum",
         ),
         ("(outputs).requires_grad_(False)", "(outputs)", "deeplabs convolutions"),
-        ("named[CLASSIFIER] / len(HEAD_DILATIONS)", "named[CLASSIFIER]", "deeplabv2 classifier"),
+        ("/ TEMPERATURE / parts", "/ TEMPERATURE", "deeplabv2 classifier"),
         (
             "16: ((1, 2, 2, 1), (1, 1, 1, 1))",
             "16: ((1, 2, 2, 1), (1, 1, 1, 2))",

@@ -189,7 +189,7 @@ def test_from_a_classifier_the_first_logits_are_those_of_its_maps(
     with torch.no_grad():
         maps = classifier.forward_features(classifier.prepare(picture))[0]
         logits = net.train()(net.prepare(picture))[0]
-    assert not logits[:, 0].any()
-    assert relative(logits[:, 1:], maps) < 1e-4
+    assert (logits[:, 0] == deeplabv2.FIRST_BACKGROUND).all()
+    assert relative(logits[:, 1:] * deeplabv2.TEMPERATURE, maps) < 1e-4
     others, record = build(DeepLabV2_ResNet101_MSC, 3, tmp_path / "final.pth", stride=8)
     assert (record["fresh"], others.config["stride"]) == ("head", 8)
