@@ -22,13 +22,8 @@ from tool.session import find_checkpoint
 from tool.writer import write_atomic
 
 FORMATS = ("npz", "npy")
-KINDS = {
-    "keys": "iu",
-    "IS_CAM": "f",
-    "CAM": "f",
-    "shapes": "iu",
-    "size": "iu",
-}  # NumPy's, of dtypes
+# Kinds of NumPy's dtypes that arrays may have.
+KINDS = {"keys": "iu", "IS_CAM": "f", "CAM": "f", "shapes": "iu", "size": "iu"}
 FUSE_EPS = 1e-5  # added to maxima before dividing
 NUM_CLASSES = 255  # at the most: labels are 8-bit pictures, in which 255 says unsure
 SLACK = 1e-3  # by which rounded maps may leave [0, 1]
