@@ -28,8 +28,8 @@ BLOCKS = (3, 4, 23, 3)
 # the logits: those of the published network, and those of the classifier of step 1.
 STAGES = {8: ((1, 2, 1, 1), (1, 1, 2, 4)), 16: ((1, 2, 2, 1), (1, 1, 1, 1))}
 HEAD_DILATIONS = (6, 12, 18, 24)
-# Of a head that starts from a classifier of step 1: what the classifier's logits are divided by, and
-# the first logit of background.
+# Of a head that starts from a classifier of step 1: what the classifier's logits are divided by,
+# and the first logit of background.
 TEMPERATURE, FIRST_BACKGROUND = 4.0, 4.0
 HEAD_DEVIATION = 0.01  # of the head's first weights; its biases start at zero
 SCALES = (0.5, 0.75)  # of the picture, beside its own size
