@@ -5,7 +5,8 @@
 #   VOC_ROOT   the folder with JPEGImages, SegmentationClass, Annotations, ImageSets
 #   SBD_ROOT   SBD's folder, only to make the list trainaug where you have no such list
 #   DOWNLOAD   1 fetches what is missing, 3.4 GB
-#   PRESET     half: everything at half size, which a processor does overnight; see docs/voc.md
+#   PRESET     half: everything at half size, which a processor does overnight; best: the same with
+#              the localization maps that were best there; see docs/voc.md
 #   HALF_ROOT  with it: folder for the halved pictures (VOC_ROOT with _half behind)
 #   SESSION    folder of the results: a name or a path
 #   DEVICE     auto, cpu, cuda, cuda:N         NUM_WORKERS   processes that read pictures
@@ -40,18 +41,20 @@ half_preset() { # all lengths are halved; what the user says stands behind, and 
     CAM_FLAGS="--amp $amp ${CAM_FLAGS:-}"
     IRN_FLAGS="--irn_crop_size 256 --edge_only --amp $amp ${IRN_FLAGS:-}"
     LABEL_FLAGS="--irn_crop_size 256 --exp_times 6 --amp $amp ${LABEL_FLAGS:-}"
-    SEG_FLAGS="--blocks 3 4 6 3 --crop_size 161 --optimizer adamw --lr 4e-5 --head_lr 0.5 \
-        --weight_decay 0.01 --lr_every 1 --iterations 2000 --amp $amp ${SEG_FLAGS:-}"
+    SEG_FLAGS="--recipe short --amp $amp ${SEG_FLAGS:-}"
     INFER_FLAGS="--amp $amp ${INFER_FLAGS:-}"
 }
 
 case ${PRESET:=full} in
     full) ;;
-    half)
+    half | best)
+        if [ "$PRESET" = best ]; then
+            CAM_FLAGS="--competitors present --background_weight 0.6 --scales 1.5 2.0 ${CAM_FLAGS:-}"
+        fi
         ROOT=${HALF_ROOT:=${VOC_ROOT%/}_half}
         half_preset
         ;;
-    *) echo "error: PRESET is '$PRESET'; it can be full or half" >&2; exit 2 ;;
+    *) echo "error: PRESET is '$PRESET'; it can be full, half or best" >&2; exit 2 ;;
 esac
 ALL=(--dataset voc --dataset_root "$ROOT")
 LEARNED=trainaug JUDGED=train TESTED=val

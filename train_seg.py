@@ -41,7 +41,7 @@ from tool.run import run
 # Flags that are for the other network.
 FOREIGN = {
     "deeplabv2_resnet101": ("bn_momentum",),
-    "deeplabv1_resnet38": ("stride_on", "stride", "recipe"),
+    "deeplabv1_resnet38": ("stride_on", "stride", "msc_scales", "frozen_stages", "recipe"),
 }
 MEMORY = 0.75  # of what is free, for what a pass keeps
 
@@ -67,6 +67,13 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     decide("--stride_on", choices=STRIDE_ON, help="DeepLab v2 only; None: where the weights had it")
     stride = "of the logits, DeepLab v2 only; None: 16 from a classifier of step 1, else 8"
     decide("--stride", type=count, choices=sorted(STAGES), help=stride)
+    copies = (
+        "copies of the picture that DeepLab v2 sees and learns from beside its own size; no value: "
+        "none; None: 0.5 and 0.75"
+    )
+    decide("--msc_scales", type=cli.above_zero, nargs="*", help=copies)
+    frozen = "last stage of DeepLab v2 that does not learn, 0 is the stem; None: all learn"
+    decide("--frozen_stages", type=int, choices=range(5), help=frozen)
     freeze = (
         "batch normalisation by stored statistics, as DeepLab v2 always has it; v1 needs it with "
         "several processes on CPUs"
@@ -214,7 +221,10 @@ def main(arguments: cli.Words = None) -> None:
         blocks=args.blocks,
         stride_on=args.stride_on,
         stride=args.stride,
+        msc_scales=args.msc_scales,
     )
+    if args.frozen_stages is not None:
+        net.freeze(args.frozen_stages)
     training.about |= {"model": args.model, "record": record}
     log.info("starting from %s, fresh: %s; %s", args.pretrained, record["fresh"], net.config)
     net = synchronised(args, net, device)

@@ -32,7 +32,7 @@ HEAD_DILATIONS = (6, 12, 18, 24)
 # and the first logit of background.
 TEMPERATURE, FIRST_BACKGROUND = 4.0, 4.0
 HEAD_DEVIATION = 0.01  # of the head's first weights; its biases start at zero
-SCALES = (0.5, 0.75)  # of the picture, beside its own size
+MSC_SCALES = (0.5, 0.75)  # of the picture, beside its own size, as published
 # Bytes that a training pass keeps of a pixel of a window, float32: 13,100 to 14,100.
 PIXEL_BYTES = 14_100
 MEAN_BGR = (104.008, 116.669, 122.675)  # grey levels 0..255
@@ -126,15 +126,17 @@ class DeepLabV2(nn.Sequential):
 
 
 class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
-    """DeepLab v2 on the picture and two smaller copies of it, fused by the maximum.
+    """DeepLab v2 on the picture and smaller copies of it, fused by the maximum.
 
-    Every convolution learns; batch normalisation is frozen, see :class:`ConvBN`.
+    Every convolution learns, but of :meth:`freeze`; batch normalisation is frozen, see
+    :class:`ConvBN`.
 
     Args:
         num_classes, width, blocks: see the base class; blocks (3, 4, 6, 3) make it a ResNet-50.
         stride_on: ``"reduce"``, the published network, or ``"conv3x3"``, which computes what
             torchvision's weights were trained for.
         stride: of the logits, 8 as published, or 16.
+        msc_scales: of the copies; without any, the network sees the picture alone.
     """
 
     align_corners = False
@@ -164,13 +166,16 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         blocks: Blocks = BLOCKS,
         stride_on: str = "reduce",
         stride: int = 8,
+        msc_scales: Iterable[float] = MSC_SCALES,
     ) -> None:
-        super().__init__(num_classes, width, blocks, stride_on=stride_on, stride=stride)
+        more = {"stride_on": stride_on, "stride": stride, "msc_scales": list(msc_scales)}
+        super().__init__(num_classes, width, blocks, **more)
         if stride_on not in STRIDE_ON:
             raise InputError(f"stride_on is one of {STRIDE_ON}, not {stride_on!r}")
         if stride not in STAGES:
             raise InputError(f"stride is one of {tuple(STAGES)}, not {stride!r}")
-        self.base = DeepLabV2(**self.config)
+        self.msc_scales = self.config["msc_scales"]
+        self.base = DeepLabV2(num_classes, width, self.config["blocks"], stride_on, stride)
         for name, module in self.named_modules():
             if self.is_head(name) and isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=HEAD_DEVIATION)
@@ -206,6 +211,11 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
             weights[f"base.aspp.c{number}.weight"] = kernel
             weights[f"base.aspp.c{number}.bias"] = bias
         return weights
+
+    def freeze(self, stages: int) -> None:
+        """Let the stem (0) and the stages after it up to number ``stages`` learn no more."""
+        for stage in list(self.base.children())[: stages + 1]:
+            stage.requires_grad_(False)
 
     @staticmethod
     def architecture(blocks: Blocks | None) -> str:
@@ -251,16 +261,16 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
 
         Returns:
             Evaluation: (B, C, h, w), the maximum over the scales.
-            Training: [own size, half, three quarters, maximum], each (B, C, its h, its w).
+            Training: [own size, a copy each, maximum], each (B, C, its h, its w); of the picture
+                alone its logits.
         """
         logits = self.base(x)
         fused, outputs = logits, [logits]
-        for scale in SCALES:
+        for scale in self.msc_scales:
             smaller = self.base(shrink(x, scale))
             fused = torch.maximum(fused, self.resize(smaller, logits.shape[2:]))
-            if self.training:
-                outputs.append(smaller)
-        return [*outputs, fused] if self.training else fused
+            outputs.append(smaller)
+        return [*outputs, fused] if self.training and self.msc_scales else fused
 
 
 def shrink(x: Tensor, scale: float) -> Tensor:

@@ -28,6 +28,8 @@ class TrainingFlags:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     head_lr: float = 10.0
+    frozen_stages: int | None = None
+    msc_scales: list[float] | None = None
 
     def shared_by(self, processes: int, *given: int | None) -> "TrainingFlags":
         """Return the settings with parts that have a picture for each of so many processes.
@@ -91,7 +93,7 @@ DEEPLAB_V2 = Recipe(
         bilateral_weight=4.0,
     ),
     TrainingFlags(
-        iterations=200,
+        iterations=600,
         batch_size=8,
         accumulate=1,
         crop_size=193,
@@ -106,6 +108,8 @@ DEEPLAB_V2 = Recipe(
         scale_draw="choice",
         resample="bilinear",
         hsv_shift=0,
+        frozen_stages=2,
+        msc_scales=[],
     ),
 )
 # "seamv1" of YudeWang/semantic-segmentation-codebase.

@@ -89,6 +89,18 @@ def test_the_fused_maximum_teaches_the_scales_that_it_comes_from():
         torch.testing.assert_close(grad, plain)
 
 
+def test_copies_of_the_picture_and_what_learns_are_chosen():
+    """Without copies the network is that of the picture's own size; frozen stages take no graph."""
+    net, x = small().train(), torch.randn(1, 3, 37, 50) * 50
+    alone = DeepLabV2_ResNet101_MSC(**{**net.config, "msc_scales": []}).train()
+    alone.load_state_dict(net.state_dict())
+    assert torch.equal(alone(x), net(x)[0])
+    assert torch.equal(alone.eval()(x), net.base(x))
+    alone.freeze(2)
+    learning = {n.split(".")[1] for n, p in alone.named_parameters() if p.requires_grad}
+    assert learning == {"layer4", "layer5", "aspp"}
+
+
 def test_small_copies_are_mapped_by_the_scale():
     x = torch.arange(9.0).expand(1, 1, 9, 9)  # columns; 9 * 0.75 = 6.75 becomes 6
     expected = (torch.arange(6) + 0.5) / 0.75 - 0.5
@@ -156,7 +168,8 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(narrow):
     assert [imagenet(None), imagenet([3, 4, 6, 3])] == ["resnet101", "resnet50"]
     net, record = build(DeepLabV2_ResNet101_MSC, 3, path)
     config = {"width": 4, "blocks": [3, 4, 6, 3], "stride_on": "conv3x3", "stride": 8}
-    assert (record["fresh"], net.config) == ("head", {"num_classes": 3, **config})
+    expected = {"num_classes": 3, **config, "msc_scales": [0.5, 0.75]}
+    assert (record["fresh"], net.config) == ("head", expected)
     stages = [value for name, value in tensors(resnet).items() if name.startswith("layer")]
     for ours, theirs in zip(list(tensors(net).values())[5:-8], stages, strict=True):
         assert torch.equal(ours, theirs)  # between stem and head, in the same order
@@ -185,7 +198,8 @@ def test_from_a_classifier_the_first_logits_are_those_of_its_maps(
     checkpoint.save(tmp_path / "final.pth", {"net": state})
     net, record = build(DeepLabV2_ResNet101_MSC, 4, tmp_path / "final.pth")
     config = {"width": 4, "blocks": [3, 4, 6, 3], "stride_on": "conv3x3", "stride": 16}
-    assert (record["fresh"], net.config) == ("nothing", {"num_classes": 4, **config})
+    expected = {"num_classes": 4, **config, "msc_scales": [0.5, 0.75]}
+    assert (record["fresh"], net.config) == ("nothing", expected)
     with torch.no_grad():
         maps = classifier.forward_features(classifier.prepare(picture))[0]
         logits = net.train()(net.prepare(picture))[0]

@@ -135,7 +135,10 @@ def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines):
     assert (train.crop_size, train.resize_min, train.resize_max) == (256, 160, 320)
     assert (train.lr, train.amp) == (0.01, "off")
     assert (labels.exp_times, labels.irn_crop_size, labels.amp) == (6, 256, "bf16")
-    assert (seg.blocks, seg.optimizer, seg.lr) == ([3, 4, 6, 3], "adamw", 4e-5)
+    assert (seg.recipe, seg.amp) == ("short", "bf16")
+    _, best = command_lines("run_voc.sh", **half | {"PRESET": "best"}, CAM_FLAGS="--scales 1")
+    maps = parsed(best, "make_cam")
+    assert (maps.competitors, maps.background_weight, maps.scales) == ("present", 0.6, [1])
 
 
 def test_datasets_as_published(command_lines):
