@@ -6,7 +6,7 @@
 #   SBD_ROOT   SBD's folder, only to make the list trainaug where you have no such list
 #   DOWNLOAD   1 fetches what is missing, 3.4 GB
 #   PRESET     half: everything at half size, which a processor does overnight; best: the same with
-#              the localization maps that were best there; see docs/voc.md
+#              the maps and labels that were best there; see docs/voc.md
 #   HALF_ROOT  with it: folder for the halved pictures (VOC_ROOT with _half behind)
 #   SESSION    folder of the results: a name or a path
 #   DEVICE     auto, cpu, cuda, cuda:N         NUM_WORKERS   processes that read pictures
@@ -42,7 +42,7 @@ half_preset() { # all lengths are halved; what the user says stands behind, and 
     IRN_FLAGS="--irn_crop_size 256 --edge_only --amp $amp ${IRN_FLAGS:-}"
     LABEL_FLAGS="--irn_crop_size 256 --exp_times 6 --amp $amp ${LABEL_FLAGS:-}"
     SEG_FLAGS="--recipe short --amp $amp ${SEG_FLAGS:-}"
-    INFER_FLAGS="--amp $amp ${INFER_FLAGS:-}"
+    INFER_FLAGS="--scales 0.75 1.0 1.25 --mirror --amp $amp ${INFER_FLAGS:-}"
 }
 
 case ${PRESET:=full} in
@@ -50,6 +50,7 @@ case ${PRESET:=full} in
     half | best)
         if [ "$PRESET" = best ]; then
             CAM_FLAGS="--competitors present --background_weight 0.6 --scales 1.5 2.0 ${CAM_FLAGS:-}"
+            LABEL_FLAGS="--exp_times 4 ${LABEL_FLAGS:-}"
         fi
         ROOT=${HALF_ROOT:=${VOC_ROOT%/}_half}
         half_preset

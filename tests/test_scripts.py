@@ -139,6 +139,7 @@ def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines):
     _, best = command_lines("run_voc.sh", **half | {"PRESET": "best"}, CAM_FLAGS="--scales 1")
     maps = parsed(best, "make_cam")
     assert (maps.competitors, maps.background_weight, maps.scales) == ("present", 0.6, [1])
+    assert parsed(best, "make_seg_labels").exp_times == 4
 
 
 def test_datasets_as_published(command_lines):

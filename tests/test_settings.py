@@ -41,7 +41,7 @@ SUITS = {
 @pytest.mark.parametrize("folder", SUITS)
 def test_settings_suit_the_number_and_the_size_of_pictures(folder):
     flags = settings.flags_of(*folder, "off", V2)
-    train = words_of(flags, "TRAIN")
+    train, large_side = words_of(flags, "TRAIN"), SUITS[folder][4]
     names = ("batch_size", "max_epochs", "crop_size", "resize_min", "resize_max")
     found = [int(train[f"--{name}"]) for name in names]
     found += [int(words_of(flags, step)["--max_pixels"]) for step in ("CAM", "LABEL")]
@@ -58,7 +58,10 @@ def test_settings_suit_the_number_and_the_size_of_pictures(folder):
     assert {name for name, words in flags.items() if "--amp off" in words} == {
         f"{name}_FLAGS" for name in ("TRAIN", "CAM", "IRN", "LABEL", "SEG", "INFER")
     }
-    assert "--recipe" not in settings.flags_of(*folder, "off", V1)["SEG_FLAGS"]
+    seen = float(words_of(flags, "INFER")["--scales"]) * min(max(folder[1], 32), 2 * large_side)
+    assert seen == pytest.approx(large_side, rel=0.01)
+    other = settings.flags_of(*folder, "off", V1)
+    assert "--recipe" not in other["SEG_FLAGS"] and "--scales" not in other["INFER_FLAGS"]
 
 
 def test_minutes_grow_with_windows_and_pictures():

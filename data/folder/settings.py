@@ -74,7 +74,10 @@ def flags_of(
     batch, epochs = min(BATCH, pictures), epochs_of(pictures)
     small, large = f"--max_pixels {long_side**2}", f"--max_pixels {4 * long_side**2}"
     rate = 0.02 if pictures < FEW else 0.05
-    recipe = "--recipe short " if model == "deeplabv2_resnet101" else ""
+    recipe, scale = "", ""
+    if model == "deeplabv2_resnet101":  # sees objects at test as large as it learnt them
+        segmented = min(max(side, long_side), 2 * long_side)
+        recipe, scale = "--recipe short ", f"--scales {long_side / segmented:.2f} "
     return {
         "TRAIN_FLAGS": f"--background_weight 1 --gsc_weight {max(1, classes // 3)} "
         f"--batch_size {batch} --max_epochs {epochs} --lr {rate} --crop_size {window} "
@@ -86,7 +89,7 @@ def flags_of(
         "LABEL_FLAGS": f"--irn_crop_size {long_side} --exp_times 6 {large} --amp {amp}",
         "SEG_FLAGS": f"{recipe}--batch_size {batch} --accumulate 1 "
         f"--iterations {WINDOWS // batch} --crop_size {window + 1} {small} --amp {amp}",
-        "INFER_FLAGS": f"{large} --amp {amp}",
+        "INFER_FLAGS": f"{scale}{large} --amp {amp}",
         "CAM2IR_FLAGS": large,
     }
 
