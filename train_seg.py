@@ -18,6 +18,7 @@ continues it.
 
 import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
+import argparse
 import contextlib
 import logging
 from functools import partial
@@ -41,7 +42,14 @@ from tool.run import run
 # Flags that are for the other network.
 FOREIGN = {
     "deeplabv2_resnet101": ("bn_momentum",),
-    "deeplabv1_resnet38": ("stride_on", "stride", "msc_scales", "frozen_stages", "recipe"),
+    "deeplabv1_resnet38": (
+        "stride_on",
+        "stride",
+        "msc_scales",
+        "image_pooling",
+        "frozen_stages",
+        "recipe",
+    ),
 }
 MEMORY = 0.75  # of what is free, for what a pass keeps
 
@@ -72,6 +80,11 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
         "none; None: 0.5 and 0.75"
     )
     decide("--msc_scales", type=cli.above_zero, nargs="*", help=copies)
+    pooling = (
+        "whether the head of DeepLab v2 sees the mean of the features of the whole picture too, as "
+        "that of v3; None: where the weights have it, or are a classifier of step 1"
+    )
+    decide("--image_pooling", action=argparse.BooleanOptionalAction, help=pooling)
     frozen = "last stage of DeepLab v2 that does not learn, 0 is the stem; None: all learn"
     decide("--frozen_stages", type=int, choices=range(5), help=frozen)
     freeze = (
@@ -222,6 +235,7 @@ def main(arguments: cli.Words = None) -> None:
         stride_on=args.stride_on,
         stride=args.stride,
         msc_scales=args.msc_scales,
+        image_pooling=args.image_pooling,
     )
     if args.frozen_stages is not None:
         net.freeze(args.frozen_stages)

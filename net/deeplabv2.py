@@ -31,6 +31,7 @@ HEAD_DILATIONS = (6, 12, 18, 24)
 # Of a head that starts from a classifier of step 1: what the classifier's logits are divided by,
 # and the first logit of background.
 TEMPERATURE, FIRST_BACKGROUND = 4.0, 4.0
+POOL = "base.aspp.pool."  # how the names of the convolution of image pooling begin
 HEAD_DEVIATION = 0.01  # of the head's first weights; its biases start at zero
 MSC_SCALES = (0.5, 0.75)  # of the picture, beside its own size, as published
 # Bytes that a training pass keeps of a pixel of a window, float32: 13,100 to 14,100.
@@ -75,17 +76,23 @@ class Bottleneck(nn.Module):
 
 
 class Head(nn.Module):
-    """Sum of four dilated 3x3 convolutions (atrous spatial pyramid pooling), c0..c3."""
+    """Sum of four dilated 3x3 convolutions (atrous spatial pyramid pooling), c0..c3.
 
-    def __init__(self, inputs: int, num_classes: int) -> None:
+    Image pooling adds a 1x1 convolution of the mean over all positions, ``pool``, as in DeepLab v3
+    (Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017).
+    """
+
+    def __init__(self, inputs: int, num_classes: int, image_pooling: bool) -> None:
         super().__init__()
         for number, d in enumerate(HEAD_DILATIONS):
             setattr(self, f"c{number}", nn.Conv2d(inputs, num_classes, 3, padding=d, dilation=d))
+        self.pool = nn.Conv2d(inputs, num_classes, 1) if image_pooling else None
 
     def forward(self, x: Tensor) -> Tensor:
-        convs: Iterable[Any] = self.children()
+        convs: list[Any] = [self.get_submodule(f"c{n}") for n in range(len(HEAD_DILATIONS))]
         first, *others = (dilated_3x3(x, conv) for conv in convs)
-        return sum(others, first)
+        logits = sum(others, first)
+        return logits if self.pool is None else logits + self.pool(x.mean((2, 3), keepdim=True))
 
 
 def dilated_3x3(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -108,7 +115,13 @@ class DeepLabV2(nn.Sequential):
     """The network at one scale: (B, 3, H, W) to logits (B, C, h, w) at the stride."""
 
     def __init__(
-        self, num_classes: int, width: int, blocks: Blocks, stride_on: str, stride: int
+        self,
+        num_classes: int,
+        width: int,
+        blocks: Blocks,
+        stride_on: str,
+        stride: int,
+        image_pooling: bool,
     ) -> None:
         super().__init__()
         conv1, pool = ConvBN(3, width, 7, 2), nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)
@@ -122,7 +135,7 @@ class DeepLabV2(nn.Sequential):
                 layer.add_module(f"block{block}", bottleneck)
                 inputs, stride = channels * EXPANSION, 1  # only the first block has the stride
             self.add_module(f"layer{number + 2}", layer)
-        self.aspp = Head(inputs, num_classes)
+        self.aspp = Head(inputs, num_classes, image_pooling)
 
 
 class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
@@ -137,6 +150,7 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
             torchvision's weights were trained for.
         stride: of the logits, 8 as published, or 16.
         msc_scales: of the copies; without any, the network sees the picture alone.
+        image_pooling: whether the head sees the whole picture too, see :class:`Head`.
     """
 
     align_corners = False
@@ -155,7 +169,9 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         (r"\.downsample\.1\.", ".shortcut.bn."),
         (r"^(?!base\.)", "base."),
     )
-    ignored = ("fc.", "base.fc.")  # the classifiers of a ResNet and of DeepLab v1
+    # The classifiers of a ResNet and of DeepLab v1, and what a start from a classifier has for a
+    # network with image pooling.
+    ignored = ("fc.", "base.fc.", POOL)
     stem, classifier = "base.layer1.conv1.conv.weight", "base.aspp.c0.weight"
     block = r"base\.layer([2-5])\.block\d+\."
 
@@ -167,15 +183,18 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         stride_on: str = "reduce",
         stride: int = 8,
         msc_scales: Iterable[float] = MSC_SCALES,
+        image_pooling: bool = False,
     ) -> None:
-        more = {"stride_on": stride_on, "stride": stride, "msc_scales": list(msc_scales)}
+        more = {"stride_on": stride_on, "stride": stride, "image_pooling": image_pooling}
+        more["msc_scales"] = list(msc_scales)
         super().__init__(num_classes, width, blocks, **more)
         if stride_on not in STRIDE_ON:
             raise InputError(f"stride_on is one of {STRIDE_ON}, not {stride_on!r}")
         if stride not in STAGES:
             raise InputError(f"stride is one of {tuple(STAGES)}, not {stride!r}")
         self.msc_scales = self.config["msc_scales"]
-        self.base = DeepLabV2(num_classes, width, self.config["blocks"], stride_on, stride)
+        size = (num_classes, width, self.config["blocks"])
+        self.base = DeepLabV2(*size, stride_on, stride, image_pooling)
         for name, module in self.named_modules():
             if self.is_head(name) and isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=HEAD_DEVIATION)
@@ -189,7 +208,8 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         stride_on = "conv3x3" if STEM in state else "reduce"
         # Nothing but a start from a classifier has torchvision's names and a head.
         stride = 16 if STEM in state and cls.classifier in state else 8
-        return {**super().config_of(state), "stride_on": stride_on, "stride": stride}
+        more = {"stride_on": stride_on, "stride": stride, "image_pooling": f"{POOL}weight" in state}
+        return {**super().config_of(state), **more}
 
     @classmethod
     def first_weights(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -197,7 +217,8 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
 
         At stride 16 its first logits are those of the class activation maps over TEMPERATURE, and
         that of background is FIRST_BACKGROUND: the middles of the four kernels of the head, and
-        their biases, share them.
+        their biases, share them. Image pooling adds the scores of the whole picture over
+        TEMPERATURE.
         """
         named = {renamed(name, Net.aliases): value for name, value in state.items()}
         if CLASSIFIER not in named:
@@ -207,6 +228,8 @@ class DeepLabV2_ResNet101_MSC(SegmentationNetwork):
         bias = kernel.new_zeros(len(kernel))
         bias[0] = FIRST_BACKGROUND / parts
         weights = {n.removeprefix(BACKBONE): v for n, v in named.items() if n.startswith(BACKBONE)}
+        weights[f"{POOL}weight"] = F.pad(named[CLASSIFIER], (0, 0, 0, 0, 0, 0, 1, 0)) / TEMPERATURE
+        weights[f"{POOL}bias"] = torch.zeros_like(bias)
         for number in range(parts):
             weights[f"base.aspp.c{number}.weight"] = kernel
             weights[f"base.aspp.c{number}.bias"] = bias

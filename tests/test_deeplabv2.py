@@ -48,11 +48,15 @@ def test_outputs_equal_the_reference():
     assert relative(outputs[3], ref["logits_max"]) < TOLERANCE
 
 
-@pytest.mark.parametrize("size", [(6, 6), (7, 20)])
-def test_the_head_leaves_out_only_products_with_padding(size):
-    head = Head(5, 3).double()
+@pytest.mark.parametrize(("size", "pooling"), [((6, 6), False), ((7, 20), True)])
+def test_the_head_leaves_out_only_products_with_padding(size, pooling):
+    head = Head(5, 3, pooling).double()
     x = torch.randn(2, 5, *size, dtype=torch.float64, requires_grad=True)
-    out, plain = head(x), sum(conv(x) for conv in head.children())
+    parts = dict(head.named_children())
+    pool = parts.pop("pool", None)
+    out, plain = head(x), sum(conv(x) for conv in parts.values())
+    if pooling:
+        plain = plain + (x.mean((2, 3)) @ pool.weight[..., 0, 0].T + pool.bias)[..., None, None]
     torch.testing.assert_close(out, plain)
     out_gradient = torch.randn_like(out)
     leaves = [x, *head.parameters()]
@@ -168,7 +172,7 @@ def test_a_torchvision_backbone_computes_the_same_from_our_input(narrow):
     assert [imagenet(None), imagenet([3, 4, 6, 3])] == ["resnet101", "resnet50"]
     net, record = build(DeepLabV2_ResNet101_MSC, 3, path)
     config = {"width": 4, "blocks": [3, 4, 6, 3], "stride_on": "conv3x3", "stride": 8}
-    expected = {"num_classes": 3, **config, "msc_scales": [0.5, 0.75]}
+    expected = {"num_classes": 3, **config, "msc_scales": [0.5, 0.75], "image_pooling": False}
     assert (record["fresh"], net.config) == ("head", expected)
     stages = [value for name, value in tensors(resnet).items() if name.startswith("layer")]
     for ours, theirs in zip(list(tensors(net).values())[5:-8], stages, strict=True):
@@ -198,12 +202,16 @@ def test_from_a_classifier_the_first_logits_are_those_of_its_maps(
     checkpoint.save(tmp_path / "final.pth", {"net": state})
     net, record = build(DeepLabV2_ResNet101_MSC, 4, tmp_path / "final.pth")
     config = {"width": 4, "blocks": [3, 4, 6, 3], "stride_on": "conv3x3", "stride": 16}
-    expected = {"num_classes": 4, **config, "msc_scales": [0.5, 0.75]}
+    expected = {"num_classes": 4, **config, "msc_scales": [0.5, 0.75], "image_pooling": True}
     assert (record["fresh"], net.config) == ("nothing", expected)
     with torch.no_grad():
         maps = classifier.forward_features(classifier.prepare(picture))[0]
         logits = net.train()(net.prepare(picture))[0]
-    assert (logits[:, 0] == deeplabv2.FIRST_BACKGROUND).all()
-    assert relative(logits[:, 1:] * deeplabv2.TEMPERATURE, maps) < 1e-4
+        alone, _ = build(DeepLabV2_ResNet101_MSC, 4, tmp_path / "final.pth", image_pooling=False)
+        of_maps = alone.train()(net.prepare(picture))[0]
+    scores = maps.mean((2, 3), keepdim=True)
+    for given, expected in ((of_maps, maps), (logits, maps + scores)):
+        assert (given[:, 0] == deeplabv2.FIRST_BACKGROUND).all()
+        assert relative(given[:, 1:] * deeplabv2.TEMPERATURE, expected) < 1e-4
     others, record = build(DeepLabV2_ResNet101_MSC, 3, tmp_path / "final.pth", stride=8)
     assert (record["fresh"], others.config["stride"]) == ("head", 8)

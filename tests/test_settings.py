@@ -61,7 +61,8 @@ def test_settings_suit_the_number_and_the_size_of_pictures(folder):
     seen = float(words_of(flags, "INFER")["--scales"]) * min(max(folder[1], 32), 2 * large_side)
     assert seen == pytest.approx(large_side, rel=0.01)
     other = settings.flags_of(*folder, "off", V1)
-    assert "--recipe" not in other["SEG_FLAGS"] and "--scales" not in other["INFER_FLAGS"]
+    assert "--recipe" not in other["SEG_FLAGS"]
+    assert "--scales" not in other["INFER_FLAGS"]
 
 
 def test_minutes_grow_with_windows_and_pictures():
