@@ -68,7 +68,7 @@ def test_settings_suit_the_number_and_the_size_of_pictures(folder):
 def test_minutes_grow_with_windows_and_pictures():
     """Hand-computed: half a second a window of step 1.1."""
     minutes = settings.minutes_of(40, 10, 0.5, "crf", V2)
-    assert minutes == {"1.1": 1600 / 120, "1.2": 2, "2.3": 1, "3.1": 40, "3.2": 0.5}
+    assert minutes == {"1.1": 1600 / 120, "1.2": 2, "2.3": 1, "3.1": 1600 / 120, "3.2": 0.5}
     with_irn = settings.minutes_of(40, 10, 0.5, "irn", "none")
     assert with_irn == {"1.1": 1600 / 120, "1.2": 2, "2.3": 1, "2.1 and 2.2": 1 + 3200 / 120}
 

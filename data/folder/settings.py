@@ -31,7 +31,7 @@ WINDOWS = 1600  # that a training learns from
 LEAST_EPOCHS = 5  # of steps 1.1 and 2.2, as published
 FEW = 100  # pictures, below which step 1.1 learns at a smaller rate
 # What a picture or a window takes, in seconds of step 1.1 for a window; on a CPU.
-MAPS, LABEL, IRN_WINDOW, SEG_WINDOW, SEGMENT = 6, 3, 2, 3, 6
+MAPS, LABEL, IRN_WINDOW, SEG_WINDOW, SEGMENT = 6, 3, 2, 1, 6
 
 log = logging.getLogger(__name__)
 
