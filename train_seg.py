@@ -21,6 +21,7 @@ import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 import argparse
 import contextlib
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -56,6 +57,25 @@ MEMORY = 0.75  # of what is free, for what a pass keeps
 log = logging.getLogger(__name__)
 
 
+def add_flags_of_v2(decide: Callable[..., None]) -> None:
+    """Add what only DeepLab v2 has, by ``add_deciding`` of a parser."""
+    decide("--stride_on", choices=STRIDE_ON, help="DeepLab v2 only; None: where the weights had it")
+    stride = "of the logits, DeepLab v2 only; None: 16 from a classifier of step 1, else 8"
+    decide("--stride", type=int, choices=sorted(STAGES), help=stride)
+    copies = (
+        "copies of the picture that DeepLab v2 sees and learns from beside its own size; no value: "
+        "none; None: 0.5 and 0.75"
+    )
+    decide("--msc_scales", type=cli.above_zero, nargs="*", help=copies)
+    pooling = (
+        "whether the head of DeepLab v2 sees the mean of the features of the whole picture too, as "
+        "that of v3; None: where the weights have it, or are a classifier of step 1"
+    )
+    decide("--image_pooling", action=argparse.BooleanOptionalAction, help=pooling)
+    frozen = "last stage of DeepLab v2 that does not learn, 0 is the stem; None: all learn"
+    decide("--frozen_stages", type=int, choices=range(5), help=frozen)
+
+
 def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     """Return the settings of this program; flags not given have the values of the recipe."""
     parser = make_parser(__doc__)
@@ -72,21 +92,7 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     decide("--label_dir", type=Path, help="folder of PNGs; None is <session>/pseudo_label")
     decide("--width", type=count, help="channels after the first convolution; None: of the weights")
     decide("--blocks", type=count, nargs=4, help="of the four stages; None: of the weights")
-    decide("--stride_on", choices=STRIDE_ON, help="DeepLab v2 only; None: where the weights had it")
-    stride = "of the logits, DeepLab v2 only; None: 16 from a classifier of step 1, else 8"
-    decide("--stride", type=count, choices=sorted(STAGES), help=stride)
-    copies = (
-        "copies of the picture that DeepLab v2 sees and learns from beside its own size; no value: "
-        "none; None: 0.5 and 0.75"
-    )
-    decide("--msc_scales", type=cli.above_zero, nargs="*", help=copies)
-    pooling = (
-        "whether the head of DeepLab v2 sees the mean of the features of the whole picture too, as "
-        "that of v3; None: where the weights have it, or are a classifier of step 1"
-    )
-    decide("--image_pooling", action=argparse.BooleanOptionalAction, help=pooling)
-    frozen = "last stage of DeepLab v2 that does not learn, 0 is the stem; None: all learn"
-    decide("--frozen_stages", type=int, choices=range(5), help=frozen)
+    add_flags_of_v2(decide)
     freeze = (
         "batch normalisation by stored statistics, as DeepLab v2 always has it; v1 needs it with "
         "several processes on CPUs"
