@@ -41,8 +41,12 @@ half_preset() { # all lengths are halved; what the user says stands behind, and 
     CAM_FLAGS="--amp $amp ${CAM_FLAGS:-}"
     IRN_FLAGS="--irn_crop_size 256 --edge_only --amp $amp ${IRN_FLAGS:-}"
     LABEL_FLAGS="--irn_crop_size 256 --exp_times 6 --amp $amp ${LABEL_FLAGS:-}"
-    SEG_FLAGS="--recipe short --amp $amp ${SEG_FLAGS:-}"
-    INFER_FLAGS="--scales 0.75 1.0 1.25 --mirror --amp $amp ${INFER_FLAGS:-}"
+    local learns="" sees="" # of DeepLab v2; v1 has no short recipe, and sees more scales anyway
+    if [ "${SEG_MODEL:-deeplabv2_resnet101}" = deeplabv2_resnet101 ]; then
+        learns="--recipe short" sees="--scales 0.75 1.0 1.25 --mirror"
+    fi
+    SEG_FLAGS="$learns --amp $amp ${SEG_FLAGS:-}"
+    INFER_FLAGS="$sees --amp $amp ${INFER_FLAGS:-}"
 }
 
 case ${PRESET:=full} in

@@ -140,6 +140,9 @@ def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines):
     maps = parsed(best, "make_cam")
     assert (maps.competitors, maps.background_weight, maps.scales) == ("present", 0.6, [1])
     assert parsed(best, "make_seg_labels").exp_times == 4
+    _, other = command_lines("run_voc.sh", **half, SEG_MODEL="deeplabv1_resnet38")
+    assert parsed(other, "train_seg").recipe is None
+    assert len(parsed(other, "infer_seg").scales) == 6
 
 
 def test_datasets_as_published(command_lines):
