@@ -61,7 +61,7 @@ def add_flags_of_v2(decide: Callable[..., None]) -> None:
     """Add what only DeepLab v2 has, by ``add_deciding`` of a parser."""
     decide("--stride_on", choices=STRIDE_ON, help="DeepLab v2 only; None: where the weights had it")
     stride = "of the logits, DeepLab v2 only; None: 16 from a classifier of step 1, else 8"
-    decide("--stride", type=int, choices=sorted(STAGES), help=stride)
+    decide("--stride", type=cli.at_least(1), choices=sorted(STAGES), help=stride)
     copies = (
         "copies of the picture that DeepLab v2 sees and learns from beside its own size; no value: "
         "none; None: 0.5 and 0.75"
@@ -73,7 +73,7 @@ def add_flags_of_v2(decide: Callable[..., None]) -> None:
     )
     decide("--image_pooling", action=argparse.BooleanOptionalAction, help=pooling)
     frozen = "last stage of DeepLab v2 that does not learn, 0 is the stem; None: all learn"
-    decide("--frozen_stages", type=int, choices=range(5), help=frozen)
+    decide("--frozen_stages", type=cli.at_least(0), choices=range(5), help=frozen)
 
 
 def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
