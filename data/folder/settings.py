@@ -28,7 +28,7 @@ LARGEST = {"cpu": 256, "cuda": 512}  # long side of the pictures that networks l
 GRID = 16  # pixels, of which windows have a multiple
 BATCH = 8
 WINDOWS = 1600  # that a training learns from
-LEAST_EPOCHS = 5  # of steps 1.1 and 2.2, as published
+LEAST_EPOCHS = 5  # as of steps 1.1 and 2.2 published
 FEW = 100  # pictures, below which step 1.1 learns at a smaller rate
 # What a picture or a window takes, in seconds of step 1.1 for a window; on a CPU.
 MAPS, LABEL, IRN_WINDOW, SEG_WINDOW, SEGMENT = 6, 3, 2, 1, 6
@@ -88,7 +88,7 @@ def flags_of(
         f"--irn_learning_rate 0.05 --irn_crop_size {long_side} --edge_only {small} --amp {amp}",
         "LABEL_FLAGS": f"--irn_crop_size {long_side} --exp_times 6 {large} --amp {amp}",
         "SEG_FLAGS": f"{recipe}--batch_size {batch} --accumulate 1 "
-        f"--iterations {WINDOWS // batch} --crop_size {window + 1} {small} --amp {amp}",
+        f"--iterations {pictures // batch * epochs} --crop_size {window + 1} {small} --amp {amp}",
         "INFER_FLAGS": f"{scale}{large} --amp {amp}",
         "CAM2IR_FLAGS": large,
     }
@@ -107,7 +107,7 @@ def minutes_of(pictures: int, tested: int, window: float, refine: str, model: st
     if refine == "irn":
         costs["2.1 and 2.2"] = LABEL * pictures + IRN_WINDOW * windows
     if model != "none":
-        costs |= {"3.1": SEG_WINDOW * WINDOWS, "3.2": SEGMENT * tested}
+        costs |= {"3.1": SEG_WINDOW * windows, "3.2": SEGMENT * tested}
     return {step: cost * window / 60 for step, cost in costs.items()}
 
 
