@@ -70,6 +70,8 @@ def test_minutes_grow_with_windows_and_pictures():
     """Hand-computed: half a second a window of step 1.1."""
     minutes = settings.minutes_of(40, 10, 0.5, "crf", V2)
     assert minutes == {"1.1": 1600 / 120, "1.2": 2, "2.3": 1, "3.1": 1600 / 120, "3.2": 0.5}
+    of_many = settings.minutes_of(1000, 10, 0.5, "crf", V2)
+    assert of_many["1.1"] == of_many["3.1"] == 5000 / 120
     with_irn = settings.minutes_of(40, 10, 0.5, "irn", "none")
     assert with_irn == {"1.1": 1600 / 120, "1.2": 2, "2.3": 1, "2.1 and 2.2": 1 + 3200 / 120}
 

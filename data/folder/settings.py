@@ -28,7 +28,7 @@ LARGEST = {"cpu": 256, "cuda": 512}  # long side of the pictures that networks l
 GRID = 16  # pixels, of which windows have a multiple
 BATCH = 8
 WINDOWS = 1600  # that a training learns from
-LEAST_EPOCHS = 5  # as of steps 1.1 and 2.2 published
+LEAST_EPOCHS = 5  # those of steps 1.1 and 2.2, as published
 FEW = 100  # pictures, below which step 1.1 learns at a smaller rate
 # What a picture or a window takes, in seconds of step 1.1 for a window; on a CPU.
 MAPS, LABEL, IRN_WINDOW, SEG_WINDOW, SEGMENT = 6, 3, 2, 1, 6
