@@ -1,6 +1,7 @@
 """A folder of tiny pictures and a tiny backbone, for the tests that run whole programs."""
 
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -16,6 +17,16 @@ from tests.tiny import command_lines as command_lines_of
 from tests.tiny import make_folder, make_maps, make_weights
 
 torch.set_num_threads(1)  # threads that wait for each other slow tiny tensors down
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    """Put the handlers back, whatever a session did to them: its log goes with the folder."""
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    yield
+    root.handlers[:] = handlers
+    logging.captureWarnings(False)
 
 
 @pytest.fixture

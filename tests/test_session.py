@@ -24,16 +24,6 @@ from tool.session import Session, find_checkpoint
 log = logging.getLogger("tool.test")
 
 
-@pytest.fixture(autouse=True)
-def loggers():
-    """Put the handlers back, whatever a session did to them."""
-    root = logging.getLogger()
-    handlers = root.handlers[:]
-    yield
-    root.handlers[:] = handlers
-    logging.captureWarnings(False)
-
-
 def settings(*words: str, **values) -> cli.Settings:
     args = cli.Settings(**values)
     args.words = words
