@@ -114,9 +114,8 @@ def test_an_ascii_terminal_shows_what_it_can_and_a_thread_what_it_cannot_write(t
     assert b"FileNotFoundError" not in done.stderr
 
 
-def test_a_log_that_cannot_be_written_ends_the_program(tmp_path, monkeypatch):
+def test_a_log_that_cannot_be_written_ends_the_program(tmp_path):
     root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", root.handlers[:])
     Session(tmp_path / "s", "program", Parser("").parse_args([])).accept()
     (file,) = (h for h in root.handlers if isinstance(h, _LogFile))
     full = OSError(errno.ENOSPC, "No space left on device")
