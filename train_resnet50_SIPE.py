@@ -74,6 +74,8 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     decide("--crop_size", type=count, default=512, help="training window, pixels")
     decide("--resize_min", type=count, default=320, help="shortest long side, pixels")
     decide("--resize_max", type=count, default=640, help="longest long side, pixels")
+    rare = "a class that a smaller part of the pictures shows is learnt from more often; 0: as it is"
+    decide("--repeat_rare", type=cli.within(float, 0, 1), default=0, help=rare)
     parser.add_argument("--tf_freq", type=count, default=500, help="steps between TensorBoard maps")
     parser.add_argument(
         "--val_freq", type=cli.at_least(0), default=500, help="steps between validations; 0: never"
@@ -197,6 +199,7 @@ def main(arguments: cli.Words = None) -> None:
         size=args.crop_size,
         smallest=args.resize_min,
         largest=args.resize_max,
+        repeat_rare=args.repeat_rare,
     )
     training = Training(args, "train_resnet50_SIPE", "", views, "batch_size", args.max_epoches)
     if training.is_finished:

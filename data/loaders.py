@@ -107,14 +107,18 @@ class ClassificationPictures(RandomViews):
     """Random views of pictures with their image-level labels.
 
     The long side of the resized picture is drawn uniformly from ``smallest`` to ``largest`` pixels,
-    both included; for the other arguments see :class:`RandomViews`.
+    both included. Pictures stand in the list as often as :func:`repeats` says of ``repeat_rare``.
+    For the other arguments see :class:`RandomViews`.
     """
 
     smallest: int
     largest: int
+    repeat_rare: float = 0
 
     def __post_init__(self) -> None:
-        self.labels = self.dataset.labels(self.ids)  # (n, K)
+        labels = self.dataset.labels(self.ids)  # (n, K)
+        rows = np.repeat(np.arange(len(labels)), repeats(labels, self.repeat_rare))
+        self.ids, self.labels = [self.ids[row] for row in rows], labels[rows]
 
     def view(self, index: int, rng: np.random.Generator) -> Arrays:
         """Return window uint8 (3, S, S), box int64 (4,), label uint8 (K,)."""
@@ -123,6 +127,23 @@ class ClassificationPictures(RandomViews):
         scale = long_side / max(image.size)
         window, box, _ = random_pair(image, None, rng, scale, self.size)
         return {"window": window, "box": box, "label": self.labels[index]}
+
+
+def repeats(labels: np.ndarray, share: float) -> np.ndarray:
+    """Return how often a training learns from each picture in an epoch, int64 (n,), at least 1.
+
+    A class that a part f of the pictures shows asks for max(1, sqrt(share / f)) times, and a
+    picture is shown as often as its rarest class asks for: the repeat factor of LVIS (Gupta et al.,
+    CVPR 2019). The fractions that pictures leave are added up along the list, and one more is shown
+    where they reach a whole.
+
+    Args:
+        labels: (n, K) in {0, 1}.
+        share: of the pictures, 0 to 1, below which a class is rare.
+    """
+    parts = np.maximum(labels.mean(0), 1 / len(labels))  # not 0, of a class that none shows
+    factors = (labels * np.sqrt(share / parts)).max(1, initial=1)
+    return np.diff(np.floor(np.cumsum(factors)).astype(np.int64), prepend=0)
 
 
 @dataclass

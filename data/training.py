@@ -115,8 +115,9 @@ class Training:
             self._write_safetensors(self.begun)
         elif self.begun:
             self.start, self.rows = self.begun["step"], self.begun["curves"]
+        pictures = len(self.pictures)
         self.schedule = Schedule(
-            len(ids), batch_size, epochs, args.seed, self.start, parts=parts, total=total
+            pictures, batch_size, epochs, args.seed, self.start, parts=parts, total=total
         )
         self.total = self.schedule.total
         torch.manual_seed(args.seed)  # of a network's first weights

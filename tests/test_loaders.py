@@ -22,6 +22,7 @@ from data.loaders import (
     ahead,
     one_by_one,
     plain_picture,
+    repeats,
     scaled_picture,
     training_loader,
 )
@@ -134,6 +135,31 @@ def test_label_and_picture_belong_to_the_same_id(folder):
         inner = sample["window"][:, top:bottom, left:right]
         picture = channels_first(folder.read(ids[index]))  # 48 wide, so not resized
         assert any(np.array_equal(inner, candidate) for candidate in (picture, picture[..., ::-1]))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.integers(1, 60), st.integers(1, 5), st.floats(0, 1), SEEDS)
+def test_pictures_of_rare_classes_are_repeated_by_the_root_of_their_rarity(n, k, share, seed):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, k)) < rng.random(k)).astype(np.uint8)
+    shown = [sum(row[c] for row in labels.tolist()) / n for c in range(k)]
+    factors = [
+        max([1.0] + [math.sqrt(share / shown[c]) for c in range(k) if row[c]])
+        for row in labels.tolist()
+    ]
+    times = repeats(labels, share)
+    assert times.min() >= 1
+    sums = np.cumsum(times) - np.cumsum(factors)
+    assert ((-1 - 1e-9 < sums) & (sums < 1e-9)).all()  # no fraction is lost
+    assert (repeats(labels, 0) == 1).all()
+
+
+def test_what_is_repeated_keeps_its_label(folder):
+    once = pictures_of(folder)
+    often = ClassificationPictures(folder, folder.ids("train"), SIZE, 15, 30, 70, 1.0)
+    assert len(often) > len(once)
+    assert list(dict.fromkeys(often.ids)) == once.ids
+    assert np.array_equal(often.labels, folder.labels(often.ids))
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
