@@ -22,7 +22,14 @@ from torch import Tensor
 
 from data.base import Dataset
 from data.datasets import make_parser
-from data.inference import GPU_BATCH, SCALES, find_background_weight, infer, load_classifier
+from data.inference import (
+    GPU_BATCH,
+    SCALES,
+    find_background_weight,
+    infer,
+    infer_fitting,
+    load_classifier,
+)
 from data.loaders import one_by_one, scaled_picture, to_cpu, to_device
 from data.picture_loop import PictureStep
 from net.method import CHOICES, Method, choose
@@ -45,6 +52,8 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     parser.add_deciding(
         "--scales", type=cli.above_zero, nargs="+", default=list(SCALES), help="of the pictures"
     )
+    fits = "only the one of --scales at which what the first one sees has the area of the picture"
+    parser.add_deciding("--fit_scale", action="store_true", help=fits)
     parser.add_deciding(
         "--seed_feature",
         choices=SEED_FEATURES,
@@ -78,10 +87,17 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     return args
 
 
-def localize(net: Method, save_cam: bool, amp: str, items: list[dict]) -> list[tuple]:
+def localize(
+    find: Callable[..., list[list[Tensor]]],
+    net: Method,
+    save_cam: bool,
+    amp: str,
+    items: list[dict],
+) -> list[tuple]:
     """Return what :func:`write` takes, of pictures of one size.
 
     Args:
+        find: :func:`data.inference.infer`, or another that takes and returns the same.
         net: on its device, evaluating.
         save_cam: keep plain CAM too.
         amp: of :func:`tool.cli.autocast`.
@@ -92,7 +108,7 @@ def localize(net: Method, save_cam: bool, amp: str, items: list[dict]) -> list[t
     device = next(net.parameters()).device
     scaled = to_device(map(np.stack, by_scale), device)
     with cli.autocast(amp, device):
-        of_pictures = infer(net, scaled, labels)
+        of_pictures = find(net, scaled, labels)
     triples = zip(items, labels, map(to_cpu, of_pictures), strict=True)
     return [(label.nonzero()[0], maps, item["size"], save_cam) for item, label, maps in triples]
 
@@ -140,11 +156,12 @@ def main(arguments: cli.Words = None) -> None:
     cli.place(net, step.device, args.channels_last, args.compile)
     if args.background_weight == cli.AUTO:
         args.background_weight = net.background_weight = found_weight(net, dataset, args)
+    find = partial(infer_fitting, args.scales) if args.fit_scale else infer
     name = ckpt.name if ckpt.parent == step.session.path / "ckpt" else None
     step.write(
         step.session.path / "npy",
         partial(scaled_picture, dataset, args.scales, args.max_pixels),
-        partial(localize, net, args.save_cam, args.amp),
+        partial(localize, find, net, args.save_cam, args.amp),
         {"ckpt": name, "digest": content.digest},
         write,
         f".{args.save_format}",

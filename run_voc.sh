@@ -53,7 +53,9 @@ case ${PRESET:=full} in
     full) ;;
     half | best)
         if [ "$PRESET" = best ]; then
-            CAM_FLAGS="--competitors present --background_weight 0.6 --scales 1.5 2.0 ${CAM_FLAGS:-}"
+            TRAIN_FLAGS="--repeat_rare 0.1 --max_epochs 4 ${TRAIN_FLAGS:-}"
+            CAM_FLAGS="--background_weight 0.6 --fit_scale --scales 1.25 1.5 1.75 2.0 2.5 ${CAM_FLAGS:-}"
+            CAM_FLAGS="--competitors present $CAM_FLAGS"
             LABEL_FLAGS="--exp_times 4 ${LABEL_FLAGS:-}"
         fi
         ROOT=${HALF_ROOT:=${VOC_ROOT%/}_half}

@@ -74,7 +74,7 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
     decide("--crop_size", type=count, default=512, help="training window, pixels")
     decide("--resize_min", type=count, default=320, help="shortest long side, pixels")
     decide("--resize_max", type=count, default=640, help="longest long side, pixels")
-    rare = "a class that a smaller part of the pictures shows is learnt from more often; 0: as it is"
+    rare = "repeat pictures of classes that a smaller part of them shows; 0: none, as published"
     decide("--repeat_rare", type=cli.within(float, 0, 1), default=0, help=rare)
     parser.add_argument("--tf_freq", type=count, default=500, help="steps between TensorBoard maps")
     parser.add_argument(

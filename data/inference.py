@@ -129,6 +129,26 @@ def infer(
     return maps
 
 
+def infer_fitting(
+    scales: Sequence[float], net: Method, pictures: list[Tensor], labels: np.ndarray
+) -> list[list[Tensor]]:
+    """Return what :func:`infer` does, but of one scale of each picture, which its objects choose.
+
+    Where the maps of the first scale see classes on a share a of the picture, an enlargement of
+    1 / sqrt(a) gives them the area of a whole picture. The nearest of the scales, by their ratio,
+    counts.
+    """
+    logs, chosen = np.log(scales), []
+    for row, (maps,) in enumerate(infer(net, pictures[:1], labels)):
+        is_cam = maps[: labels[row].sum()]  # (P, h, w)
+        winner = fuse([is_cam], is_cam.shape[1:]).argmax(0)
+        share = max(1, int(winner.count_nonzero())) / winner.numel()
+        nearest = np.abs(logs + math.log(share) / 2).argmin()
+        one = pictures[nearest][row : row + 1]
+        chosen += infer(net, [one], labels[row : row + 1]) if nearest else [[maps]]
+    return chosen
+
+
 def mean_logits(
     net: nn.Module,
     pictures: Sequence[np.ndarray],

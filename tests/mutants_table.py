@@ -23,6 +23,7 @@ FAULTS = {
             "distributed sipe_weights",
         ),
         ("    check_class_ids(list(", "    print(list(", "mask_values stop"),
+        ("repeat_rare=args.repeat_rare", "repeat_rare=0", "training repeats"),
     ],
     "hubconf.py": [("not file.samefile(found.origin)", "False", "hub already_another")],
     "export_onnx.py": [

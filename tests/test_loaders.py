@@ -150,7 +150,7 @@ def test_pictures_of_rare_classes_are_repeated_by_the_root_of_their_rarity(n, k,
     times = repeats(labels, share)
     assert times.min() >= 1
     sums = np.cumsum(times) - np.cumsum(factors)
-    assert ((-1 - 1e-9 < sums) & (sums < 1e-9)).all()  # no fraction is lost
+    assert ((sums > -1 - 1e-9) & (sums < 1e-9)).all()  # no fraction is lost
     assert (repeats(labels, 0) == 1).all()
 
 

@@ -246,6 +246,13 @@ def test_lists_that_are_not_named_are_the_datasets_own(lines, session, tiny, mon
     assert train_sipe.validation_ids(args, Folder(tiny)) == ["e", "f"]
 
 
+def test_repeats_make_an_epoch_longer(lines, session):
+    train_sipe.main([*lines[SIPE], "--repeat_rare", "1"])
+    content = checkpoint.load(ckpt_of(session, SIPE))
+    assert content["step"] == 8  # of 6 pictures, sqrt(2) or sqrt(3) times each: 4 a round
+    assert content["sources"]["train_list"].startswith("9 pictures")
+
+
 @pytest.mark.parametrize("program", LABELS)
 def test_labels_that_are_unsure_everywhere_teach_nothing(program, lines, session):
     folder = session / LABELS[program]
