@@ -150,6 +150,7 @@ FAULTS = {
         ("dataset, args.scales, ", "dataset, (1.0, 0.5, 1.5, 2.0), ", "programs flags_of_the_maps"),
         ('"digest": content.digest', '"digest": ""', "outputs was_replaced"),
         ("    checkpoint.check_classes(content", "    print(content", "outputs other_classes"),
+        ("if args.fit_scale else infer", "if False else infer", "programs objects_choose"),
         ("[str(row.nonzero()[0].tolist()) for row", '["" for row', "outputs corrected_label"),
     ],
     "cam2ir.py": [
@@ -180,6 +181,8 @@ FAULTS = {
         ("absent[number % len(absent)]", "absent[0]", "maps auto_is"),
         ("if share <= WRONG", "if share < 2 * WRONG", "maps auto_is"),
         ("(winner == key)", "(winner == 0)", "maps auto_is"),
+        ("math.log(share) / 2", "math.log(share)", "maps objects_choose"),
+        ("pictures[nearest][row : row + 1]", "pictures[nearest][:1]", "maps objects_choose"),
         ("cam[kept[1:]]", "cam[kept[1:] - 1]", "maps of_the_network"),
         ("(len(how.scales) * len(turns))", "len(how.scales)", "seg library"),
         (
@@ -339,6 +342,8 @@ FAULTS = {
         ("sent.si_pid == parent", "True", "stop asked_to_end"),
     ],
     "data/loaders.py": [
+        ("labels[rows]", "labels[: len(rows)]", "loaders what_is_repeated"),
+        ("np.sqrt(share / parts)", "share / parts", "loaders root_of"),
         ("(read_mask(path) == UNSURE)", "(read_mask(path) > UNSURE)", "training teach_nothing"),
         (
             "image = reduce(image, self.max_pixels)",

@@ -1,5 +1,6 @@
 """Localization maps on disk: whole, of one layout, and never executed."""
 
+import math
 import pickle
 import zipfile
 
@@ -81,7 +82,7 @@ def test_maps_are_those_of_the_network(tmp_path, together):
     ]
     items = [{**item, "id": str(i), "size": SIZE} for i, item in enumerate(items)]
     with torch.inference_mode():
-        results = localize(net, True, "off", items)
+        results = localize(inference.infer, net, True, "off", items)
     for item, result in zip(items, results, strict=True):
         keys = item["present"].nonzero()[0].tolist()
         of_scales = []
@@ -97,6 +98,35 @@ def test_maps_are_those_of_the_network(tmp_path, together):
         assert read["keys"].tolist() == keys
         np.testing.assert_allclose(read["IS_CAM"], expected[: len(keys)], atol=1e-5)
         np.testing.assert_allclose(read["CAM"], expected[len(keys) :], atol=1e-5)
+
+
+class Bright:
+    """A stand-in of a network whose one class is where a picture is white."""
+
+    def prepare(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures / 255
+
+    def localize(self, pairs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        white = pairs[::2, :1]
+        maps = torch.cat([1 - white, white], 1) * labels
+        return maps, maps
+
+
+def test_objects_choose_the_scale_at_which_they_have_the_area_of_the_picture():
+    scales, labels = (1.25, 1.5, 2.0, 2.5), np.ones((6, 2), np.uint8)
+    whites = [0, 3, 12, 20, 30, 50]  # columns of 50
+    pictures = [torch.zeros(6, 3, int(8 * scale), int(50 * scale)) for scale in scales]
+    for picture, scale in zip(pictures, scales, strict=True):
+        for one, columns in zip(picture, whites, strict=True):
+            one[..., : int(columns * scale)] = 255
+    for kept, columns in zip(
+        inference.infer_fitting(scales, Bright(), pictures, labels), whites, strict=True
+    ):
+        share = max(columns, 0.1) / 50
+        fits = min(scales, key=lambda scale: abs(math.log(scale / math.sqrt(1 / share))))
+        (maps,) = kept
+        assert maps.shape == (3, int(8 * fits), int(50 * fits))
+        assert maps[1].mean() == pytest.approx(columns / 50, abs=0.02)
 
 
 def shares_won(net, items, weights):

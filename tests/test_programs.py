@@ -123,6 +123,19 @@ def test_flags_of_the_maps_reach_network_and_pictures(trained, session, monkeypa
         assert tuple(noted[name] for name in CHOICES) in expected
 
 
+def test_maps_of_one_scale_are_those_that_the_objects_choose(trained, session):
+    flags = [*trained["make_cam"], "--scales", "1", "2", "4"]
+    shapes = {}
+    for more in ([], ["--fit_scale"]):
+        make_cam.main([*flags, *more, "--restart"])
+        for path in (session / "npy").glob("*.npz"):
+            with np.load(path) as file:
+                shapes.setdefault(path.name, []).append(file["shapes"].tolist())
+    assert len(shapes) == 6
+    for every, (one,) in shapes.values():
+        assert one in every
+
+
 def test_the_weight_of_background_goes_from_training_to_maps_and_to_single_pictures(
     flags, tiny, session
 ):

@@ -140,6 +140,8 @@ def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines):
     train, maps = parsed(best, "train_resnet50_SIPE"), parsed(best, "make_cam")
     assert (train.repeat_rare, train.max_epoches, train.crop_size) == (0.1, 4, 256)
     assert (maps.competitors, maps.background_weight, maps.scales) == ("present", 0.6, [1])
+    assert maps.fit_scale
+    assert not parsed(lines, "make_cam").fit_scale
     assert parsed(best, "make_seg_labels").exp_times == 4
     _, other = command_lines("run_voc.sh", **half, SEG_MODEL="deeplabv1_resnet38")
     assert parsed(other, "train_seg").recipe is None
