@@ -21,7 +21,7 @@ SIZES, PLACES = st.integers(1, 20), st.floats(0, 1, exclude_max=True)
 
 def random_view(image, rng, smallest, largest, size):
     """Return window and box of a picture to classify."""
-    dataset = Mock(**{"read.return_value": image, "labels.return_value": [0]})
+    dataset = Mock(**{"read.return_value": image, "labels.return_value": np.zeros((1, 1))})
     item = ClassificationPictures(dataset, ["p"], size, 0, smallest, largest).view(0, rng)
     return item["window"], item["box"]
 
