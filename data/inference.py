@@ -137,6 +137,13 @@ def infer_fitting(
     Where the maps of the first scale see classes on a share a of the picture, an enlargement of
     1 / sqrt(a) gives them the area of a whole picture. The nearest of the scales, by their ratio,
     counts.
+
+    Args:
+        scales: of the pictures, above 0.
+        net, pictures, labels: of :func:`infer`.
+
+    Returns:
+        Of each picture one map (2P - 1, h', w') in a list.
     """
     logs, chosen = np.log(scales), []
     for row, (maps,) in enumerate(infer(net, pictures[:1], labels)):

@@ -137,11 +137,12 @@ def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines):
     assert (labels.exp_times, labels.irn_crop_size, labels.amp) == (6, 256, "bf16")
     assert (seg.recipe, seg.amp) == ("short", "bf16")
     _, best = command_lines("run_voc.sh", **half | {"PRESET": "best"}, CAM_FLAGS="--scales 1")
+    _, plain = command_lines("run_voc.sh", **half | {"PRESET": "best"}, CAM_FLAGS="--no-fit_scale")
     train, maps = parsed(best, "train_resnet50_SIPE"), parsed(best, "make_cam")
     assert (train.repeat_rare, train.max_epoches, train.crop_size) == (0.1, 4, 256)
     assert (maps.competitors, maps.background_weight, maps.scales) == ("present", 0.6, [1])
-    assert maps.fit_scale
-    assert not parsed(lines, "make_cam").fit_scale
+    fits = [parsed(run, "make_cam").fit_scale for run in (best, lines, plain)]
+    assert fits == [True, False, False]
     assert parsed(best, "make_seg_labels").exp_times == 4
     _, other = command_lines("run_voc.sh", **half, SEG_MODEL="deeplabv1_resnet38")
     assert parsed(other, "train_seg").recipe is None
