@@ -164,7 +164,7 @@ def draw_maps(windows: Tensor, label: Tensor, out: dict[str, Tensor]) -> dict[st
     keys = ((label.argmax(1) + 1) * label.any(1))[:PICTURES_SHOWN]
     drawn = {}
     for title, name in {"CAM": "cam", "IS-CAM": "IS_cam"}.items():
-        chosen = out[name].detach()[torch.arange(len(keys)), keys]  # (n, h, w)
+        chosen = out[name].detach().float()[torch.arange(len(keys)), keys]  # (n, h, w)
         shares = fuse([chosen], windows.shape[2:]).cpu().numpy()
         drawn[title] = np.stack(list(map(overlay, shown, shares)))
     return drawn

@@ -125,7 +125,7 @@ def infer(
         pairs = torch.stack([img, img.flip(3)], 1).flatten(0, 1)  # (2B, 3, h, w)
         cams, is_cams = net.localize(pairs, masks)  # (B, C, h, w)
         for of_picture, kept, is_cam, cam in zip(maps, keys, is_cams, cams, strict=True):
-            of_picture.append(torch.cat([is_cam[kept], cam[kept[1:]]]))
+            of_picture.append(torch.cat([is_cam[kept], cam[kept[1:]]]).float())
     return maps
 
 

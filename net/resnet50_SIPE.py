@@ -208,11 +208,13 @@ class Net(Method):
             feature: (B, 768, h, w), F_h.
 
         Returns:
-            seeds, probs, IS_cam (B, C, h, w); prototypes (B, C, 768, 1, 1).
+            seeds, probs, IS_cam (B, C, h, w); prototypes (B, C, 768, 1, 1). Autocast does not
+            round them.
         """
-        seeds, probs = get_seed(cam, mask, seed_feature, self.background_weight)
-        prototypes = get_prototype(seeds, feature)
-        is_cam = reactivate(prototypes, feature)
+        with torch.autocast(cam.device.type, enabled=False):
+            seeds, probs = get_seed(cam, mask, seed_feature, self.background_weight)
+            prototypes = get_prototype(seeds, feature)
+            is_cam = reactivate(prototypes, feature)
         return {"seeds": seeds, "probs": probs, "prototypes": prototypes, "IS_cam": is_cam}
 
     def forward(self, img: Tensor, valid_mask: Tensor) -> dict[str, Tensor]:
@@ -228,10 +230,9 @@ class Net(Method):
             (B, C, 768, 1, 1). ``cam`` is already times the mask; ``IS_cam`` is not normalised.
         """
         logits, feature, x4 = self.forward_features(img)
-        with torch.autocast(img.device.type, enabled=False):  # argmax and maxima want float32
-            cam = general_cam(logits) * valid_mask
-            score = logits.mean((2, 3), keepdim=True)
-            return {"score": score, "cam": cam, **self.explore(cam, valid_mask, x4, feature)}
+        cam = general_cam(logits) * valid_mask
+        score = logits.mean((2, 3), keepdim=True)
+        return {"score": score, "cam": cam, **self.explore(cam, valid_mask, x4, feature)}
 
     def losses(self, out: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
         """Return CLS (classification) and GSC (general-specific consistency)."""
@@ -263,12 +264,11 @@ class Net(Method):
         similarities make the seeds.
         """
         logits, feature, x4 = views
-        with torch.autocast(logits.device.type, enabled=False):  # argmax and maxima want float32
-            cam = general_cam(logits)
-            cam = {"all": cam, "present": cam * labels}[self.competitors]
-            seed_feature = {"hierarchical": feature, "semantic": x4}[self.seed_feature]
-            explored = self.explore(cam, labels, seed_feature, feature)
-            return {"cam": cam, "feature": seed_feature, **explored}
+        cam = general_cam(logits)
+        cam = {"all": cam, "present": cam * labels}[self.competitors]
+        seed_feature = {"hierarchical": feature, "semantic": x4}[self.seed_feature]
+        explored = self.explore(cam, labels, seed_feature, feature)
+        return {"cam": cam, "feature": seed_feature, **explored}
 
 
 class CAM(Net):

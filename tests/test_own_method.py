@@ -39,8 +39,11 @@ def test_every_snippet_is_run():
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_the_methods_of_the_document_train_and_localize(name, home, flags):
     network, backbone = ["--network", name], ["--backbone", "resnet50"]
-    train.main([*flags["train"], *network, *backbone, "--loss_weight", "CLS=0.5"])
-    make_cam.main([*flags["make_cam"], *network, "--scales", "1.0", "--save_cam"])
+    amp = ["--amp", "bf16"]
+    train.main([*flags["train"], *network, *backbone, *amp, "--loss_weight", "CLS=0.5"])
+    maps = [*flags["make_cam"], *network, *amp, "--scales", "1.0", "--save_cam", "--restart"]
+    make_cam.main([*maps, "--save_format", "npy"])
+    make_cam.main(maps)
     maps = read_maps(home / "run/npy", "d")
     if name == "my_cam":
         np.testing.assert_allclose(maps["IS_CAM"][1:], maps["CAM"], atol=1e-5)

@@ -66,7 +66,7 @@ def write_maps(
         with_cam: write plain CAM too.
     """
     of_scales = path.suffix == ".npz"
-    both = torch.cat([one.flatten(1) for one in maps], 1).float() if of_scales else fuse(maps, size)
+    both = torch.cat([one.flatten(1) for one in maps], 1) if of_scales else fuse(maps, size)
     both = both.cpu().numpy()
     content = {"keys": keys, "IS_CAM": both[: len(keys)]}
     if with_cam:
