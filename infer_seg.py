@@ -16,15 +16,25 @@ import tool  # noqa: F401, I001  # before PyTorch is loaded, see there
 
 import argparse
 import logging
+import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from data.archive import ENDINGS, write_archive
 from data.datasets import make_parser
-from data.inference import CRF_PICTURES, enlarged_argmax, load_network, mean_logits, refine
+from data.inference import (
+    CRF_PICTURES,
+    enlarged_argmax,
+    load_classifier,
+    load_network,
+    mean_logits,
+    refine,
+    seen_classes,
+)
 from data.loaders import plain_picture
 from data.picture_loop import PictureStep
 from data.transforms import VIEWS
@@ -32,6 +42,8 @@ from net.recipes import MODELS, TestFlags, defaults, fill_in
 from tool import checkpoint, cli, distributed
 from tool.errors import InputError
 from tool.run import run
+
+SEEN = 0.05  # smallest probability of a class that counts as seen
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +76,11 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
         "dark values wrap (mIoU 8.27, original 8.28, of a hardly trained network, 40 pictures)"
     )
     add("crf_picture", colours, choices=CRF_PICTURES, **crf)
+    sees = "checkpoint of step 1.1, such as final.pth; classes that it does not see are left out"
+    decide("--classifier", help=sees)
+    least = "probability that the classifier gives at least to a class that it sees"
+    decide("--threshold", type=cli.fraction, default=SEEN, help=least)
+    parser.add_shared("network")
     flag("--archive", type=Path, help=f"file to pack all in; {', '.join(ENDINGS)}")
     alone = "VOC's competition: comp5 is for networks trained on VOC alone"
     flag("--archive_comp", choices=("comp5", "comp6"), default="comp6", help=alone)
@@ -75,7 +92,13 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
 
 
 def segment(
-    net: nn.Module, model: str, how: TestFlags, crf: bool, amp: str, items: list[dict]
+    net: nn.Module,
+    model: str,
+    how: TestFlags,
+    crf: bool,
+    amp: str,
+    seen: Callable[[np.ndarray], Tensor] | None,
+    items: list[dict],
 ) -> list[tuple[np.ndarray]]:
     """Return the labels, (H, W), of pictures.
 
@@ -83,12 +106,16 @@ def segment(
         net, how, amp: of :func:`data.inference.mean_logits`.
         model: whose recipe it is.
         crf: refine by a dense CRF.
+        seen: tells of a picture, uint8 (H, W, 3), which classes may win, bool (C,); None: all.
         items: of :func:`data.loaders.plain_picture`.
     """
     labels = []
     for item in items:
         img = item["picture"]
-        probabilities = mean_logits(net, [img], VIEWS[model], how, amp)[0].softmax(0)
+        logits = mean_logits(net, [img], VIEWS[model], how, amp)[0]
+        if seen:
+            logits.masked_fill_(~seen(img)[:, None, None], -math.inf)
+        probabilities = logits.softmax(0)
         if crf:
             probabilities = refine(img, probabilities, how)
         labels.append((enlarged_argmax(probabilities, item["size"]).cpu().numpy(),))
@@ -108,13 +135,21 @@ def main(arguments: cli.Words = None) -> None:
     network, number = MODELS[args.model].network, dataset.num_classes
     net = load_network(network, content, args.fold_bn, num_classes=number)
     cli.place(net, step.device, args.channels_last, args.compile)
+    digests, seen = {"digest": content.digest}, None
+    if args.classifier:
+        other = checkpoint.load(session.checkpoint(args.classifier))
+        checkpoint.check_classes(other, dataset.all_names)
+        classifier = load_classifier(args.network, other, args.fold_bn, num_classes=number)
+        cli.place(classifier, step.device, args.channels_last, args.compile)
+        digests["classifier_digest"] = other.digest
+        seen = partial(seen_classes, classifier, args.threshold, args.amp)
     how = TestFlags(**{name: getattr(args, name) for name in vars(MODELS[args.model].test)})
     folder = args.out_dir or session.path / f"seg_{args.model}"
     step.write(
         folder,
         partial(plain_picture, dataset, args.max_pixels),
-        partial(segment, net, args.model, how, args.crf, args.amp),
-        {"digest": content.digest},
+        partial(segment, net, args.model, how, args.crf, args.amp, seen),
+        digests,
     )
     if args.archive and distributed.is_main():
         files = [folder / f"{image_id}.png" for image_id in step.ids]

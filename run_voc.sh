@@ -57,6 +57,7 @@ case ${PRESET:=full} in
             CAM_FLAGS="--background_weight 0.6 --fit_scale --scales 1.25 1.5 1.75 2.0 2.5 ${CAM_FLAGS:-}"
             CAM_FLAGS="--competitors present $CAM_FLAGS"
             LABEL_FLAGS="--exp_times 4 ${LABEL_FLAGS:-}"
+            INFER_FLAGS="--classifier final.pth ${INFER_FLAGS:-}"
         fi
         ROOT=${HALF_ROOT:=${VOC_ROOT%/}_half}
         half_preset

@@ -156,6 +156,26 @@ def infer_fitting(
     return chosen
 
 
+def seen_classes(net: Method, threshold: float, amp: str, picture: np.ndarray) -> Tensor:
+    """Return which classes a classifier sees in a picture, bool (C,), background always.
+
+    They are those whose probability is at least a threshold, the sigmoid of the mean score of the
+    picture at its own size and of its mirror image.
+
+    Args:
+        net: on its device, evaluating.
+        threshold: 0 to 1.
+        amp: of :func:`tool.cli.autocast`.
+        picture: uint8 (H, W, 3) RGB.
+    """
+    device = next(net.parameters()).device
+    (one,) = to_device((picture.transpose(2, 0, 1)[None],), device)
+    both = net.prepare(torch.cat([one, one.flip(3)]))
+    with cli.autocast(amp, device):
+        scores = net.scores(both).float()  # (2, K)
+    return F.pad(scores.mean(0).sigmoid() >= threshold, (1, 0), value=True)
+
+
 def mean_logits(
     net: nn.Module,
     pictures: Sequence[np.ndarray],

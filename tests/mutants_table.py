@@ -172,8 +172,12 @@ FAULTS = {
         ),
         ("VIEWS[model]", 'VIEWS["deeplabv2_resnet101"]', "seg library"),
         ("    checkpoint.check_classes(content", "    print(content", "seg other_classes"),
+        ("        checkpoint.check_classes(other", "        print(other", "seg does_not_see"),
+        ("other.digest", '""', "outputs was_replaced"),
     ],
     "data/inference.py": [
+        ("cat([one, one.flip(3)]", "cat([one, one]", "seg does_not_see"),
+        (">= threshold, (1, 0), value=True", ">= threshold, (1, 0)", "seg does_not_see"),
         ("stack([img, img.flip(3)]", "stack([img, img]", "maps of_the_network"),
         ("cat([img, img.flip(3)]", "cat([img, img]", "maps auto_is"),
         ("    choose(net,", "    print(net,", "programs weight_of_background"),

@@ -139,7 +139,7 @@ OTHERS = [
     ("make_seg_labels", "--refine crf --allow_pickle"),
     ("train_resnet50_SIPE", "--amp bf16 --val_freq 2 --val_list train --max_epochs 1 --restart"),
     ("train_seg", "--amp bf16 --optimizer adamw --restart --num_workers 2"),
-    ("infer_seg", "--amp bf16 --mirror --no-crf --scales 1 0.5 --num_workers 1"),
+    ("infer_seg", "--amp bf16 --mirror --no-crf --scales 1 0.5 --classifier final.pth"),
     ("train_seg", "--model deeplabv1_resnet38"),
     ("infer_seg", "--model deeplabv1_resnet38"),
 ]

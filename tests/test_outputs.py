@@ -132,13 +132,18 @@ def test_maps_of_another_network_or_checkpoint_than_asked_for_are_refused(chain)
 
 
 @pytest.mark.parametrize(
-    ("program", "name"),
-    [("make_seg_labels", "irn"), ("infer_seg", "seg_deeplabv2_resnet101")],
+    ("name", "command"),
+    [
+        ("irn", "make_seg_labels"),
+        ("seg_deeplabv2_resnet101", "infer_seg"),
+        ("final", "infer_seg --classifier final.pth"),
+    ],
 )
-def test_labels_of_a_network_that_was_replaced_are_refused(program, name, chain):
+def test_labels_of_a_network_that_was_replaced_are_refused(name, command, chain):
+    chain(*command.split(), "--restart")
     change(chain.session / f"ckpt/{name}.pth")
     with pytest.raises(InputError, match=r"digest.*--restart"):
-        chain(program)
+        chain(*command.split())
 
 
 def test_work_that_was_moved_continues(chain, tmp_path, monkeypatch):

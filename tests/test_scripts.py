@@ -144,6 +144,7 @@ def test_half_size_is_a_preset_whose_flags_the_user_may_change(command_lines):
     fits = [parsed(run, "make_cam").fit_scale for run in (best, lines, plain)]
     assert fits == [True, False, False]
     assert parsed(best, "make_seg_labels").exp_times == 4
+    assert [parsed(run, "infer_seg").classifier for run in (best, lines)] == ["final.pth", None]
     _, other = command_lines("run_voc.sh", **half, SEG_MODEL="deeplabv1_resnet38")
     assert parsed(other, "train_seg").recipe is None
     assert len(parsed(other, "infer_seg").scales) == 6

@@ -355,6 +355,43 @@ def test_label_is_that_of_the_library(run, session, model, width, colours, tiny)
     assert (label != expected).any()
 
 
+def test_classes_that_a_classifier_does_not_see_are_left_out(trained, session, tiny, weights):
+    classifier = Net(4, weights).eval()
+    path = session / "ckpt/final.pth"
+    checkpoint.save(path, {"net": classifier.state_dict()})
+    infer_seg.main(trained["infer"])
+    folder = session / f"seg_{V2}"
+    everything = {i: read_mask(folder / f"{i}.png") for i in KEYS}
+    net = inference.load_network(MODELS[V2].network, checkpoint.load(final_of(session)), True)
+    classifier.double()
+    mean, std = (np.array(x) for x in (classifier.mean, classifier.std))
+    pictures = {i: np.array(Image.open(tiny / f"images/{i}.png").convert("RGB")) for i in KEYS}
+    shares, unturned = {}, {}
+    for image_id, picture in pictures.items():
+        img = torch.from_numpy(((picture / 255 - mean) / std).transpose(2, 0, 1))[None]
+        with torch.no_grad():
+            scores = [classifier.scores(x)[0] for x in (img, img.flip(3))]
+        unturned[image_id] = scores[0].sigmoid().numpy()
+        shares[image_id] = (sum(scores) / 2).sigmoid().numpy()
+    # The mirror image decides about a class.
+    image_id = max(KEYS, key=lambda i: (unturned[i] - shares[i]).max())
+    k = (unturned[image_id] - shares[image_id]).argmax()
+    threshold = (unturned[image_id][k] + shares[image_id][k]) / 2
+    flags = [*trained["infer"], "--classifier", "final.pth", "--threshold", str(threshold)]
+    infer_seg.main([*flags, "--restart"])
+    how = replace(MODELS[V2].test, scales=[1.0])
+    for image_id, picture in pictures.items():
+        with torch.no_grad():
+            logits = inference.mean_logits(net, [picture], VIEWS[V2], how)[0].numpy()
+        logits[1:][shares[image_id] < threshold] = -np.inf
+        label = read_mask(folder / f"{image_id}.png")
+        assert (label == logits.argmax(0)).mean() > 0.999
+    assert any((read_mask(folder / f"{i}.png") != everything[i]).any() for i in KEYS)
+    checkpoint.save(path, {"net": classifier.float().state_dict(), "class_names": list("abcd")})
+    with pytest.raises(InputError, match=r"final\.pth.*--dataset"):
+        infer_seg.main(flags)
+
+
 def test_picture_of_the_crf():
     picture = np.array([[[122, 0, 255], [123, 117, 105], [124, 200, 103]]], np.uint8)
     # -0.675 and 0.325 become 0; -116.669 becomes -116, which is 140; -1.008 becomes -1.

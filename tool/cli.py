@@ -29,8 +29,8 @@ WIDTH = 100  # of the help, as of the docstrings in it
 SETTINGS = "settings"
 KINDS = {  # flags of a kind in --help; all others are settings
     "inputs": "dataset dataset_root negative_class bands value_range train_list val_list "
-    "infer_list eval_list gt_path label_dir class_names pretrained ckpt irn_ckpt network backbone "
-    "model max_pixels allow_pickle",
+    "infer_list eval_list gt_path label_dir class_names pretrained ckpt irn_ckpt classifier "
+    "network backbone model max_pixels allow_pickle",
     SETTINGS: "",
     "outputs": "session_name out_dir out archive archive_comp restart visualize save_format "
     "save_cam safetensors format print_freq save_freq save_minutes tf_freq val_freq",
