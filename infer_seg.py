@@ -1,7 +1,7 @@
 """Step 3.2: segment pictures with a network of train_seg.py or a published one.
 
-Reads   <session>/ckpt/seg_<model>.pth (or any --ckpt) and the pictures of --infer_list; neither
-        image labels nor masks
+Reads   <session>/ckpt/seg_<model>.pth (or any --ckpt) and the pictures of --infer_list; with
+        --classifier a checkpoint of step 1.1; neither image labels nor masks
 Writes  <session>/seg_<model>/<id>.png (every pixel 0..K); overlays in <session>/visual_<folder>
         and an archive for VOC's evaluation server when asked
 Try     python infer_seg.py --dataset voc --session_name exp

@@ -111,8 +111,9 @@ def infer(
         labels: (B, C) in {0, 1}, background 1.
 
     Returns:
-        Of each picture and scale (2P - 1, h', w'): IS-CAM of its P classes, background first, and
-        plain CAM of the P - 1 others. :func:`tool.maps.fuse` makes one map a class of them.
+        Of each picture and scale float32 (2P - 1, h', w'): IS-CAM of its P classes, background
+        first, and plain CAM of the P - 1 others. :func:`tool.maps.fuse` makes one map a class of
+        them.
     """
     present = [label.nonzero()[0] for label in labels]
     maps: list[list[Tensor]] = [[] for _ in labels]
