@@ -56,9 +56,9 @@ def parse_arguments(arguments: Words = None) -> Settings:
     flag(
         "--against",
         choices=RECORDED,
-        help="run to lay beside; our defaults are those of the repository runs, and voc_half_* are "
-        "our own at half size (default: the one of the run's length and the nearest first rate, or "
-        "VOC's repository run)",
+        help="run to lay beside; our defaults are those of the repository runs, and voc_half_* and "
+        "voc_best_* are our own at half size (default: the one of the run's length and the nearest "
+        "first rate, or VOC's repository run)",
     )
     flag(
         "--check",

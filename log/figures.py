@@ -154,7 +154,7 @@ class Run:
         none.
         """
         dataset = str(self.beside).partition("_")[0]
-        group = "voc_half" if self.beside in curves.OWN else dataset
+        group = str(self.beside).rpartition("_")[0] if self.beside in curves.OWN else dataset
         over = OVER.get(tuple(sorted(self.classes or ())))
         table = RESULTS.get(over, {}).get(kind, {})
         goals = table.get(self.beside) or table.get(group, [])

@@ -292,12 +292,14 @@ def test_labels_are_of_the_program_that_made_them(refine):
     assert figures.kind_of("labels", result) == refine
 
 
-def test_goals_of_a_run_at_half_size_are_recorded_over_all_classes_and_the_seven(tmp_path):
-    write(tmp_path / "curves.csv", table_of(read_recorded("voc_half_seed15")))
+@pytest.mark.parametrize("preset", ["half", "best"])
+def test_goals_of_a_run_at_half_size_are_recorded_over_all_classes_and_the_seven(preset, tmp_path):
+    write(tmp_path / "curves.csv", table_of(read_recorded(f"voc_{preset}_seed15")))
     write(tmp_path / "args.json", {"train_resnet50_SIPE": {"dataset": "voc"}})
-    seeds = json.loads((FOLDER / "own_voc_half_results.json").read_text())
-    assert {len(mious) for mious in seeds["miou"].values()} == {len(OWN)}
-    seven = seeds["seven"][::-1]
+    results = json.loads((FOLDER / "own_voc_half_results.json").read_text())
+    seeds = results["preset_best"] if preset == "best" else results
+    assert {2 * len(mious) for mious in seeds["miou"].values()} == {len(OWN)}
+    seven = results["seven"][::-1]
     for classes, mious in ((None, "miou"), (seven, "miou_seven"), (["cat", "bus"], None)):
         run = figures.Run(tmp_path, classes)
         for kind in seeds["miou"]:
