@@ -76,11 +76,12 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
         "dark values wrap (mIoU 8.27, original 8.28, of a hardly trained network, 40 pictures)"
     )
     add("crf_picture", colours, choices=CRF_PICTURES, **crf)
-    sees = "checkpoint of step 1.1, such as final.pth; classes that it does not see are left out"
-    decide("--classifier", help=sees)
-    least = "probability that the classifier gives at least to a class that it sees"
-    decide("--threshold", type=cli.fraction, default=SEEN, help=least)
-    parser.add_shared("network")
+    knows = "checkpoint of step 1.1, such as final.pth; classes that it does not see are left out"
+    decide("--classifier", help=knows)
+    least = "probability that --classifier gives at least to a class that it sees"
+    sees = {"classifier": True}
+    decide("--threshold", type=cli.fraction, default=SEEN, help=least, only=sees)
+    parser.add_shared("network", only=sees)
     flag("--archive", type=Path, help=f"file to pack all in; {', '.join(ENDINGS)}")
     alone = "VOC's competition: comp5 is for networks trained on VOC alone"
     flag("--archive_comp", choices=("comp5", "comp6"), default="comp6", help=alone)

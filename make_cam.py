@@ -53,7 +53,7 @@ def parse_arguments(arguments: cli.Words = None) -> cli.Settings:
         "--scales", type=cli.above_zero, nargs="+", default=list(SCALES), help="of the pictures"
     )
     fits = "only the one of --scales at which what the first one sees has the area of the picture"
-    parser.add_deciding("--fit_scale", **cli.ON | {"default": False}, help=fits)
+    parser.add_deciding("--fit_scale", **cli.OFF, help=fits)
     parser.add_deciding(
         "--seed_feature",
         choices=SEED_FEATURES,

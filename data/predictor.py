@@ -278,7 +278,7 @@ class Predictor:
         for item, score, label, maps in zip(items, scores, guesses, of_scales, strict=True):
             keys = label.nonzero()[:, 0].numpy()
             picture = item["picture"]
-            fused = fuse([one[: len(keys)].float() for one in maps], picture.shape[:2])
+            fused = fuse([one[: len(keys)] for one in maps], picture.shape[:2])
             index = fused.argmax(0).cpu().numpy()
             if self.by_crf:
                 index = crf_inference_label(picture, index, 10, len(keys), device=self.device)

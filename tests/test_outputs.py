@@ -205,7 +205,10 @@ def test_every_flag_is_read(program, chain, monkeypatch):
         return args
 
     monkeypatch.setattr(PROGRAMS[program], "parse_arguments", record)
-    more = {"train_resnet50_SIPE": ["--val_freq", "2", "--val_list", "train"]}.get(program, [])
+    more = {
+        "train_resnet50_SIPE": ["--val_freq", "2", "--val_list", "train"],
+        "infer_seg": ["--classifier", "final.pth"],
+    }.get(program, [])
     again = [] if program.startswith("eval") else ["--restart"]
     chain(program, *more, *again)
     if program == "make_seg_labels":

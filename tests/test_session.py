@@ -153,8 +153,11 @@ def test_settings_that_decide_nothing_under_others_are_left_out():
     parser = cli.Parser("")
     parser.add_deciding("--crf", action="store_true")
     parser.add_deciding("--scales", type=float, default=[1.0], only={"crf": True})
-    assert cli.deciding(parser.parse_args([])) == {"crf": False}
-    assert cli.deciding(parser.parse_args(["--crf"])) == {"crf": True, "scales": [1.0]}
+    parser.add_deciding("--file")
+    parser.add_deciding("--share", type=float, default=0.5, only={"file": True})
+    assert cli.deciding(parser.parse_args([])) == {"crf": False, "file": None}
+    given = cli.deciding(parser.parse_args(["--crf", "--file", "a"]))
+    assert given == {"crf": True, "scales": [1.0], "file": "a", "share": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ class Parser(argparse.ArgumentParser):
 
         Args:
             flags, options: of ``add_argument``.
-            only: values of other flags, by name, without which this one has no effect.
+            only: values of other flags, by name, without which this one has no effect; True stands
+                for any that turns the other one on.
         """
         options["help"] = f"* {options.get('help', '')}"
         self.deciding.append((self.add_argument(*flags, **options).dest, only or {}))
@@ -110,10 +111,15 @@ class Parser(argparse.ArgumentParser):
 
 def deciding(settings: Settings) -> dict[str, Any]:
     """Return the flags that decide the result under these settings."""
+
+    def counts(flag: str, value: Any) -> bool:
+        given = getattr(settings, flag)
+        return bool(given) if value is True else given == value
+
     return {
         name: getattr(settings, name)
         for name, only in settings.parser.deciding
-        if all(getattr(settings, other) == value for other, value in only.items())
+        if all(counts(flag, value) for flag, value in only.items())
     }
 
 
@@ -170,6 +176,7 @@ fraction = within(float, SMALLEST_FRACTION, 1 - SMALLEST_FRACTION)
 
 TRUE = {"action": "store_true"}
 ON = {"action": argparse.BooleanOptionalAction, "default": True}  # --name and --no-name
+OFF = {**ON, "default": False}
 # Flags of several programs, by name: options of ``add_argument``.
 SHARED: dict[str, dict[str, Any]] = {
     "session_name": {"default": "exp", "help": "folder of this run: a name or a path"},
@@ -197,8 +204,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "gt_path": {"type": Path, "help": "folder of masks; None is the dataset's own"},
     "allow_pickle": {**TRUE, "help": "read .npy dicts; only if you made them"},
     "visualize": {
-        **ON,
-        "default": False,
+        **OFF,
         "help": "draw maps over pictures in <session>/visual, labels in <session>/visual_<folder>",
     },
     "max_pixels": {
